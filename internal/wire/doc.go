@@ -1,0 +1,63 @@
+// Package wire holds the byte layouts that two peers exchange in a pipe: the
+// demux header of a datagram, what an offer and an answer say, the control
+// frames and the fragment header. It appends and parses, nothing else: no
+// keys, no clock, no I/O. What the fields mean, and in which state they may
+// appear, is specified in internal/pipe.
+//
+// Integers are big endian. Every layout is canonical: what a parser accepts,
+// the matching Append reproduces byte for byte; unknown types, impossible
+// values and bytes left over are errors. Lengths are checked before anything
+// is indexed. A parse returns slices that alias its input, unless it says
+// that it copies.
+//
+// # Demux header (draft §4.3, the demux header with its IP header left out)
+//
+//	 0               1               2               3
+//	+---------------+-----------------------------------------------+
+//	|     type      |            receiver index (24 bit)            |
+//	+---------------+-----------------------------------------------+
+//	|                  packet counter (32 bit)                      |
+//	+---------------------------------------------------------------+
+//	|  AEAD ciphertext of the plaintext below, 16 byte tag included |
+//
+// The 8 clear bytes are the AEAD's associated data. Types are 0x80 DATA4,
+// 0x81 DATA6, 0x82 CTRL, 0x83 FRAG; 0x84 RELAY is reserved. The plaintexts:
+//
+//	DATA4, DATA6  next header (1) | transport header and payload
+//	CTRL          one or more frames, then zero or more zero bytes
+//	FRAG          message ID (16 bit) | kind (2) offset (13) more (1) | piece
+//
+// # Payload of offer and answer (inside Noise)
+//
+//	 1  kind              1 offer, 2 answer
+//	16  session ID        chosen by the initiator
+//	 8  timestamp         offer: µs, strictly rising; answer: that of the offer
+//	 8  start number      names this run of the sender's process
+//	 3  receiver index    not zero
+//	 2  MTU               largest UDP payload the sender takes, 0 = 1200
+//	 1  encapsulation     0 outer UDP, 1 null
+//	 1  AEADs             offer: set bits 0x01 AES-256-GCM, 0x02
+//	                      ChaCha20-Poly1305, 0x80 AES is in hardware;
+//	                      answer: exactly one of 0x01, 0x02
+//	1+n ufrag             ≤64 bytes
+//	1+n password          ≤128 bytes
+//	 1  relays            ≤2, 32 bytes each (peer IDs)
+//	 1  candidates        ≤16, as below
+//	2+n ML-KEM-768        offer: encapsulation key (1184);
+//	                      answer: ciphertext (1088)
+//	2+n membership chain  opaque here, ≤2048 bytes
+//
+// A candidate is: type (1) | priority (4) | foundation (1+n, ≤32) | address |
+// related address. An address is: family (1; 4, 6, or 0 for none) | IP | port
+// (2).
+//
+// # File table
+//
+//	header.go     demux header               draft §4.3, DESIGN §6
+//	payload.go    offer and answer           draft §4.2, DESIGN §7
+//	candidate.go  transport candidates       RFC 8445 §5.1
+//	ctrl.go       control frames             RFC 8899 (probes), RFC 7675 (pings)
+//	rekey.go      payloads of an in-pipe rekey
+//	fragment.go   fragment header            DESIGN §14.3
+//	cursor.go     bounds-checked reading
+package wire
