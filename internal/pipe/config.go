@@ -1,0 +1,85 @@
+package pipe
+
+import (
+	"crypto/ed25519"
+	"log/slog"
+	"net/netip"
+	"time"
+
+	"github.com/idloc/idloc/internal/event"
+	"github.com/idloc/idloc/internal/peerid"
+	"github.com/idloc/idloc/internal/wire"
+)
+
+// Sender is one local real address: a socket. Implementations are comparable
+// (a pointer) and safe for concurrent use.
+type Sender interface {
+	// WriteBatch sends datagrams of seg bytes that stand back to back in b;
+	// the last may be shorter. b is borrowed for the call.
+	WriteBatch(b []byte, seg int, to netip.AddrPort) error
+	LocalAddr() netip.AddrPort
+}
+
+// Path is a pair of addresses over which datagrams of a pipe can travel.
+type Path struct {
+	Local  Sender
+	Remote netip.AddrPort
+}
+
+// Handler is who uses the pipes: the shim. Its methods are called without a
+// lock of this package held and may call back. Up and Down of one pipe are
+// called one after the other, in order; Data and Large may overlap them.
+type Handler interface {
+	// Data gets a run of DATA datagrams of p as they were received: sealed,
+	// of one type and receiver index, seg bytes each, the last perhaps
+	// shorter. b is borrowed for the call; p.Open opens each, within the
+	// call. It is called on the socket's read goroutine.
+	Data(p *Pipe, b []byte, seg int)
+	// Large gets a plaintext that came in pieces, as it was given to
+	// SendLarge: next header first. plain is borrowed for the call.
+	Large(p *Pipe, v6 bool, plain []byte)
+	// Up says that p can carry data now.
+	Up(p *Pipe)
+	// Down says that p no longer can; err says why. If p is not Closed, it
+	// may come up again.
+	Down(p *Pipe, err error)
+}
+
+// Config says how an Endpoint works. Zero values are defaults.
+type Config struct {
+	Key     ed25519.PrivateKey // the peer's key; required
+	Overlay [32]byte           // overlay ID, bound into every handshake
+	Handler Handler            // required
+	Events  event.Sink         // nil = silent
+	Logger  *slog.Logger       // nil = silent
+	HasAES  *bool              // nil = what the processor has
+
+	// LastTimestamp is the highest offer timestamp that this peer has used
+	// before, from Endpoint.LastTimestamp; offers go on above it even if
+	// the clock went back.
+	LastTimestamp uint64
+
+	IdleTimeout time.Duration // a pipe without data closes; 0 = 5 min
+}
+
+// Local is what this side says of itself in an offer or an answer.
+type Local struct {
+	Chain         []byte // membership chain, ≤2048 bytes; borrowed
+	Ufrag, Pwd    string // ICE credentials
+	Candidates    []wire.Candidate
+	MTU           uint16 // largest UDP payload that is received; 0 = 1200
+	Relays        []peerid.ID
+	Encapsulation uint8
+}
+
+// Remote is what the other side said of itself. Its slices are owned by the
+// receiver of the value and must not be changed.
+type Remote struct {
+	Chain         []byte
+	Ufrag, Pwd    string
+	Candidates    []wire.Candidate
+	MTU           uint16 // ≥1200
+	Relays        []peerid.ID
+	Encapsulation uint8
+	Start         uint64 // names the run of the peer's process
+}

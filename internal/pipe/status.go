@@ -1,0 +1,37 @@
+package pipe
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/idloc/idloc/internal/peerid"
+)
+
+// Status is a snapshot of a pipe for people and metrics.
+type Status struct {
+	Peer            peerid.ID         `json:"peer"`
+	Up              bool              `json:"up"`
+	Initiator       bool              `json:"initiator"`
+	AEAD            string            `json:"aead"`
+	Handshake       time.Time         `json:"handshake"` // when the keys in use were made
+	Rekeys          uint64            `json:"rekeys"`
+	MTU             int               `json:"mtu"` // UDP payload of the active path, bytes
+	RTT             time.Duration     `json:"rtt"` // of the active path, smoothed; 0 = not measured
+	Paths           []PathStatus      `json:"paths"`
+	BytesSent       uint64            `json:"bytes_sent"` // UDP payload
+	BytesReceived   uint64            `json:"bytes_received"`
+	PacketsSent     uint64            `json:"packets_sent"`
+	PacketsReceived uint64            `json:"packets_received"` // authenticated
+	Drops           map[string]uint64 `json:"drops,omitempty"`  // by DropReason
+}
+
+// PathStatus is a snapshot of one path of a pipe.
+type PathStatus struct {
+	Local     netip.AddrPort `json:"local"`
+	Remote    netip.AddrPort `json:"remote"`
+	Active    bool           `json:"active"`
+	Validated bool           `json:"validated"`
+	RTT       time.Duration  `json:"rtt"`
+	MTU       int            `json:"mtu"`
+	Heard     time.Time      `json:"heard"` // last authenticated packet
+}
