@@ -1,0 +1,41 @@
+//go:build unix
+
+package state
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"syscall"
+)
+
+// checkDir refuses a directory in which everybody could replace the files.
+func checkDir(path string, info fs.FileInfo) error {
+	if m := info.Mode().Perm(); m&0o002 != 0 {
+		return fmt.Errorf("mode %04o lets every user write to it; chmod 700 %s", m, path)
+	}
+	return nil
+}
+
+// checkFile refuses a file that others may read or write: it may hold a key.
+func checkFile(info fs.FileInfo) error {
+	if m := info.Mode().Perm(); m&0o077 != 0 {
+		return fmt.Errorf("%w: mode %04o lets other users in; if that is in order, chmod 600", fs.ErrPermission, m)
+	}
+	return nil
+}
+
+// syncDir makes a rename durable. Some file systems cannot sync directories
+// and say EINVAL; there is nothing better to do on them.
+func syncDir(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	if err := d.Sync(); err != nil && !errors.Is(err, syscall.EINVAL) {
+		return err
+	}
+	return nil
+}
