@@ -1,0 +1,164 @@
+package shim
+
+import (
+	"sync"
+	"time"
+
+	"github.com/idloc/idloc/internal/pipe"
+)
+
+// Small packets that follow each other within a few microseconds cost one
+// system call each when they are flushed where they are made. So such a
+// stream is collected: the sender seals into the mapping's open batch and
+// goes on, and the shim's goroutine flushes whatever has gathered while the
+// flush before was in the kernel. A batch that is full is flushed by the
+// sender, which bounds what can gather to one batch.
+
+const (
+	denseGap   = 25 * time.Microsecond // packets closer than this are dense
+	denseAfter = 8                     // so many in a row
+	denseMax   = 2048                  // plaintext bytes of a packet that counts as small
+	maxDirty   = 1024                  // mappings that wait for the goroutine
+)
+
+// start is what the gaps are measured from: time.Since of it reads the
+// monotonic clock only.
+var start = time.Now()
+
+// dense is the open batch of a mapping and how quickly packets come.
+type dense struct {
+	flushing sync.Mutex // held around Flush, so that batches keep their order
+
+	mu     sync.Mutex // guards what follows; taken after flushing
+	last   time.Duration
+	run    int         // packets in a row with small gaps
+	cur    *pipe.Batch // being filled; nil if none
+	p      *pipe.Pipe  // cur is p's
+	v6     bool        // cur's family
+	queued bool        // the goroutine knows, or is at it
+}
+
+// crowded notes that a small packet is to be sent now and says whether it
+// should be collected.
+func (d *dense) crowded() bool {
+	now := time.Since(start)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	gap := now - d.last
+	d.last = now
+	if gap >= denseGap {
+		d.run = 0
+	} else if d.run < denseAfter {
+		d.run++
+	}
+	// While a batch is open or being flushed, order demands the same way.
+	return d.run >= denseAfter || d.queued
+}
+
+// sendDense adds a packet to the open batch.
+func (s *Shim) sendDense(m *mapping, p *pipe.Pipe, pk *Packet, in parsed, n int) {
+	d := &m.dense
+	for try := 0; ; try++ {
+		d.mu.Lock()
+		if d.cur == nil {
+			d.cur, d.p, d.v6 = p.Batch(pk.V6), p, pk.V6
+		}
+		var r []byte
+		if d.p == p && d.v6 == pk.V6 {
+			r = d.cur.Room(n)
+		}
+		if r != nil {
+			c := cursor{pieces: pk.Payload}
+			c.fill(r[in.head(r, pk):])
+			d.cur.Seal()
+			wake := !d.queued
+			d.queued = true
+			d.mu.Unlock()
+			if wake {
+				s.wake(m)
+			}
+			return
+		}
+		d.mu.Unlock()
+		if try == 2 { // an empty batch had no room either
+			s.count.drop(DropOutTooBig)
+			return
+		}
+		s.flushDense(m)
+	}
+}
+
+// flushDense sends what the open batch holds.
+func (s *Shim) flushDense(m *mapping) {
+	d := &m.dense
+	d.mu.Lock()
+	idle := d.cur == nil && !d.queued
+	d.mu.Unlock()
+	if idle {
+		return
+	}
+	d.flushing.Lock()
+	defer d.flushing.Unlock()
+	b := d.take()
+	if b == nil {
+		return
+	}
+	s.flush(b)
+	b.Free()
+}
+
+// take returns the open batch, if any, which then is the caller's.
+func (d *dense) take() *pipe.Batch {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	b := d.cur
+	d.cur, d.p = nil, nil
+	return b
+}
+
+// discard forgets the open batch: its pipe is down.
+func (d *dense) discard() {
+	if b := d.take(); b != nil {
+		b.Free()
+	}
+}
+
+// settled says whether the goroutine may leave the mapping alone.
+func (d *dense) settled() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.cur != nil {
+		return false
+	}
+	d.queued = false
+	return true
+}
+
+// denseLoop is the shim's flushing goroutine; Close waits for it. A mapping
+// that keeps gathering goes to the end of the queue after each flush.
+func (s *Shim) denseLoop() {
+	for {
+		select {
+		case <-s.ctx.Done():
+			return
+		case m := <-s.dirty:
+			s.flushDense(m)
+			if m.dense.settled() {
+				continue
+			}
+			s.wake(m)
+		}
+	}
+}
+
+// wake hands a mapping with an open batch to the goroutine. If too many wait
+// for it already the caller does the work.
+func (s *Shim) wake(m *mapping) {
+	select {
+	case s.dirty <- m:
+	default:
+		for !m.dense.settled() {
+			s.flushDense(m)
+		}
+	}
+}

@@ -1,0 +1,212 @@
+package shim
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"strconv"
+	"time"
+
+	"github.com/idloc/idloc/internal/event"
+	"github.com/idloc/idloc/internal/peerid"
+	"github.com/idloc/idloc/internal/pipe"
+)
+
+// Limits of what waits for a pipe, per peer (DESIGN §12).
+const (
+	maxHeldPackets = 64
+	maxHeldBytes   = 256 << 10
+)
+
+// retryAfter keeps packets that nobody waits for (all but a TCP SYN) from
+// starting a Connect right after one that failed.
+const retryAfter = 100 * time.Millisecond
+
+// held is a packet of the stack, flattened.
+type held struct {
+	packet []byte // IP header first
+	mss    int
+}
+
+// ErrNoPeer is what Output returns for a destination that is no peer's LSI.
+var ErrNoPeer error = DropOutNoPeer
+
+// miss holds a packet and sees to it that a Connect is under way. The caller
+// found no pipe at dst, which may have changed since.
+func (s *Shim) miss(dst netip.Addr, pk *Packet, in parsed) error {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		s.count.drop(DropOutClosed)
+		return net.ErrClosed
+	}
+	id, ok := s.cfg.Table.Peer(dst)
+	if !ok || dst == s.self4 || dst == s.self6 {
+		s.mu.Unlock()
+		s.answer(pk.flat(), unreachableNoPeer)
+		return s.count.drop(DropOutNoPeer)
+	}
+	if f, ok := s.failed[id]; ok && !in.syn && s.byPeer(id) == nil && time.Since(f.at) < retryAfter {
+		s.mu.Unlock()
+		s.answer(pk.flat(), codeFor(f.err))
+		return s.count.drop(DropOutFailed)
+	}
+	m, ok := s.mappingLocked(id)
+	if !ok {
+		s.mu.Unlock()
+		return s.count.drop(DropOutNoPeer)
+	}
+	m.mu.Lock()
+	if p := m.pipe.Load(); p != nil { // it came up meanwhile
+		m.mu.Unlock()
+		s.mu.Unlock()
+		return s.send(m, p, pk, in)
+	}
+	s.holdLocked(m, held{pk.flat(), pk.MSS})
+	start := !m.connecting
+	if start {
+		m.connecting = true
+		s.count.misses.Add(1)
+		s.wg.Go(func() { s.connect(m, time.Now()) })
+	}
+	m.mu.Unlock()
+	s.mu.Unlock()
+	if start {
+		s.cfg.Events.Emit(event.Event{Kind: event.Miss, Peer: id, LSI: dst})
+	}
+	return nil
+}
+
+// holdLocked appends h and drops the oldest beyond the limits; m.mu is held.
+func (s *Shim) holdLocked(m *mapping, h held) {
+	m.held = append(m.held, h)
+	m.heldBytes += len(h.packet)
+	n := 0
+	for len(m.held)-n > maxHeldPackets || m.heldBytes > maxHeldBytes {
+		m.heldBytes -= len(m.held[n].packet)
+		m.held[n] = held{}
+		n++
+		s.count.drop(DropOutHeld)
+	}
+	m.held = m.held[n:]
+}
+
+func (s *Shim) dropHeldLocked(m *mapping, why Drop) {
+	for range m.held {
+		s.count.drop(why)
+	}
+	m.held, m.heldBytes = nil, 0
+}
+
+// connect asks the peer protocol for a pipe to m's peer. It is the one
+// goroutine of a mapping while m.connecting, and Close waits for it.
+func (s *Shim) connect(m *mapping, since time.Time) {
+	p, err := s.cfg.Connector.Connect(s.ctx, m.id)
+	if err == nil {
+		err = s.ready(p)
+	}
+	if err == nil {
+		s.install(m, p)
+	}
+
+	s.mu.Lock()
+	m.mu.Lock()
+	m.connecting = false
+	// The peer may have opened one towards us while our own attempt failed.
+	if m.pipe.Load() != nil {
+		delete(s.failed, m.id)
+		m.mu.Unlock()
+		s.mu.Unlock()
+		return
+	}
+	if err == nil {
+		if err = p.Err(); err == nil {
+			err = net.ErrClosed
+		}
+	}
+	s.setFailedLocked(m.id, err)
+	waiting := m.held
+	s.dropHeldLocked(m, DropOutFailed)
+	s.removeLocked(m)
+	m.mu.Unlock()
+	s.mu.Unlock()
+
+	s.cfg.Logger.Info("no pipe to peer", "peer", m.id, "held", len(waiting), "after", time.Since(since), "err", err)
+	for _, h := range waiting {
+		s.deliverAnswer(answer{h.packet, codeFor(err)})
+	}
+}
+
+// ready waits until p can carry data.
+func (s *Shim) ready(p *pipe.Pipe) error {
+	select {
+	case <-p.Ready():
+		return nil
+	case <-p.Closed():
+		return fmt.Errorf("shim: pipe closed before it was up: %w", p.Err())
+	case <-s.ctx.Done():
+		return s.ctx.Err()
+	}
+}
+
+// install makes p the mapping's pipe, after the packets that waited for it
+// have gone in, in their order. Packets that come meanwhile queue behind
+// them, because the pipe is not visible yet.
+func (s *Shim) install(m *mapping, p *pipe.Pipe) {
+	m.release.Lock()
+	defer m.release.Unlock()
+	if m.pipe.Load() == p {
+		return
+	}
+	released := 0
+	for {
+		m.mu.Lock()
+		if len(m.held) == 0 {
+			if m.gone {
+				m.mu.Unlock()
+				return
+			}
+			m.pipe.Store(p)
+			m.mu.Unlock()
+			break
+		}
+		batch := m.held
+		m.held, m.heldBytes = nil, 0
+		m.mu.Unlock()
+		for i := range batch {
+			s.sendHeld(m, p, &batch[i])
+		}
+		released += len(batch)
+	}
+	if released > 0 {
+		s.cfg.Events.Emit(event.Event{Kind: event.PacketsReleased, Peer: m.id, LSI: m.v4, Detail: strconv.Itoa(released)})
+	}
+	// Down may have come before the pipe was visible to it.
+	select {
+	case <-p.Closed():
+		s.Down(p, p.Err())
+	default:
+	}
+}
+
+func (s *Shim) sendHeld(m *mapping, p *pipe.Pipe, h *held) {
+	pk, ok := unflatten(h.packet, h.mss)
+	if !ok {
+		s.count.drop(DropOutMalformed)
+		return
+	}
+	in, _, why, ok := s.parse(&pk)
+	if !ok {
+		s.count.drop(why)
+		return
+	}
+	_ = s.send(m, p, &pk, in) // counted
+}
+
+// Forget lets the next packet for peer try again at once, whatever became of
+// the last Connect. For those who know that something changed.
+func (s *Shim) Forget(peer peerid.ID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.failed, peer)
+}

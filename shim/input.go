@@ -1,0 +1,301 @@
+package shim
+
+import (
+	"bytes"
+	"encoding/binary"
+	"net/netip"
+	"sync"
+
+	"gvisor.dev/gvisor/pkg/buffer"
+
+	"github.com/idloc/idloc/internal/pipe"
+	"github.com/idloc/idloc/internal/wire"
+)
+
+// A run's way up (DESIGN §13):
+//
+//  1. Data gets datagrams that the socket received together and takes one
+//     View that holds all their plaintexts.
+//  2. They are opened back to front, the last to the View's end. Once a
+//     plaintext is checked its header is copied aside, and the datagram
+//     before it is opened so that its payload ends where this payload
+//     begins: over the header, which is no longer needed there.
+//  3. So the payloads of segments that belong together lie together, and
+//     merging (join) only takes the first one's sequence number. A datagram
+//     that fails to open, or that is malformed, costs only itself.
+//  4. Front to back, each packet gets a View with new headers and one on its
+//     payload, and goes to the stack.
+
+const (
+	maxRun   = 64 // datagrams opened into one View
+	maxHead  = 60 // TCP header with all options
+	maxPlain = 1 + 65535
+	// maxTransport keeps a merged packet within what IPv4's total length
+	// says; IPv6's payload length has room for more.
+	maxTransport = 65535 - ipv4Len
+)
+
+var plainPool = sync.Pool{New: func() any { return new([maxPlain]byte) }}
+
+// packet is one packet of a run, in the making: its transport header, and
+// where in the run's View the rest is.
+type packet struct {
+	next     byte
+	hl       int // bytes of head in use
+	pay, n   int // offset and length of the payload
+	isFrag   bool
+	fragment fragment
+	head     [maxHead]byte
+}
+
+// run is the scratch space of one Data call.
+type run struct {
+	packets [maxRun]packet // in reverse order
+	n       int
+}
+
+var runPool = sync.Pool{New: func() any { return new(run) }}
+
+// Data implements pipe.Handler.
+func (s *Shim) Data(p *pipe.Pipe, b []byte, seg int) {
+	u := s.upper.Load()
+	m := s.byPeer(p.Peer())
+	if m == nil {
+		m, _ = s.adopt(p.Peer())
+	}
+	v6 := len(b) > 0 && b[0] == wire.TypeData6
+	if u == nil || m == nil || seg <= 0 || v6 && (!m.v6.IsValid() || !s.self6.IsValid()) {
+		why := DropInNoMapping
+		if u == nil {
+			why = DropInNoUpper
+		}
+		s.count.drop(why)
+		return
+	}
+	r := runPool.Get().(*run)
+	for len(b) > 0 {
+		n := min(len(b), maxRun*seg)
+		s.run(*u, r, m, p, v6, b[:n], seg)
+		b = b[n:]
+	}
+	runPool.Put(r)
+}
+
+// addrs returns source and destination of what comes in through m.
+func (s *Shim) addrs(m *mapping, v6 bool) (src, dst netip.Addr) {
+	if v6 {
+		return m.v6, s.self6
+	}
+	return m.v4, s.self4
+}
+
+func (s *Shim) run(u Upper, r *run, m *mapping, p *pipe.Pipe, v6 bool, b []byte, seg int) {
+	const cover = wire.HeaderLen + wire.TagLen
+	count := (len(b) + seg - 1) / seg
+	size := 0
+	for i := range count {
+		size += max(min(seg, len(b)-i*seg)-cover, 0)
+	}
+	view := buffer.NewViewSize(size)
+	o := view.AsSlice()
+	src, dst := s.addrs(m, v6)
+
+	r.n = 0
+	end := size
+	for i := count - 1; i >= 0; i-- {
+		d := b[i*seg : min(len(b), (i+1)*seg)]
+		at := max(end-max(len(d)-cover, 0), 0)
+		plain, err := p.Open(o[at:at:end], d)
+		if err != nil || len(plain) > end-at {
+			continue // counted by the pipe
+		}
+		k := &r.packets[r.n]
+		if why, ok := k.parse(plain, v6, src, dst); !ok {
+			s.count.drop(why)
+			continue
+		}
+		k.pay = at + len(plain) - k.n
+		end = k.pay
+		if r.n > 0 && r.packets[r.n-1].join(k) {
+			s.count.merged.Add(1)
+			continue
+		}
+		r.n++
+	}
+	for i := r.n - 1; i >= 0; i-- {
+		s.deliver(u, &r.packets[i], v6, src, dst, view)
+	}
+	view.Release()
+}
+
+// parse checks one plaintext and takes its header. Only k.pay is left to the
+// caller: the payload is the last k.n bytes of plain.
+func (k *packet) parse(plain []byte, v6 bool, src, dst netip.Addr) (Drop, bool) {
+	if len(plain) == 0 {
+		return DropInShort, false
+	}
+	k.next, k.isFrag = plain[0], false
+	b := plain[1:]
+	switch k.next {
+	case protoTCP:
+		if len(b) < tcpMinLen {
+			return DropInShort, false
+		}
+		k.hl = int(b[12]>>4) * 4
+		if k.hl < tcpMinLen || k.hl > len(b) {
+			return DropInTCPOffset, false
+		}
+	case protoUDP:
+		if len(b) < udpLen {
+			return DropInShort, false
+		}
+		if int(binary.BigEndian.Uint16(b[4:])) != len(b) {
+			return DropInUDPLength, false
+		}
+		k.hl = udpLen
+	case protoICMP, protoICMPv6:
+		if (k.next == protoICMPv6) != v6 {
+			return DropInProtocol, false
+		}
+		if why, ok := translate(b, v6, dst, src); !ok {
+			return why, false
+		}
+		k.hl = icmpLen
+	case protoFragment:
+		f, rest, ok := parseFragment(b, v6)
+		if !ok {
+			return DropInFragment, false
+		}
+		k.isFrag, k.fragment, k.hl, k.n = true, f, 0, len(rest)
+		if v6 {
+			k.hl = copy(k.head[:], b[:fragmentLen])
+			k.head[1], k.head[3] = 0, k.head[3]&^6 // reserved
+		} else {
+			k.next = f.next
+		}
+		return 0, true
+	default:
+		return DropInProtocol, false
+	}
+	copy(k.head[:k.hl], b)
+	k.n = len(b) - k.hl
+	return 0, true
+}
+
+// join puts the TCP segment a before k, if a receiver could have got both as
+// one: same flow and header layout, contiguous, no flag between them that
+// means something at its place. k's acknowledgement, window and timestamps
+// are the newer ones and stay.
+func (k *packet) join(a *packet) bool {
+	if k.next != protoTCP || a.next != protoTCP || k.isFrag || a.isFrag || k.hl != a.hl || a.n == 0 || k.n == 0 {
+		return false
+	}
+	x, y := a.head[:a.hl], k.head[:k.hl]
+	const inner = flagACK | flagPSH | flagECE
+	switch {
+	case !bytes.Equal(x[:4], y[:4]): // ports
+		return false
+	case binary.BigEndian.Uint32(x[4:])+uint32(a.n) != binary.BigEndian.Uint32(y[4:]):
+		return false
+	case x[13]&^(inner|flagCWR) != 0 || y[13]&^(inner|flagFIN) != 0:
+		return false
+	case (x[13]^y[13])&(flagACK|flagECE) != 0:
+		return false
+	case int32(binary.BigEndian.Uint32(y[8:])-binary.BigEndian.Uint32(x[8:])) < 0: // acknowledgement
+		return false
+	case k.hl+k.n+a.n > maxTransport:
+		return false
+	case !sameOptions(x[tcpMinLen:], y[tcpMinLen:]):
+		return false
+	}
+	copy(y[4:8], x[4:8])
+	y[13] |= x[13] & (flagPSH | flagCWR)
+	k.pay, k.n = a.pay, a.n+k.n
+	return true
+}
+
+// sameOptions says whether the TCP options of a segment, x, and of the one
+// after it, y, let them be merged: equal, or nothing but a timestamp laid out
+// as RFC 7323 appendix A recommends, with a value that does not go back.
+func sameOptions(x, y []byte) bool {
+	if bytes.Equal(x, y) {
+		return true
+	}
+	const layout = 0x0101080a // NOP NOP timestamp length 10
+	return len(x) == 12 && len(y) == 12 &&
+		binary.BigEndian.Uint32(x) == layout && binary.BigEndian.Uint32(y) == layout &&
+		int32(binary.BigEndian.Uint32(y[4:])-binary.BigEndian.Uint32(x[4:])) >= 0
+}
+
+// deliver gives the stack one packet whose payload lies in view, which stays
+// the caller's.
+func (s *Shim) deliver(u Upper, k *packet, v6 bool, src, dst netip.Addr, view *buffer.View) {
+	hv := k.header(v6, src, dst)
+	b := buffer.MakeWithView(hv)
+	if k.n > 0 {
+		var pv *buffer.View
+		if 2*k.n >= view.Capacity() {
+			pv = view.Clone()
+			pv.TrimFront(k.pay)
+			pv.CapLength(k.n)
+		} else { // a small packet must not keep a large chunk alive
+			pv = buffer.NewViewWithData(view.AsSlice()[k.pay : k.pay+k.n])
+		}
+		b.Append(pv)
+	}
+	s.count.in.Add(1)
+	u.Deliver(v6, b)
+}
+
+// header returns a View of its own with the IP and transport headers: the
+// stack clones the chunk that holds the network header, and would copy all of
+// it with the payload inside.
+func (k *packet) header(v6 bool, src, dst netip.Addr) *buffer.View {
+	n := k.hl + k.n
+	if v6 {
+		hv := buffer.NewViewSize(ipv6Len + k.hl)
+		h := hv.AsSlice()
+		putIPv6(h, k.next, n, src, dst)
+		copy(h[ipv6Len:], k.head[:k.hl])
+		return hv
+	}
+	hv := buffer.NewViewSize(ipv4Len + k.hl)
+	h := hv.AsSlice()
+	var f *fragment
+	if k.isFrag {
+		f = &k.fragment
+	}
+	putIPv4(h, k.next, n, src, dst, f)
+	copy(h[ipv4Len:], k.head[:k.hl])
+	return hv
+}
+
+// Large implements pipe.Handler: a plaintext that the pipe put together.
+func (s *Shim) Large(p *pipe.Pipe, v6 bool, plain []byte) {
+	u := s.upper.Load()
+	m := s.byPeer(p.Peer())
+	if u == nil {
+		s.count.drop(DropInNoUpper)
+		return
+	}
+	if m == nil || v6 && (!m.v6.IsValid() || !s.self6.IsValid()) {
+		s.count.drop(DropInNoMapping)
+		return
+	}
+	if len(plain)-1 > maxTransport {
+		s.count.drop(DropInProtocol)
+		return
+	}
+	view := buffer.NewViewWithData(plain)
+	src, dst := s.addrs(m, v6)
+	r := runPool.Get().(*run)
+	k := &r.packets[0]
+	if why, ok := k.parse(view.AsSlice(), v6, src, dst); ok {
+		k.pay = len(plain) - k.n
+		s.deliver(*u, k, v6, src, dst, view)
+	} else {
+		s.count.drop(why)
+	}
+	runPool.Put(r)
+	view.Release()
+}

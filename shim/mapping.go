@@ -1,0 +1,104 @@
+package shim
+
+import (
+	"maps"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+
+	"github.com/idloc/idloc/internal/peerid"
+	"github.com/idloc/idloc/internal/pipe"
+)
+
+// mapping is the state of one peer: which pipe its LSIs lead to, or which
+// packets wait for one. pipe is read without a lock; the rest has its mutex.
+// The LSIs are pinned in the table for as long as it is in Shim.byID.
+type mapping struct {
+	id     peerid.ID
+	v4, v6 netip.Addr // v6 is invalid for a peer without one
+
+	pipe atomic.Pointer[pipe.Pipe] // nil: a miss
+
+	release sync.Mutex // held by the one that moves held packets into a pipe
+
+	mu         sync.Mutex // guards what follows
+	gone       bool       // no longer in the maps: look again
+	connecting bool       // a Connect is under way
+	held       []held     // oldest first
+	heldBytes  int
+
+	dense dense
+}
+
+// cow is a map read without a lock and copied, one shard at a time, by
+// writers, who must hold Shim.mu.
+type cow[K comparable] struct {
+	shards [256]atomic.Pointer[map[K]*mapping]
+}
+
+func (c *cow[K]) load(shard byte, k K) *mapping {
+	m := c.shards[shard].Load()
+	if m == nil {
+		return nil
+	}
+	return (*m)[k]
+}
+
+func (c *cow[K]) store(shard byte, k K, v *mapping) {
+	next := make(map[K]*mapping)
+	if m := c.shards[shard].Load(); m != nil {
+		maps.Copy(next, *m)
+	}
+	if v == nil {
+		delete(next, k)
+	} else {
+		next[k] = v
+	}
+	c.shards[shard].Store(&next)
+}
+
+func addrShard(a netip.Addr) byte {
+	b := a.As16()
+	return b[15] ^ b[14]
+}
+
+func (s *Shim) byLSI(a netip.Addr) *mapping  { return s.byAddr.load(addrShard(a), a) }
+func (s *Shim) byPeer(id peerid.ID) *mapping { return s.byID.load(id[0], id) }
+func (s *Shim) storeLSI(a netip.Addr, m *mapping) {
+	if a.IsValid() {
+		s.byAddr.store(addrShard(a), a, m)
+	}
+}
+
+// mappingLocked returns the mapping of a peer that has LSIs, made if need be.
+// s.mu is held.
+func (s *Shim) mappingLocked(id peerid.ID) (*mapping, bool) {
+	if m := s.byPeer(id); m != nil {
+		return m, true
+	}
+	v4, v6, ok := s.cfg.Table.Of(id)
+	if !ok {
+		return nil, false
+	}
+	if !s.cfg.Table.Pin(id) {
+		return nil, false // reclaimed meanwhile
+	}
+	m := &mapping{id: id, v4: v4, v6: v6}
+	s.byID.store(id[0], id, m)
+	s.storeLSI(v4, m)
+	s.storeLSI(v6, m)
+	return m, true
+}
+
+// removeLocked takes m out of the maps if it neither has a pipe nor waits for
+// one. s.mu and m.mu are held.
+func (s *Shim) removeLocked(m *mapping) {
+	if m.gone || m.connecting || m.pipe.Load() != nil {
+		return
+	}
+	m.gone = true
+	s.byID.store(m.id[0], m.id, nil)
+	s.storeLSI(m.v4, nil)
+	s.storeLSI(m.v6, nil)
+	s.cfg.Table.Unpin(m.id)
+}

@@ -1,0 +1,212 @@
+package shim
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/buffer"
+
+	"github.com/idloc/idloc/internal/event"
+	"github.com/idloc/idloc/internal/peerid"
+	"github.com/idloc/idloc/internal/pipe"
+	"github.com/idloc/idloc/lsi"
+)
+
+// Connector is the peer protocol as the shim sees it: asked for a pipe on a
+// miss (draft §6: "generates an indication to the Peer Protocol"). It is
+// called once per peer at a time and must return when ctx ends. An error that
+// has a method Refused() bool returning true is a policy's, and the held
+// packets are answered with "administratively prohibited".
+type Connector interface {
+	Connect(ctx context.Context, peer peerid.ID) (*pipe.Pipe, error)
+}
+
+// Upper is the stack above.
+type Upper interface {
+	// Deliver takes one inner IP packet, which it owns. The IP and
+	// transport headers are in the first view. It may be called from
+	// several goroutines, and must not call back into the shim's Handler
+	// methods. Packets sent meanwhile through Output are fine.
+	Deliver(v6 bool, packet buffer.Buffer)
+}
+
+// Config is what a Shim works with. Table and Connector are needed.
+type Config struct {
+	Table     *lsi.Table
+	Connector Connector
+	Upper     Upper // nil: until Attach packets for the stack are dropped
+	Events    event.Sink
+	Logger    *slog.Logger // nil = silent
+}
+
+// Shim maps LSIs to pipes. It implements pipe.Handler. All methods may be
+// used concurrently.
+type Shim struct {
+	cfg          Config
+	self4, self6 netip.Addr
+	upper        atomic.Pointer[Upper]
+	count        counters
+
+	byAddr cow[netip.Addr]
+	byID   cow[peerid.ID]
+
+	mu     sync.Mutex // guards mappings coming and going, and what follows
+	closed bool
+	failed map[peerid.ID]failure
+
+	ctx     context.Context // ends with Close
+	cancel  context.CancelFunc
+	wg      sync.WaitGroup
+	answers chan answer
+	dirty   chan *mapping
+}
+
+var _ pipe.Handler = (*Shim)(nil)
+
+// New returns a working Shim. Close must be called in the end.
+func New(cfg Config) *Shim {
+	s := &Shim{
+		cfg:     cfg,
+		failed:  make(map[peerid.ID]failure),
+		answers: make(chan answer, maxAnswers),
+		dirty:   make(chan *mapping, maxDirty),
+	}
+	s.self4, s.self6 = cfg.Table.Self()
+	if cfg.Logger == nil {
+		s.cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Upper != nil {
+		s.Attach(cfg.Upper)
+	}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.wg.Go(s.answerLoop)
+	s.wg.Go(s.denseLoop)
+	return s
+}
+
+// Attach sets the stack above; nil detaches it.
+func (s *Shim) Attach(u Upper) {
+	if u == nil {
+		s.upper.Store(nil)
+		return
+	}
+	s.upper.Store(&u)
+}
+
+// Table returns the LSI table that the shim works with.
+func (s *Shim) Table() *lsi.Table { return s.cfg.Table }
+
+// Close ends every Connect that is under way, drops what is held, and waits
+// for the shim's goroutines. Output fails from then on. It is idempotent.
+func (s *Shim) Close() error {
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
+	s.cancel()
+	s.wg.Wait()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range s.byID.shards {
+		shard := s.byID.shards[i].Load()
+		if shard == nil {
+			continue
+		}
+		for _, m := range *shard {
+			m.mu.Lock()
+			s.dropHeldLocked(m, DropOutClosed)
+			m.pipe.Store(nil)
+			s.removeLocked(m)
+			m.mu.Unlock()
+			m.dense.discard()
+		}
+	}
+	return nil
+}
+
+// Up implements pipe.Handler: p can carry data, whoever opened it. A peer
+// that came to us gets its LSIs here.
+func (s *Shim) Up(p *pipe.Pipe) {
+	m, err := s.adopt(p.Peer())
+	if err != nil {
+		s.cfg.Logger.Warn("peer connected but has no LSI", "peer", p.Peer(), "err", err)
+		return
+	}
+	s.install(m, p)
+}
+
+// adopt returns the mapping of id, assigning LSIs and making it if need be.
+func (s *Shim) adopt(id peerid.ID) (*mapping, error) {
+	if m := s.byPeer(id); m != nil {
+		return m, nil
+	}
+	v4, _, fresh, err := s.cfg.Table.Assign(id)
+	if err != nil {
+		return nil, err
+	}
+	if fresh {
+		s.cfg.Events.Emit(event.Event{Kind: event.LSIAssigned, Peer: id, LSI: v4})
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil, net.ErrClosed
+	}
+	m, ok := s.mappingLocked(id)
+	if !ok {
+		return nil, errors.New("shim: LSI was reclaimed at once")
+	}
+	return m, nil
+}
+
+// Down implements pipe.Handler. The next packet for the peer is a miss.
+func (s *Shim) Down(p *pipe.Pipe, err error) {
+	m := s.byPeer(p.Peer())
+	if m == nil || !m.pipe.CompareAndSwap(p, nil) {
+		return
+	}
+	m.dense.discard()
+	s.mu.Lock()
+	m.mu.Lock()
+	s.removeLocked(m)
+	m.mu.Unlock()
+	s.mu.Unlock()
+}
+
+// failure is what became of the newest Connect to a peer, if it failed.
+type failure struct {
+	err error
+	at  time.Time
+}
+
+// maxFailed bounds how many peers' last errors are kept.
+const maxFailed = 1024
+
+// LastError returns why the newest Connect to peer failed, with its stage in
+// the error's text and type as the Connector gave it; nil if it succeeded or
+// was never tried. The oldest of more than 1024 are forgotten.
+func (s *Shim) LastError(peer peerid.ID) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.failed[peer].err
+}
+
+// setFailedLocked notes err; s.mu is held.
+func (s *Shim) setFailedLocked(id peerid.ID, err error) {
+	if _, ok := s.failed[id]; !ok && len(s.failed) >= maxFailed {
+		var oldest peerid.ID
+		var at time.Time
+		for k, f := range s.failed {
+			if at.IsZero() || f.at.Before(at) {
+				oldest, at = k, f.at
+			}
+		}
+		delete(s.failed, oldest)
+	}
+	s.failed[id] = failure{err, time.Now()}
+}
