@@ -1,0 +1,52 @@
+// Package resolver answers DNS for a node: names of its overlay become LSIs,
+// LSIs become names, and everything else goes to the DNS servers that the
+// host would have asked (draft §2, §5).
+//
+// Unmodified programs ask it over DNS (Serve, ServeListener), Go programs
+// through NetResolver, whose connections never leave the process, and the
+// node itself through Lookup.
+//
+// # What is answered
+//
+//	question                          answer
+//	<label>.<domain>  A, AAAA         the peer's LSIs, TTL 60 s (authoritative)
+//	                  TXT             "idloc=<peer ID>"
+//	                  ANY             all of these
+//	                  other types     no data (NOERROR and the zone's SOA)
+//	  nobody has the label            NXDOMAIN and SOA
+//	  the database did not tell       SERVFAIL, with an extended error (RFC 8914)
+//	deeper names below <domain>       NXDOMAIN
+//	<domain>          SOA, NS         the zone's; other types no data
+//	_dns.<domain>     A               the resolver's own address
+//	PTR of an LSI                     the peer's name, or <peer ID>.<domain>
+//	  of an unassigned LSI            NXDOMAIN
+//	AXFR, IXFR, other classes         REFUSED
+//	localhost, .invalid, .onion       as RFC 6761 and RFC 7686 say
+//	anything else                     from upstream; REFUSED if there is none
+//
+// An LSI is assigned when a name was resolved, never because a name was asked
+// for, and the Table's lease must not be shorter than the TTL.
+//
+// # What never leaves
+//
+// Names below the domain, also with a search domain of the host appended
+// (mars.example.com.corp.example), and names in the reverse zones of the LSI
+// prefixes are never sent upstream. The price: an ordinary name that begins
+// like that (mars.example.com.corp.example) does not exist for our clients.
+// Upstream's answers are not believed where they point into the LSI prefixes,
+// or speak about the overlay's names (DNS rebinding).
+//
+// # Files
+//
+//	server.go       Config, Server: sockets and their end   RFC 1035 §4.2, RFC 7766
+//	message.go      one message in, one out                 RFC 1035 §4.1, RFC 6891, RFC 9619
+//	answer.go       which rule answers a question           RFC 6761, RFC 8482
+//	zone.go         names of the overlay                    draft §2, §5; RFC 2308
+//	reverse.go      names of LSIs                           RFC 1035 §3.5, RFC 3596 §2.5
+//	names.go        asking the database once for many       RFC 9520
+//	upstream.go     other names                             RFC 5452
+//	strip.go        what upstream may not say               —
+//	system*.go      the host's DNS servers                  resolv.conf(5)
+//	netresolver.go  net.Resolver without a socket           —
+//	zonefile.go     lines for a zone file                   draft §5 "MAY be stored in DNS"
+package resolver

@@ -1,0 +1,180 @@
+package resolver
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/miekg/dns"
+)
+
+// tryTimeout is how long one upstream server has before the next is asked.
+const tryTimeout = 1500 * time.Millisecond
+
+var errMismatch = errors.New("answer does not match the question")
+
+// Static is a Config.Upstream of fixed servers.
+func Static(servers ...netip.AddrPort) func() []netip.AddrPort {
+	return func() []netip.AddrPort { return servers }
+}
+
+// upstreams returns the servers to ask, without ourselves: the host may have
+// been told to ask this very server, at its LSI or at a socket of it.
+func (s *Server) upstreams() []netip.AddrPort {
+	all := s.cfg.Upstream()
+	out := make([]netip.AddrPort, 0, len(all))
+	for _, ap := range all {
+		if ap.IsValid() && ap.Port() != 0 && !s.isLSI(ap.Addr()) && !s.isSelf(ap) {
+			out = append(out, ap)
+		}
+	}
+	return out
+}
+
+// isLSI says whether ip lies in a prefix of LSIs.
+func (s *Server) isLSI(ip netip.Addr) bool {
+	ip = ip.Unmap().WithZone("")
+	for _, p := range s.cfg.Prefixes {
+		if p.Contains(ip) {
+			return true
+		}
+	}
+	return false
+}
+
+// isSelf says whether ap is a socket that we read from.
+func (s *Server) isSelf(ap netip.AddrPort) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, a := range s.socks {
+		var own netip.AddrPort
+		switch a := a.(type) {
+		case *net.UDPAddr:
+			own = a.AddrPort()
+		case *net.TCPAddr:
+			own = a.AddrPort()
+		}
+		if own.Port() == ap.Port() && (own.Addr().Unmap() == ap.Addr().Unmap() ||
+			own.Addr().IsUnspecified() && ap.Addr().Unmap().IsLoopback()) {
+			return true
+		}
+	}
+	return false
+}
+
+// forward answers from upstream: each server in turn until one gives an
+// answer that is about the name, not about the server.
+func (s *Server) forward(ctx context.Context, a, q *dns.Msg) *dns.Msg {
+	servers := s.upstreams()
+	if len(servers) == 0 {
+		a.Rcode = dns.RcodeRefused
+		addEDNS(a, q, &dns.EDNS0_EDE{InfoCode: dns.ExtendedErrorCodeNotAuthoritative, ExtraText: "no DNS server for names outside the overlay"})
+		return a
+	}
+	var last error
+	for _, server := range servers {
+		in, err := s.exchange(ctx, server, q)
+		if err == nil && in.Rcode != dns.RcodeSuccess && in.Rcode != dns.RcodeNameError {
+			err = fmt.Errorf("%v: %s", server, dns.RcodeToString[in.Rcode])
+		}
+		if err != nil {
+			last = err
+			if ctx.Err() != nil {
+				break
+			}
+			continue
+		}
+		s.accept(a, in)
+		addEDNS(a, q, nil)
+		return a
+	}
+	s.cfg.Logger.Debug("upstream DNS failed", "err", last)
+	a.Rcode = dns.RcodeServerFailure
+	addEDNS(a, q, &dns.EDNS0_EDE{InfoCode: dns.ExtendedErrorCodeNetworkError, ExtraText: "upstream DNS servers failed"})
+	return a
+}
+
+// exchange asks one server, by UDP and, if the answer was cut, by TCP.
+func (s *Server) exchange(ctx context.Context, server netip.AddrPort, q *dns.Msg) (*dns.Msg, error) {
+	// A message of our own: a random ID, and nothing of the client's but the
+	// question and whether it wants DNSSEC.
+	m := new(dns.Msg)
+	m.Id = dns.Id()
+	m.RecursionDesired = true
+	m.CheckingDisabled = q.CheckingDisabled
+	m.AuthenticatedData = q.AuthenticatedData
+	m.Question = append([]dns.Question(nil), q.Question...)
+	opt := q.IsEdns0()
+	m.SetEdns0(udpSize, opt != nil && opt.Do())
+	raw, err := m.Pack()
+	if err != nil {
+		return nil, err
+	}
+	in, err := s.exchangeOn(ctx, "udp", server, m, raw)
+	if err == nil && in.Truncated {
+		if full, err := s.exchangeOn(ctx, "tcp", server, m, raw); err == nil {
+			return full, nil
+		}
+	}
+	return in, err
+}
+
+// exchangeOn sends m, packed as raw, and waits for the answer to it.
+func (s *Server) exchangeOn(ctx context.Context, network string, server netip.AddrPort, m *dns.Msg, raw []byte) (*dns.Msg, error) {
+	ctx, cancel := context.WithTimeout(ctx, tryTimeout)
+	defer cancel()
+	// The socket is new for each question, so that its port is random too
+	// (RFC 5452 §9.2), and connected, so that only the server can answer.
+	c, err := s.cfg.Dial(ctx, network, server.String())
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	stop := context.AfterFunc(ctx, func() { c.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	if network == "tcp" {
+		raw = frame(raw)
+	}
+	if _, err := c.Write(raw); err != nil {
+		return nil, err
+	}
+	b := make([]byte, dns.MaxMsgSize)
+	for {
+		n, err := readMessage(c, network, b)
+		if err != nil {
+			return nil, err
+		}
+		in := new(dns.Msg)
+		if err := in.Unpack(b[:n]); err == nil && matches(m, in) {
+			return in, nil
+		}
+		if network == "tcp" {
+			return nil, fmt.Errorf("%v: %w", server, errMismatch)
+		}
+		// Over UDP it may be somebody's guess: the true one may yet come.
+	}
+}
+
+func readMessage(c net.Conn, network string, b []byte) (int, error) {
+	if network != "tcp" {
+		return c.Read(b)
+	}
+	if _, err := io.ReadFull(c, b[:2]); err != nil {
+		return 0, err
+	}
+	return io.ReadFull(c, b[:binary.BigEndian.Uint16(b)])
+}
+
+// matches says whether in answers m (RFC 5452 §9.1).
+func matches(m, in *dns.Msg) bool {
+	return in.Response && in.Id == m.Id && in.Opcode == m.Opcode && len(in.Question) == 1 &&
+		in.Question[0].Qtype == m.Question[0].Qtype &&
+		in.Question[0].Qclass == m.Question[0].Qclass &&
+		strings.EqualFold(in.Question[0].Name, m.Question[0].Name)
+}
