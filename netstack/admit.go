@@ -1,0 +1,238 @@
+package netstack
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/buffer"
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/checksum"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+
+	"github.com/idloc/idloc/shim"
+)
+
+// Limits of what is remembered about UDP flows.
+const (
+	maxFlows = 4096
+	flowIdle = 3 * time.Minute // RFC 4787 REQ-5 has at least 2
+)
+
+// admission asks Config.Admit about inbound flows. A TCP flow begins with its
+// SYN; a UDP flow with a datagram between two ports that exchanged none for
+// flowIdle, and is ours if we sent that one.
+type admission struct {
+	ask     func(network string, local, remote netip.AddrPort) bool
+	refused atomic.Uint64
+
+	mu    sync.Mutex // guards flows
+	flows map[flow]verdict
+}
+
+type flow struct{ local, remote netip.AddrPort }
+
+type verdict struct {
+	ok bool
+	at time.Time // last datagram
+}
+
+func newAdmission(ask func(string, netip.AddrPort, netip.AddrPort) bool) *admission {
+	return &admission{ask: ask, flows: make(map[flow]verdict)}
+}
+
+// inner is the part of a packet that decides: addresses, protocol, and the
+// first bytes of the transport header.
+type inner struct {
+	src, dst netip.Addr
+	next     byte
+	first    bool // not a later fragment
+	head     []byte
+}
+
+func parseInner(v6 bool, ip, transport []byte) (p inner, ok bool) {
+	p.first = true
+	if v6 {
+		if len(ip) < header.IPv6MinimumSize {
+			return p, false
+		}
+		p.next = ip[6]
+		p.src, p.dst = netip.AddrFrom16([16]byte(ip[8:24])), netip.AddrFrom16([16]byte(ip[24:40]))
+		if p.next == byte(header.IPv6FragmentHeader) {
+			if len(transport) < header.IPv6FragmentHeaderSize {
+				return p, false
+			}
+			p.next = transport[0]
+			p.first = binary.BigEndian.Uint16(transport[2:])&^7 == 0
+			transport = transport[header.IPv6FragmentHeaderSize:]
+		}
+	} else {
+		if len(ip) < header.IPv4MinimumSize {
+			return p, false
+		}
+		p.next = ip[9]
+		p.src, p.dst = netip.AddrFrom4([4]byte(ip[12:16])), netip.AddrFrom4([4]byte(ip[16:20]))
+		p.first = binary.BigEndian.Uint16(ip[6:])&0x1fff == 0
+	}
+	p.head = transport
+	return p, true
+}
+
+func (p *inner) ports() (src, dst uint16, ok bool) {
+	if len(p.head) < 4 {
+		return 0, 0, false
+	}
+	return binary.BigEndian.Uint16(p.head), binary.BigEndian.Uint16(p.head[2:]), true
+}
+
+// sent notes the flows that we begin.
+func (a *admission) sent(pk *shim.Packet) {
+	p, ok := parseInner(pk.V6, pk.IP, pk.Transport)
+	if !ok || p.next != byte(header.UDPProtocolNumber) || !p.first {
+		return
+	}
+	if src, dst, ok := p.ports(); ok {
+		f := flow{netip.AddrPortFrom(p.src, src), netip.AddrPortFrom(p.dst, dst)}
+		a.mu.Lock()
+		a.putLocked(f, verdict{true, time.Now()})
+		a.mu.Unlock()
+	}
+}
+
+// received says whether the packet in b may go on to the stack; if not it was
+// answered. b stays the caller's.
+func (a *admission) received(l *link, v6 bool, b *buffer.Buffer) bool {
+	var head [header.IPv6MinimumSize + header.IPv6FragmentHeaderSize + header.TCPMinimumSize]byte
+	n, _ := b.ReadAt(head[:], 0)
+	hl := header.IPv4MinimumSize
+	if v6 {
+		hl = header.IPv6MinimumSize
+	}
+	if n < hl {
+		return true // the stack's to reject
+	}
+	p, ok := parseInner(v6, head[:hl], head[hl:n])
+	if !ok || !p.first {
+		return true
+	}
+	src, dst, ok := p.ports()
+	if !ok {
+		return true
+	}
+	f := flow{netip.AddrPortFrom(p.dst, dst), netip.AddrPortFrom(p.src, src)}
+	switch p.next {
+	case byte(header.TCPProtocolNumber):
+		const mask = header.TCPFlagSyn | header.TCPFlagAck
+		if len(p.head) < header.TCPMinimumSize || header.TCPFlags(p.head[13])&mask != header.TCPFlagSyn || a.ask("tcp", f.local, f.remote) {
+			return true
+		}
+		a.refused.Add(1)
+		a.reset(l, v6, f, p.head)
+	case byte(header.UDPProtocolNumber):
+		if a.udp(f) {
+			return true
+		}
+		a.unreachable(l, v6, f, b)
+	default:
+		return true
+	}
+	return false
+}
+
+func (a *admission) udp(f flow) bool {
+	now := time.Now()
+	a.mu.Lock()
+	v, known := a.flows[f]
+	if known && now.Sub(v.at) < flowIdle {
+		v.at = now
+		a.flows[f] = v
+		a.mu.Unlock()
+		return v.ok
+	}
+	a.mu.Unlock()
+	v = verdict{a.ask("udp", f.local, f.remote), now}
+	if !v.ok {
+		a.refused.Add(1)
+	}
+	a.mu.Lock()
+	a.putLocked(f, v)
+	a.mu.Unlock()
+	return v.ok
+}
+
+// putLocked remembers v, making room by forgetting what is idle, or else
+// something: it would be asked about again.
+func (a *admission) putLocked(f flow, v verdict) {
+	if _, ok := a.flows[f]; !ok && len(a.flows) >= maxFlows {
+		for k, old := range a.flows {
+			if v.at.Sub(old.at) >= flowIdle {
+				delete(a.flows, k)
+			}
+		}
+		for k := range a.flows {
+			if len(a.flows) < maxFlows {
+				break
+			}
+			delete(a.flows, k)
+		}
+	}
+	a.flows[f] = v
+}
+
+// reset answers a SYN as a closed port does (RFC 9293 §3.5.2).
+func (a *admission) reset(l *link, v6 bool, f flow, syn []byte) {
+	th := make(header.TCP, header.TCPMinimumSize)
+	th.Encode(&header.TCPFields{
+		SrcPort: f.local.Port(), DstPort: f.remote.Port(),
+		AckNum:     binary.BigEndian.Uint32(syn[4:]) + 1,
+		DataOffset: header.TCPMinimumSize,
+		Flags:      header.TCPFlagRst | header.TCPFlagAck,
+	})
+	_ = l.shim.Output(&shim.Packet{
+		V6:        v6,
+		IP:        ipHeader(v6, byte(header.TCPProtocolNumber), len(th), f.local.Addr(), f.remote.Addr()),
+		Transport: th,
+	})
+}
+
+// unreachable answers a datagram with "port unreachable".
+func (a *admission) unreachable(l *link, v6 bool, f flow, b *buffer.Buffer) {
+	quote := make([]byte, 548)
+	n, _ := b.ReadAt(quote, 0)
+	msg := make([]byte, 8, 8+n)
+	msg = append(msg, quote[:n]...)
+	next := byte(header.ICMPv4ProtocolNumber)
+	if v6 {
+		next = byte(header.ICMPv6ProtocolNumber)
+		msg[0], msg[1] = byte(header.ICMPv6DstUnreachable), byte(header.ICMPv6PortUnreachable)
+	} else {
+		msg[0], msg[1] = byte(header.ICMPv4DstUnreachable), byte(header.ICMPv4PortUnreachable)
+		binary.BigEndian.PutUint16(msg[2:], ^checksum.Checksum(msg, 0))
+	}
+	_ = l.shim.Output(&shim.Packet{
+		V6:      v6,
+		IP:      ipHeader(v6, next, len(msg), f.local.Addr(), f.remote.Addr()),
+		Payload: [][]byte{msg},
+		Size:    len(msg),
+	})
+}
+
+// ipHeader is what the shim reads of one.
+func ipHeader(v6 bool, next byte, n int, src, dst netip.Addr) []byte {
+	if v6 {
+		h := make(header.IPv6, header.IPv6MinimumSize)
+		h.Encode(&header.IPv6Fields{
+			PayloadLength: uint16(n), TransportProtocol: tcpip.TransportProtocolNumber(next), HopLimit: 64,
+			SrcAddr: address(src), DstAddr: address(dst),
+		})
+		return h
+	}
+	h := make(header.IPv4, header.IPv4MinimumSize)
+	h.Encode(&header.IPv4Fields{
+		TotalLength: uint16(header.IPv4MinimumSize + n), TTL: 64, Protocol: next,
+		SrcAddr: address(src), DstAddr: address(dst),
+	})
+	return h
+}

@@ -1,0 +1,40 @@
+// Package netstack is TCP/IP in the process: gVisor's stack with the shim as
+// its link, wrapped so that what it hands out keeps the promises of package
+// net. New makes a Stack; DialTCP, ListenTCP, DialUDP and ListenUDP are what
+// applications end up with.
+//
+//	application
+//	   │  net.Conn, net.Listener, net.PacketConn      tcp.go udp.go
+//	gVisor   IPv4 IPv6 TCP UDP ICMP                   stack.go
+//	   │  stack.LinkEndpoint                          link.go
+//	shim
+//
+// The link's MTU is 65535, because nothing below needs IP fragments: the shim
+// cuts TCP to what the pipe takes, and the pipe splits other packets (DESIGN
+// §14.3). What TCP announces as its MSS is set on the endpoints instead, so
+// that a full segment with IPv4 or IPv6 LSIs fills a UDP payload of 1472
+// bytes. The link takes TCP's super packets whole (host GSO) and says that
+// checksums are verified, because the pipe's AEAD did that (DESIGN §13).
+//
+// The stack has the node's own LSIs, to which it can talk through itself, and
+// routes to the LSI prefixes only: nothing else is reachable.
+//
+// gVisor's own adapter, gonet, is not used: a deadline there is not
+// os.ErrDeadlineExceeded, Read after Close is io.EOF, errors are text. Here
+// one function (errors.go) maps the stack's errors to those of package
+// syscall, net and os, and conns are written on tcpip.Endpoint.
+//
+// Refusing flows: Config.Admit is asked in link.go, before TCP sees a SYN and
+// before UDP sees the first datagram of a flow that this node did not begin.
+//
+// # File table
+//
+//	stack.go    options, addresses, life        DESIGN §12
+//	link.go     stack.LinkEndpoint              DESIGN §13
+//	admit.go    inbound flows
+//	tcp.go      net.Conn on a TCP endpoint      RFC 9293
+//	listener.go net.Listener
+//	udp.go      net.PacketConn, net.Conn        RFC 768
+//	errors.go   tcpip.Error → package net's
+//	deadline.go deadlines as channels
+package netstack

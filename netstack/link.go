@@ -1,0 +1,166 @@
+package netstack
+
+import (
+	"sync"
+	"sync/atomic"
+
+	"gvisor.dev/gvisor/pkg/buffer"
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+
+	"github.com/idloc/idloc/shim"
+)
+
+// Sizes in bytes.
+const (
+	linkMTU = 65535
+
+	// segment is what a UDP payload of 1472 bytes, an Ethernet frame's, holds
+	// of a TCP segment: 25 bytes are the pipe's (DESIGN §6).
+	segment = 1472 - 25
+
+	// tcpMSS is announced to peers, for both families.
+	tcpMSS = segment - header.TCPMinimumSize
+
+	// gsoSegments is how many full segments with timestamps, the usual
+	// option, make a super packet: as many as 64 KiB of datagrams hold.
+	gsoMSS      = tcpMSS - 12
+	gsoSegments = (65507 - 64) / 1472
+	superPacket = gsoSegments * gsoMSS
+
+	// gsoMaxSize is said to TCP, which takes header.TCPTotalHeaderMaximumSize
+	// and one off before it fills a super packet.
+	gsoMaxSize = superPacket + header.TCPTotalHeaderMaximumSize + 1
+)
+
+// link is the shim as gVisor's link endpoint, and the stack as the shim's
+// Upper. WritePackets runs in the goroutine of whoever sends.
+type link struct {
+	shim  *shim.Shim
+	admit *admission // nil: everything
+	tap   atomic.Pointer[Tap]
+
+	mu   sync.RWMutex // guards disp
+	disp stack.NetworkDispatcher
+}
+
+var (
+	_ stack.LinkEndpoint = (*link)(nil)
+	_ stack.GSOEndpoint  = (*link)(nil)
+	_ shim.Upper         = (*link)(nil)
+)
+
+// Tap sees inner packets, IP header first, whole or the first part; it must
+// not keep them. A super packet is seen as one.
+type Tap func(outbound bool, packet []byte)
+
+func (*link) MTU() uint32                             { return linkMTU }
+func (*link) SetMTU(uint32)                           {}
+func (*link) MaxHeaderLength() uint16                 { return 0 }
+func (*link) LinkAddress() tcpip.LinkAddress          { return "" }
+func (*link) SetLinkAddress(tcpip.LinkAddress)        {}
+func (*link) ARPHardwareType() header.ARPHardwareType { return header.ARPHardwareNone }
+func (*link) AddHeader(*stack.PacketBuffer)           {}
+func (*link) ParseHeader(*stack.PacketBuffer) bool    { return true }
+func (*link) Wait()                                   {}
+func (*link) Close()                                  {}
+func (*link) SetOnCloseAction(func())                 {}
+func (*link) GSOMaxSize() uint32                      { return gsoMaxSize }
+func (*link) SupportedGSO() stack.SupportedGSO        { return stack.HostGSOSupported }
+
+func (*link) Capabilities() stack.LinkEndpointCapabilities {
+	return stack.CapabilityTXChecksumOffload | stack.CapabilityRXChecksumOffload
+}
+
+func (l *link) Attach(d stack.NetworkDispatcher) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.disp = d
+}
+
+func (l *link) IsAttached() bool { return l.dispatcher() != nil }
+
+func (l *link) dispatcher() stack.NetworkDispatcher {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.disp
+}
+
+var packetPool = sync.Pool{New: func() any { return new(shim.Packet) }}
+
+// WritePackets implements stack.LinkWriter.
+func (l *link) WritePackets(pkts stack.PacketBufferList) (int, tcpip.Error) {
+	pk := packetPool.Get().(*shim.Packet)
+	defer packetPool.Put(pk)
+	n := 0
+	for _, p := range pkts.AsSlice() {
+		borrow(pk, p)
+		if tap := l.tap.Load(); tap != nil {
+			(*tap)(true, flat(pk))
+		}
+		if l.admit != nil {
+			l.admit.sent(pk)
+		}
+		err := l.shim.Output(pk)
+		clear(pk.Payload)
+		if err != nil {
+			return n, &tcpip.ErrHostUnreachable{}
+		}
+		n++
+	}
+	return n, nil
+}
+
+// borrow makes pk point into p.
+func borrow(pk *shim.Packet, p *stack.PacketBuffer) {
+	pk.V6 = p.NetworkProtocolNumber == header.IPv6ProtocolNumber
+	pk.IP = p.NetworkHeader().Slice()
+	pk.Transport = p.TransportHeader().Slice()
+	pk.Payload, pk.Size, pk.MSS = pk.Payload[:0], p.Data().Size(), 0
+	if p.GSOOptions.Type != stack.GSONone {
+		pk.MSS = int(p.GSOOptions.MSS)
+	}
+	views, skip := p.AsViewList()
+	skip += len(pk.IP) + len(pk.Transport)
+	for v := views.Front(); v != nil; v = v.Next() {
+		b := v.AsSlice()
+		if skip >= len(b) {
+			skip -= len(b)
+			continue
+		}
+		pk.Payload = append(pk.Payload, b[skip:])
+		skip = 0
+	}
+}
+
+func flat(pk *shim.Packet) []byte {
+	b := append(append([]byte(nil), pk.IP...), pk.Transport...)
+	for _, p := range pk.Payload {
+		b = append(b, p...)
+	}
+	return b
+}
+
+// Deliver implements shim.Upper.
+func (l *link) Deliver(v6 bool, b buffer.Buffer) {
+	d := l.dispatcher()
+	if d == nil {
+		b.Release()
+		return
+	}
+	if tap := l.tap.Load(); tap != nil {
+		(*tap)(false, b.Flatten())
+	}
+	if l.admit != nil && !l.admit.received(l, v6, &b) {
+		b.Release()
+		return
+	}
+	proto := header.IPv4ProtocolNumber
+	if v6 {
+		proto = header.IPv6ProtocolNumber
+	}
+	p := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: b})
+	d.DeliverNetworkPacket(proto, p)
+	p.DecRef()
+}

@@ -1,0 +1,183 @@
+package netstack
+
+import (
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/waiter"
+)
+
+// defaultBacklog is the kernel's.
+const defaultBacklog = 4096
+
+// listener is a net.Listener on a TCP endpoint, to be used concurrently like
+// a net.TCPListener.
+type listener struct {
+	s    *Stack
+	ep   tcpip.Endpoint
+	wq   *waiter.Queue
+	addr *net.TCPAddr
+
+	closeOnce sync.Once
+	closed    chan struct{}
+	ready     chan struct{}
+	entry     waiter.Entry
+	deadline  deadline
+}
+
+var _ net.Listener = (*listener)(nil)
+
+// ListenTCP listens on addr: port 0 takes a free one; an invalid address and
+// :: stand for all of ours in both families, 0.0.0.0 for the IPv4 ones.
+// backlog is how many connections may wait for Accept, 0 a default. The error
+// is a *net.OpError.
+func (s *Stack) ListenTCP(addr netip.AddrPort, backlog int) (net.Listener, error) {
+	return s.opListenTCP(addr, backlog, false)
+}
+
+// ListenTCP6 is ListenTCP for all our IPv6 addresses alone ("tcp6", ":80").
+func (s *Stack) ListenTCP6(port uint16, backlog int) (net.Listener, error) {
+	return s.opListenTCP(netip.AddrPortFrom(netip.IPv6Unspecified(), port), backlog, true)
+}
+
+func (s *Stack) opListenTCP(addr netip.AddrPort, backlog int, only6 bool) (net.Listener, error) {
+	l, err := s.listenTCP(addr, backlog, only6)
+	if err != nil {
+		return nil, &net.OpError{Op: "listen", Net: "tcp", Addr: &net.TCPAddr{IP: addr.Addr().AsSlice(), Port: int(addr.Port())}, Err: err}
+	}
+	return l, nil
+}
+
+func (s *Stack) listenTCP(addr netip.AddrPort, backlog int, only6 bool) (*listener, error) {
+	if isClosed(s.done) {
+		return nil, net.ErrClosed
+	}
+	if backlog <= 0 {
+		backlog = defaultBacklog
+	}
+	proto, wildcard := family(addr.Addr())
+	wq := new(waiter.Queue)
+	ep, err := s.newTCP(proto, wq)
+	if err != nil {
+		return nil, syscallError("socket", err)
+	}
+	ep.SocketOptions().SetV6Only(only6)
+	ep.SocketOptions().SetReuseAddress(true) // beside connections in TIME_WAIT
+	if err := ep.Bind(full(addr)); err != nil {
+		ep.Close()
+		return nil, syscallError("bind", sysError(err))
+	}
+	if err := ep.Listen(backlog); err != nil {
+		ep.Close()
+		return nil, syscallError("listen", sysError(err))
+	}
+	local, err2 := ep.GetLocalAddress()
+	if err2 != nil {
+		ep.Close()
+		return nil, sysError(err2)
+	}
+	l := &listener{
+		s: s, ep: ep, wq: wq,
+		addr:   net.TCPAddrFromAddrPort(addrPort(local, wildcard)),
+		closed: make(chan struct{}),
+	}
+	l.deadline.init()
+	l.entry, l.ready = waiter.NewChannelEntry(waiter.ReadableEvents | waiter.EventHUp | waiter.EventErr)
+	wq.EventRegister(&l.entry)
+	if !s.track(l) {
+		l.abort()
+		return nil, net.ErrClosed
+	}
+	return l, nil
+}
+
+// Accept implements net.Listener.
+func (l *listener) Accept() (net.Conn, error) {
+	for {
+		c, err := l.accept()
+		if err != nil {
+			return nil, &net.OpError{Op: "accept", Net: "tcp", Addr: l.addr, Err: err}
+		}
+		if c != nil {
+			return c, nil
+		}
+	}
+}
+
+// accept returns nil, nil for a connection that was reset while it waited.
+func (l *listener) accept() (*tcpConn, error) {
+	expired := l.deadline.wait()
+	for {
+		switch {
+		case isClosed(l.closed):
+			return nil, net.ErrClosed
+		case isClosed(expired):
+			return nil, os.ErrDeadlineExceeded
+		}
+		ep, wq, err := l.ep.Accept(nil)
+		switch err.(type) {
+		case nil:
+			// There may be more, for another Accept that waits.
+			select {
+			case l.ready <- struct{}{}:
+			default:
+			}
+			c, err := l.s.newTCPConn(ep, wq)
+			if err != nil && isClosed(l.s.done) {
+				return nil, net.ErrClosed
+			}
+			return c, nil
+		case *tcpip.ErrWouldBlock:
+		default:
+			if isClosed(l.closed) {
+				return nil, net.ErrClosed
+			}
+			return nil, syscallError("accept", sysError(err))
+		}
+		select {
+		case <-l.ready:
+		case <-expired:
+		case <-l.closed:
+		}
+	}
+}
+
+// Close implements net.Listener. Connections that nobody accepted are reset.
+func (l *listener) Close() error {
+	first := false
+	l.end(func() { first = true })
+	if !first {
+		return &net.OpError{Op: "close", Net: "tcp", Addr: l.addr, Err: net.ErrClosed}
+	}
+	return nil
+}
+
+// abort implements closer.
+func (l *listener) abort() { l.end(func() {}) }
+
+func (l *listener) end(mark func()) {
+	l.closeOnce.Do(func() {
+		mark()
+		close(l.closed)
+		l.ep.Close()
+		l.wq.EventUnregister(&l.entry)
+		l.deadline.set(time.Time{})
+		l.s.untrack(l)
+	})
+}
+
+// Addr implements net.Listener with a *net.TCPAddr.
+func (l *listener) Addr() net.Addr { return l.addr }
+
+// SetDeadline is net.TCPListener's.
+func (l *listener) SetDeadline(t time.Time) error {
+	if isClosed(l.closed) {
+		return &net.OpError{Op: "set", Net: "tcp", Addr: l.addr, Err: net.ErrClosed}
+	}
+	l.deadline.set(t)
+	return nil
+}

@@ -1,0 +1,101 @@
+package netstack
+
+import (
+	"net"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+)
+
+// SetNoDelay is net.TCPConn's: true, the default, sends small writes at once.
+func (c *tcpConn) SetNoDelay(noDelay bool) error {
+	return c.option(func(o *tcpip.SocketOptions) tcpip.Error {
+		o.SetDelayOption(!noDelay)
+		return nil
+	})
+}
+
+// SetLinger is net.TCPConn's: below 0, the default, Close sends what was
+// written in the background; 0 discards it and resets.
+func (c *tcpConn) SetLinger(sec int) error {
+	return c.option(func(o *tcpip.SocketOptions) tcpip.Error {
+		o.SetLinger(tcpip.LingerOption{Enabled: sec >= 0, Timeout: time.Duration(max(sec, 0)) * time.Second})
+		return nil
+	})
+}
+
+// SetKeepAlive is net.TCPConn's.
+func (c *tcpConn) SetKeepAlive(on bool) error {
+	return c.option(func(o *tcpip.SocketOptions) tcpip.Error {
+		o.SetKeepAlive(on)
+		return nil
+	})
+}
+
+// SetKeepAlivePeriod is net.TCPConn's: the idle time before probes.
+func (c *tcpConn) SetKeepAlivePeriod(d time.Duration) error {
+	return c.option(func(*tcpip.SocketOptions) tcpip.Error {
+		o := tcpip.KeepaliveIdleOption(d)
+		return c.ep.SetSockOpt(&o)
+	})
+}
+
+// SetKeepAliveConfig is net.TCPConn's, with the same defaults: 15 s, 15 s, 9;
+// negative values leave things as they are.
+func (c *tcpConn) SetKeepAliveConfig(cfg net.KeepAliveConfig) error {
+	return c.option(func(o *tcpip.SocketOptions) tcpip.Error {
+		if cfg.Idle == 0 {
+			cfg.Idle = keepAlive
+		}
+		if cfg.Interval == 0 {
+			cfg.Interval = keepAlive
+		}
+		if cfg.Count == 0 {
+			cfg.Count = 9
+		}
+		idle, interval := tcpip.KeepaliveIdleOption(cfg.Idle), tcpip.KeepaliveIntervalOption(cfg.Interval)
+		if idle > 0 {
+			if err := c.ep.SetSockOpt(&idle); err != nil {
+				return err
+			}
+		}
+		if interval > 0 {
+			if err := c.ep.SetSockOpt(&interval); err != nil {
+				return err
+			}
+		}
+		if cfg.Count > 0 {
+			if err := c.ep.SetSockOptInt(tcpip.KeepaliveCountOption, cfg.Count); err != nil {
+				return err
+			}
+		}
+		o.SetKeepAlive(cfg.Enable)
+		return nil
+	})
+}
+
+// SetReadBuffer is net.TCPConn's. It ends automatic tuning.
+func (c *tcpConn) SetReadBuffer(bytes int) error {
+	return c.option(func(o *tcpip.SocketOptions) tcpip.Error {
+		o.SetReceiveBufferSize(int64(bytes), true)
+		return nil
+	})
+}
+
+// SetWriteBuffer is net.TCPConn's. It ends automatic tuning.
+func (c *tcpConn) SetWriteBuffer(bytes int) error {
+	return c.option(func(o *tcpip.SocketOptions) tcpip.Error {
+		o.SetSendBufferSize(int64(bytes), true)
+		return nil
+	})
+}
+
+func (c *tcpConn) option(set func(*tcpip.SocketOptions) tcpip.Error) error {
+	if err := c.alive("set"); err != nil {
+		return err
+	}
+	if err := set(c.ep.SocketOptions()); err != nil {
+		return c.opError("set", sysError(err))
+	}
+	return nil
+}

@@ -1,0 +1,317 @@
+package netstack
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
+	"gvisor.dev/gvisor/pkg/tcpip/network/ipv6"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/icmp"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
+
+	"github.com/idloc/idloc/shim"
+)
+
+// Buffer sizes in bytes. The largest TCP buffer is the bandwidth × delay of
+// 1 Gbit/s and 100 ms, and a quarter (DESIGN §12).
+const (
+	tcpBufferMin     = 4 << 10
+	tcpBufferDefault = 4 << 20
+	tcpBufferMax     = 16 << 20
+	udpBufferDefault = 1 << 20
+	udpBufferMax     = 16 << 20
+)
+
+// timeWait is how long a closed connection's addresses are kept from new
+// ones: long beside a pipe's delay and its 1 s of reassembly, short enough
+// that a client which opens many connections keeps finding ports.
+const timeWait = 10 * time.Second
+
+const nicID = 1
+
+// Config is what a Stack works with. Shim is needed.
+type Config struct {
+	Shim *shim.Shim // Attach is called; the Shim must be closed after the Stack
+
+	// Admit is asked before a SYN is answered and before the first datagram
+	// of an inbound UDP flow is delivered, with remote being the peer's LSI
+	// and port, local our own. A refused flow is reset, or told that the
+	// port is unreachable. It is called where packets are received: it must
+	// be quick and must not use the stack. Nil admits everything.
+	Admit func(network string, local, remote netip.AddrPort) bool
+
+	Logger *slog.Logger // nil = silent
+}
+
+// Stack is one node's TCP/IP. All methods may be used concurrently.
+type Stack struct {
+	shim  *shim.Shim
+	stack *stack.Stack
+	link  *link
+	log   *slog.Logger
+
+	done chan struct{} // closed by Close
+
+	mu     sync.Mutex // guards what follows
+	closed bool
+	open   map[closer]struct{} // what Close closes: conns, listeners
+	ended  chan struct{}       // closed when Close has finished
+}
+
+// closer is a conn or a listener as Close sees it.
+type closer interface {
+	abort() // ends it at once; idempotent
+}
+
+// New returns a Stack that has the node's own LSIs.
+func New(cfg Config) (*Stack, error) {
+	s := &Stack{
+		shim:  cfg.Shim,
+		link:  &link{shim: cfg.Shim},
+		log:   cfg.Logger,
+		done:  make(chan struct{}),
+		ended: make(chan struct{}),
+		open:  make(map[closer]struct{}),
+	}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Admit != nil {
+		s.link.admit = newAdmission(cfg.Admit)
+	}
+	s.stack = stack.New(stack.Options{
+		NetworkProtocols: []stack.NetworkProtocolFactory{
+			ipv4.NewProtocol,
+			// No neighbours, no routers, no groups: neither duplicate
+			// address detection nor solicitations nor MLD.
+			ipv6.NewProtocolWithOptions(ipv6.Options{}),
+		},
+		TransportProtocols: []stack.TransportProtocolFactory{
+			tcp.NewProtocol, udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6,
+		},
+		HandleLocal: true, // to our own LSIs without leaving the stack
+	})
+	if err := s.configure(); err != nil {
+		s.stack.Destroy()
+		return nil, err
+	}
+	cfg.Shim.Attach(s.link)
+	return s, nil
+}
+
+func (s *Stack) configure() error {
+	sack := tcpip.TCPSACKEnabled(true)
+	cubic := tcpip.CongestionControlOption("cubic")
+	moderate := tcpip.TCPModerateReceiveBufferOption(true)
+	wait := tcpip.TCPTimeWaitTimeoutOption(timeWait)
+	reuse := tcpip.TCPTimeWaitReuseOption(tcpip.TCPTimeWaitReuseGlobal)
+	for _, o := range []tcpip.SettableTransportProtocolOption{
+		&sack, &cubic, &moderate, &wait, &reuse,
+		&tcpip.TCPSendBufferSizeRangeOption{Min: tcpBufferMin, Default: tcpBufferDefault, Max: tcpBufferMax},
+		&tcpip.TCPReceiveBufferSizeRangeOption{Min: tcpBufferMin, Default: tcpBufferDefault, Max: tcpBufferMax},
+	} {
+		if err := s.stack.SetTransportProtocolOption(tcp.ProtocolNumber, o); err != nil {
+			return fmt.Errorf("netstack: %T: %s", o, err)
+		}
+	}
+	for _, o := range []any{
+		tcpip.SendBufferSizeOption{Min: tcpBufferMin, Default: udpBufferDefault, Max: udpBufferMax},
+		tcpip.ReceiveBufferSizeOption{Min: tcpBufferMin, Default: udpBufferDefault, Max: udpBufferMax},
+	} {
+		if err := s.stack.SetOption(o); err != nil {
+			return fmt.Errorf("netstack: %T: %s", o, err)
+		}
+	}
+	if err := s.stack.CreateNIC(nicID, s.link); err != nil {
+		return fmt.Errorf("netstack: link: %s", err)
+	}
+	table := s.shim.Table()
+	var routes []tcpip.Route
+	p4, p6 := table.Prefixes()
+	for _, p := range []netip.Prefix{p4, p6} {
+		if !p.IsValid() {
+			continue
+		}
+		subnet, err := tcpip.NewSubnet(address(p.Masked().Addr()), tcpip.MaskFromBytes(net.CIDRMask(p.Bits(), p.Addr().BitLen())))
+		if err != nil {
+			return fmt.Errorf("netstack: route %v: %w", p, err)
+		}
+		routes = append(routes, tcpip.Route{Destination: subnet, NIC: nicID})
+	}
+	s.stack.SetRouteTable(routes)
+	v4, v6 := table.Self()
+	for _, a := range []netip.Addr{v4, v6} {
+		if a.IsValid() {
+			if err := s.AddAddress(a); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// AddAddress gives the stack one more address of its own, such as the
+// resolver's. Peers cannot reach it, the shim knows no mapping to it; the
+// node itself can.
+func (s *Stack) AddAddress(a netip.Addr) error {
+	a = a.Unmap()
+	err := s.stack.AddProtocolAddress(nicID, tcpip.ProtocolAddress{
+		Protocol:          protocolOf(a),
+		AddressWithPrefix: address(a).WithPrefix(),
+	}, stack.AddressProperties{})
+	if err != nil {
+		return fmt.Errorf("netstack: address %v: %w", a, sysError(err))
+	}
+	return nil
+}
+
+// SetTap shows every inner packet to t from now on; nil ends that. Packets
+// between the stack's own addresses are not seen.
+func (s *Stack) SetTap(t Tap) {
+	if t == nil {
+		s.link.tap.Store(nil)
+		return
+	}
+	s.link.tap.Store(&t)
+}
+
+// Close resets all connections, unblocks everything with net.ErrClosed and
+// waits for the stack's goroutines. It is idempotent.
+func (s *Stack) Close() error {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		<-s.ended
+		return nil
+	}
+	s.closed = true
+	open := s.open
+	s.open = nil
+	s.mu.Unlock()
+	close(s.done)
+	for c := range open {
+		c.abort()
+	}
+	s.stack.Close()
+	s.shim.Attach(nil)
+	s.stack.Wait()
+	close(s.ended)
+	return nil
+}
+
+// track notes c for Close; false if it is too late.
+func (s *Stack) track(c closer) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return false
+	}
+	s.open[c] = struct{}{}
+	return true
+}
+
+func (s *Stack) untrack(c closer) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.open, c)
+}
+
+// pin keeps the LSI of the peer at a from being given to another while a
+// conn names it. The function it returns undoes that.
+func (s *Stack) pin(a netip.Addr) (unpin func()) {
+	table := s.shim.Table()
+	id, ok := table.Peer(a)
+	if !ok || !table.Pin(id) {
+		return func() {}
+	}
+	return sync.OnceFunc(func() { table.Unpin(id) })
+}
+
+// Stats is a snapshot of the stack's own counters.
+type Stats struct {
+	Conns           int // conns and listeners open
+	Retransmits     uint64
+	SegmentsIn      uint64
+	SegmentsOut     uint64
+	ResetsOut       uint64
+	DatagramsIn     uint64
+	DatagramsOut    uint64
+	DatagramsMissed uint64 // dropped for a full receive buffer
+	Refused         uint64 // flows that Admit refused
+}
+
+// Stats may be called at any time from any goroutine.
+func (s *Stack) Stats() Stats {
+	t := s.stack.Stats()
+	s.mu.Lock()
+	n := len(s.open)
+	s.mu.Unlock()
+	st := Stats{
+		Conns:           n,
+		Retransmits:     t.TCP.Retransmits.Value(),
+		SegmentsIn:      t.TCP.ValidSegmentsReceived.Value(),
+		SegmentsOut:     t.TCP.SegmentsSent.Value(),
+		ResetsOut:       t.TCP.ResetsSent.Value(),
+		DatagramsIn:     t.UDP.PacketsReceived.Value(),
+		DatagramsOut:    t.UDP.PacketsSent.Value(),
+		DatagramsMissed: t.UDP.ReceiveBufferErrors.Value(),
+	}
+	if s.link.admit != nil {
+		st.Refused = s.link.admit.refused.Load()
+	}
+	return st
+}
+
+func protocolOf(a netip.Addr) tcpip.NetworkProtocolNumber {
+	if a.Unmap().Is4() {
+		return header.IPv4ProtocolNumber
+	}
+	return header.IPv6ProtocolNumber
+}
+
+// address is a as gVisor has it.
+func address(a netip.Addr) tcpip.Address {
+	a = a.Unmap()
+	if a.Is4() {
+		return tcpip.AddrFrom4(a.As4())
+	}
+	return tcpip.AddrFrom16(a.As16())
+}
+
+// full is ap as gVisor has it; an unspecified address is gVisor's empty one.
+func full(ap netip.AddrPort) tcpip.FullAddress {
+	if !ap.Addr().IsValid() || ap.Addr().IsUnspecified() {
+		return tcpip.FullAddress{Port: ap.Port()}
+	}
+	return tcpip.FullAddress{Addr: address(ap.Addr()), Port: ap.Port()}
+}
+
+// addrPort is the reverse of full; wildcard stands for an empty address.
+func addrPort(f tcpip.FullAddress, wildcard netip.Addr) netip.AddrPort {
+	a, ok := netip.AddrFromSlice(f.Addr.AsSlice())
+	if !ok || a.IsUnspecified() {
+		a = wildcard
+	}
+	return netip.AddrPortFrom(a.Unmap(), f.Port)
+}
+
+// family returns the protocol of an endpoint that is to be bound to a, and
+// whether it must not take IPv4: an invalid address and :: mean both families,
+// as ":80" does in package net; 0.0.0.0 is IPv4 alone.
+func family(a netip.Addr) (proto tcpip.NetworkProtocolNumber, wildcard netip.Addr) {
+	if a.IsValid() && a.Unmap().Is4() {
+		return header.IPv4ProtocolNumber, netip.IPv4Unspecified()
+	}
+	return header.IPv6ProtocolNumber, netip.IPv6Unspecified()
+}
+
+var errNoAddress = errors.New("netstack: no address")

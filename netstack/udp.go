@@ -1,0 +1,371 @@
+package netstack
+
+import (
+	"bytes"
+	"context"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
+	"gvisor.dev/gvisor/pkg/waiter"
+)
+
+// maxDatagram is the largest UDP payload, that of IPv4; the pipe splits what
+// is larger than its path takes.
+const maxDatagram = 65507
+
+// udpConn is a UDP endpoint as a net.PacketConn, and as a net.Conn if it is
+// connected. It has net.UDPConn's methods that make sense without a file
+// descriptor, and may be used concurrently like one.
+type udpConn struct {
+	s            *Stack
+	ep           tcpip.Endpoint
+	wq           *waiter.Queue
+	laddr, raddr *net.UDPAddr // raddr is nil if not connected
+	unpin        func()
+
+	closeOnce sync.Once
+	closed    chan struct{}
+
+	readMu       sync.Mutex // one read at a time; guards dst
+	dst          tcpip.SliceWriter
+	readable     chan struct{}
+	readEntry    waiter.Entry
+	readDeadline deadline
+
+	writeMu       sync.Mutex // one write at a time; guards src and to
+	src           bytes.Reader
+	to            tcpip.FullAddress
+	writable      chan struct{}
+	writeEntry    waiter.Entry
+	writeDeadline deadline
+}
+
+var (
+	_ net.Conn       = (*udpConn)(nil)
+	_ net.PacketConn = (*udpConn)(nil)
+)
+
+// ListenUDP returns a net.PacketConn bound to laddr, which is understood as
+// in ListenTCP. The error is a *net.OpError.
+func (s *Stack) ListenUDP(laddr netip.AddrPort) (net.PacketConn, error) {
+	return s.opListenUDP(laddr, false)
+}
+
+// ListenUDP6 is ListenUDP for all our IPv6 addresses alone ("udp6", ":80").
+func (s *Stack) ListenUDP6(port uint16) (net.PacketConn, error) {
+	return s.opListenUDP(netip.AddrPortFrom(netip.IPv6Unspecified(), port), true)
+}
+
+func (s *Stack) opListenUDP(laddr netip.AddrPort, only6 bool) (net.PacketConn, error) {
+	c, err := s.newUDP(laddr, netip.AddrPort{}, only6)
+	if err != nil {
+		return nil, &net.OpError{Op: "listen", Net: "udp", Addr: &net.UDPAddr{IP: laddr.Addr().AsSlice(), Port: int(laddr.Port())}, Err: err}
+	}
+	return c, nil
+}
+
+// DialUDP returns a UDP conn that is connected to raddr, from laddr if that
+// is valid. Nothing is sent. The error is a *net.OpError.
+func (s *Stack) DialUDP(ctx context.Context, laddr, raddr netip.AddrPort) (net.Conn, error) {
+	var c *udpConn
+	err := contextError(ctx.Err())
+	if err == nil && !raddr.Addr().IsValid() {
+		err = errNoAddress
+	}
+	if err == nil {
+		c, err = s.newUDP(laddr, raddr, false)
+	}
+	if err != nil {
+		e := &net.OpError{Op: "dial", Net: "udp", Addr: net.UDPAddrFromAddrPort(raddr), Err: err}
+		if laddr.IsValid() {
+			e.Source = net.UDPAddrFromAddrPort(laddr)
+		}
+		return nil, e
+	}
+	return c, nil
+}
+
+func (s *Stack) newUDP(laddr, raddr netip.AddrPort, only6 bool) (*udpConn, error) {
+	if isClosed(s.done) {
+		return nil, net.ErrClosed
+	}
+	proto, wildcard := family(laddr.Addr())
+	if raddr.IsValid() {
+		proto = protocolOf(raddr.Addr())
+	}
+	wq := new(waiter.Queue)
+	ep, err := s.stack.NewEndpoint(udp.ProtocolNumber, proto, wq)
+	if err != nil {
+		return nil, syscallError("socket", sysError(err))
+	}
+	ep.SocketOptions().SetV6Only(only6)
+	if laddr.IsValid() || !raddr.IsValid() {
+		if err := ep.Bind(full(laddr)); err != nil {
+			ep.Close()
+			return nil, syscallError("bind", sysError(err))
+		}
+	}
+	c := &udpConn{s: s, ep: ep, wq: wq, closed: make(chan struct{}), unpin: func() {}}
+	if raddr.IsValid() {
+		if err := ep.Connect(full(raddr)); err != nil {
+			ep.Close()
+			return nil, syscallError("connect", sysError(err))
+		}
+		c.raddr = net.UDPAddrFromAddrPort(netip.AddrPortFrom(raddr.Addr().Unmap(), raddr.Port()))
+		c.unpin = s.pin(raddr.Addr().Unmap())
+	}
+	local, err := ep.GetLocalAddress()
+	if err != nil {
+		ep.Close()
+		return nil, sysError(err)
+	}
+	c.laddr = net.UDPAddrFromAddrPort(addrPort(local, wildcard))
+	c.readDeadline.init()
+	c.writeDeadline.init()
+	const gone = waiter.EventHUp | waiter.EventErr
+	c.readEntry, c.readable = waiter.NewChannelEntry(waiter.ReadableEvents | gone)
+	c.writeEntry, c.writable = waiter.NewChannelEntry(waiter.WritableEvents | gone)
+	wq.EventRegister(&c.readEntry)
+	wq.EventRegister(&c.writeEntry)
+	if !s.track(c) {
+		c.abort()
+		return nil, net.ErrClosed
+	}
+	return c, nil
+}
+
+func (c *udpConn) opError(op string, to net.Addr, err error) error {
+	e := &net.OpError{Op: op, Net: "udp", Source: c.laddr, Addr: to, Err: syscallError(op, err)}
+	if to == nil && c.raddr != nil {
+		e.Addr = c.raddr
+	}
+	return e
+}
+
+// read takes the next datagram; what does not fit into b is lost.
+func (c *udpConn) read(b []byte) (int, tcpip.FullAddress, error) {
+	c.readMu.Lock()
+	defer c.readMu.Unlock()
+	expired := c.readDeadline.wait()
+	for {
+		switch {
+		case isClosed(c.closed):
+			return 0, tcpip.FullAddress{}, net.ErrClosed
+		case isClosed(expired):
+			return 0, tcpip.FullAddress{}, os.ErrDeadlineExceeded
+		}
+		c.dst = b
+		res, err := c.ep.Read(&c.dst, tcpip.ReadOptions{NeedRemoteAddr: true})
+		c.dst = nil
+		switch err.(type) {
+		case nil:
+			return res.Count, res.RemoteAddr, nil
+		case *tcpip.ErrWouldBlock:
+		default:
+			if isClosed(c.closed) {
+				return 0, tcpip.FullAddress{}, net.ErrClosed
+			}
+			return 0, tcpip.FullAddress{}, asyncError(err)
+		}
+		select {
+		case <-c.readable:
+		case <-expired:
+		case <-c.closed:
+		}
+	}
+}
+
+// Read implements net.Conn.
+func (c *udpConn) Read(b []byte) (int, error) {
+	n, _, err := c.read(b)
+	if err != nil {
+		return 0, c.opError("read", nil, err)
+	}
+	return n, nil
+}
+
+// ReadFromUDPAddrPort is net.UDPConn's: ReadFrom without an allocation.
+func (c *udpConn) ReadFromUDPAddrPort(b []byte) (int, netip.AddrPort, error) {
+	n, from, err := c.read(b)
+	if err != nil {
+		return 0, netip.AddrPort{}, c.opError("read", nil, err)
+	}
+	return n, addrPort(from, netip.Addr{}), nil
+}
+
+// ReadFrom implements net.PacketConn; the address is a *net.UDPAddr.
+func (c *udpConn) ReadFrom(b []byte) (int, net.Addr, error) {
+	n, from, err := c.ReadFromUDPAddrPort(b)
+	if err != nil {
+		return 0, nil, err
+	}
+	return n, net.UDPAddrFromAddrPort(from), nil
+}
+
+// write sends one datagram; an invalid to is the connected address.
+func (c *udpConn) write(b []byte, to netip.AddrPort) (int, error) {
+	if len(b) > maxDatagram {
+		return 0, syscall.EMSGSIZE
+	}
+	c.writeMu.Lock()
+	defer c.writeMu.Unlock()
+	defer c.src.Reset(nil)
+	var opts tcpip.WriteOptions
+	if to.IsValid() {
+		c.to = full(to)
+		opts.To = &c.to
+	}
+	expired := c.writeDeadline.wait()
+	for {
+		switch {
+		case isClosed(c.closed):
+			return 0, net.ErrClosed
+		case isClosed(expired):
+			return 0, os.ErrDeadlineExceeded
+		}
+		c.src.Reset(b)
+		n, err := c.ep.Write(&c.src, opts)
+		switch err.(type) {
+		case nil:
+			return int(n), nil
+		case *tcpip.ErrWouldBlock:
+		default:
+			if isClosed(c.closed) {
+				return 0, net.ErrClosed
+			}
+			return 0, asyncError(err)
+		}
+		select {
+		case <-c.writable:
+		case <-expired:
+		case <-c.closed:
+		}
+	}
+}
+
+// Write implements net.Conn.
+func (c *udpConn) Write(b []byte) (int, error) {
+	if c.raddr == nil {
+		return 0, c.opError("write", nil, syscall.EDESTADDRREQ)
+	}
+	n, err := c.write(b, netip.AddrPort{})
+	if err != nil {
+		return 0, c.opError("write", nil, err)
+	}
+	return n, nil
+}
+
+// WriteToUDPAddrPort is net.UDPConn's.
+func (c *udpConn) WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int, error) {
+	var err error
+	n := 0
+	switch {
+	case c.raddr != nil:
+		err = net.ErrWriteToConnected
+	case !to.IsValid():
+		err = syscall.EINVAL
+	default:
+		n, err = c.write(b, to)
+	}
+	if err != nil {
+		return 0, c.opError("write", net.UDPAddrFromAddrPort(to), err)
+	}
+	return n, nil
+}
+
+// WriteTo implements net.PacketConn; to must be a *net.UDPAddr.
+func (c *udpConn) WriteTo(b []byte, to net.Addr) (int, error) {
+	ua, ok := to.(*net.UDPAddr)
+	if !ok || ua == nil {
+		return 0, c.opError("write", to, syscall.EINVAL)
+	}
+	return c.WriteToUDPAddrPort(b, ua.AddrPort())
+}
+
+// Close implements net.Conn.
+func (c *udpConn) Close() error {
+	first := false
+	c.end(func() { first = true })
+	if !first {
+		return c.opError("close", nil, net.ErrClosed)
+	}
+	return nil
+}
+
+// abort implements closer.
+func (c *udpConn) abort() { c.end(func() {}) }
+
+func (c *udpConn) end(mark func()) {
+	c.closeOnce.Do(func() {
+		mark()
+		close(c.closed)
+		c.ep.Close()
+		c.wq.EventUnregister(&c.readEntry)
+		c.wq.EventUnregister(&c.writeEntry)
+		c.readDeadline.set(time.Time{})
+		c.writeDeadline.set(time.Time{})
+		c.unpin()
+		c.s.untrack(c)
+	})
+}
+
+// LocalAddr implements net.Conn with a *net.UDPAddr.
+func (c *udpConn) LocalAddr() net.Addr { return c.laddr }
+
+// RemoteAddr implements net.Conn with a *net.UDPAddr; nil if not connected.
+func (c *udpConn) RemoteAddr() net.Addr {
+	if c.raddr == nil {
+		return nil
+	}
+	return c.raddr
+}
+
+// SetDeadline implements net.Conn.
+func (c *udpConn) SetDeadline(t time.Time) error {
+	if err := c.SetReadDeadline(t); err != nil {
+		return err
+	}
+	return c.SetWriteDeadline(t)
+}
+
+// SetReadDeadline implements net.Conn.
+func (c *udpConn) SetReadDeadline(t time.Time) error {
+	if isClosed(c.closed) {
+		return c.opError("set", nil, net.ErrClosed)
+	}
+	c.readDeadline.set(t)
+	return nil
+}
+
+// SetWriteDeadline implements net.Conn.
+func (c *udpConn) SetWriteDeadline(t time.Time) error {
+	if isClosed(c.closed) {
+		return c.opError("set", nil, net.ErrClosed)
+	}
+	c.writeDeadline.set(t)
+	return nil
+}
+
+// SetReadBuffer is net.UDPConn's.
+func (c *udpConn) SetReadBuffer(bytes int) error {
+	if isClosed(c.closed) {
+		return c.opError("set", nil, net.ErrClosed)
+	}
+	c.ep.SocketOptions().SetReceiveBufferSize(int64(bytes), true)
+	return nil
+}
+
+// SetWriteBuffer is net.UDPConn's.
+func (c *udpConn) SetWriteBuffer(bytes int) error {
+	if isClosed(c.closed) {
+		return c.opError("set", nil, net.ErrClosed)
+	}
+	c.ep.SocketOptions().SetSendBufferSize(int64(bytes), true)
+	return nil
+}
