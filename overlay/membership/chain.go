@@ -1,0 +1,291 @@
+package membership
+
+import (
+	"crypto/ed25519"
+	"fmt"
+	"time"
+
+	"github.com/idloc/idloc/internal/peerid"
+	"github.com/idloc/idloc/overlay/membership/canon"
+)
+
+const (
+	chainVersion = 1
+	maxLinks     = 3 // delegate, invitation, member
+
+	// MaxChain bounds a chain's size in bytes.
+	MaxChain = 1024
+
+	certificateStatement = "certificate"
+	possessionStatement  = "possession"
+)
+
+// link is a certificate with its issuer's signature.
+type link struct {
+	cert    *Certificate
+	payload []byte // cert's encoding
+	sig     []byte
+}
+
+// chain is the way from the root (not included) to a subject.
+//
+//	version 1 | overlay ID 32 | links 1 | { payload length 2 | payload | signature 64 } ...
+type chain struct {
+	overlay [32]byte
+	links   []link
+}
+
+func (ch *chain) append(b []byte) []byte {
+	b = append(b, chainVersion)
+	b = append(b, ch.overlay[:]...)
+	b = append(b, byte(len(ch.links)))
+	for _, l := range ch.links {
+		b = canon.AppendLong(b, l.payload)
+		b = append(b, l.sig...)
+	}
+	return b
+}
+
+// leaf returns the last certificate.
+func (ch *chain) leaf() *Certificate { return ch.links[len(ch.links)-1].cert }
+
+// with returns a chain one link longer.
+func (ch *chain) with(l link) *chain {
+	return &chain{ch.overlay, append(ch.links[:len(ch.links):len(ch.links)], l)}
+}
+
+// parseChain reads the form only. b is aliased.
+func parseChain(b []byte) (*chain, error) {
+	if len(b) > MaxChain {
+		return nil, fmt.Errorf("chain: %w: %d bytes", ErrTooLarge, len(b))
+	}
+	r := canon.NewReader(b)
+	if v := r.Byte(); r.Err() == nil && v != chainVersion {
+		return nil, fmt.Errorf("chain: %w (version %d)", ErrVersion, v)
+	}
+	ch := &chain{overlay: r.Key()}
+	n := int(r.Byte())
+	if err := r.Err(); err != nil {
+		return nil, fmt.Errorf("chain: %w", err)
+	}
+	if n == 0 {
+		return nil, fmt.Errorf("%w: it is empty", ErrIncomplete)
+	}
+	if n > maxLinks {
+		return nil, fmt.Errorf("%w: %d certificates", ErrTooDeep, n)
+	}
+	for range n {
+		l := link{payload: r.Long(), sig: r.Bytes(canon.SignatureSize)}
+		if err := r.Err(); err != nil {
+			return nil, fmt.Errorf("chain: %w", err)
+		}
+		var err error
+		if l.cert, err = ParseCertificate(l.payload); err != nil {
+			return nil, err
+		}
+		ch.links = append(ch.links, l)
+	}
+	if err := r.End(); err != nil {
+		return nil, fmt.Errorf("chain: %w", err)
+	}
+	return ch, nil
+}
+
+// Certificates returns what a chain claims, from the root's side to the leaf,
+// without verifying anything: for display and for errors.
+func Certificates(chain []byte) ([]*Certificate, error) {
+	ch, err := parseChain(chain)
+	if err != nil {
+		return nil, err
+	}
+	var certs []*Certificate
+	for _, l := range ch.links {
+		certs = append(certs, l.cert)
+	}
+	return certs, nil
+}
+
+// verify checks that the chain grants what its leaf claims: what each kind may
+// stand on, narrowing, times, revocation, and then, because they cost most,
+// the signatures.
+func (ch *chain) verify(o Overlay, now time.Time, rev *RevocationList) error {
+	if o.Root.IsZero() || ch.overlay != o.ID {
+		return fmt.Errorf("chain: %w", ErrWrongOverlay)
+	}
+	if rev != nil && (!rev.verified || rev.overlay != o.ID) {
+		return ErrListUnverified
+	}
+	above := grant{root: true, roles: allRoles, label: AnyLabel}
+	for _, l := range ch.links {
+		next, err := above.allows(l.cert)
+		if err != nil {
+			return fmt.Errorf("%s: %w", l.cert.what(), err)
+		}
+		above = next
+	}
+	for _, l := range ch.links {
+		end := l.cert.NotAfter
+		if l.cert.Kind == KindInvitation && ch.leaf().Kind == KindMember {
+			end = end.Add(Grace) // what was entered in time outlasts the invitation (DESIGN §14.1)
+		}
+		if err := CheckTimes(l.cert.what(), l.cert.NotBefore, end, now); err != nil {
+			return err
+		}
+		if err := rev.check(l.cert); err != nil {
+			return err
+		}
+	}
+	return ch.verifySignatures(o)
+}
+
+func (ch *chain) verifySignatures(o Overlay) error {
+	issuer := o.Root
+	domain := o.domain(certificateStatement)
+	for _, l := range ch.links {
+		if err := canon.Verify(issuer[:], domain, l.payload, l.sig); err != nil {
+			return fmt.Errorf("%s: %w", l.cert.what(), err)
+		}
+		if l.cert.Proof != nil {
+			err := canon.Verify(l.cert.Subject[:], o.domain(possessionStatement), l.cert.possession(issuer), l.cert.Proof)
+			if err != nil {
+				return fmt.Errorf("%s: %w: %w", l.cert.what(), ErrPossession, err)
+			}
+		}
+		issuer = l.cert.Subject
+	}
+	return nil
+}
+
+// possession is what a member key signs to show that it takes part: the
+// certificate's body under the invitation that will sign it.
+func (c *Certificate) possession(issuer Key) []byte { return c.appendBody(issuer[:]) }
+
+// grant is what the subject of a link may hand on to the next.
+type grant struct {
+	root  bool
+	kind  Kind
+	roles Roles
+	label string
+	end   time.Time // certificates below end by then; zero: no bound
+	grace time.Time // invitations: the same for members; zero: no bound
+}
+
+// allows says whether the subject of g may issue c, and returns what c's
+// subject may issue in turn.
+func (g grant) allows(c *Certificate) (grant, error) {
+	if g.kind == KindMember || g.kind == c.Kind {
+		return grant{}, fmt.Errorf("%w: below a %v", ErrTooDeep, g.kind)
+	}
+	next := grant{kind: c.Kind, roles: c.Roles, label: c.Label, end: c.NotAfter}
+	end := g.end
+	switch c.Kind {
+	case KindDelegate:
+		if !g.root {
+			return grant{}, fmt.Errorf("%w: below a %v", ErrKind, g.kind)
+		}
+		next.roles &^= RoleDelegate // delegates make no delegates: one level (DESIGN §14.1)
+		next.label = AnyLabel
+	case KindInvitation:
+		next.grace = c.NotAfter.Add(Grace)
+		if !g.end.IsZero() && next.grace.After(g.end) {
+			next.grace = g.end
+		}
+	case KindMember:
+		if c.Confirmed == (g.kind == KindInvitation) {
+			return grant{}, fmt.Errorf("%w: the root and delegates confirm, invitations do not", ErrKind)
+		}
+		if g.kind == KindInvitation {
+			end = g.grace
+		}
+	}
+	if c.Roles&^g.roles != 0 {
+		return grant{}, fmt.Errorf("%w: %v of %v", ErrRole, c.Roles, g.roles)
+	}
+	if g.label != AnyLabel && c.Label != g.label && c.Label != "" {
+		return grant{}, fmt.Errorf("%w: %q below %q", ErrLabel, c.Label, g.label)
+	}
+	if !end.IsZero() && c.NotAfter.After(end) {
+		return grant{}, fmt.Errorf("%w: until %s, granted until %s", ErrLifetime,
+			c.NotAfter.Format(time.RFC3339), end.Format(time.RFC3339))
+	}
+	return next, nil
+}
+
+// VerifyChain says who the last certificate of a chain makes a member, or why
+// it does not. chain is borrowed; a nil rev revokes nothing. It is a function
+// of its arguments alone.
+func VerifyChain(chain []byte, o Overlay, now time.Time, rev *RevocationList) (*Member, error) {
+	ch, err := parseChain(chain)
+	if err != nil {
+		return nil, err
+	}
+	if ch.overlay != o.ID {
+		return nil, fmt.Errorf("chain: %w", ErrWrongOverlay)
+	}
+	if ch.leaf().Kind != KindMember {
+		return nil, fmt.Errorf("%w: it ends in a %v", ErrIncomplete, ch.leaf().Kind)
+	}
+	if err := ch.verify(o, now, rev); err != nil {
+		return nil, err
+	}
+	return ch.member(), nil
+}
+
+// Member is what a verified chain says about a peer. Immutable by convention.
+type Member struct {
+	Peer peerid.ID
+	// Label is the one label that the member may claim; AnyLabel if it may
+	// claim any, "" if none.
+	Label string
+	// Wildcard says that the label is the member's own choice, not the
+	// inviter's: it ranks below a named one.
+	Wildcard  bool
+	Roles     Roles
+	Confirmed bool
+	// Serial orders confirmed members; 0 for provisional ones.
+	Serial              uint64
+	NotBefore, NotAfter time.Time
+	Invitation          Key // by which it came; zero: none
+	Delegate            Key // under whom it is a member; zero: the root
+}
+
+func (ch *chain) member() *Member {
+	c := ch.leaf()
+	m := &Member{
+		Peer: c.Subject.Peer(), Label: c.Label, Wildcard: c.Wildcard, Roles: c.Roles,
+		Confirmed: c.Confirmed, Serial: c.Serial, NotBefore: c.NotBefore, NotAfter: c.NotAfter,
+		Invitation: c.Invitation,
+	}
+	for _, l := range ch.links {
+		switch l.cert.Kind {
+		case KindDelegate:
+			m.Delegate = l.cert.Subject
+		case KindInvitation:
+			m.Invitation = l.cert.Subject
+			m.Wildcard = l.cert.Label == AnyLabel
+		}
+	}
+	return m
+}
+
+// Allows says whether the member may claim the label.
+func (m *Member) Allows(label string) bool {
+	return CheckLabel(label) == nil && (m.Label == AnyLabel || m.Label == label)
+}
+
+// NeedsRenewal says whether to ask the founder or a delegate for a new
+// certificate: at once while the present one is provisional, from half-life on
+// when it is confirmed (DESIGN §14.1).
+func NeedsRenewal(m *Member, now time.Time) bool {
+	return !m.Confirmed || !now.Before(m.NotBefore.Add(m.NotAfter.Sub(m.NotBefore)/2))
+}
+
+// signLink makes c a link below the issuer.
+func signLink(key ed25519.PrivateKey, o Overlay, c *Certificate) (link, error) {
+	payload := c.Append(nil)
+	if _, err := ParseCertificate(payload); err != nil {
+		return link{}, err // never issue what nobody would take
+	}
+	sig, err := canon.Sign(key, o.domain(certificateStatement), payload)
+	return link{c, payload, sig}, err
+}

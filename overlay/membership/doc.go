@@ -1,0 +1,3 @@
+// Package membership decides who belongs to an overlay: root key, tokens,
+// certificate chains, roles and the revocation list.
+package membership

@@ -1,0 +1,84 @@
+package membership
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/idloc/idloc/overlay/membership/canon"
+)
+
+// What can be wrong with a chain, a token or a list; tested for with
+// errors.Is. The texts around them say which certificate it was.
+var (
+	ErrNonCanonical = canon.ErrNonCanonical
+	ErrSignature    = canon.ErrSignature
+
+	ErrVersion      = errors.New("written by a newer version")
+	ErrWrongOverlay = errors.New("belongs to another overlay")
+	ErrTooDeep      = errors.New("chain too deep")
+	ErrIncomplete   = errors.New("chain does not end in a member")
+	ErrKind         = errors.New("certificate of this kind may not stand here")
+	ErrRole         = errors.New("role not granted by the issuer")
+	ErrLabel        = errors.New("label not granted by the issuer")
+	ErrLifetime     = errors.New("lasts longer than its issuer may grant")
+	ErrExpired      = errors.New("expired")
+	ErrNotYetValid  = errors.New("not yet valid")
+	ErrRevoked      = errors.New("revoked")
+	ErrPossession   = errors.New("member key did not prove possession")
+	ErrKey          = errors.New("not a usable Ed25519 key")
+	ErrTooLarge     = errors.New("too large")
+	ErrBadLabel     = errors.New("not a host label")
+	ErrBadDomain    = errors.New("not a domain")
+
+	ErrNotToken     = errors.New("not an idloc token")
+	ErrTokenVersion = errors.New("token of a newer version of idloc")
+	ErrTokenDamaged = errors.New("token is damaged")
+
+	ErrListFull       = errors.New("revocation list is full")
+	ErrListUnverified = errors.New("revocation list was not verified")
+)
+
+// A TimeError says that something is expired or not yet valid by this
+// machine's clock, and by how much. It wraps ErrExpired or ErrNotYetValid.
+type TimeError struct {
+	Err   error     // ErrExpired or ErrNotYetValid
+	What  string    // "invitation certificate"
+	Limit time.Time // the bound that Now is outside of
+	Now   time.Time // what this machine's clock said
+}
+
+// farOff is where a clock is suspected rather than a delay: far beyond what
+// two clocks within Tolerance can differ by.
+const farOff = time.Hour
+
+func (e *TimeError) Error() string {
+	off := e.Now.Sub(e.Limit).Abs().Round(time.Second)
+	limit, now := e.Limit.UTC().Format(time.RFC3339), e.Now.UTC().Format(time.RFC3339)
+	if e.Err == ErrNotYetValid {
+		s := fmt.Sprintf("%s: not yet valid: begins %s, %v after this machine's clock (%s)", e.What, limit, off, now)
+		if off >= farOff {
+			s += "; the clock of this machine, or of the one that issued it, is wrong"
+		}
+		return s
+	}
+	s := fmt.Sprintf("%s: expired at %s, %v ago by this machine's clock (%s)", e.What, limit, off, now)
+	if off >= farOff {
+		s += "; if that is not the time, the clock is wrong"
+	}
+	return s
+}
+
+func (e *TimeError) Unwrap() error { return e.Err }
+
+// CheckTimes returns a *TimeError if now, give or take Tolerance, is outside
+// of [from, to]; a zero bound does not bound. what begins the error's text.
+func CheckTimes(what string, from, to, now time.Time) error {
+	if !from.IsZero() && from.After(now.Add(Tolerance)) {
+		return &TimeError{ErrNotYetValid, what, from, now}
+	}
+	if !to.IsZero() && to.Before(now.Add(-Tolerance)) {
+		return &TimeError{ErrExpired, what, to, now}
+	}
+	return nil
+}

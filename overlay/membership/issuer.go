@@ -1,0 +1,236 @@
+package membership
+
+import (
+	"crypto/ed25519"
+	"crypto/rand"
+	"fmt"
+	"time"
+
+	"github.com/idloc/idloc/internal/peerid"
+	"github.com/idloc/idloc/overlay/membership/canon"
+)
+
+// Issuer is the root, or a member with a delegate certificate: who may invite
+// and confirm. It is immutable and may be used concurrently.
+type Issuer struct {
+	overlay Overlay
+	key     ed25519.PrivateKey
+	chain   *chain // to the delegate certificate; without links for the root
+	grant   grant
+}
+
+// Issuer returns the root as an issuer.
+func (r *Root) Issuer() *Issuer {
+	return &Issuer{
+		overlay: r.overlay, key: r.key, chain: &chain{overlay: r.overlay.ID},
+		grant: grant{root: true, roles: allRoles, label: AnyLabel},
+	}
+}
+
+// NewDelegate returns the delegate that a chain from Root.Delegate makes of
+// the key.
+func NewDelegate(key ed25519.PrivateKey, delegation []byte, o Overlay, now time.Time, rev *RevocationList) (*Issuer, error) {
+	ch, err := parseChain(append([]byte(nil), delegation...))
+	if err != nil {
+		return nil, err
+	}
+	if ch.leaf().Kind != KindDelegate {
+		return nil, fmt.Errorf("%w: a %v is no delegate", ErrKind, ch.leaf().Kind)
+	}
+	if err := ch.verify(o, now, rev); err != nil {
+		return nil, err
+	}
+	pub, err := publicKey(key)
+	if err != nil {
+		return nil, err
+	}
+	if pub != ch.leaf().Subject {
+		return nil, fmt.Errorf("%w: the delegation is for another key", ErrKey)
+	}
+	g, err := grant{root: true, roles: allRoles, label: AnyLabel}.allows(ch.leaf())
+	if err != nil {
+		return nil, err
+	}
+	return &Issuer{overlay: o, key: key, chain: ch, grant: g}, nil
+}
+
+// Overlay returns the overlay that is issued for.
+func (i *Issuer) Overlay() Overlay { return i.overlay }
+
+// IsRoot says whether i is the founder.
+func (i *Issuer) IsRoot() bool { return i.grant.root }
+
+// issue signs c below i.
+func (i *Issuer) issue(c *Certificate, now time.Time) (*chain, error) {
+	if end := i.grant.end; !end.IsZero() && !end.After(now) {
+		return nil, &TimeError{ErrExpired, "delegate certificate of the issuer", end, now}
+	}
+	if _, err := i.grant.allows(c); err != nil {
+		return nil, fmt.Errorf("%s: %w", c.what(), err)
+	}
+	l, err := signLink(i.key, i.overlay, c)
+	if err != nil {
+		return nil, err
+	}
+	return i.chain.with(l), nil
+}
+
+// span returns the life of a certificate issued at now: back by Tolerance, so
+// that a verifier whose clock is behind takes it, and at most longest.
+func span(now, until time.Time, longest time.Duration) (from, to time.Time) {
+	from = now.Add(-Tolerance).Truncate(time.Second).UTC()
+	to = until.Truncate(time.Second).UTC()
+	if last := from.Add(longest); until.IsZero() || to.After(last) {
+		to = last
+	}
+	return from, to
+}
+
+// earlier returns the earlier of two times of which zero means never.
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// Delegate makes a delegate of a member's key, which may hand on the roles
+// (RoleDelegate is implied, and not handed on). The result is what NewDelegate
+// takes. A zero until means MaxInvitation.
+func (r *Root) Delegate(peer peerid.ID, roles Roles, until, now time.Time) ([]byte, error) {
+	c := &Certificate{Subject: KeyOf(peer), Kind: KindDelegate, Roles: roles | RoleDelegate}
+	c.NotBefore, c.NotAfter = span(now, until, MaxInvitation)
+	ch, err := r.Issuer().issue(c, now)
+	if err != nil {
+		return nil, err
+	}
+	return ch.append(nil), nil
+}
+
+// InviteOptions says what a token grants.
+type InviteOptions struct {
+	Label   string        // "" or AnyLabel: the member chooses
+	Expires time.Duration // until then the token admits; 0: DefaultInvitation
+	Roles   Roles
+	Addrs   []string // ≤4 multiaddrs of peers, each ending in /p2p/<peer ID>
+}
+
+// Invite makes a token with a fresh invitation key.
+func (i *Issuer) Invite(opts InviteOptions, now time.Time) (*Token, error) {
+	seed := make([]byte, ed25519.SeedSize)
+	rand.Read(seed)
+	return i.invite(opts, now, seed)
+}
+
+func (i *Issuer) invite(opts InviteOptions, now time.Time, seed []byte) (*Token, error) {
+	if opts.Label == "" {
+		opts.Label = AnyLabel
+	}
+	if opts.Expires == 0 {
+		opts.Expires = DefaultInvitation
+	}
+	if opts.Expires < 0 {
+		return nil, fmt.Errorf("invitation: %w: %v", ErrLifetime, opts.Expires)
+	}
+	key, err := publicKey(ed25519.NewKeyFromSeed(seed))
+	if err != nil {
+		return nil, err
+	}
+	c := &Certificate{Subject: key, Kind: KindInvitation, Roles: opts.Roles, Label: opts.Label}
+	c.NotBefore, c.NotAfter = span(now, earlier(now.Add(opts.Expires), i.grant.end), MaxInvitation)
+	ch, err := i.issue(c, now)
+	if err != nil {
+		return nil, err
+	}
+	t := &Token{overlay: i.overlay, addrs: opts.Addrs, seed: [32]byte(seed), chain: ch}
+	return t, t.check()
+}
+
+// SelfIssue makes memberKey a provisional member by the token's invitation:
+// nobody need be asked. label is what the member wants to be called; "" means
+// the token's (any, if that is the token's). The chain ends Grace after the
+// invitation at the latest.
+func (t *Token) SelfIssue(memberKey ed25519.PrivateKey, label string, now time.Time) ([]byte, error) {
+	inv := t.chain.leaf()
+	if err := t.chain.verify(t.overlay, now, nil); err != nil {
+		return nil, fmt.Errorf("token: %w", err)
+	}
+	if label == "" {
+		label = inv.Label
+	}
+	subject, err := publicKey(memberKey)
+	if err != nil {
+		return nil, err
+	}
+	c := &Certificate{Subject: subject, Kind: KindMember, Roles: inv.Roles, Label: label}
+	end := inv.NotAfter.Add(Grace)
+	if len(t.chain.links) > 1 {
+		end = earlier(end, t.chain.links[0].cert.NotAfter)
+	}
+	c.NotBefore, c.NotAfter = span(now, end, MaxMember)
+	if c.Proof, err = t.proof(memberKey, c); err != nil {
+		return nil, err
+	}
+	l, err := signLink(ed25519.NewKeyFromSeed(t.seed[:]), t.overlay, c)
+	if err != nil {
+		return nil, err
+	}
+	chain := t.chain.with(l).append(nil)
+	if _, err := VerifyChain(chain, t.overlay, now, nil); err != nil {
+		return nil, err
+	}
+	return chain, nil
+}
+
+// MemberOptions says what Issue grants.
+type MemberOptions struct {
+	Label      string // "": none
+	Wildcard   bool   // the label is the member's choice
+	Roles      Roles
+	Serial     uint64
+	Invitation Key // by which it came; zero: none
+}
+
+// Issue makes a peer a confirmed member. The caller knows that the peer holds
+// its key: it is connected to it, or is the peer. This is how the founder
+// makes itself a member; others come by Confirm.
+func (i *Issuer) Issue(peer peerid.ID, opts MemberOptions, now time.Time) ([]byte, error) {
+	c := &Certificate{
+		Subject: KeyOf(peer), Kind: KindMember, Confirmed: true, Roles: opts.Roles,
+		Label: opts.Label, Wildcard: opts.Wildcard, Serial: opts.Serial, Invitation: opts.Invitation,
+	}
+	c.NotBefore, c.NotAfter = span(now, i.grant.end, MaxMember)
+	ch, err := i.issue(c, now)
+	if err != nil {
+		return nil, err
+	}
+	return ch.append(nil), nil
+}
+
+// Confirm replaces the chain of a member, provisional or due for renewal, by a
+// confirmed one of the issuer. The label must be one that the present chain
+// grants; "" gives none. A member that came by an invitation for any label may
+// be given another one than it has. A serial of 0 keeps the present one.
+//
+// What bytes cannot tell is left to the caller: that the label is not
+// confirmed for another key, and that a named invitation confirms one key only.
+func Confirm(i *Issuer, chain []byte, label string, serial uint64, now time.Time, rev *RevocationList) ([]byte, error) {
+	m, err := VerifyChain(chain, i.overlay, now, rev)
+	if err != nil {
+		return nil, err
+	}
+	if label != "" && !m.Allows(label) && !(m.Wildcard && CheckLabel(label) == nil) {
+		return nil, fmt.Errorf("confirm: %w: %q for a member with %q", ErrLabel, label, m.Label)
+	}
+	if serial == 0 {
+		serial = m.Serial
+	}
+	return i.Issue(m.Peer, MemberOptions{
+		Label: label, Wildcard: m.Wildcard, Roles: m.Roles, Serial: serial, Invitation: m.Invitation,
+	}, now)
+}
+
+// proof is the member key's part of a provisional certificate.
+func (t *Token) proof(memberKey ed25519.PrivateKey, c *Certificate) ([]byte, error) {
+	return canon.Sign(memberKey, t.overlay.domain(possessionStatement), c.possession(t.chain.leaf().Subject))
+}

@@ -1,0 +1,65 @@
+package membership
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/idloc/idloc/internal/peerid"
+)
+
+const (
+	// AnyLabel is the label of an invitation whose member chooses one.
+	AnyLabel = "*"
+
+	maxLabel  = 63                  // RFC 1035 §2.3.4
+	maxDomain = 253 - maxLabel - 1  // leaves room for any label in front
+	peerLabel = "k51qzi5uqu5"       // how the base36 label of every Ed25519 peer ID begins
+	peerRunes = peerid.Size*8/5 - 1 // a label that long beginning with k is taken for a peer ID
+)
+
+// CheckLabel says whether s may name a host: letters, digits and inner
+// hyphens, at most 63, lower case (RFC 1123 §2.1), and nothing that could be
+// taken for the label of a peer ID, which resolves without the database.
+func CheckLabel(s string) error {
+	if err := checkLDH(s); err != nil {
+		return fmt.Errorf("%w: %q: %v", ErrBadLabel, s, err)
+	}
+	if _, err := peerid.ParseLabel(s); err == nil || strings.HasPrefix(s, peerLabel) || (s[0] == 'k' && len(s) >= peerRunes) {
+		return fmt.Errorf("%w: %q looks like a peer ID", ErrBadLabel, s)
+	}
+	return nil
+}
+
+// CleanDomain returns the domain in lower case and without a final dot, or an
+// error if it is none, or too long for any label in front of it.
+func CleanDomain(s string) (string, error) {
+	d := strings.ToLower(strings.TrimSuffix(s, "."))
+	if len(d) > maxDomain {
+		return "", fmt.Errorf("%w: %q is longer than %d characters", ErrBadDomain, s, maxDomain)
+	}
+	for label := range strings.SplitSeq(d, ".") {
+		if err := checkLDH(label); err != nil {
+			return "", fmt.Errorf("%w: %q: label %q: %v", ErrBadDomain, s, label, err)
+		}
+	}
+	return d, nil
+}
+
+func checkLDH(s string) error {
+	switch {
+	case s == "":
+		return fmt.Errorf("empty")
+	case len(s) > maxLabel:
+		return fmt.Errorf("longer than %d characters", maxLabel)
+	case s[0] == '-' || s[len(s)-1] == '-':
+		return fmt.Errorf("begins or ends with a hyphen")
+	}
+	for i := range len(s) {
+		switch c := s[i]; {
+		case 'a' <= c && c <= 'z', '0' <= c && c <= '9', c == '-':
+		default:
+			return fmt.Errorf("only a-z, 0-9 and hyphens")
+		}
+	}
+	return nil
+}

@@ -1,0 +1,291 @@
+package membership
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/binary"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/idloc/idloc/overlay/membership/canon"
+)
+
+const (
+	listVersion         = 1
+	revocationStatement = "revocation"
+
+	// MaxRevocations bounds the entries of a list.
+	MaxRevocations = 1024
+	// MaxRevocationList bounds a list's size in bytes.
+	MaxRevocationList = 1 + 32 + 2*binary.MaxVarintLen64 + 2 + MaxRevocations*(1+32+6) + canon.SignatureSize
+)
+
+// RevocationKind is what a revocation names.
+type RevocationKind uint8
+
+const (
+	// RevokePeer: the peer is no member, whatever certificate it shows, and
+	// what it signed as a delegate is void.
+	RevokePeer RevocationKind = 1
+	// RevokeInvitation: nobody enters by the invitation key any more, and its
+	// provisional members end. Members confirmed before stay.
+	RevokeInvitation RevocationKind = 2
+	// RevokeInvited: as RevokeInvitation, and members confirmed out of it end
+	// too. For a token that got into wrong hands.
+	RevokeInvited RevocationKind = 3
+	// RevokeDelegate: everything the delegate signed is void. The peer itself
+	// stays a member if the root made it one.
+	RevokeDelegate RevocationKind = 4
+)
+
+func (k RevocationKind) String() string {
+	switch k {
+	case RevokePeer:
+		return "peer"
+	case RevokeInvitation:
+		return "invitation"
+	case RevokeInvited:
+		return "invitation and its members"
+	case RevokeDelegate:
+		return "delegate"
+	}
+	return fmt.Sprintf("kind %d", uint8(k))
+}
+
+// Revocation is one entry of the list.
+type Revocation struct {
+	Kind RevocationKind
+	Key  Key
+	// Until is when the last certificate that the entry hits has ended, so
+	// that the root may drop the entry; zero: never. Readers do not look at it.
+	Until time.Time
+}
+
+func (e Revocation) compare(f Revocation) int {
+	return cmp.Or(cmp.Compare(e.Kind, f.Kind), bytes.Compare(e.Key[:], f.Key[:]))
+}
+
+// RevocationList is what the root has taken back. A nil list is an empty one
+// with sequence number 0. Lists are immutable and may be used concurrently.
+//
+//	version 1 | overlay ID 32 | seq uvarint | issued uvarint | entries uvarint |
+//	{ kind 1 | key 32 | until uvarint (0: never) } ... rising by kind, key | signature 64
+type RevocationList struct {
+	overlay  [32]byte
+	seq      uint64
+	issued   time.Time
+	entries  []Revocation // rising
+	body     []byte       // without the signature
+	sig      []byte
+	verified bool
+}
+
+// Seq returns the list's number; 0 for nil.
+func (l *RevocationList) Seq() uint64 {
+	if l == nil {
+		return 0
+	}
+	return l.seq
+}
+
+// Issued returns when the root signed.
+func (l *RevocationList) Issued() time.Time {
+	if l == nil {
+		return time.Time{}
+	}
+	return l.issued
+}
+
+// Entries returns a copy of the entries.
+func (l *RevocationList) Entries() []Revocation {
+	if l == nil {
+		return nil
+	}
+	return slices.Clone(l.entries)
+}
+
+// Bytes returns the encoding that ParseRevocationList reads, nil for nil.
+func (l *RevocationList) Bytes() []byte {
+	if l == nil {
+		return nil
+	}
+	return append(bytes.Clone(l.body), l.sig...)
+}
+
+// Has says whether the list names the key as kind.
+func (l *RevocationList) Has(kind RevocationKind, key Key) bool {
+	if l == nil {
+		return false
+	}
+	_, found := slices.BinarySearchFunc(l.entries, Revocation{Kind: kind, Key: key}, Revocation.compare)
+	return found
+}
+
+// check says whether the list hits one certificate of a chain.
+func (l *RevocationList) check(c *Certificate) error {
+	if l == nil {
+		return nil
+	}
+	var hit bool
+	switch c.Kind {
+	case KindDelegate:
+		hit = l.Has(RevokeDelegate, c.Subject) || l.Has(RevokePeer, c.Subject)
+	case KindInvitation:
+		hit = l.Has(RevokeInvitation, c.Subject) || l.Has(RevokeInvited, c.Subject)
+	case KindMember:
+		hit = l.Has(RevokePeer, c.Subject) || !c.Invitation.IsZero() && l.Has(RevokeInvited, c.Invitation)
+	}
+	if hit {
+		return fmt.Errorf("%s: %w (list %d)", c.what(), ErrRevoked, l.seq)
+	}
+	return nil
+}
+
+// Revokes says whether the list hits a member verified before it came: for
+// ending connections without their chains at hand.
+func (l *RevocationList) Revokes(m *Member) bool {
+	if l == nil {
+		return false
+	}
+	return l.Has(RevokePeer, KeyOf(m.Peer)) ||
+		!m.Invitation.IsZero() && (l.Has(RevokeInvited, m.Invitation) || !m.Confirmed && l.Has(RevokeInvitation, m.Invitation)) ||
+		!m.Delegate.IsZero() && (l.Has(RevokeDelegate, m.Delegate) || l.Has(RevokePeer, m.Delegate))
+}
+
+// Revoke returns the list that follows old (nil for the first) with the
+// entries added. Entries of old whose Until has passed are dropped.
+func (r *Root) Revoke(old *RevocationList, now time.Time, entries ...Revocation) (*RevocationList, error) {
+	if old != nil && (!old.verified || old.overlay != r.overlay.ID) {
+		return nil, ErrListUnverified
+	}
+	// What is added stands before the old entry for the same key, and stays.
+	all := slices.Clone(entries)
+	for i := range all {
+		if u := all[i].Until; !u.IsZero() {
+			all[i].Until = u.Truncate(time.Second).UTC()
+		}
+	}
+	for _, e := range old.Entries() {
+		if e.Until.IsZero() || e.Until.After(now.Add(-Tolerance)) {
+			all = append(all, e)
+		}
+	}
+	slices.SortStableFunc(all, Revocation.compare)
+	all = slices.CompactFunc(all, func(a, b Revocation) bool { return a.compare(b) == 0 })
+	if len(all) > MaxRevocations {
+		return nil, fmt.Errorf("%w: %d entries", ErrListFull, len(all))
+	}
+	l := &RevocationList{overlay: r.overlay.ID, seq: old.Seq() + 1, issued: now.Truncate(time.Second).UTC(), entries: all}
+	l.body = l.appendBody(nil)
+	var err error
+	if l.sig, err = canon.Sign(r.key, r.overlay.domain(revocationStatement), l.body); err != nil {
+		return nil, err
+	}
+	return OpenRevocationList(l.Bytes(), r.overlay)
+}
+
+func (l *RevocationList) appendBody(b []byte) []byte {
+	b = append(b, listVersion)
+	b = append(b, l.overlay[:]...)
+	b = binary.AppendUvarint(b, l.seq)
+	b = AppendTime(b, l.issued)
+	b = binary.AppendUvarint(b, uint64(len(l.entries)))
+	for _, e := range l.entries {
+		b = append(b, byte(e.Kind))
+		b = append(b, e.Key[:]...)
+		if e.Until.IsZero() {
+			b = append(b, 0)
+		} else {
+			b = AppendTime(b, e.Until)
+		}
+	}
+	return b
+}
+
+// ParseRevocationList reads the form of a list; it revokes nothing until
+// Verify. b is borrowed.
+func ParseRevocationList(b []byte) (*RevocationList, error) {
+	if len(b) > MaxRevocationList {
+		return nil, fmt.Errorf("revocation list: %w: %d bytes", ErrTooLarge, len(b))
+	}
+	r := canon.NewReader(b)
+	if v := r.Byte(); r.Err() == nil && v != listVersion {
+		return nil, fmt.Errorf("revocation list: %w (version %d)", ErrVersion, v)
+	}
+	l := &RevocationList{overlay: r.Key(), seq: r.Uvarint(), issued: ReadTime(r)}
+	n := r.Uvarint()
+	if l.seq == 0 {
+		r.Fail("sequence number 0")
+	}
+	if n > MaxRevocations {
+		r.Fail("%d entries", n)
+	}
+	for i := 0; r.Err() == nil && i < int(n); i++ {
+		e := Revocation{Kind: RevocationKind(r.Byte()), Key: r.Key()}
+		if s := r.Uvarint(); s > maxUnix {
+			r.Fail("time %d", s)
+		} else if s != 0 {
+			e.Until = time.Unix(int64(s), 0).UTC()
+		}
+		if e.Kind < RevokePeer || e.Kind > RevokeDelegate {
+			r.Fail("entry of %v", e.Kind)
+		}
+		if i > 0 && l.entries[i-1].compare(e) >= 0 {
+			r.Fail("entries out of order")
+		}
+		l.entries = append(l.entries, e)
+	}
+	l.sig = bytes.Clone(r.Bytes(canon.SignatureSize))
+	if err := r.End(); err != nil {
+		return nil, fmt.Errorf("revocation list: %w", err)
+	}
+	l.body = bytes.Clone(b[:len(b)-canon.SignatureSize])
+	if !bytes.Equal(l.appendBody(nil), l.body) {
+		return nil, fmt.Errorf("revocation list: %w", ErrNonCanonical)
+	}
+	return l, nil
+}
+
+// Verify returns a list that counts if the root of the overlay signed l.
+func (l *RevocationList) Verify(o Overlay) (*RevocationList, error) {
+	if l.overlay != o.ID || o.Root.IsZero() {
+		return nil, fmt.Errorf("revocation list: %w", ErrWrongOverlay)
+	}
+	if err := canon.Verify(o.Root[:], o.domain(revocationStatement), l.body, l.sig); err != nil {
+		return nil, fmt.Errorf("revocation list: %w", err)
+	}
+	v := *l
+	v.verified = true
+	return &v, nil
+}
+
+// OpenRevocationList parses and verifies.
+func OpenRevocationList(b []byte, o Overlay) (*RevocationList, error) {
+	l, err := ParseRevocationList(b)
+	if err != nil {
+		return nil, err
+	}
+	return l.Verify(o)
+}
+
+// Merge returns the list that counts of two verified ones of one overlay, in
+// whatever order they came: the one with the higher number. A root signs each
+// number once; should it have signed two (a restored backup), all members
+// settle on the one with more entries, then the one whose bytes are greater.
+func Merge(a, b *RevocationList) *RevocationList {
+	usable := func(l *RevocationList) bool { return l != nil && l.verified }
+	switch {
+	case !usable(b):
+		if !usable(a) {
+			return nil
+		}
+		return a
+	case !usable(a):
+		return b
+	}
+	if cmp.Or(cmp.Compare(a.seq, b.seq), cmp.Compare(len(a.entries), len(b.entries)), bytes.Compare(a.Bytes(), b.Bytes())) >= 0 {
+		return a
+	}
+	return b
+}
