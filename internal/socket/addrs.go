@@ -1,0 +1,170 @@
+package socket
+
+import (
+	"cmp"
+	"net"
+	"net/netip"
+	"slices"
+)
+
+// Ranges that are LSIs of nodes (RFC 2544, RFC 7343) and never real addresses:
+// a TUN device of another program may carry them on this host.
+var lsiRanges = [...]netip.Prefix{
+	netip.MustParsePrefix("198.18.0.0/15"),
+	netip.MustParsePrefix("2001:20::/28"),
+}
+
+// localAddr is an address of an interface, with the subnet it is on.
+type localAddr struct {
+	addr netip.Addr
+	net  netip.Prefix
+}
+
+// usable reports whether a can be a real address of this node: unicast, and
+// reachable from off the link.
+func usable(a netip.Addr) bool {
+	if !a.IsValid() || a.IsUnspecified() || a.IsMulticast() || a.IsLinkLocalUnicast() ||
+		a == netip.AddrFrom4([4]byte{255, 255, 255, 255}) {
+		return false
+	}
+	for _, p := range lsiRanges {
+		if p.Contains(a) {
+			return false
+		}
+	}
+	return true
+}
+
+// wanted returns the addresses that should have a socket now, IPv4 before
+// IPv6 and loopback last, otherwise in the order of the interfaces or of
+// Config.Addrs.
+func (p *Port) wanted() ([]localAddr, error) {
+	have, err := p.interfaceAddrs()
+	if err != nil {
+		return nil, err
+	}
+	var want []localAddr
+	if p.cfg.Addrs == nil {
+		want = choose(have)
+	} else {
+		want = pick(have, p.cfg.Addrs)
+	}
+	slices.SortStableFunc(want, func(a, b localAddr) int {
+		return cmp.Or(
+			cmp.Compare(b2i(a.addr.IsLoopback()), b2i(b.addr.IsLoopback())),
+			cmp.Compare(b2i(a.addr.Is6()), b2i(b.addr.Is6())),
+		)
+	})
+	return want, nil
+}
+
+// choose returns the usable addresses of have, those of the loopback
+// interface only if there is no other.
+func choose(have []localAddr) []localAddr {
+	var real, loop []localAddr
+	for _, a := range have {
+		switch {
+		case !usable(a.addr):
+		case a.addr.IsLoopback():
+			loop = append(loop, a)
+		default:
+			real = append(real, a)
+		}
+	}
+	if len(real) == 0 {
+		return loop
+	}
+	return real
+}
+
+// pick returns those of list that are in have. Any address of a loopback
+// subnet counts as present: the system binds 127.0.0.2 unasked.
+func pick(have []localAddr, list []netip.Addr) []localAddr {
+	var want []localAddr
+	for _, a := range list {
+		a = a.Unmap()
+		if slices.ContainsFunc(want, func(w localAddr) bool { return w.addr == a }) {
+			continue
+		}
+		for _, h := range have {
+			if h.addr == a || a.IsLoopback() && h.addr.IsLoopback() && h.net.Contains(a) {
+				want = append(want, localAddr{a, h.net})
+				break
+			}
+		}
+	}
+	return want
+}
+
+// interfaceAddrs lists the addresses of the interfaces that are up, of the
+// simulated network if there is one.
+func (p *Port) interfaceAddrs() ([]localAddr, error) {
+	var list []localAddr
+	if p.cfg.Net == nil {
+		ifs, err := net.Interfaces()
+		if err != nil {
+			return nil, err
+		}
+		for _, i := range ifs {
+			if i.Flags&net.FlagUp == 0 {
+				continue
+			}
+			addrs, err := i.Addrs()
+			if err != nil {
+				continue // it went away meanwhile
+			}
+			list = appendAddrs(list, addrs)
+		}
+		return list, nil
+	}
+	ifs, err := p.cfg.Net.Interfaces()
+	if err != nil {
+		return nil, err
+	}
+	for _, i := range ifs {
+		if addrs, err := i.Addrs(); err == nil && i.Flags&net.FlagUp != 0 {
+			list = appendAddrs(list, addrs)
+		}
+	}
+	return list, nil
+}
+
+func appendAddrs(list []localAddr, addrs []net.Addr) []localAddr {
+	for _, a := range addrs {
+		var l localAddr
+		switch a := a.(type) {
+		case *net.IPNet:
+			ip, ok := netip.AddrFromSlice(a.IP)
+			if !ok {
+				continue
+			}
+			l.addr = ip.Unmap()
+			ones, bits := a.Mask.Size()
+			if bits == 128 && l.addr.Is4() {
+				ones -= 96
+			}
+			l.net, _ = l.addr.Prefix(ones)
+		case *net.IPAddr:
+			ip, ok := netip.AddrFromSlice(a.IP)
+			if !ok {
+				continue
+			}
+			l.addr = ip.Unmap()
+		}
+		if !l.addr.IsValid() || slices.ContainsFunc(list, func(o localAddr) bool { return o.addr == l.addr }) {
+			continue
+		}
+		if !l.net.IsValid() {
+			l.net = netip.PrefixFrom(l.addr, l.addr.BitLen())
+		}
+		list = append(list, l)
+	}
+	return list
+}
+
+func b2i(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}

@@ -1,0 +1,201 @@
+package socket
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// maxRead is the read buffer: the longest that UDP, and so a GRO run, can be.
+const maxRead = 65535
+
+// link is one bound socket, of the kernel or of a simulated network.
+//
+// write may be called by many goroutines at once, read by one.
+type link interface {
+	// read waits for datagrams from one sender: n bytes in b, each seg bytes
+	// long but for the last, which may be shorter. from carries no mapped
+	// address. errSkip tells of something that was no datagram.
+	read(b []byte) (n, seg int, from netip.AddrPort, err error)
+	// write sends b, datagrams of seg bytes back to back, in order. b is
+	// borrowed for the call.
+	write(b []byte, seg int, to netip.AddrPort) error
+	offloads() (gso, gro bool)
+	port() (uint16, error) // the number it is bound to
+	close() error
+}
+
+// Errors of link.read that cost one datagram, not the socket.
+var (
+	errSkip      = errors.New("socket: transient receive error")
+	errTruncated = errors.New("socket: truncated datagram")
+)
+
+// A Conn is the port's socket on one local address. It is comparable by
+// identity, may be used by any number of goroutines, and is closed by its Port
+// alone: when the address went away, or with the Port.
+type Conn struct {
+	port  *Port
+	link  link
+	local netip.AddrPort
+	net   netip.Prefix // the subnet that the address is on; a host prefix if unknown
+	id    uint8        // names the Conn in the sources table; 0 if numbers ran out
+
+	// views see the QUIC packets of this socket, those of exactly this
+	// address first. The slice is replaced, never changed.
+	views atomic.Pointer[[]*view]
+
+	count     counters
+	closeOnce sync.Once
+	closed    chan struct{}
+}
+
+// LocalAddr returns the real address and the port that the socket is bound to.
+func (c *Conn) LocalAddr() netip.AddrPort { return c.local }
+
+// String returns the local address.
+func (c *Conn) String() string { return c.local.String() }
+
+// Closed returns a channel that is closed when the Conn is.
+func (c *Conn) Closed() <-chan struct{} { return c.closed }
+
+// WriteBatch sends b, datagrams of seg bytes back to back of which the last
+// may be shorter, to one destination, in as few system calls as there can be.
+// b is borrowed for the call. A seg of 0 means that b is one datagram.
+//
+// It blocks while the send buffer is full, at most writePatience. Errors:
+// ErrMessageTooLong, ErrBusy, ErrFamily, one that wraps net.ErrClosed, or what
+// the system said; the datagrams before the one that failed were sent.
+func (c *Conn) WriteBatch(b []byte, seg int, to netip.AddrPort) error {
+	if len(b) == 0 {
+		return nil
+	}
+	if seg <= 0 || seg > len(b) {
+		seg = len(b)
+	}
+	if a := to.Addr(); a.Is4In6() {
+		to = netip.AddrPortFrom(a.Unmap(), to.Port())
+	}
+	if to.Addr().Is4() != c.local.Addr().Is4() {
+		c.count.drop(dropSendError)
+		return ErrFamily
+	}
+	if err := c.link.write(b, seg, to); err != nil {
+		return c.sendError(err)
+	}
+	c.count.sent.Add(uint64((len(b) + seg - 1) / seg))
+	c.count.sentBytes.Add(uint64(len(b)))
+	return nil
+}
+
+// WriteTo sends b, borrowed for the call, as one datagram. See WriteBatch.
+func (c *Conn) WriteTo(b []byte, to netip.AddrPort) error {
+	return c.WriteBatch(b, len(b), to)
+}
+
+// sendError counts err, which a write met.
+func (c *Conn) sendError(err error) error {
+	switch {
+	case errors.Is(err, ErrMessageTooLong):
+		c.count.drop(dropSendTooLong)
+	case errors.Is(err, ErrBusy):
+		c.count.drop(dropSendBusy)
+	default:
+		c.count.drop(dropSendError)
+		if c.isClosed() {
+			return &net.OpError{Op: "write", Net: "udp", Source: net.UDPAddrFromAddrPort(c.local), Err: net.ErrClosed}
+		}
+	}
+	return err
+}
+
+// read is the Conn's goroutine: it owns the read buffer and runs until the
+// socket is closed.
+func (c *Conn) read() {
+	b := make([]byte, maxRead)
+	pause := time.Duration(0)
+	for {
+		n, seg, from, err := c.link.read(b)
+		switch {
+		case err == nil:
+			pause = 0
+			c.demux(b[:n], seg, from)
+			continue
+		case c.isClosed():
+			return
+		case err == errTruncated:
+			c.count.drop(dropTruncated)
+			continue
+		case err == errSkip:
+			c.count.drop(dropReadError)
+			continue
+		}
+		// The interface may be going down. The scan for addresses decides
+		// what becomes of the socket; until then do not spin.
+		c.count.drop(dropReadError)
+		pause = min(max(2*pause, time.Millisecond), time.Second)
+		t := time.NewTimer(pause)
+		select {
+		case <-c.closed:
+			t.Stop()
+			return
+		case <-t.C:
+		}
+	}
+}
+
+// demux hands out the datagrams of one receive call: runs of pipe datagrams
+// whole, all else one by one. b is borrowed, and so is what it hands out.
+func (c *Conn) demux(b []byte, seg int, from netip.AddrPort) {
+	c.count.reads.Add(1)
+	c.count.receivedBytes.Add(uint64(len(b)))
+	if len(b) == 0 {
+		c.count.drop(dropEmpty)
+		return
+	}
+	if seg <= 0 || seg > len(b) {
+		seg = len(b)
+	}
+	for len(b) > 0 {
+		k := kindOf(b[0])
+		run := b[:runOf(b, seg, k)]
+		b = b[len(run):]
+		n := uint64((len(run) + seg - 1) / seg)
+		c.count.received[k].Add(n)
+		switch {
+		case k == kindPipe && c.port.cfg.OnPipe != nil:
+			c.port.cfg.OnPipe(c, from, run, min(seg, len(run)))
+		case k == kindSTUN && c.port.cfg.OnSTUN != nil:
+			for len(run) > 0 {
+				d := run[:min(seg, len(run))]
+				run = run[len(d):]
+				c.port.cfg.OnSTUN(c, from, d)
+			}
+		case k == kindQUIC:
+			for len(run) > 0 {
+				d := run[:min(seg, len(run))]
+				run = run[len(d):]
+				c.quic(d, from)
+			}
+		case k == kindOther:
+			c.count.dropped[dropUnknownKind].Add(n)
+		default:
+			c.count.dropped[dropNoHandler].Add(n)
+		}
+	}
+}
+
+func (c *Conn) isClosed() bool { return isDone(c.closed) }
+
+// shut closes the socket; the read goroutine ends on its own.
+func (c *Conn) shut() error {
+	var err error
+	c.closeOnce.Do(func() {
+		close(c.closed)
+		err = c.link.close()
+	})
+	return err
+}

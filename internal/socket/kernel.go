@@ -1,0 +1,213 @@
+package socket
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+const (
+	// socketBuffer is asked of the kernel for each direction: 30 ms at 1 Gbit/s.
+	socketBuffer = 4 << 20
+	// writePatience bounds the wait for room in the send buffer.
+	writePatience = time.Second
+	// maxSegments is UDP_MAX_SEGMENTS of the kernels that introduced GSO.
+	maxSegments = 64
+	// UDP payloads that fit an IP packet.
+	maxPayload4 = 65535 - 20 - 8
+	maxPayload6 = 65535 - 8
+)
+
+// kernelLink is a UDP socket of the operating system.
+type kernelLink struct {
+	conn *net.UDPConn
+	log  *slog.Logger
+	max  int // the longest that one send call may be
+
+	// send is conn.WriteMsgUDPAddrPort; tests put the faults of network
+	// drivers in its place.
+	send func(b, oob []byte, to netip.AddrPort) (int, int, error)
+
+	gso   atomic.Bool // the system splits a batch; cleared once it refused
+	gro   bool        // the system may merge datagrams of one sender
+	oob   []byte      // of the read goroutine
+	epoch time.Time
+	armed atomic.Int64 // until when the write deadline is known to lie ahead, since epoch
+}
+
+// listenKernel binds a UDP socket to an address of this host.
+func listenKernel(addr netip.AddrPort, log *slog.Logger) (*kernelLink, error) {
+	network := "udp6"
+	if addr.Addr().Is4() {
+		network = "udp4"
+	}
+	lc := net.ListenConfig{Control: func(_, _ string, rc syscall.RawConn) error {
+		return rc.Control(func(fd uintptr) { dontFragment(fd, addr.Addr().Is6()) })
+	}}
+	pc, err := lc.ListenPacket(context.Background(), network, addr.String())
+	if err != nil {
+		return nil, err
+	}
+	return newKernelLink(pc.(*net.UDPConn), log), nil
+}
+
+// newKernelLink takes over conn and finds out what the system can do for it.
+func newKernelLink(conn *net.UDPConn, log *slog.Logger) *kernelLink {
+	l := &kernelLink{conn: conn, log: log, max: maxPayload6, send: conn.WriteMsgUDPAddrPort, epoch: time.Now()}
+	if a := conn.LocalAddr().(*net.UDPAddr).AddrPort().Addr().Unmap(); a.Is4() {
+		l.max = maxPayload4
+	}
+	_ = conn.SetReadBuffer(socketBuffer) // the kernel may give less, and says nothing
+	_ = conn.SetWriteBuffer(socketBuffer)
+	if rc, err := conn.SyscallConn(); err == nil {
+		_ = rc.Control(func(fd uintptr) {
+			forceBuffers(fd)
+			gso, gro := enableOffloads(fd)
+			l.gso.Store(gso)
+			l.gro = gro
+		})
+	}
+	if l.gro {
+		l.oob = make([]byte, groSpace)
+	}
+	return l
+}
+
+func (l *kernelLink) offloads() (gso, gro bool) { return l.gso.Load(), l.gro }
+func (l *kernelLink) port() (uint16, error)     { return portOf(l.conn.LocalAddr()) }
+func (l *kernelLink) close() error              { return l.conn.Close() }
+
+func (l *kernelLink) read(b []byte) (n, seg int, from netip.AddrPort, err error) {
+	if l.gro {
+		var oobn, flags int
+		n, oobn, flags, from, err = l.conn.ReadMsgUDPAddrPort(b, l.oob)
+		if err == nil {
+			seg = groSegment(l.oob[:oobn])
+			if truncated(flags) {
+				err = errTruncated
+			}
+		}
+	} else {
+		n, from, err = l.conn.ReadFromUDPAddrPort(b)
+	}
+	if err != nil {
+		return 0, 0, from, readError(err)
+	}
+	if seg <= 0 || seg > n {
+		seg = n
+	}
+	if a := from.Addr(); a.Is4In6() {
+		from = netip.AddrPortFrom(a.Unmap(), from.Port())
+	}
+	return n, seg, from, nil
+}
+
+// readError sorts out what costs one datagram only: an ICMP error that some
+// systems report on unconnected sockets too, a datagram that was too long.
+func readError(err error) error {
+	switch {
+	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.EHOSTUNREACH), isReset(err):
+		return errSkip
+	case isTooLong(err):
+		return errTruncated
+	}
+	return err
+}
+
+func (l *kernelLink) write(b []byte, seg int, to netip.AddrPort) error {
+	l.arm()
+	perCall := min(maxSegments, l.max/seg) * seg
+	for perCall > seg && len(b) > seg && l.gso.Load() {
+		chunk := b[:min(perCall, len(b))]
+		err := l.writeRun(chunk, seg, to)
+		if refusesGSO(err) {
+			// Either the driver cannot, or seg exceeds the interface's MTU:
+			// single datagrams tell which.
+			if err = l.writeEach(chunk, seg, to); err == nil && l.gso.CompareAndSwap(true, false) {
+				l.log.Info("socket: no UDP segmentation offload", "local", l.conn.LocalAddr())
+			}
+		}
+		if err != nil {
+			return err
+		}
+		b = b[len(chunk):]
+	}
+	return l.writeEach(b, seg, to)
+}
+
+// writeRun is one send call for all of b.
+func (l *kernelLink) writeRun(b []byte, seg int, to netip.AddrPort) error {
+	oob := controlPool.Get().(*control)
+	err := l.sendOut(b, oob.segment(uint16(seg)), to)
+	controlPool.Put(oob)
+	return err
+}
+
+// writeEach is one send call for each datagram of b.
+func (l *kernelLink) writeEach(b []byte, seg int, to netip.AddrPort) error {
+	for len(b) > 0 {
+		d := b[:min(seg, len(b))]
+		if err := l.sendOut(d, nil, to); err != nil {
+			return err
+		}
+		b = b[len(d):]
+	}
+	return nil
+}
+
+// sendOut is the one place that sends. The runtime's poller waits for room
+// when the send buffer is full, until the deadline that arm keeps.
+func (l *kernelLink) sendOut(b, oob []byte, to netip.AddrPort) error {
+	for try := 0; ; try++ {
+		_, _, err := l.send(b, oob, to)
+		switch {
+		case err == nil:
+			return nil
+		case isTooLong(err):
+			return ErrMessageTooLong
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			return ErrBusy
+		case errors.Is(err, syscall.ECONNREFUSED):
+			// The error of an earlier datagram, reported in place of sending
+			// this one: ask again. Unconnected sockets have no use for it.
+			if try < 4 {
+				continue
+			}
+			return nil
+		case errors.Is(err, syscall.ENOBUFS):
+			// The interface's queue is full, which no poller reports.
+			if try < 4 {
+				time.Sleep(time.Millisecond << try)
+				continue
+			}
+			return ErrBusy
+		}
+		return err
+	}
+}
+
+// arm keeps the socket's write deadline between one and two writePatience
+// ahead, so that a write waits that long at most, at the price of one timer
+// change per writePatience rather than one per write.
+func (l *kernelLink) arm() {
+	now := int64(time.Since(l.epoch))
+	armed := l.armed.Load()
+	if now < armed {
+		return
+	}
+	if l.armed.CompareAndSwap(armed, now+int64(writePatience)) {
+		_ = l.conn.SetWriteDeadline(l.epoch.Add(time.Duration(now) + 2*writePatience))
+	}
+}
+
+// control is room for one control message, with the alignment that one needs.
+type control struct{ b [4]uint64 }
+
+var controlPool = sync.Pool{New: func() any { return new(control) }}

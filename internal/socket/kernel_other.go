@@ -1,0 +1,13 @@
+//go:build !linux
+
+package socket
+
+// groSpace is not used: no system but Linux merges datagrams.
+const groSpace = 0
+
+func forceBuffers(uintptr)                   {}
+func enableOffloads(uintptr) (gso, gro bool) { return false, false }
+func (c *control) segment(uint16) []byte     { return nil }
+func groSegment([]byte) int                  { return 0 }
+func truncated(int) bool                     { return false }
+func refusesGSO(error) bool                  { return false }

@@ -1,0 +1,102 @@
+package socket
+
+import (
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+)
+
+const (
+	sourceTTL = 10 * time.Second // routes change without our addresses changing
+	sourceMax = 1024
+)
+
+// sourceCache remembers which socket a destination goes out of. A new set of
+// sockets starts with an empty one.
+type sourceCache struct {
+	mu sync.RWMutex // guards m
+	m  map[netip.Addr]sourceEntry
+}
+
+type sourceEntry struct {
+	conn  *Conn
+	until time.Time
+}
+
+// ConnFor returns the socket with the address that the system would take as
+// source towards remote, nil if none can reach it. Loopback pairs with
+// loopback only; an own address is reached from itself.
+//
+// The answer is remembered for some seconds: the first call for an address may
+// ask the system, which takes some microseconds; the others allocate nothing.
+func (p *Port) ConnFor(remote netip.Addr) *Conn {
+	if remote.Is4In6() {
+		remote = remote.Unmap()
+	}
+	s := p.set.Load()
+	now := time.Now()
+	s.source.mu.RLock()
+	e, ok := s.source.m[remote]
+	s.source.mu.RUnlock()
+	if ok && now.Before(e.until) {
+		return e.conn
+	}
+	c := p.connFor(s, remote)
+	s.source.mu.Lock()
+	defer s.source.mu.Unlock()
+	if len(s.source.m) >= sourceMax || s.source.m == nil {
+		s.source.m = make(map[netip.Addr]sourceEntry)
+	}
+	s.source.m[remote] = sourceEntry{c, now.Add(sourceTTL)}
+	return c
+}
+
+// connFor decides: an own address, the system's routing table, the same
+// subnet, then the first socket of the family.
+func (p *Port) connFor(s *connSet, remote netip.Addr) *Conn {
+	if !remote.IsValid() || remote.IsUnspecified() {
+		return nil
+	}
+	if c := s.byAddr[remote]; c != nil {
+		return c
+	}
+	if p.cfg.Net == nil {
+		if c := s.byAddr[routedSource(remote)]; c != nil && fits(c, remote) {
+			return c
+		}
+	}
+	var first, near *Conn
+	for _, c := range s.conns {
+		if !fits(c, remote) {
+			continue
+		}
+		if first == nil {
+			first = c
+		}
+		if c.net.Contains(remote) && (near == nil || c.net.Bits() > near.net.Bits()) {
+			near = c
+		}
+	}
+	if near != nil {
+		return near
+	}
+	return first
+}
+
+// fits reports whether a datagram from c can get to remote at all.
+func fits(c *Conn, remote netip.Addr) bool {
+	a := c.local.Addr()
+	return a.Is4() == remote.Is4() && a.IsLoopback() == remote.IsLoopback()
+}
+
+// routedSource asks the system which source it takes for remote, by a socket
+// that is connected and sends nothing.
+func routedSource(remote netip.Addr) netip.Addr {
+	c, err := net.Dial("udp", netip.AddrPortFrom(remote, 9).String())
+	if err != nil {
+		return netip.Addr{}
+	}
+	defer c.Close()
+	return c.LocalAddr().(*net.UDPAddr).AddrPort().Addr().Unmap()
+}
