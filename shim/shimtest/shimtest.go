@@ -1,0 +1,197 @@
+// Package shimtest joins shims by real pipes without sockets or an overlay:
+// two or more Nodes of one Net, whose Connectors shake hands directly. It is
+// for the tests and benchmarks of shim and of what stands above it.
+package shimtest
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/idloc/idloc/internal/event"
+	"github.com/idloc/idloc/internal/peerid"
+	"github.com/idloc/idloc/internal/pipe"
+	"github.com/idloc/idloc/lsi"
+	"github.com/idloc/idloc/shim"
+)
+
+// Net is a network in memory: every node reaches every other, in order,
+// and loses nothing unless it is overrun or Filter says so. It may be used concurrently.
+type Net struct {
+	// Filter, if set before the first node sends, sees each batch and
+	// returns what arrives of it: b itself, less, or nothing.
+	Filter func(from, to *Node, b []byte, seg int) []byte
+
+	// Lost counts the batches that found a node's queue full.
+	Lost atomic.Int64
+
+	mu     sync.Mutex // guards what follows
+	byAddr map[netip.AddrPort]*Node
+	byID   map[peerid.ID]*Node
+}
+
+// Node is one peer: a table, pipes, a shim, and one address of the Net.
+type Node struct {
+	ID    peerid.ID
+	Table *lsi.Table
+	Pipes *pipe.Endpoint
+	Shim  *shim.Shim
+
+	// Connects counts calls of the Connector.
+	Connects atomic.Int64
+	// OnConnect, if set before the first packet, is asked by the Connector;
+	// an error is its answer.
+	OnConnect func(ctx context.Context, peer peerid.ID) error
+
+	net  *Net
+	addr netip.AddrPort
+	in   chan batch
+	done chan struct{}
+	wg   sync.WaitGroup
+	stop sync.Once
+}
+
+type batch struct {
+	from *Node
+	b    *[]byte
+	seg  int
+}
+
+var buffers = sync.Pool{New: func() any { b := make([]byte, 0, 65536); return &b }}
+
+// queue is how many batches wait for a node before more are lost.
+const queue = 1024
+
+// NewNet returns an empty Net.
+func NewNet() *Net {
+	return &Net{byAddr: make(map[netip.AddrPort]*Node), byID: make(map[peerid.ID]*Node)}
+}
+
+// Node adds a node, which is closed when tb ends.
+func (n *Net) Node(tb testing.TB, events event.Sink) *Node {
+	tb.Helper()
+	pub, key, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	d := &Node{net: n, in: make(chan batch, queue), done: make(chan struct{})}
+	if d.ID, err = peerid.FromPublicKey(pub); err != nil {
+		tb.Fatal(err)
+	}
+	if d.Table, err = lsi.New(lsi.Config{Self: d.ID}); err != nil {
+		tb.Fatal(err)
+	}
+	d.Shim = shim.New(shim.Config{Table: d.Table, Connector: d, Events: events})
+	if d.Pipes, err = pipe.NewEndpoint(pipe.Config{Key: key, Handler: d.Shim}); err != nil {
+		tb.Fatal(err)
+	}
+	n.mu.Lock()
+	i := len(n.byAddr) + 1
+	d.addr = netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), 4000)
+	n.byAddr[d.addr], n.byID[d.ID] = d, d
+	n.mu.Unlock()
+	d.wg.Go(d.receive)
+	tb.Cleanup(d.Close)
+	return d
+}
+
+// Close ends the node's pipes, shim and table. It is idempotent.
+func (d *Node) Close() {
+	d.stop.Do(func() {
+		_ = d.Shim.Close()
+		_ = d.Pipes.Close()
+		close(d.done)
+		d.wg.Wait()
+		_ = d.Table.Close()
+	})
+}
+
+// LSI assigns peer's LSIs at d and returns the IPv4 one.
+func (d *Node) LSI(tb testing.TB, peer *Node) (v4, v6 netip.Addr) {
+	tb.Helper()
+	v4, v6, _, err := d.Table.Assign(peer.ID)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return v4, v6
+}
+
+// LocalAddr implements pipe.Sender.
+func (d *Node) LocalAddr() netip.AddrPort { return d.addr }
+
+// WriteBatch implements pipe.Sender.
+func (d *Node) WriteBatch(b []byte, seg int, to netip.AddrPort) error {
+	d.net.mu.Lock()
+	dst := d.net.byAddr[to]
+	d.net.mu.Unlock()
+	if dst == nil {
+		return nil
+	}
+	if d.net.Filter != nil {
+		if b = d.net.Filter(d, dst, b, seg); len(b) == 0 {
+			return nil
+		}
+	}
+	buf := buffers.Get().(*[]byte)
+	*buf = append((*buf)[:0], b...)
+	select {
+	case dst.in <- batch{d, buf, seg}:
+	default: // like a socket's buffer: full
+		d.net.Lost.Add(1)
+		buffers.Put(buf)
+	}
+	return nil
+}
+
+func (d *Node) receive() {
+	for {
+		select {
+		case <-d.done:
+			return
+		case m := <-d.in:
+			d.Pipes.Receive(d, m.from.addr, *m.b, m.seg)
+			buffers.Put(m.b)
+		}
+	}
+}
+
+// Connect implements shim.Connector.
+func (d *Node) Connect(ctx context.Context, peer peerid.ID) (*pipe.Pipe, error) {
+	d.Connects.Add(1)
+	if d.OnConnect != nil {
+		if err := d.OnConnect(ctx, peer); err != nil {
+			return nil, err
+		}
+	}
+	d.net.mu.Lock()
+	other := d.net.byID[peer]
+	d.net.mu.Unlock()
+	if other == nil {
+		return nil, errors.New("shimtest: no such peer")
+	}
+	offer, err := d.Pipes.NewOffer(peer, pipe.Local{MTU: 1472})
+	if err != nil {
+		return nil, err
+	}
+	defer offer.Cancel()
+	in, err := other.Pipes.ReadOffer(offer.Bytes())
+	if err != nil {
+		return nil, err
+	}
+	answer, theirs, err := in.Accept(pipe.Local{MTU: 1472})
+	if err != nil {
+		return nil, err
+	}
+	if _, err := other.Pipes.Up(theirs, pipe.Path{Local: other, Remote: d.addr}); err != nil {
+		return nil, err
+	}
+	ours, err := offer.Finish(answer)
+	if err != nil {
+		return nil, err
+	}
+	return d.Pipes.Up(ours, pipe.Path{Local: d, Remote: other.addr})
+}
