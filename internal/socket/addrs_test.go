@@ -1,0 +1,67 @@
+package socket
+
+import (
+	"net"
+	"net/netip"
+	"slices"
+	"testing"
+)
+
+func TestChoose(t *testing.T) {
+	ipnets := func(list ...string) (out []net.Addr) {
+		for _, s := range list {
+			ip, n, err := net.ParseCIDR(s)
+			if err != nil {
+				t.Fatal(err)
+			}
+			out = append(out, &net.IPNet{IP: ip, Mask: n.Mask})
+		}
+		return out
+	}
+	addrs := func(list ...string) (out []netip.Addr) {
+		for _, s := range list {
+			out = append(out, netip.MustParseAddr(s))
+		}
+		return out
+	}
+	for _, x := range []struct {
+		what string
+		have []net.Addr
+		list []netip.Addr
+		want []netip.Addr
+	}{
+		{"real ones before loopback", ipnets("127.0.0.1/8", "::1/128", "192.0.2.2/24"), nil, addrs("192.0.2.2")},
+		{"loopback if nothing else", ipnets("127.0.0.1/8", "::1/128", "fe80::1/64"), nil, addrs("127.0.0.1", "::1")},
+		{"no LSIs, no link-local", ipnets("198.18.0.1/16", "198.19.7.7/32", "2001:20::5/28", "169.254.1.1/16", "fe80::9/64", "2001:db8::5/64"), nil, addrs("2001:db8::5")},
+		{"the same twice", append(ipnets("192.0.2.2/24", "192.0.2.2/32"), &net.IPAddr{IP: net.ParseIP("192.0.2.3")}), nil, addrs("192.0.2.2", "192.0.2.3")},
+		{"only what is listed and there", ipnets("127.0.0.1/8", "192.0.2.2/24", "192.0.2.3/24"), addrs("192.0.2.3", "192.0.2.9", "127.0.0.7", "::ffff:192.0.2.3"), addrs("192.0.2.3", "127.0.0.7")},
+	} {
+		have := appendAddrs(nil, x.have)
+		var chosen []localAddr
+		if x.list == nil {
+			chosen = choose(have)
+		} else {
+			chosen = pick(have, x.list)
+		}
+		var got []netip.Addr
+		for _, c := range chosen {
+			got = append(got, c.addr)
+			if !c.net.Contains(c.addr) {
+				t.Errorf("%s: %v is not in %v", x.what, c.addr, c.net)
+			}
+		}
+		if !slices.Equal(got, x.want) {
+			t.Errorf("%s: %v, want %v", x.what, got, x.want)
+		}
+	}
+}
+
+func TestKindOf(t *testing.T) {
+	var n [kinds]int
+	for i := range 256 {
+		n[kindOf(byte(i))]++
+	}
+	if n != [kinds]int{60, 4, 64, 128} {
+		t.Errorf("bytes per kind: %v", n)
+	}
+}
