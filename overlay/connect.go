@@ -1,0 +1,512 @@
+package overlay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/idloc/idloc/internal/event"
+	"github.com/idloc/idloc/internal/peerid"
+	"github.com/idloc/idloc/internal/pipe"
+)
+
+const (
+	// connectTimeout bounds Connect with all its attempts, so that a Dial to
+	// a dead peer fails within ten seconds.
+	connectTimeout = 8 * time.Second
+	// checkTimeout bounds the connectivity checks of one attempt.
+	checkTimeout = 5 * time.Second
+	// yieldTimeout is how long we wait for the offer that shall come instead
+	// of ours (DESIGN §14.7) before we try again.
+	yieldTimeout = 2 * time.Second
+	// readyTimeout bounds the wait for key confirmation.
+	readyTimeout = 3 * time.Second
+	// respondMax bounds the establishments that others have begun here.
+	respondMax = 256
+	// recentMax bounds the answers kept for offers that come once more.
+	recentMax = 256
+	// maxMTU is the largest UDP payload that a socket takes.
+	maxMTU = 65507
+)
+
+var (
+	errYield      = errors.New("the peer's offer replaces ours")
+	errSuperseded = errors.New("replaced by a newer offer")
+)
+
+// establishment is one way to a pipe, under way: an offer of ours (initiator)
+// or one that was accepted. Its goroutine ends it; done is closed then.
+//
+//	initiator:  offering → checking → up
+//	                └ glare: yielded (the responder's establishment goes on)
+//	responder:  answered → checking → up
+type establishment struct {
+	peer      peerid.ID
+	initiator bool
+	session   [16]byte      // responder: of the offer
+	answered  chan struct{} // responder: closed when answer is set or never will be
+	answer    []byte
+	ctx       context.Context
+	cancel    context.CancelCauseFunc
+	done      chan struct{}
+	pipe      *pipe.Pipe
+	err       error
+}
+
+// connects makes pipes: at most one establishment for each peer at a time. It
+// is safe for concurrent use.
+type connects struct {
+	o *Overlay
+
+	mu         sync.Mutex // guards the rest
+	byPeer     map[peerid.ID]*establishment
+	arrived    map[peerid.ID]chan struct{} // who waits for an offer of this peer
+	recent     map[[16]byte][]byte         // answers to offers whose establishment has ended
+	responding int
+	closed     bool
+	ctx        context.Context
+	cancel     context.CancelFunc
+	wg         sync.WaitGroup
+}
+
+func newConnects(o *Overlay) *connects {
+	c := &connects{o: o, byPeer: map[peerid.ID]*establishment{}, arrived: map[peerid.ID]chan struct{}{}, recent: map[[16]byte][]byte{}}
+	c.ctx, c.cancel = context.WithCancel(o.ctx)
+	return c
+}
+
+func (c *connects) close() {
+	c.mu.Lock()
+	c.closed = true
+	c.mu.Unlock()
+	c.cancel()
+	c.wg.Wait()
+}
+
+// Connect returns a pipe to the peer that can carry data, making one if there
+// is none: an offer through the overlay, connectivity checks, keys (draft
+// §4.2). All who ask for one peer wait for the same pipe. It gives up after
+// connectTimeout; errors are *StageError.
+func (o *Overlay) Connect(ctx context.Context, p peerid.ID) (*pipe.Pipe, error) {
+	if p == o.self {
+		return nil, &StageError{StageOffer, p, errors.New("a pipe to oneself")}
+	}
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	return o.connects.connect(ctx, p)
+}
+
+// up returns the pipe to a peer if it can carry data.
+func (c *connects) up(p peerid.ID) *pipe.Pipe {
+	pp := c.o.pipes.Pipe(p)
+	if pp == nil || pp.Err() != nil {
+		return nil
+	}
+	select {
+	case <-pp.Ready():
+		return pp
+	default:
+		return nil
+	}
+}
+
+func (c *connects) connect(ctx context.Context, p peerid.ID) (*pipe.Pipe, error) {
+	var last error
+	for {
+		if pp := c.up(p); pp != nil {
+			return pp, nil
+		}
+		e, err := c.begin(p)
+		if err != nil {
+			return nil, err
+		}
+		select {
+		case <-e.done:
+		case <-ctx.Done():
+			if last == nil {
+				last = ctx.Err()
+			}
+			var stage *StageError
+			if errors.As(last, &stage) {
+				return nil, last
+			}
+			return nil, &StageError{StageOffer, p, last}
+		}
+		switch {
+		case e.err == nil:
+			return e.pipe, nil
+		case errors.Is(e.err, errYield), errors.Is(e.err, errSuperseded), !e.initiator:
+			// Somebody else's establishment goes on, or has failed: look
+			// again. The peer's failure is not an answer to our question.
+			last = e.err
+			continue
+		}
+		return nil, e.err
+	}
+}
+
+// begin returns the establishment for p, starting one if there is none.
+func (c *connects) begin(p peerid.ID) (*establishment, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return nil, &StageError{StageOffer, p, ErrClosed}
+	}
+	if e := c.byPeer[p]; e != nil {
+		return e, nil
+	}
+	e := &establishment{peer: p, initiator: true, done: make(chan struct{})}
+	e.ctx, e.cancel = context.WithCancelCause(c.ctx)
+	c.byPeer[p] = e
+	c.wg.Go(func() {
+		pp, err := c.initiate(e.ctx, e)
+		c.finish(e, pp, err)
+		e.cancel(nil)
+	})
+	return e, nil
+}
+
+// finish ends an establishment.
+func (c *connects) finish(e *establishment, pp *pipe.Pipe, err error) {
+	c.mu.Lock()
+	e.pipe, e.err = pp, err
+	if c.byPeer[e.peer] == e {
+		delete(c.byPeer, e.peer)
+	}
+	if e.answer != nil {
+		if len(c.recent) >= recentMax {
+			clear(c.recent)
+		}
+		c.recent[e.session] = e.answer
+	}
+	c.mu.Unlock()
+	close(e.done)
+	if err == nil || errors.Is(err, errYield) || errors.Is(err, errSuperseded) {
+		return
+	}
+	stage := ""
+	var se *StageError
+	if errors.As(err, &se) {
+		stage = se.Stage
+	}
+	c.o.cfg.Events.Emit(event.Event{Kind: event.PipeFailed, Peer: e.peer, Stage: stage, Err: err.Error()})
+}
+
+// initiate makes a pipe by an offer of ours.
+func (c *connects) initiate(ctx context.Context, e *establishment) (*pipe.Pipe, error) {
+	ctx, stop := context.WithTimeout(ctx, connectTimeout)
+	defer stop()
+	fail := func(stage string, err error) (*pipe.Pipe, error) {
+		if cause := context.Cause(ctx); errors.Is(cause, errYield) {
+			return nil, errYield
+		}
+		return nil, &StageError{stage, e.peer, err}
+	}
+	agent, err := c.newAgent(0)
+	if err != nil {
+		return fail(StageOffer, err)
+	}
+	defer func() { c.retire(agent) }()
+	offer, err := c.o.pipes.NewOffer(e.peer, c.local(agent))
+	if err != nil {
+		return fail(StageOffer, err)
+	}
+	answer, _, err := c.o.router.route(ctx, e.peer, offer.Bytes())
+	if errors.Is(err, errGlare) {
+		offer.Cancel()
+		c.awaitOffer(ctx, e.peer)
+		return nil, errYield
+	}
+	if err != nil {
+		offer.Cancel()
+		c.o.names.forget(e.peer)
+		return fail(StageOffer, err)
+	}
+	session, err := offer.Finish(answer)
+	if err != nil {
+		offer.Cancel()
+		return fail(StageHandshake, err)
+	}
+	remote := session.Remote()
+	m, err := c.o.verify(remote.Chain, e.peer)
+	if err != nil {
+		session.Cancel()
+		return fail(StageHandshake, err)
+	}
+	c.o.names.saw(m)
+	path, err := c.check(ctx, agent, e.peer, true, remote)
+	if err != nil {
+		session.Cancel()
+		return fail(StageCheck, err)
+	}
+	pp, err := c.o.pipes.Up(session, path)
+	if err != nil {
+		return fail(StageHandshake, err)
+	}
+	if err := ready(ctx, pp); err != nil {
+		return fail(StageHandshake, err)
+	}
+	return pp, nil
+}
+
+// ready waits until a pipe can carry data.
+func ready(ctx context.Context, pp *pipe.Pipe) error {
+	t := time.NewTimer(readyTimeout)
+	defer t.Stop()
+	select {
+	case <-pp.Ready():
+		return nil
+	case <-pp.Closed():
+		return pp.Err()
+	case <-t.C:
+		return errors.New("the peer did not confirm the keys")
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// awaitOffer waits, bounded, for the peer's offer that stands instead of ours.
+func (c *connects) awaitOffer(ctx context.Context, p peerid.ID) {
+	c.mu.Lock()
+	ch := c.arrived[p]
+	if ch == nil {
+		ch = make(chan struct{})
+		c.arrived[p] = ch
+	}
+	c.mu.Unlock()
+	t := time.NewTimer(yieldTimeout)
+	defer t.Stop()
+	select {
+	case <-ch:
+	case <-t.C:
+		c.mu.Lock()
+		if c.arrived[p] == ch {
+			delete(c.arrived, p)
+		}
+		c.mu.Unlock()
+	case <-ctx.Done():
+	}
+}
+
+// newAgent makes the agent of one establishment; pairs is how many remote
+// candidates are known already.
+func (c *connects) newAgent(pairs int) (*iceAgent, error) {
+	return newICE(c.o.demux, c.o.cfg.Socket.Conns(), c.o.mapped.of, c.o.cfg.Net, pairs)
+}
+
+// retire closes an agent after a grace in which it still answers the peer.
+func (c *connects) retire(a *iceAgent) {
+	c.mu.Lock()
+	closed := c.closed
+	if !closed {
+		c.wg.Go(func() {
+			pause(c.ctx, iceGrace)
+			a.close()
+		})
+	}
+	c.mu.Unlock()
+	if closed {
+		a.close()
+	}
+}
+
+// local is what we say of ourselves in an offer or an answer.
+func (c *connects) local(a *iceAgent) pipe.Local {
+	c.o.mu.Lock()
+	chain := c.o.chain
+	c.o.mu.Unlock()
+	return pipe.Local{Chain: chain, Ufrag: a.ufrag, Pwd: a.pwd, Candidates: a.candidates, MTU: maxMTU}
+}
+
+// check runs the connectivity checks with what the peer said of itself.
+func (c *connects) check(ctx context.Context, a *iceAgent, p peerid.ID, controlling bool, remote pipe.Remote) (pipe.Path, error) {
+	start := time.Now()
+	candidates := c.o.filter.keep(remote.Candidates)
+	c.o.cfg.Events.Emit(event.Event{Kind: event.Candidates, Peer: p,
+		Detail: "local " + describe(a.candidates) + "; remote " + describe(candidates)})
+	if len(candidates) == 0 {
+		return pipe.Path{}, fmt.Errorf("%w: none of the peer's %d addresses is usable", errNoPair, len(remote.Candidates))
+	}
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	path, err := a.run(ctx, controlling, remote, candidates)
+	if err != nil {
+		return pipe.Path{}, err
+	}
+	c.o.cfg.Events.Emit(event.Event{Kind: event.PairChosen, Peer: p,
+		Local: path.Local.LocalAddr(), Remote: path.Remote, Duration: time.Since(start)})
+	return path, nil
+}
+
+// offered handles an offer for this peer that came from a member (the
+// initiator itself, or a forwarder).
+func (c *connects) offered(q offerRequest, from peerid.ID) offerResponse {
+	in, err := c.o.pipes.ReadOffer(q.offer)
+	if err != nil {
+		c.o.log.Debug("offer not readable", "from", from, "err", err)
+		return offerResponse{status: offerRefused}
+	}
+	m, err := c.o.verify(in.Remote.Chain, in.Peer)
+	if err != nil {
+		in.Reject()
+		c.o.log.Debug("offer without membership", "peer", in.Peer, "err", err)
+		return offerResponse{status: offerRefused}
+	}
+	via := from
+	if from == in.Peer {
+		via = peerid.ID{}
+	}
+	c.o.cfg.Events.Emit(event.Event{Kind: event.OfferReceived, Peer: in.Peer, Via: via})
+	c.o.names.saw(m)
+	e, again, status := c.admit(in)
+	if e == nil {
+		if len(again) > 0 {
+			return offerResponse{status: offerAnswered, answer: again}
+		}
+		in.Reject()
+		return offerResponse{status: status}
+	}
+	if e.session == in.Session && status == offerLoop { // the same offer by another way
+		select {
+		case <-e.answered:
+		case <-c.ctx.Done():
+		}
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if e.answer == nil {
+			return offerResponse{status: offerRefused}
+		}
+		return offerResponse{status: offerAnswered, answer: e.answer}
+	}
+	answer, err := c.respond(e, in)
+	if err != nil {
+		c.o.log.Debug("offer not accepted", "peer", in.Peer, "err", err)
+		return offerResponse{status: offerRefused}
+	}
+	return offerResponse{status: offerAnswered, answer: answer}
+}
+
+// admit decides about an offer by what is under way with its peer (DESIGN
+// §14.7): one from a smaller ID replaces ours, one from a larger yields to it.
+// It returns a new establishment to answer with; or, with offerLoop, the one
+// that the same offer has begun; or the answer of one that has ended.
+func (c *connects) admit(in *pipe.Incoming) (e *establishment, again []byte, status uint8) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return nil, nil, offerRefused
+	}
+	old := c.byPeer[in.Peer]
+	if old != nil && !old.initiator && old.session == in.Session {
+		return old, nil, offerLoop
+	}
+	if a := c.recent[in.Session]; a != nil {
+		return nil, a, offerAnswered
+	}
+	if c.responding >= respondMax {
+		return nil, nil, offerBusy
+	}
+	if old != nil {
+		switch {
+		case !old.initiator:
+			old.cancel(errSuperseded)
+		case in.Peer.Compare(c.o.self) > 0:
+			return nil, nil, offerGlare
+		default:
+			old.cancel(errYield)
+		}
+	}
+	c.responding++
+	e = &establishment{peer: in.Peer, session: in.Session, answered: make(chan struct{}), done: make(chan struct{})}
+	e.ctx, e.cancel = context.WithCancelCause(c.ctx)
+	c.byPeer[in.Peer] = e
+	if ch := c.arrived[e.peer]; ch != nil {
+		close(ch)
+		delete(c.arrived, e.peer)
+	}
+	return e, nil, offerAnswered
+}
+
+// respond answers an offer and leaves the checks to a goroutine.
+func (c *connects) respond(e *establishment, in *pipe.Incoming) ([]byte, error) {
+	agent, session, err := c.answer(e, in)
+	if err == nil {
+		remote := in.Remote
+		c.mu.Lock()
+		if c.closed {
+			err = ErrClosed
+		} else {
+			c.wg.Go(func() {
+				pp, err := c.accept(e.ctx, e, agent, session, remote)
+				c.end(e, pp, err)
+			})
+		}
+		c.mu.Unlock()
+		if err != nil {
+			session.Cancel()
+			agent.close()
+		}
+	}
+	if err != nil {
+		c.end(e, nil, &StageError{StageOffer, e.peer, err})
+		return nil, err
+	}
+	return e.answer, nil
+}
+
+// end is finish for a responder.
+func (c *connects) end(e *establishment, pp *pipe.Pipe, err error) {
+	c.mu.Lock()
+	c.responding--
+	c.mu.Unlock()
+	c.finish(e, pp, err)
+	e.cancel(nil)
+}
+
+// answer accepts an offer.
+func (c *connects) answer(e *establishment, in *pipe.Incoming) (*iceAgent, *pipe.Session, error) {
+	defer close(e.answered)
+	agent, err := c.newAgent(len(in.Remote.Candidates))
+	if err != nil {
+		in.Reject()
+		return nil, nil, err
+	}
+	answer, session, err := in.Accept(c.local(agent))
+	if err != nil {
+		agent.close()
+		return nil, nil, err
+	}
+	c.mu.Lock()
+	e.answer = answer
+	c.mu.Unlock()
+	return agent, session, nil
+}
+
+// accept runs the controlled side's checks and brings the pipe up.
+func (c *connects) accept(ctx context.Context, e *establishment, agent *iceAgent, session *pipe.Session, remote pipe.Remote) (*pipe.Pipe, error) {
+	defer func() { c.retire(agent) }()
+	ctx, stop := context.WithTimeout(ctx, connectTimeout)
+	defer stop()
+	path, err := c.check(ctx, agent, e.peer, false, remote)
+	if err != nil {
+		// The initiator's first packet may have told the path already.
+		if pp := c.up(e.peer); pp != nil {
+			return pp, nil
+		}
+		session.Cancel()
+		if cause := context.Cause(ctx); errors.Is(cause, errSuperseded) {
+			return nil, errSuperseded
+		}
+		return nil, &StageError{StageCheck, e.peer, err}
+	}
+	pp, err := c.o.pipes.Up(session, path)
+	if err == nil {
+		err = ready(ctx, pp)
+	}
+	if err != nil {
+		return nil, &StageError{StageHandshake, e.peer, err}
+	}
+	return pp, nil
+}

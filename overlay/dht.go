@@ -1,0 +1,264 @@
+package overlay
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	ds "github.com/ipfs/go-datastore"
+	dssync "github.com/ipfs/go-datastore/sync"
+	dht "github.com/libp2p/go-libp2p-kad-dht"
+	pb "github.com/libp2p/go-libp2p-kad-dht/pb"
+	"github.com/libp2p/go-libp2p-kad-dht/records"
+	record "github.com/libp2p/go-libp2p-record"
+	"github.com/libp2p/go-libp2p/core/event"
+	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
+	"github.com/libp2p/go-libp2p/p2p/host/eventbus"
+	ma "github.com/multiformats/go-multiaddr"
+
+	"github.com/idloc/idloc/overlay/membership"
+)
+
+const (
+	// serverAfter is how long a peer must have been up before it becomes a
+	// server: one that lives for seconds costs lookups more than it gives.
+	serverAfter = 30 * time.Second
+	// fewServers is below which a peer does not wait for a dial-back.
+	fewServers = 3
+	// recordAge is how long a server keeps a record that nobody repeats;
+	// records themselves expire before (DESIGN §8: ≤4 h).
+	recordAge = 4 * time.Hour
+)
+
+// database is this peer's part of the distributed database (draft §5): a
+// kad-dht that sees members only. It is safe for concurrent use.
+type database struct {
+	gate  *gate
+	host  *gatedHost
+	kad   *dht.IpfsDHT
+	proto protocol.ID
+	rpc   *pb.ProtocolMessenger
+	local *records.ValueStore // the same store that kad serves from
+	valid record.Validator
+	log   *slog.Logger
+
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+
+	mu     sync.Mutex // guards server
+	server bool
+
+	reach event.Emitter
+	kick  chan struct{} // the role may have to change
+}
+
+// newDatabase starts the database with the protocol prefix of one overlay.
+func newDatabase(g *gate, prefix protocol.ID, valid record.Validator, log *slog.Logger) (*database, error) {
+	d := &database{gate: g, proto: prefix + "/kad/1.0.0", valid: valid, log: log, kick: make(chan struct{}, 1)}
+	d.ctx, d.cancel = context.WithCancel(context.Background())
+	var err error
+	if d.host, err = newGatedHost(g); err != nil {
+		return nil, err
+	}
+	store := dssync.MutexWrap(ds.NewMapDatastore())
+	d.local = records.NewValueStore(store, valid, recordAge)
+	if d.reach, err = d.host.bus.Emitter(new(event.EvtLocalReachabilityChanged), eventbus.Stateful); err != nil {
+		d.host.stop()
+		return nil, err
+	}
+	d.kad, err = dht.New(d.host,
+		dht.ProtocolPrefix(prefix),
+		dht.Mode(dht.ModeAuto), // by our own event, see setServer
+		dht.Validator(valid),
+		dht.Datastore(store),
+		dht.DisableProviders(),
+		dht.MaxRecordAge(recordAge),
+		dht.BootstrapPeers(),
+		// Private and loopback addresses are as good as any here.
+		dht.AddressFilter(func(a []ma.Multiaddr) []ma.Multiaddr { return a }),
+		dht.QueryFilter(func(any, peer.AddrInfo) bool { return true }),
+		dht.RoutingTableFilter(func(_ any, p peer.ID) bool {
+			_, ok := g.member(p)
+			return ok
+		}),
+		dht.RoutingTableRefreshQueryTimeout(lookupTimeout),
+	)
+	if err != nil {
+		d.host.stop()
+		return nil, fmt.Errorf("overlay: database: %w", err)
+	}
+	if d.rpc, err = pb.NewProtocolMessenger(d.kad.MessageSender()); err != nil {
+		d.close()
+		return nil, fmt.Errorf("overlay: database: %w", err)
+	}
+	return d, nil
+}
+
+func (d *database) close() {
+	d.cancel()
+	d.wg.Wait()
+	if err := d.kad.Close(); err != nil {
+		d.log.Debug("closing the database", "err", err)
+	}
+	_ = d.reach.Close()
+	d.host.stop()
+}
+
+// isServer says whether this peer keeps a part of the database.
+func (d *database) isServer() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.server
+}
+
+// setServer makes this peer a server. It stays one: taking the role back
+// would lose the records again.
+func (d *database) setServer() {
+	d.mu.Lock()
+	was := d.server
+	d.server = true
+	d.mu.Unlock()
+	if was {
+		return
+	}
+	d.log.Info("this peer now keeps a part of the database")
+	_ = d.reach.Emit(event.EvtLocalReachabilityChanged{Reachability: network.ReachabilityPublic})
+}
+
+// servers returns the members that are known to be servers and connected.
+func (d *database) servers() []peer.ID {
+	var out []peer.ID
+	for _, m := range d.gate.members() {
+		if d.speaks(m) {
+			out = append(out, m.peer)
+		}
+	}
+	return out
+}
+
+// speaks says whether a member serves the database: its hello said so, or
+// identify has told since.
+func (d *database) speaks(m *door) bool {
+	if m.flags&flagServer != 0 {
+		return true
+	}
+	p, err := d.host.Peerstore().SupportsProtocols(m.peer, d.proto)
+	return err == nil && len(p) > 0
+}
+
+// gatedHost is the libp2p host as the DHT sees it: streams to and from members
+// only, and an event bus of its own, on which a peer appears once it is
+// through the gate and on which reachability is what we say (DESIGN §14.6).
+type gatedHost struct {
+	host.Host
+	gate *gate
+	bus  event.Bus
+
+	sub       event.Subscription
+	protocols event.Emitter
+	addrs     event.Emitter
+	connected event.Emitter
+	done      chan struct{}
+}
+
+var _ host.Host = (*gatedHost)(nil)
+
+func newGatedHost(g *gate) (*gatedHost, error) {
+	h := &gatedHost{Host: g.host, gate: g, bus: eventbus.NewBus(), done: make(chan struct{})}
+	var err error
+	if h.protocols, err = h.bus.Emitter(new(event.EvtPeerProtocolsUpdated)); err != nil {
+		return nil, err
+	}
+	if h.addrs, err = h.bus.Emitter(new(event.EvtLocalAddressesUpdated)); err != nil {
+		return nil, err
+	}
+	if h.connected, err = h.bus.Emitter(new(event.EvtPeerConnectednessChanged)); err != nil {
+		return nil, err
+	}
+	h.sub, err = g.host.EventBus().Subscribe([]any{
+		new(event.EvtPeerIdentificationCompleted),
+		new(event.EvtPeerProtocolsUpdated),
+		new(event.EvtLocalAddressesUpdated),
+		new(event.EvtPeerConnectednessChanged),
+	}, eventbus.BufSize(256))
+	if err != nil {
+		return nil, err
+	}
+	go h.forward()
+	return h, nil
+}
+
+// forward copies the events that the DHT may see.
+func (h *gatedHost) forward() {
+	defer close(h.done)
+	for e := range h.sub.Out() {
+		switch e := e.(type) {
+		case event.EvtPeerIdentificationCompleted:
+			h.admitted(e.Peer)
+		case event.EvtPeerProtocolsUpdated:
+			h.admitted(e.Peer)
+		case event.EvtLocalAddressesUpdated:
+			_ = h.addrs.Emit(e)
+		case event.EvtPeerConnectednessChanged:
+			_ = h.connected.Emit(e)
+		}
+	}
+}
+
+// admitted shows p to the DHT if it is a member. It is called when p came
+// through the gate and when identify learned something, in either order.
+func (h *gatedHost) admitted(p peer.ID) {
+	if _, ok := h.gate.member(p); ok {
+		_ = h.protocols.Emit(event.EvtPeerProtocolsUpdated{Peer: p})
+	}
+}
+
+func (h *gatedHost) stop() {
+	_ = h.sub.Close()
+	<-h.done
+	_ = h.protocols.Close()
+	_ = h.addrs.Close()
+	_ = h.connected.Close()
+}
+
+func (h *gatedHost) EventBus() event.Bus { return h.bus }
+
+func (h *gatedHost) Connect(ctx context.Context, ai peer.AddrInfo) error {
+	_, err := h.gate.connect(ctx, ai)
+	return err
+}
+
+func (h *gatedHost) NewStream(ctx context.Context, p peer.ID, pids ...protocol.ID) (network.Stream, error) {
+	if noDial, _ := network.GetNoDial(ctx); !noDial {
+		if err := h.Host.Connect(ctx, peer.AddrInfo{ID: p}); err != nil {
+			return nil, err
+		}
+	}
+	if _, err := h.gate.wait(ctx, p); err != nil {
+		return nil, err
+	}
+	if len(pids) == 1 {
+		return openStream(network.WithNoDial(ctx, "already connected"), h.Host, p, pids[0])
+	}
+	return h.Host.NewStream(ctx, p, pids...)
+}
+
+func (h *gatedHost) SetStreamHandler(pid protocol.ID, f network.StreamHandler) {
+	h.gate.handle(pid, func(s network.Stream, _ *membership.Member) { f(s) })
+}
+
+func (h *gatedHost) SetStreamHandlerMatch(pid protocol.ID, match func(protocol.ID) bool, f network.StreamHandler) {
+	h.Host.SetStreamHandlerMatch(pid, match, func(s network.Stream) {
+		if !h.gate.admitted(s) {
+			_ = s.Reset()
+			return
+		}
+		f(s)
+	})
+}

@@ -1,0 +1,467 @@
+package overlay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
+	ma "github.com/multiformats/go-multiaddr"
+	msmux "github.com/multiformats/go-multistream"
+
+	"github.com/idloc/idloc/internal/peerid"
+	"github.com/idloc/idloc/overlay/membership"
+)
+
+const (
+	// helloTimeout is how long a connection may live without a valid chain
+	// (DESIGN §8).
+	helloTimeout = 5 * time.Second
+	// refusalGrace is how long a refused peer has to read why.
+	refusalGrace = 500 * time.Millisecond
+)
+
+// ErrNotMember is wrapped by errors about a peer that has shown no valid
+// membership chain.
+var ErrNotMember = errors.New("not a member of this overlay")
+
+// gate keeps strangers out. Every connection begins with one exchange of
+// hellos (hello.go); until the peer's chain was verified no protocol of ours
+// is served to it, and after helloTimeout the connection is closed. The gate
+// is safe for concurrent use.
+type gate struct {
+	host  host.Host
+	proto protocol.ID
+	log   *slog.Logger
+
+	verify  func(chain []byte, from peerid.ID) (*membership.Member, error)
+	mine    func() hello                      // what we say now
+	entered func(*door)                       // a member's first valid hello; not under mu
+	heard   func(*door, hello)                // every valid hello
+	left    func(peer.ID, *membership.Member) // a member's last connection is gone
+
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+
+	mu     sync.Mutex // guards the rest and the doors' fields
+	closed bool
+	doors  map[peer.ID]*door
+	timers map[network.Conn]*time.Timer
+}
+
+// door is what the gate knows about one connected peer.
+type door struct {
+	peer   peer.ID
+	id     peerid.ID
+	open   chan struct{} // closed once the chain was verified
+	gone   chan struct{} // closed with the last connection
+	member *membership.Member
+	chain  []byte
+	flags  uint8
+	remote ma.Multiaddr
+	// inbound: a connection of the peer came in, so it can reach us.
+	inbound bool
+	err     error // why it was refused, set before gone is closed
+}
+
+func newGate(h host.Host, proto protocol.ID, log *slog.Logger) *gate {
+	g := &gate{
+		host: h, proto: proto, log: log,
+		doors:  map[peer.ID]*door{},
+		timers: map[network.Conn]*time.Timer{},
+	}
+	g.ctx, g.cancel = context.WithCancel(context.Background())
+	return g
+}
+
+// start begins to greet. The callbacks must be set.
+func (g *gate) start() {
+	g.host.SetStreamHandler(g.proto, g.serveHello)
+	g.host.Network().Notify((*gateNotifiee)(g))
+	for _, c := range g.host.Network().Conns() {
+		g.connected(c)
+	}
+}
+
+// close stops the gate and waits for the hellos under way.
+func (g *gate) close() {
+	g.host.Network().StopNotify((*gateNotifiee)(g))
+	g.host.RemoveStreamHandler(g.proto)
+	g.mu.Lock()
+	g.closed = true
+	for c, t := range g.timers {
+		t.Stop()
+		delete(g.timers, c)
+	}
+	for p, d := range g.doors {
+		close(d.gone)
+		delete(g.doors, p)
+	}
+	g.mu.Unlock()
+	g.cancel()
+	g.wg.Wait()
+}
+
+// spawn runs f unless the gate is closed; close waits for it.
+func (g *gate) spawn(f func()) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.closed {
+		g.wg.Go(f)
+	}
+}
+
+// doorLocked returns p's door, making one while p is connected.
+func (g *gate) doorLocked(p peer.ID) *door {
+	if d := g.doors[p]; d != nil || g.closed {
+		return d
+	}
+	if g.host.Network().Connectedness(p) != network.Connected {
+		return nil
+	}
+	id, err := fromLibp2p(p)
+	if err != nil {
+		return nil // its hello will be refused
+	}
+	d := &door{peer: p, id: id, open: make(chan struct{}), gone: make(chan struct{})}
+	g.doors[p] = d
+	return d
+}
+
+func (g *gate) connected(c network.Conn) {
+	g.mu.Lock()
+	if g.closed || c.IsClosed() || g.timers[c] != nil {
+		g.mu.Unlock()
+		return
+	}
+	if d := g.doorLocked(c.RemotePeer()); d != nil {
+		d.remote = c.RemoteMultiaddr()
+	}
+	g.timers[c] = time.AfterFunc(helloTimeout, func() { g.expire(c) })
+	g.mu.Unlock()
+	if c.Stat().Direction == network.DirOutbound {
+		g.spawn(func() { g.greet(c) })
+	}
+}
+
+// expire closes a connection whose peer has not come through the gate.
+func (g *gate) expire(c network.Conn) {
+	g.mu.Lock()
+	delete(g.timers, c)
+	d := g.doors[c.RemotePeer()]
+	in := d != nil && d.member != nil
+	g.mu.Unlock()
+	if !in {
+		g.log.Debug("closing a connection without membership", "peer", c.RemotePeer())
+		_ = c.Close()
+	}
+}
+
+func (g *gate) disconnected(c network.Conn) {
+	g.mu.Lock()
+	if t := g.timers[c]; t != nil {
+		t.Stop()
+		delete(g.timers, c)
+	}
+	p := c.RemotePeer()
+	d := g.doors[p]
+	if d == nil || len(g.host.Network().ConnsToPeer(p)) > 0 {
+		g.mu.Unlock()
+		return
+	}
+	delete(g.doors, p)
+	close(d.gone)
+	m := d.member
+	g.mu.Unlock()
+	if m != nil {
+		g.left(p, m)
+	}
+}
+
+// greet says hello on a connection that we opened and reads the answer.
+func (g *gate) greet(c network.Conn) {
+	ctx, cancel := context.WithTimeout(g.ctx, helloTimeout)
+	defer cancel()
+	err := g.greetOn(ctx, c)
+	if err != nil && g.ctx.Err() == nil && !c.IsClosed() {
+		g.log.Debug("hello failed", "peer", c.RemotePeer(), "err", err)
+		g.refuse(c.RemotePeer(), err)
+		_ = c.Close()
+	}
+}
+
+func (g *gate) greetOn(ctx context.Context, c network.Conn) error {
+	s, err := c.NewStream(ctx)
+	if err != nil {
+		return fmt.Errorf("hello stream: %w", err)
+	}
+	defer s.Reset() // nothing is left to say when it returns
+	if err := s.SetProtocol(g.proto); err != nil {
+		return err
+	}
+	deadline, _ := ctx.Deadline()
+	_ = s.SetDeadline(deadline)
+	stop := context.AfterFunc(ctx, func() { _ = s.Reset() })
+	defer stop()
+	rw := msmux.NewMSSelect(s, g.proto)
+	if _, err := rw.Write(g.mine().append([]byte{helloWelcome})); err != nil {
+		return fmt.Errorf("hello: %w", err)
+	}
+	if err := s.CloseWrite(); err != nil {
+		return fmt.Errorf("hello: %w", err)
+	}
+	h, err := readHello(rw)
+	if err != nil {
+		return fmt.Errorf("hello: %w", err)
+	}
+	return g.admit(c, h)
+}
+
+// serveHello answers a hello: a valid one with ours, any other with the
+// reason, so that a peer with a wrong clock or an expired chain can tell its
+// user. Our chain is shown to members only.
+func (g *gate) serveHello(s network.Stream) {
+	_ = s.SetDeadline(time.Now().Add(helloTimeout))
+	c := s.Conn()
+	h, err := readHello(s)
+	if err == nil {
+		err = g.admit(c, h)
+	}
+	if err == nil {
+		if _, err = s.Write(g.mine().append([]byte{helloWelcome})); err == nil {
+			_ = s.Close()
+			return
+		}
+		_ = s.Reset()
+		return
+	}
+	g.log.Debug("refusing a hello", "peer", c.RemotePeer(), "err", err)
+	_, _ = s.Write(appendRefusal(nil, err.Error()))
+	_ = s.CloseWrite()
+	// The peer closes when it has read the reason; do not wait for long.
+	_ = s.SetReadDeadline(time.Now().Add(refusalGrace))
+	var b [1]byte
+	_, _ = s.Read(b[:])
+	_ = s.Reset()
+	_ = c.Close()
+}
+
+// admit verifies a hello and opens the peer's door.
+func (g *gate) admit(c network.Conn, h hello) error {
+	p := c.RemotePeer()
+	id, err := fromLibp2p(p)
+	if err != nil {
+		return fmt.Errorf("%w: %v", ErrNotMember, err)
+	}
+	m, err := g.verify(h.chain, id)
+	if err != nil {
+		return err
+	}
+	g.mu.Lock()
+	d := g.doorLocked(p)
+	if d == nil {
+		g.mu.Unlock()
+		return network.ErrNoConn
+	}
+	first := d.member == nil
+	d.member, d.chain, d.flags = m, h.chain, h.flags
+	d.remote = c.RemoteMultiaddr()
+	if c.Stat().Direction == network.DirInbound {
+		d.inbound = true
+	}
+	if t := g.timers[c]; t != nil {
+		t.Stop()
+		delete(g.timers, c)
+	}
+	if first {
+		close(d.open)
+	}
+	g.mu.Unlock()
+	if first {
+		g.entered(d)
+	}
+	g.heard(d, h)
+	return nil
+}
+
+// refuse makes those who wait for p fail at once with err.
+func (g *gate) refuse(p peer.ID, err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if d := g.doors[p]; d != nil && d.member == nil {
+		delete(g.doors, p)
+		d.err = err
+		close(d.gone)
+	}
+}
+
+// wait returns once p, a connected peer, has come through the gate.
+func (g *gate) wait(ctx context.Context, p peer.ID) (*membership.Member, error) {
+	g.mu.Lock()
+	d := g.doorLocked(p)
+	g.mu.Unlock()
+	if d == nil {
+		return nil, network.ErrNoConn
+	}
+	select {
+	case <-d.open:
+	default:
+		select {
+		case <-d.open:
+		case <-d.gone:
+			if d.err != nil {
+				return nil, fmt.Errorf("peer %s: %w", p, d.err)
+			}
+			return nil, fmt.Errorf("peer %s: connection closed before it was admitted: %w", p, ErrNotMember)
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return d.member, nil
+}
+
+// connect makes sure that there is a connection to a member.
+func (g *gate) connect(ctx context.Context, ai peer.AddrInfo) (*membership.Member, error) {
+	if err := g.host.Connect(ctx, ai); err != nil {
+		return nil, err
+	}
+	return g.wait(ctx, ai.ID)
+}
+
+// member returns the member behind p if it is connected and admitted.
+func (g *gate) member(p peer.ID) (*membership.Member, bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	d := g.doors[p]
+	if d == nil || d.member == nil {
+		return nil, false
+	}
+	return d.member, true
+}
+
+// members returns the admitted peers in no particular order.
+func (g *gate) members() []*door {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	out := make([]*door, 0, len(g.doors))
+	for _, d := range g.doors {
+		if d.member != nil {
+			c := *d
+			out = append(out, &c)
+		}
+	}
+	return out
+}
+
+// expel closes every connection of members whose chain keep does not accept
+// any more, and returns them.
+func (g *gate) expel(keep func(d *door) bool) []*door {
+	var out []*door
+	for _, d := range g.members() {
+		if keep(d) {
+			continue
+		}
+		out = append(out, d)
+		_ = g.host.Network().ClosePeer(d.peer)
+	}
+	return out
+}
+
+// greetAll says hello again everywhere: our chain has changed.
+func (g *gate) greetAll() {
+	for _, d := range g.members() {
+		for _, c := range g.host.Network().ConnsToPeer(d.peer) {
+			g.spawn(func() { g.greet(c) })
+			break
+		}
+	}
+}
+
+// admitted waits until the peer behind s is through the gate, as long as the
+// gate gives it.
+func (g *gate) admitted(s network.Stream) bool {
+	ctx, cancel := context.WithTimeout(g.ctx, helloTimeout)
+	defer cancel()
+	_, err := g.wait(ctx, s.Conn().RemotePeer())
+	return err == nil
+}
+
+// handle serves pid to members only. The handler has the admitted member.
+func (g *gate) handle(pid protocol.ID, f func(network.Stream, *membership.Member)) {
+	g.host.SetStreamHandler(pid, func(s network.Stream) {
+		if !g.admitted(s) {
+			_ = s.Reset()
+			return
+		}
+		m, ok := g.member(s.Conn().RemotePeer())
+		if !ok {
+			_ = s.Reset()
+			return
+		}
+		g.mu.Lock()
+		if g.closed {
+			g.mu.Unlock()
+			_ = s.Reset()
+			return
+		}
+		g.wg.Add(1)
+		g.mu.Unlock()
+		defer g.wg.Done()
+		stop := context.AfterFunc(g.ctx, func() { _ = s.Reset() })
+		defer stop()
+		f(s, m)
+	})
+}
+
+// stream opens a stream to a connected member without dialling.
+func (g *gate) stream(ctx context.Context, p peer.ID, pid protocol.ID) (network.Stream, error) {
+	if _, err := g.wait(ctx, p); err != nil {
+		return nil, err
+	}
+	return openStream(network.WithNoDial(ctx, "members are connected"), g.host, p, pid)
+}
+
+// openStream opens a stream and negotiates with the first bytes written: it
+// saves the round trip that identify would cost right after connecting.
+func openStream(ctx context.Context, h host.Host, p peer.ID, pid protocol.ID) (network.Stream, error) {
+	s, err := h.Network().NewStream(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.SetProtocol(pid); err != nil {
+		_ = s.Reset()
+		return nil, err
+	}
+	return &lazyStream{Stream: s, rw: msmux.NewMSSelect(s, pid)}, nil
+}
+
+// lazyStream is a stream whose protocol is negotiated along with its first
+// bytes. Reads and writes may each be used by one goroutine.
+type lazyStream struct {
+	network.Stream
+	rw msmux.LazyConn
+}
+
+func (s *lazyStream) Read(b []byte) (int, error)  { return s.rw.Read(b) }
+func (s *lazyStream) Write(b []byte) (int, error) { return s.rw.Write(b) }
+
+// gateNotifiee is the gate as libp2p's network sees it.
+type gateNotifiee gate
+
+func (n *gateNotifiee) Listen(network.Network, ma.Multiaddr)      {}
+func (n *gateNotifiee) ListenClose(network.Network, ma.Multiaddr) {}
+func (n *gateNotifiee) Connected(_ network.Network, c network.Conn) {
+	(*gate)(n).connected(c)
+}
+func (n *gateNotifiee) Disconnected(_ network.Network, c network.Conn) {
+	(*gate)(n).disconnected(c)
+}

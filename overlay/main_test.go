@@ -1,0 +1,190 @@
+package overlay
+
+import (
+	"context"
+	"crypto/ed25519"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/idloc/idloc/internal/event"
+	"github.com/idloc/idloc/internal/leaktest"
+	"github.com/idloc/idloc/internal/peerid"
+	"github.com/idloc/idloc/internal/pipe"
+	"github.com/idloc/idloc/internal/socket"
+	"github.com/idloc/idloc/internal/state"
+)
+
+func TestMain(m *testing.M) {
+	leaktest.Main(m)
+}
+
+var loopback = netip.MustParseAddr("127.0.0.1")
+
+// node is one peer as the composition root would put it together, without
+// the stack above the pipes.
+type node struct {
+	*Overlay
+	t      testing.TB
+	key    ed25519.PrivateKey
+	sock   *socket.Port
+	pipes  atomic.Pointer[pipe.Endpoint]
+	ov     atomic.Pointer[Overlay]
+	state  *state.Dir
+	closer sync.Once
+
+	mu     sync.Mutex
+	events []event.Event
+}
+
+// The node is its pipes' user.
+func (n *node) Data(p *pipe.Pipe, b []byte, seg int)      {}
+func (n *node) Large(p *pipe.Pipe, v6 bool, plain []byte) {}
+func (n *node) Up(p *pipe.Pipe)                           {}
+func (n *node) Down(p *pipe.Pipe, err error)              {}
+
+func (n *node) emit(e event.Event) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.events = append(n.events, e)
+}
+
+// seen returns the events of a kind about a peer (zero: any).
+func (n *node) seen(k event.Kind, p peerid.ID) []event.Event {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	var out []event.Event
+	for _, e := range n.events {
+		if e.Kind == k && (p.IsZero() || e.Peer == p) {
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
+// await waits until ok, which an event may change, looked at again at each
+// tick: the overlay's own background work has no end to wait on.
+func await(t testing.TB, what string, within time.Duration, ok func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(within)
+	for !ok() {
+		if time.Now().After(deadline) {
+			t.Fatalf("not within %v: %s", within, what)
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+}
+
+func newNode(t testing.TB, dir *state.Dir) *node {
+	t.Helper()
+	_, key, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return newNodeWith(t, key, dir)
+}
+
+func newNodeWith(t testing.TB, key ed25519.PrivateKey, dir *state.Dir) *node {
+	t.Helper()
+	n := &node{t: t, key: key, state: dir}
+	var err error
+	n.sock, err = socket.Listen(socket.Config{
+		Addrs: []netip.Addr{loopback},
+		OnPipe: func(c *socket.Conn, from netip.AddrPort, b []byte, seg int) {
+			if p := n.pipes.Load(); p != nil {
+				p.Receive(c, from, b, seg)
+			}
+		},
+		OnSTUN: func(c *socket.Conn, from netip.AddrPort, b []byte) {
+			if o := n.ov.Load(); o != nil {
+				o.HandleSTUN(c, from, b)
+			}
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+func (n *node) config(name string) Config {
+	cfg := Config{
+		Key: n.key, Socket: n.sock, State: n.state, Name: name, Events: n.emit,
+		Pipes: func(id [32]byte) (*pipe.Endpoint, error) {
+			e, err := pipe.NewEndpoint(pipe.Config{Key: n.key, Overlay: id, Handler: n, Events: n.emit})
+			n.pipes.Store(e)
+			return e, err
+		},
+	}
+	if os.Getenv("IDLOC_TEST_LOG") != "" {
+		cfg.Logger = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})).With("node", name)
+	}
+	return cfg
+}
+
+func (n *node) run(o *Overlay, err error) *node {
+	n.t.Helper()
+	if err != nil {
+		n.shut()
+		n.t.Fatal(err)
+	}
+	n.Overlay = o
+	n.ov.Store(o)
+	n.t.Cleanup(n.shut)
+	return n
+}
+
+// shut ends the node as the composition root does.
+func (n *node) shut() {
+	n.closer.Do(func() {
+		if n.Overlay != nil {
+			if err := n.Overlay.Close(); err != nil {
+				n.t.Errorf("Close: %v", err)
+			}
+		}
+		if p := n.pipes.Load(); p != nil {
+			_ = p.Close()
+		}
+		_ = n.sock.Close()
+	})
+}
+
+// founded starts an overlay of one.
+func founded(t testing.TB, name string) *node {
+	t.Helper()
+	n := newNode(t, nil)
+	return n.run(Create(t.Context(), "example.com", n.config(name)))
+}
+
+// join adds a peer by a token of the founder's.
+func (n *node) join(t testing.TB, name string) *node {
+	t.Helper()
+	return n.joinWith(t, newNode(t, nil), name, InviteOptions{})
+}
+
+func (n *node) joinWith(t testing.TB, j *node, name string, opts InviteOptions) *node {
+	t.Helper()
+	token, err := n.Invite(opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	return j.run(Join(ctx, token, j.config(name)))
+}
+
+// crowd founds an overlay and joins n peers called name0, name1 … to it.
+func crowd(t testing.TB, n int) (founder *node, peers []*node) {
+	t.Helper()
+	founder = founded(t, "earth")
+	peers = make([]*node, n)
+	for i := range peers {
+		peers[i] = founder.join(t, fmt.Sprintf("peer%d", i))
+	}
+	return founder, peers
+}

@@ -1,0 +1,335 @@
+package overlay
+
+import (
+	"context"
+	"encoding/binary"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/pion/stun/v2"
+	"golang.org/x/time/rate"
+
+	"github.com/idloc/idloc/internal/socket"
+)
+
+const (
+	stunHeaderLen = 20
+	stunCookie    = 0x2112A442
+
+	// What the responder answers a source a second, and everybody.
+	stunPerSource = 10
+	stunBurst     = 30
+	stunTotal     = 2000
+	stunSources   = 4096 // sources remembered
+
+	// Reflexive addresses: RTO 100 ms, doubled (RFC 8489 §6.2.1 with the
+	// value of RFC 8445 §14.3 for a first guess), asked of two members.
+	stunRTO     = 100 * time.Millisecond
+	stunTries   = 5
+	stunServers = 2
+	// stunRefresh is how often a mapped address is measured again without a
+	// reason: mappings live for two minutes and more (RFC 4787 REQ-5), and
+	// pipes keep them alive.
+	stunRefresh = 2 * time.Minute
+)
+
+type transactionID = [stun.TransactionIDSize]byte
+
+// stunKind is what a STUN message is to the demux.
+type stunKind uint8
+
+const (
+	stunOther stunKind = iota
+	stunRequest
+	stunResponse
+)
+
+// classify reads the fixed header of a STUN message (RFC 8489 §5): Binding
+// method only.
+func classify(b []byte) (stunKind, transactionID) {
+	var id transactionID
+	if len(b) < stunHeaderLen || binary.BigEndian.Uint32(b[4:]) != stunCookie ||
+		int(binary.BigEndian.Uint16(b[2:]))+stunHeaderLen != len(b) || len(b)%4 != 0 {
+		return stunOther, id
+	}
+	copy(id[:], b[8:])
+	switch binary.BigEndian.Uint16(b) {
+	case 0x0001:
+		return stunRequest, id
+	case 0x0101, 0x0111:
+		return stunResponse, id
+	}
+	return stunOther, id
+}
+
+// username returns the part of USERNAME before the colon: the receiver's
+// fragment (RFC 8445 §7.2.2). It is nil if there is none.
+func username(b []byte) []byte {
+	for a := b[stunHeaderLen:]; len(a) >= 4; {
+		kind, n := binary.BigEndian.Uint16(a), int(binary.BigEndian.Uint16(a[2:]))
+		if n > len(a)-4 {
+			return nil
+		}
+		if kind == uint16(stun.AttrUsername) {
+			name := a[4 : 4+n]
+			if i := slices.Index(name, ':'); i >= 0 {
+				return name[:i]
+			}
+			return name
+		}
+		a = a[min(len(a), 4+(n+3)&^3):]
+	}
+	return nil
+}
+
+// stunDemux sends the port's STUN messages where they belong: requests to the
+// establishment that owns the fragment, responses to whoever asked, the rest
+// of the requests to the responder. It is safe for concurrent use.
+type stunDemux struct {
+	mu       sync.RWMutex // guards sessions and pending
+	sessions map[string]*iceSession
+	pending  map[transactionID]func(c *socket.Conn, from netip.AddrPort, b []byte)
+
+	limits *sourceLimits
+}
+
+func newSTUNDemux() *stunDemux {
+	return &stunDemux{
+		sessions: map[string]*iceSession{},
+		pending:  map[transactionID]func(*socket.Conn, netip.AddrPort, []byte){},
+		limits:   newSourceLimits(stunPerSource, stunBurst, stunTotal, stunSources),
+	}
+}
+
+// handle takes one message from the socket; b is borrowed.
+func (d *stunDemux) handle(c *socket.Conn, from netip.AddrPort, b []byte) {
+	switch kind, id := classify(b); kind {
+	case stunRequest:
+		if name := username(b); name != nil {
+			d.mu.RLock()
+			s := d.sessions[string(name)]
+			d.mu.RUnlock()
+			if s != nil {
+				s.request(c, from, b)
+			}
+			return // an unknown fragment draws no answer
+		}
+		d.respond(c, from, id)
+	case stunResponse:
+		d.mu.RLock()
+		f := d.pending[id]
+		d.mu.RUnlock()
+		if f != nil {
+			f(c, from, b)
+		}
+	}
+}
+
+// respond answers a plain Binding request with the address that it came from:
+// any member can learn its mapped address from any other.
+func (d *stunDemux) respond(c *socket.Conn, from netip.AddrPort, id transactionID) {
+	if !d.limits.allow(from.Addr()) {
+		return
+	}
+	m, err := stun.Build(stun.NewTransactionIDSetter(id), stun.BindingSuccess,
+		&stun.XORMappedAddress{IP: from.Addr().AsSlice(), Port: int(from.Port())}, stun.Fingerprint)
+	if err != nil {
+		return
+	}
+	_ = c.WriteTo(m.Raw, from)
+}
+
+// measure asks server, from c, for the address that c has there.
+func (d *stunDemux) measure(ctx context.Context, c *socket.Conn, server netip.AddrPort) (netip.AddrPort, bool) {
+	m, err := stun.Build(stun.TransactionID, stun.BindingRequest, stun.Fingerprint)
+	if err != nil {
+		return netip.AddrPort{}, false
+	}
+	got := make(chan netip.AddrPort, 1)
+	d.mu.Lock()
+	d.pending[m.TransactionID] = func(_ *socket.Conn, from netip.AddrPort, b []byte) {
+		if from != server {
+			return
+		}
+		if a, ok := mappedAddress(b); ok {
+			select {
+			case got <- a:
+			default:
+			}
+		}
+	}
+	d.mu.Unlock()
+	defer func() {
+		d.mu.Lock()
+		delete(d.pending, m.TransactionID)
+		d.mu.Unlock()
+	}()
+	wait := stunRTO
+	for range stunTries {
+		if c.WriteTo(m.Raw, server) != nil {
+			return netip.AddrPort{}, false
+		}
+		t := time.NewTimer(wait)
+		select {
+		case a := <-got:
+			t.Stop()
+			return a, true
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return netip.AddrPort{}, false
+		}
+		wait *= 2
+	}
+	return netip.AddrPort{}, false
+}
+
+// mappedAddress reads XOR-MAPPED-ADDRESS from a success response.
+func mappedAddress(b []byte) (netip.AddrPort, bool) {
+	m := &stun.Message{Raw: slices.Clone(b)}
+	if m.Decode() != nil || m.Type != stun.BindingSuccess {
+		return netip.AddrPort{}, false
+	}
+	var x stun.XORMappedAddress
+	if x.GetFrom(m) != nil {
+		return netip.AddrPort{}, false
+	}
+	ip, ok := netip.AddrFromSlice(x.IP)
+	if !ok || x.Port <= 0 || x.Port > 65535 {
+		return netip.AddrPort{}, false
+	}
+	return netip.AddrPortFrom(ip.Unmap(), uint16(x.Port)), true
+}
+
+// sourceLimits is a token bucket for each source address and one for all, in
+// bounded memory: when it is full the buckets start anew.
+type sourceLimits struct {
+	perSource rate.Limit
+	burst     int
+	max       int
+	total     *rate.Limiter
+
+	mu      sync.Mutex
+	sources map[netip.Addr]*rate.Limiter
+}
+
+func newSourceLimits(perSource, burst, total, sources int) *sourceLimits {
+	return &sourceLimits{
+		perSource: rate.Limit(perSource), burst: burst, max: sources,
+		total: rate.NewLimiter(rate.Limit(total), total), sources: map[netip.Addr]*rate.Limiter{},
+	}
+}
+
+func (l *sourceLimits) allow(a netip.Addr) bool {
+	if a.Is6() {
+		p, err := a.WithZone("").Prefix(64) // one customer, RFC 6177
+		if err != nil {
+			return false
+		}
+		a = p.Addr()
+	}
+	l.mu.Lock()
+	b := l.sources[a]
+	if b == nil {
+		if len(l.sources) >= l.max {
+			clear(l.sources)
+		}
+		b = rate.NewLimiter(l.perSource, l.burst)
+		l.sources[a] = b
+	}
+	l.mu.Unlock()
+	return b.Allow() && l.total.Allow()
+}
+
+// reflexive keeps the mapped addresses of the port's sockets, measured in the
+// background so that an offer never waits for them (DESIGN §14.9). It is safe
+// for concurrent use.
+type reflexive struct {
+	demux   *stunDemux
+	conns   func() []*socket.Conn
+	servers func() []netip.AddrPort // members and configured servers, best first
+
+	kick chan struct{}
+
+	mu     sync.Mutex // guards mapped
+	mapped map[*socket.Conn][]netip.AddrPort
+}
+
+func newReflexive(d *stunDemux, conns func() []*socket.Conn, servers func() []netip.AddrPort) *reflexive {
+	return &reflexive{demux: d, conns: conns, servers: servers,
+		kick: make(chan struct{}, 1), mapped: map[*socket.Conn][]netip.AddrPort{}}
+}
+
+// again asks for a new measurement.
+func (r *reflexive) again() {
+	select {
+	case r.kick <- struct{}{}:
+	default:
+	}
+}
+
+// of returns the mapped addresses of c that differ from its own.
+func (r *reflexive) of(c *socket.Conn) []netip.AddrPort {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.mapped[c])
+}
+
+// run measures when asked and now and then, until ctx ends.
+func (r *reflexive) run(ctx context.Context) {
+	t := time.NewTimer(stunRefresh)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-r.kick:
+		case <-t.C:
+		}
+		r.measure(ctx)
+		t.Reset(stunRefresh)
+	}
+}
+
+func (r *reflexive) measure(ctx context.Context) {
+	conns := r.conns()
+	servers := r.servers()
+	next := make(map[*socket.Conn][]netip.AddrPort, len(conns))
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	for _, c := range conns {
+		n := 0
+		for _, s := range servers {
+			if !reaches(c.LocalAddr().Addr(), s.Addr()) {
+				continue
+			}
+			if n++; n > stunServers {
+				break
+			}
+			wg.Go(func() {
+				a, ok := r.demux.measure(ctx, c, s)
+				mu.Lock()
+				defer mu.Unlock()
+				if ok && a != c.LocalAddr() && !slices.Contains(next[c], a) {
+					next[c] = append(next[c], a)
+				}
+			})
+		}
+	}
+	wg.Wait()
+	if ctx.Err() != nil {
+		return
+	}
+	r.mu.Lock()
+	r.mapped = next
+	r.mu.Unlock()
+}
+
+// reaches says whether a datagram from a local address can get to a remote
+// one, as far as the addresses tell: same family, and loopback only among
+// itself.
+func reaches(local, remote netip.Addr) bool {
+	return local.Is4() == remote.Is4() && local.IsLoopback() == remote.IsLoopback()
+}

@@ -1,0 +1,377 @@
+package overlay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/peerstore"
+	ma "github.com/multiformats/go-multiaddr"
+
+	"github.com/idloc/idloc/internal/peerid"
+	"github.com/idloc/idloc/overlay/membership"
+)
+
+const (
+	// upkeepEvery is the pulse: lists compared, memberships checked,
+	// connections kept.
+	upkeepEvery = compareEvery
+	// nearServers is how many of the servers nearest its own ID a peer keeps
+	// connections to: where others look for it (DESIGN §8).
+	nearServers = 3
+	// bootstrapTimeout bounds the start's wait for a first member.
+	bootstrapTimeout = 10 * time.Second
+	bootstrapWidth   = 8
+	peersTimeout     = 3 * time.Second
+	peersMax         = 16
+	peersAddrs       = 4
+	// orphanRetry is how soon a peer without connections tries again.
+	orphanRetry = 2 * time.Second
+)
+
+// bootstrap connects to at least one of the peers given, the rest goes on in
+// the background of the call.
+func (o *Overlay) bootstrap(ctx context.Context, peers []peer.AddrInfo) error {
+	ctx, cancel := context.WithTimeout(ctx, bootstrapTimeout)
+	defer cancel()
+	stop := context.AfterFunc(o.ctx, cancel)
+	defer stop()
+	errs := make(chan error)
+	sem := make(chan struct{}, bootstrapWidth)
+	n := 0
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	for _, ai := range peers {
+		if ai.ID == o.host.ID() {
+			continue
+		}
+		n++
+		wg.Go(func() {
+			sem <- struct{}{}
+			defer func() { <-sem }()
+			err := ctx.Err()
+			if err == nil {
+				o.host.Peerstore().AddAddrs(ai.ID, ai.Addrs, peerstore.ConnectedAddrTTL)
+				_, err = o.gate.connect(ctx, ai)
+			}
+			select {
+			case errs <- err:
+			case <-ctx.Done():
+			}
+		})
+	}
+	if n == 0 {
+		return errors.New("overlay: no address of a member is known")
+	}
+	var all []error
+	for range n {
+		select {
+		case err := <-errs:
+			if err == nil {
+				return nil
+			}
+			all = append(all, err)
+		case <-ctx.Done():
+			return fmt.Errorf("overlay: no member reached: %w", errors.Join(append(all, ctx.Err())...))
+		}
+	}
+	return fmt.Errorf("overlay: no member reached: %w", errors.Join(all...))
+}
+
+// keepUp is the Overlay's housekeeping.
+func (o *Overlay) keepUp() {
+	t := time.NewTimer(upkeepEvery)
+	defer t.Stop()
+	role := time.NewTimer(serverAfter)
+	defer role.Stop()
+	var compared time.Time
+	for {
+		pulse := false
+		select {
+		case <-o.ctx.Done():
+			return
+		case <-o.upkeep:
+		case <-role.C:
+		case <-t.C:
+			pulse = true
+		}
+		next := upkeepEvery
+		if pulse && time.Since(compared) >= compareEvery/2 {
+			compared = time.Now()
+			o.pulse()
+		}
+		o.remember()
+		if !o.connected() {
+			next = orphanRetry
+		}
+		o.decideRole()
+		t.Reset(next)
+	}
+}
+
+// pulse is what happens every upkeepEvery.
+func (o *Overlay) pulse() {
+	o.enforce()
+	for _, d := range o.gate.members() {
+		o.gate.spawn(func() { o.compareLists(d.peer) })
+	}
+	if o.root == nil {
+		o.renew(o.ctx)
+	}
+	o.askPeers()
+	o.stayNear()
+	if err := o.peers.save(); err != nil {
+		o.log.Error("saving known peers", "err", err)
+	}
+	if err := o.names.save(); err != nil {
+		o.log.Error("saving known names", "err", err)
+	}
+}
+
+// remember keeps the addresses of those connected for the next start.
+func (o *Overlay) remember() {
+	for _, d := range o.gate.members() {
+		o.peers.note(d.id, o.host.Peerstore().Addrs(d.peer), o.db.speaks(d))
+	}
+}
+
+// connected says whether there is anybody to talk to, and tries the
+// remembered members if not.
+func (o *Overlay) connected() bool {
+	if len(o.gate.members()) > 0 {
+		return true
+	}
+	known := o.peers.addrInfos()
+	if len(known) == 0 {
+		return true // nobody to wait for
+	}
+	err := o.bootstrap(o.ctx, known)
+	if err != nil {
+		o.log.Debug("no member reached", "err", err)
+	}
+	return err == nil
+}
+
+// decideRole makes this peer a server of the database when the overlay needs
+// it (doc.go says why so).
+func (o *Overlay) decideRole() {
+	if o.db.isServer() {
+		return
+	}
+	servers := o.db.servers()
+	up := time.Since(o.started) >= serverAfter
+	switch {
+	case len(servers) == 0:
+		// Nobody keeps the records any more.
+	case up && len(servers) < fewServers:
+	case up && o.reached():
+	default:
+		return
+	}
+	o.db.setServer()
+	o.gate.greetAll() // tells the role
+	o.publisher.changed()
+}
+
+// reached says whether a member's connection came in without our asking: the
+// proof that others can reach us.
+func (o *Overlay) reached() bool {
+	for _, d := range o.gate.members() {
+		if d.inbound {
+			return true
+		}
+	}
+	return false
+}
+
+// renew asks for a confirmed certificate while this peer has none or its own
+// is past half of its life (DESIGN §14.1).
+func (o *Overlay) renew(ctx context.Context) {
+	m, label := o.Member(), o.Label()
+	if !membership.NeedsRenewal(m, time.Now()) || len(o.gate.members()) == 0 {
+		return
+	}
+	if err := o.confirm(ctx, label); err != nil {
+		o.log.Debug("membership not confirmed yet", "err", err)
+		return
+	}
+	if err := o.save(); err != nil {
+		o.log.Error("saving the membership", "err", err)
+	}
+}
+
+// stayNear connects to the servers nearest this peer's ID, where others look
+// for somebody who can pass an offer on.
+func (o *Overlay) stayNear() {
+	ctx, cancel := context.WithTimeout(o.ctx, lookupTimeout)
+	defer cancel()
+	res := o.db.walk(ctx, string(o.host.ID()), nil)
+	for _, p := range res.nearest[:min(len(res.nearest), nearServers)] {
+		// The walk has connected to it; keep it.
+		o.host.ConnManager().Protect(p, "near")
+	}
+	if len(res.nearest) > 0 {
+		o.publisher.contactChanged()
+	}
+}
+
+// The peers protocol: a list of members with addresses, so that the way back
+// does not depend on one that may be gone.
+//
+//	answer: count 1 | { peer ID 32 | server 1 | addresses 1 | { length 1 | multiaddr } }
+
+// servePeers tells a few members' addresses.
+func (o *Overlay) servePeers(s network.Stream, from *membership.Member) {
+	_ = s.SetDeadline(time.Now().Add(peersTimeout))
+	defer s.Close()
+	all := o.gate.members()
+	rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+	b := []byte{0}
+	for _, d := range all {
+		if d.id == from.Peer || b[0] == peersMax {
+			continue
+		}
+		addrs := o.host.Peerstore().Addrs(d.peer)
+		addrs = addrs[:min(len(addrs), peersAddrs)]
+		if len(addrs) == 0 {
+			continue
+		}
+		b[0]++
+		b = append(b, d.id[:]...)
+		server := byte(0)
+		if o.db.speaks(d) {
+			server = 1
+		}
+		b = append(b, server, byte(len(addrs)))
+		for _, a := range addrs {
+			raw := a.Bytes()
+			if len(raw) > 255 {
+				raw = nil
+			}
+			b = append(append(b, byte(len(raw))), raw...)
+		}
+	}
+	_, _ = s.Write(b)
+}
+
+// askPeers asks one member whom it knows.
+func (o *Overlay) askPeers() {
+	all := o.gate.members()
+	if len(all) == 0 {
+		return
+	}
+	d := all[rand.IntN(len(all))]
+	o.gate.spawn(func() {
+		ctx, cancel := context.WithTimeout(o.ctx, peersTimeout)
+		defer cancel()
+		s, err := o.gate.stream(ctx, d.peer, o.proto("peers"))
+		if err != nil {
+			return
+		}
+		defer s.Reset()
+		stop := context.AfterFunc(ctx, func() { _ = s.Reset() })
+		defer stop()
+		if s.CloseWrite() != nil {
+			return
+		}
+		list, err := readPeers(s)
+		if err != nil {
+			return
+		}
+		for _, p := range list {
+			o.peers.note(p.id, p.addrs, p.server)
+		}
+	})
+}
+
+type toldPeer struct {
+	id     peerid.ID
+	server bool
+	addrs  []ma.Multiaddr
+}
+
+func readPeers(r io.Reader) ([]toldPeer, error) {
+	f := &fieldReader{r: r}
+	n := int(f.uint8())
+	if n > peersMax {
+		return nil, fmt.Errorf("%d peers", n)
+	}
+	var out []toldPeer
+	for range n {
+		var p toldPeer
+		copy(p.id[:], f.bytes(peerid.Size))
+		p.server = f.uint8() == 1
+		k := int(f.uint8())
+		if k > peersAddrs {
+			return nil, fmt.Errorf("%d addresses", k)
+		}
+		for range k {
+			if m, err := ma.NewMultiaddrBytes(f.short8()); err == nil {
+				p.addrs = append(p.addrs, m)
+			}
+		}
+		if f.err != nil {
+			return nil, f.err
+		}
+		out = append(out, p)
+	}
+	return out, nil
+}
+
+// inviteOptions says what a token admits.
+type inviteOptions struct {
+	Name     string        // "" is any label
+	Expires  time.Duration // 0 is 24 h
+	Relay    bool
+	Delegate bool
+}
+
+// Invite makes a token. Only the founder and delegates can.
+func (o *Overlay) Invite(opts InviteOptions) (string, error) {
+	o.mu.Lock()
+	issuer := o.issuer
+	o.mu.Unlock()
+	if issuer == nil {
+		return "", ErrNotIssuer
+	}
+	var roles membership.Roles
+	if opts.Relay {
+		roles |= membership.RoleRelay
+	}
+	if opts.Delegate {
+		roles |= membership.RoleDelegate
+	}
+	t, err := issuer.Invite(membership.InviteOptions{
+		Label: opts.Name, Expires: opts.Expires, Roles: roles, Addrs: o.tokenAddrs(),
+	}, time.Now())
+	if err != nil {
+		return "", err
+	}
+	return t.String(), nil
+}
+
+// tokenAddrs are up to four ways into the overlay: our own first, then
+// another server.
+func (o *Overlay) tokenAddrs() []string {
+	out := o.addrs()
+	out = out[:min(len(out), membership.MaxAddrs)]
+	for _, d := range o.gate.members() {
+		if len(out) == membership.MaxAddrs {
+			break
+		}
+		if !o.db.speaks(d) {
+			continue
+		}
+		if addrs := o.host.Peerstore().Addrs(d.peer); len(addrs) > 0 {
+			out = append(out, addrs[0].String()+"/p2p/"+d.id.String())
+		}
+	}
+	return out
+}
