@@ -1,0 +1,4 @@
+package event
+
+import _ "github.com/idloc/idloc/internal/wire"
+import _ "github.com/idloc/idloc/internal/peerid"

@@ -1,0 +1,3 @@
+package peerid
+
+import _ "github.com/libp2p/go-libp2p/core/peer"

@@ -1,0 +1,3 @@
+package pipe
+
+import _ "github.com/idloc/idloc/internal/wire"

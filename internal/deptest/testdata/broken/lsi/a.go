@@ -1,0 +1,3 @@
+package lsi
+
+import _ "github.com/idloc/idloc/overlay"
