@@ -354,7 +354,8 @@ func (o *Overlay) assign(ctx context.Context, m *membership.Member, want string,
 		if ok && held.Peer == m.Peer {
 			return label, held.Serial, nil
 		}
-		taken := ok && now.Before(held.NotAfter) && !o.registry.revoked(held, o.revoked.Load())
+		taken := label == o.Label() && m.Peer != o.self ||
+			ok && now.Before(held.NotAfter) && !o.registry.revoked(held, o.revoked.Load())
 		if !taken {
 			taken = o.takenElsewhere(ctx, label, m.Peer)
 		}

@@ -454,6 +454,14 @@ type lazyStream struct {
 func (s *lazyStream) Read(b []byte) (int, error)  { return s.rw.Read(b) }
 func (s *lazyStream) Write(b []byte) (int, error) { return s.rw.Write(b) }
 
+// CloseWrite negotiates too, for a question without words.
+func (s *lazyStream) CloseWrite() error {
+	if err := s.rw.Flush(); err != nil {
+		return err
+	}
+	return s.Stream.CloseWrite()
+}
+
 // gateNotifiee is the gate as libp2p's network sees it.
 type gateNotifiee gate
 

@@ -239,12 +239,12 @@ func (w *walker) heard(r reply) {
 }
 
 // ask puts one question to one server.
-func (d *database) ask(ctx context.Context, p peer.ID, key string) reply {
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+func (d *database) ask(parent context.Context, p peer.ID, key string) reply {
+	ctx, cancel := context.WithTimeout(parent, askTimeout)
 	defer cancel()
 	rec, closer, err := d.rpc.GetValue(ctx, p, key)
 	if err != nil {
-		if ctx.Err() == nil && d.host.Network().Connectedness(p) != network.Connected {
+		if parent.Err() == nil && d.host.Network().Connectedness(p) != network.Connected {
 			d.kad.RoutingTable().RemovePeer(p)
 		}
 		return reply{err: err}

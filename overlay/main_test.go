@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	ma "github.com/multiformats/go-multiaddr"
+
 	"github.com/idloc/idloc/internal/event"
 	"github.com/idloc/idloc/internal/leaktest"
 	"github.com/idloc/idloc/internal/peerid"
@@ -25,6 +27,8 @@ func TestMain(m *testing.M) {
 }
 
 var loopback = netip.MustParseAddr("127.0.0.1")
+
+func noMapped(a []ma.Multiaddr) []ma.Multiaddr { return a }
 
 // node is one peer as the composition root would put it together, without
 // the stack above the pipes.

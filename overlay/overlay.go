@@ -263,7 +263,7 @@ func (o *Overlay) found(ctx context.Context) error {
 	if err := o.save(); err != nil {
 		return err
 	}
-	o.publisher.now(ctx)
+	o.publisher.first(ctx)
 	return nil
 }
 
@@ -278,7 +278,7 @@ func (o *Overlay) join(ctx context.Context, t *membership.Token, label string) e
 	if err := o.save(); err != nil {
 		return err
 	}
-	o.publisher.now(ctx)
+	o.publisher.first(ctx)
 	return nil
 }
 
@@ -316,7 +316,7 @@ func (o *Overlay) rejoin(ctx context.Context, t *membership.Token) error {
 	if err := o.save(); err != nil {
 		return err
 	}
-	o.publisher.now(ctx)
+	o.publisher.first(ctx)
 	return nil
 }
 
@@ -441,6 +441,11 @@ func (o *Overlay) heard(d *door, h hello) {
 func (o *Overlay) left(p peer.ID, m *membership.Member) {
 	o.cfg.Events.Emit(event.Event{Kind: event.PeerGone, Peer: m.Peer, Name: o.fullName(m.Label)})
 	o.publisher.contactChanged()
+	if o.db.kad.RoutingTable().Find(p) != "" {
+		// Leave a server that is gone out of the answers of this one soon:
+		// the question removes it if it is not there.
+		o.gate.spawn(func() { o.db.ask(o.ctx, p, string(p)) })
+	}
 	o.wake()
 }
 

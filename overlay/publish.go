@@ -45,6 +45,7 @@ type publisher struct {
 	why     reason
 	stored  int // servers that took the name in the last round
 	members []peerid.ID
+	settled bool // the name is decided; nothing is put before
 	ended   bool
 }
 
@@ -76,7 +77,11 @@ func (p *publisher) nextSeq() uint64 {
 func (p *publisher) due(why reason) {
 	p.mu.Lock()
 	p.why |= why
+	settled := p.settled
 	p.mu.Unlock()
+	if !settled {
+		return
+	}
 	select {
 	case p.kick <- struct{}{}:
 	default:
@@ -191,6 +196,16 @@ func pause(ctx context.Context, d time.Duration) bool {
 		return false
 	case <-t.C:
 		return true
+	}
+}
+
+// first puts the records for the first time: the name is decided.
+func (p *publisher) first(ctx context.Context) {
+	p.mu.Lock()
+	p.settled = true
+	p.mu.Unlock()
+	if p.now(ctx) == 0 && len(p.o.db.servers()) > 0 {
+		p.due(nameDue | contactDue)
 	}
 }
 

@@ -29,6 +29,7 @@ const (
 	bootstrapTimeout = 10 * time.Second
 	bootstrapWidth   = 8
 	peersTimeout     = 3 * time.Second
+	askPeersPause    = 5 * time.Second // between questions that an arrival causes
 	peersMax         = 16
 	peersAddrs       = 4
 	// orphanRetry is how soon a peer without connections tries again.
@@ -91,7 +92,7 @@ func (o *Overlay) keepUp() {
 	defer t.Stop()
 	role := time.NewTimer(serverAfter)
 	defer role.Stop()
-	var compared time.Time
+	var compared, asked time.Time
 	for {
 		pulse := false
 		select {
@@ -106,6 +107,9 @@ func (o *Overlay) keepUp() {
 		if pulse && time.Since(compared) >= compareEvery/2 {
 			compared = time.Now()
 			o.pulse()
+		}
+		if (pulse || time.Since(asked) > askPeersPause) && o.askPeers() {
+			asked = time.Now()
 		}
 		o.remember()
 		if !o.connected() {
@@ -125,7 +129,6 @@ func (o *Overlay) pulse() {
 	if o.root == nil {
 		o.renew(o.ctx)
 	}
-	o.askPeers()
 	o.stayNear()
 	if err := o.peers.save(); err != nil {
 		o.log.Error("saving known peers", "err", err)
@@ -261,11 +264,11 @@ func (o *Overlay) servePeers(s network.Stream, from *membership.Member) {
 	_, _ = s.Write(b)
 }
 
-// askPeers asks one member whom it knows.
-func (o *Overlay) askPeers() {
+// askPeers asks one member whom it knows, and says whether there is one.
+func (o *Overlay) askPeers() bool {
 	all := o.gate.members()
 	if len(all) == 0 {
-		return
+		return false
 	}
 	d := all[rand.IntN(len(all))]
 	o.gate.spawn(func() {
@@ -289,6 +292,7 @@ func (o *Overlay) askPeers() {
 			o.peers.note(p.id, p.addrs, p.server)
 		}
 	})
+	return true
 }
 
 type toldPeer struct {

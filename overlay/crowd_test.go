@@ -1,0 +1,178 @@
+package overlay
+
+import (
+	"context"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/idloc/idloc/internal/event"
+	"github.com/idloc/idloc/internal/pipe"
+)
+
+func TestManyFirstConnects(t *testing.T) {
+	if testing.Short() {
+		t.Skip("21 nodes")
+	}
+	_, peers := crowd(t, 21)
+	one, rest := peers[0], peers[1:]
+	got := make([][]*pipe.Pipe, len(rest))
+	var wg sync.WaitGroup
+	for i, p := range rest {
+		got[i] = make([]*pipe.Pipe, 200)
+		for j := range got[i] {
+			wg.Go(func() {
+				pp, err := one.Connect(t.Context(), p.Self())
+				if err != nil {
+					t.Errorf("peer %d: %v", i, err)
+				}
+				got[i][j] = pp
+			})
+		}
+	}
+	wg.Wait()
+	for i := range got {
+		for _, pp := range got[i] {
+			if pp != got[i][0] {
+				t.Fatalf("two pipes to peer %d", i)
+			}
+		}
+		if n := len(one.seen(event.PairChosen, rest[i].Self())); n != 1 {
+			t.Errorf("%d establishments to peer %d", n, i)
+		}
+	}
+	if n := len(one.pipes.Load().Pipes()); n != len(rest) {
+		t.Errorf("%d pipes to %d peers", n, len(rest))
+	}
+}
+
+// TestCrossConnects lets two peers connect to each other a thousand times at
+// once: offers cross, and one session must come of it on both sides.
+func TestCrossConnects(t *testing.T) {
+	_, peers := crowd(t, 2)
+	a, b := peers[0], peers[1]
+	for round := range 5 {
+		var wg sync.WaitGroup
+		start := make(chan struct{})
+		for i := range 1000 {
+			from, to := a, b
+			if i%2 == 1 {
+				from, to = b, a
+			}
+			wg.Go(func() {
+				<-start
+				if _, err := from.Connect(t.Context(), to.Self()); err != nil {
+					t.Errorf("round %d: %v", round, err)
+				}
+			})
+		}
+		close(start)
+		wg.Wait()
+		pa, pb := a.pipes.Load().Pipes(), b.pipes.Load().Pipes()
+		if len(pa) != 1 || len(pb) != 1 {
+			t.Fatalf("round %d: %d and %d pipes", round, len(pa), len(pb))
+		}
+		sa, sb := pa[0].Status(), pb[0].Status()
+		if sa.Initiator == sb.Initiator {
+			t.Errorf("round %d: not the same session: %+v and %+v", round, sa, sb)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		for _, p := range []*pipe.Pipe{pa[0], pb[0]} {
+			if _, _, err := p.Ping(ctx); err != nil {
+				t.Errorf("round %d: Ping: %v", round, err)
+			}
+		}
+		cancel()
+		pa[0].Close(nil)
+		pb[0].Close(nil)
+		await(t, "pipes gone", 5*time.Second, func() bool {
+			return len(a.pipes.Load().Pipes()) == 0 && len(b.pipes.Load().Pipes()) == 0
+		})
+	}
+}
+
+// TestSilentPeer connects to a peer that is gone without a word: its
+// forwarder still believes in the connection.
+func TestSilentPeer(t *testing.T) {
+	_, peers := crowd(t, 2)
+	dead := peers[1]
+	_ = dead.sock.Close()
+	start := time.Now()
+	_, err := peers[0].Connect(t.Context(), dead.Self())
+	if err == nil {
+		t.Fatal("Connect to a dead peer")
+	}
+	if d := time.Since(start); d > 9*time.Second {
+		t.Errorf("took %v", d)
+	}
+	t.Logf("failed after %v: %v", time.Since(start), err)
+}
+
+func TestConnectAfterPipeClosed(t *testing.T) {
+	_, peers := crowd(t, 2)
+	a, b := peers[0], peers[1]
+	for i := range 5 {
+		p, err := a.Connect(t.Context(), b.Self())
+		if err != nil {
+			t.Fatalf("round %d: %v", i, err)
+		}
+		p.Close(nil)
+	}
+}
+
+// TestRemoteRestart: the peer comes back with its key and state, and the pipe
+// of its former run is no obstacle.
+func TestRemoteRestart(t *testing.T) {
+	earth, peers := crowd(t, 1)
+	dir := memory(t)
+	mars := earth.joinWith(t, newNode(t, dir), "mars", InviteOptions{})
+	if _, err := peers[0].Connect(t.Context(), mars.Self()); err != nil {
+		t.Fatal(err)
+	}
+	mars.shut()
+	again := newNodeWith(t, mars.key, dir)
+	again.run(Open(t.Context(), again.config("mars")))
+	if again.Self() != mars.Self() || again.Name() != "mars.example.com" {
+		t.Errorf("came back as %v, %q", again.Self(), again.Name())
+	}
+	await(t, "a pipe to the restarted peer", 8*time.Second, func() bool {
+		ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
+		defer cancel()
+		p, err := peers[0].Connect(ctx, mars.Self())
+		if err != nil {
+			t.Log(err)
+			return false
+		}
+		_, _, err = p.Ping(ctx)
+		return err == nil
+	})
+}
+
+// TestFounderGone: with the only server gone, the others take over its part,
+// and come back to each other by what they remember.
+func TestFounderGone(t *testing.T) {
+	earth, peers := crowd(t, 3)
+	a, b := peers[0], peers[1]
+	for _, p := range peers {
+		p.askPeers()
+		await(t, "other members known", 5*time.Second, func() bool { return len(p.peers.addrInfos()) >= 3 })
+	}
+	earth.shut()
+	await(t, "servers and each other", 20*time.Second, func() bool {
+		return (a.Server() || b.Server() || peers[2].Server()) && len(a.Peers()) > 0 && len(b.Peers()) > 0
+	})
+	await(t, "the name found again", 20*time.Second, func() bool {
+		f, err := a.Resolve(t.Context(), "peer1")
+		return err == nil && f.Peer == b.Self()
+	})
+	if _, err := a.Connect(t.Context(), b.Self()); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestServerRole(t *testing.T) {
+	earth, peers := crowd(t, 1)
+	if !earth.Server() || peers[0].Server() {
+		t.Errorf("servers: founder %v, joiner %v", earth.Server(), peers[0].Server())
+	}
+}

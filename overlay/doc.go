@@ -1,0 +1,83 @@
+// Package overlay is the peer protocol (draft §4.2, §5): it keeps a peer
+// connected to the others, stores and finds names in the distributed database,
+// and makes pipes, routing each offer and answer through other peers and
+// checking the candidates with ICE.
+//
+// Create founds an overlay, Join enters one with a token, Open resumes either.
+// Then Resolve says which peer has a name, and Connect gives a pipe to a peer.
+//
+// # How a pipe comes about
+//
+//	Connect ── one establishment for each peer, all callers wait for it
+//	  │ 1. candidates: the port's sockets, and what they were last seen as
+//	  │    from outside (measured in the background: an offer waits for no
+//	  │    gathering, DESIGN §14.9)
+//	  │ 2. offer (internal/pipe, sealed end to end) over a connection to the
+//	  │    peer, or through a member that has one: those its name record or
+//	  │    contact record names, those connected here, those nearest its ID
+//	  │ 3. answer back the same way
+//	  │ 4. ICE checks on the shared port, nomination
+//	  └ 5. the pair becomes the pipe's first path
+//
+// Offers that cross: the one from the smaller peer ID stands. The side with the
+// larger ID gives its own up; the side with the smaller answers "glare" and the
+// other waits for the offer that is on its way, for a bounded time, and then
+// tries again (DESIGN §14.7). The peer that made the standing offer controls
+// the checks.
+//
+// # Who is let in
+//
+// Each connection begins with hellos: membership chains and the number of the
+// newest revocation list. Until a chain was verified nothing of ours is served;
+// after five seconds the connection is closed. The DHT gets a wrapped host that
+// knows members only. A chain rides in each offer and answer too, so that there
+// is no pipe without one.
+//
+// # Who keeps the database
+//
+// The founder at once. Another peer becomes a server when it has been up for
+// 30 s and either fewer than three servers are known or a member's connection
+// has come in, which proves that others reach it; or at once when no server is
+// reachable any more. DESIGN §14.6 makes a peer a server as soon as fewer than
+// three are known. That is worse in a small, young overlay: a peer that lives
+// for seconds takes records and lookups with it when it goes, every record is
+// put again for each newcomer, and peers behind NATs that nobody has tried yet
+// are asked in vain. Waiting costs nothing: with one server there is one place
+// to look, and lookups take one round trip. The role is not given back: that
+// would lose the records again.
+//
+// # Names
+//
+// A record is put under three keys, at the eight servers nearest each. Reads
+// walk to them as Kademlia does, but by our own walk (lookup.go) instead of
+// kad-dht's: it tells which member gave a record, counts who has answered that
+// there is none, and returns as soon as three agree or replicas go quiet for
+// 150 ms. With fewer servers than replicas each keeps every record and one key
+// is asked.
+//
+// Of two claims to a label the founder, or a delegate, confirms one; the other
+// peer gets mars-2 before its Join returns. With neither reachable, membership
+// and name stay provisional and the database decides by naming's order.
+//
+// # Files
+//
+//	overlay.go   the Overlay and its start and end
+//	config.go    Config, errors
+//	host.go      libp2p on the shared port             DESIGN §5, §8
+//	gate.go      connections and membership            DESIGN §8
+//	hello.go     the hello's layout
+//	dht.go       the database, the wrapped host, roles draft §5, DESIGN §14.6
+//	lookup.go    walks to the servers nearest a key
+//	names.go     reading names                         draft §5, DESIGN §14.2
+//	publish.go   putting records                       DESIGN §8, §14.5
+//	confirm.go   labels, ties, confirmation            draft §5, DESIGN §14.1
+//	revoke.go    the revocation list                   DESIGN §14.1
+//	upkeep.go    bootstrap, roles, other members       DESIGN §8
+//	network.go   local addresses that come and go      DESIGN §9
+//	saved.go     what survives a restart
+//	offer.go     routing offers                        draft §4.2, §6; DESIGN §14.5
+//	connect.go   establishments                        draft §4.2, DESIGN §14.7
+//	ice.go       candidates, agents                    RFC 8445
+//	icemux.go    agents on the shared port, pacing     DESIGN §14.9, RFC 8445 §14
+//	stun.go      demux, responder, mapped addresses    RFC 8489, DESIGN §14.9
+package overlay

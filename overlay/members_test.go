@@ -1,0 +1,321 @@
+package overlay
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
+
+	"github.com/idloc/idloc/internal/event"
+	"github.com/idloc/idloc/internal/state"
+	"github.com/idloc/idloc/overlay/membership"
+	"github.com/idloc/idloc/overlay/naming"
+)
+
+func memory(t testing.TB) *state.Dir {
+	t.Helper()
+	d, err := state.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = d.Close() })
+	return d
+}
+
+func TestTies(t *testing.T) {
+	earth := founded(t, "earth")
+	var wg sync.WaitGroup
+	names := make([]string, 4)
+	nodes := make([]*node, len(names))
+	for i := range nodes {
+		nodes[i] = newNode(t, nil)
+	}
+	for i := range nodes {
+		wg.Go(func() {
+			token, err := earth.Invite(InviteOptions{})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			o, err := Join(t.Context(), token, nodes[i].config("mars"))
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			nodes[i].run(o, nil)
+			names[i] = o.Name()
+		})
+	}
+	wg.Wait()
+	seen := map[string]bool{}
+	for _, n := range names {
+		seen[n] = true
+	}
+	for _, want := range []string{"mars.example.com", "mars-2.example.com", "mars-3.example.com", "mars-4.example.com"} {
+		if !seen[want] {
+			t.Errorf("nobody is %s: %v", want, names)
+		}
+	}
+	if got := earth.join(t, "earth").Name(); got != "earth-2.example.com" {
+		t.Errorf("the founder's label went to %q", got)
+	}
+}
+
+func TestNamedTokenOnce(t *testing.T) {
+	earth := founded(t, "earth")
+	token, err := earth.Invite(InviteOptions{Name: "venus"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := newNode(t, nil)
+	first.run(Join(t.Context(), token, first.config("something")))
+	if first.Name() != "venus.example.com" {
+		t.Errorf("Name = %q", first.Name())
+	}
+	second := newNode(t, nil)
+	t.Cleanup(second.shut)
+	if _, err := Join(t.Context(), token, second.config("")); !errors.Is(err, ErrNameTaken) {
+		t.Errorf("second use of a named token: %v", err)
+	}
+}
+
+func TestDelegateInvites(t *testing.T) {
+	earth := founded(t, "earth")
+	venus := earth.joinWith(t, newNode(t, nil), "venus", InviteOptions{Delegate: true})
+	plain := earth.join(t, "plain")
+	if _, err := plain.Invite(InviteOptions{}); !errors.Is(err, ErrNotIssuer) {
+		t.Errorf("a plain member invites: %v", err)
+	}
+	mars := venus.join(t, "mars")
+	if !mars.Member().Confirmed {
+		t.Error("not confirmed")
+	}
+	earth.shut()
+	await(t, "founder gone", 5*time.Second, func() bool { _, ok := venus.gate.member(earth.host.ID()); return !ok })
+	saturn := venus.join(t, "mars")
+	if m := saturn.Member(); !m.Confirmed || m.Delegate.IsZero() || saturn.Name() != "mars-2.example.com" {
+		t.Errorf("%s with %+v", saturn.Name(), m)
+	}
+	await(t, "mars found", 10*time.Second, func() bool {
+		f, err := saturn.Resolve(t.Context(), "mars")
+		return err == nil && f.Peer == mars.Self()
+	})
+}
+
+// TestJoinThroughOrdinaryMember enters with a token whose addresses are not the
+// founder's: the question for confirmation is passed on.
+func TestJoinThroughOrdinaryMember(t *testing.T) {
+	earth := founded(t, "earth")
+	venus := earth.join(t, "venus")
+	venus.db.setServer()
+	venus.gate.greetAll()
+	await(t, "venus known as a server", 5*time.Second, func() bool { return len(earth.db.servers()) == 1 })
+	token, err := earth.issuer.Invite(membership.InviteOptions{Addrs: venus.addrs()[:1]}, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	mars := newNode(t, nil)
+	mars.run(Join(t.Context(), token.String(), mars.config("mars")))
+	if !mars.Member().Confirmed {
+		t.Error("not confirmed")
+	}
+	for _, n := range []*node{earth, venus} {
+		if f, err := n.Resolve(t.Context(), "mars"); err != nil || f.Peer != mars.Self() {
+			t.Errorf("Resolve = %v, %v", f, err)
+		}
+	}
+}
+
+func TestProvisionalWithoutFounder(t *testing.T) {
+	earth := founded(t, "earth")
+	venus := earth.join(t, "venus")
+	venus.db.setServer()
+	venus.gate.greetAll()
+	token, err := earth.issuer.Invite(membership.InviteOptions{Addrs: venus.addrs()[:1]}, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	earth.shut()
+	await(t, "founder gone", 5*time.Second, func() bool { return len(venus.Peers()) == 0 })
+	mars := newNode(t, nil)
+	mars.run(Join(t.Context(), token.String(), mars.config("mars")))
+	if mars.Member().Confirmed {
+		t.Error("confirmed by nobody")
+	}
+	f, err := venus.Resolve(t.Context(), "mars")
+	if err != nil || f.Peer != mars.Self() {
+		t.Errorf("Resolve = %v, %v", f, err)
+	}
+	token2 := token.String()
+	second := newNode(t, nil)
+	second.run(Join(t.Context(), token2, second.config("mars")))
+	if got := second.Name(); got != "mars-2.example.com" {
+		t.Errorf("second provisional mars is %q", got)
+	}
+}
+
+func TestJoinNobodyThere(t *testing.T) {
+	earth := founded(t, "earth")
+	token, err := earth.Invite(InviteOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	earth.shut()
+	n := newNode(t, nil)
+	t.Cleanup(n.shut)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	if _, err := Join(ctx, token, n.config("mars")); err == nil {
+		t.Error("Join succeeded with nobody there")
+	}
+}
+
+func TestRevoke(t *testing.T) {
+	earth, peers := crowd(t, 3)
+	venus, mars, bad := peers[0], peers[1], peers[2]
+	if _, err := venus.Connect(t.Context(), bad.Self()); err != nil {
+		t.Fatal(err)
+	}
+	if err := mars.Revoke(t.Context(), "peer2"); !errors.Is(err, ErrNotFounder) {
+		t.Errorf("a member revokes: %v", err)
+	}
+	if err := earth.Revoke(t.Context(), "peer2"); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "the list at all", 10*time.Second, func() bool {
+		return venus.revoked.Load().Seq() == 1 && mars.revoked.Load().Seq() == 1
+	})
+	await(t, "the pipe gone", 10*time.Second, func() bool { return venus.pipes.Load().Pipe(bad.Self()) == nil })
+	await(t, "the connection gone", 10*time.Second, func() bool {
+		_, ok := earth.gate.member(bad.host.ID())
+		return !ok
+	})
+	if _, err := venus.Resolve(t.Context(), "peer2"); err == nil {
+		t.Error("the revoked peer's name resolves")
+	}
+	if _, err := venus.Connect(t.Context(), bad.Self()); err == nil {
+		t.Error("a pipe to the revoked peer")
+	}
+	if len(earth.seen(event.Revoked, bad.Self())) == 0 {
+		t.Error("no event")
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	if _, err := bad.Connect(ctx, venus.Self()); err == nil {
+		t.Error("the revoked peer connects")
+	}
+}
+
+// TestRestartThroughRemembered starts a peer again when those in its token
+// are gone.
+func TestRestartThroughRemembered(t *testing.T) {
+	earth := founded(t, "earth")
+	venus := earth.join(t, "venus")
+	dir := memory(t)
+	mars := earth.joinWith(t, newNode(t, dir), "mars", InviteOptions{})
+	mars.askPeers()
+	await(t, "venus known to mars", 5*time.Second, func() bool { return len(mars.peers.addrInfos()) == 2 })
+	mars.shut()
+	earth.shut()
+	again := newNodeWith(t, mars.key, dir)
+	again.run(Open(t.Context(), again.config("mars")))
+	await(t, "venus and mars connected", 15*time.Second, func() bool { return len(again.Peers()) == 1 })
+	await(t, "mars found", 15*time.Second, func() bool {
+		f, err := venus.Resolve(t.Context(), "mars")
+		return err == nil && f.Peer == again.Self()
+	})
+}
+
+func TestOpenNothing(t *testing.T) {
+	n := newNode(t, memory(t))
+	t.Cleanup(n.shut)
+	if _, err := Open(t.Context(), n.config("x")); !errors.Is(err, ErrNoState) {
+		t.Errorf("Open = %v", err)
+	}
+}
+
+func TestFounderRestarts(t *testing.T) {
+	dir := memory(t)
+	n := newNode(t, dir)
+	n.run(Create(t.Context(), "example.com", n.config("earth")))
+	id := n.ID()
+	n.shut()
+	again := newNodeWith(t, n.key, dir)
+	again.run(Create(t.Context(), "example.com", again.config("earth")))
+	if again.ID() != id || !again.Founder() || again.Name() != "earth.example.com" {
+		t.Errorf("came back as %x, %v, %q", again.ID(), again.Founder(), again.Name())
+	}
+	other := newNodeWith(t, n.key, dir)
+	t.Cleanup(other.shut)
+	if _, err := Create(t.Context(), "example.org", other.config("earth")); err == nil {
+		t.Error("another domain was founded over the state of this one")
+	}
+}
+
+// TestStranger is a libp2p peer with the right protocol names and no chain: it
+// reads nothing, stores nothing, routes nothing, and is closed.
+func TestStranger(t *testing.T) {
+	earth, _ := crowd(t, 1)
+	n := newNode(t, nil)
+	t.Cleanup(n.shut)
+	h, err := newHost(n.key, n.sock, noMapped)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	ai := peer.AddrInfo{ID: earth.host.ID(), Addrs: earth.host.Addrs()}
+	if err := h.Connect(t.Context(), ai); err != nil {
+		t.Fatal(err)
+	}
+	start := time.Now()
+	pids := []protocol.ID{earth.db.proto, earth.proto("offer"), earth.proto("confirm"), earth.proto("revocation"), earth.proto("peers")}
+	var wg sync.WaitGroup
+	for _, pid := range pids {
+		wg.Go(func() {
+			s, err := openStream(t.Context(), h, ai.ID, pid)
+			if err != nil {
+				t.Errorf("%s: %v", pid, err)
+				return
+			}
+			defer s.Reset()
+			key := naming.Key(earth.ID(), "earth", 0)
+			_, _ = s.Write(append([]byte{byte(len(key) + 4), 0x08, 0x01, 0x12, byte(len(key))}, key...))
+			_ = s.CloseWrite()
+			b := make([]byte, 1)
+			if n, err := s.Read(b); err == nil {
+				t.Errorf("%s answered a stranger with %d bytes", pid, n)
+			}
+		})
+	}
+	wg.Wait()
+	await(t, "the connection closed", helloTimeout+2*time.Second, func() bool {
+		return h.Network().Connectedness(ai.ID) != network.Connected
+	})
+	t.Logf("closed after %v", time.Since(start))
+	if len(earth.Peers()) != 1 {
+		t.Errorf("members: %+v", earth.Peers())
+	}
+
+	// A hello with somebody else's chain is refused with a reason, at once.
+	if err := h.Connect(t.Context(), ai); err != nil {
+		t.Fatal(err)
+	}
+	s, err := openStream(t.Context(), h, ai.ID, earth.proto("hello"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Write(earth.hello().append([]byte{helloWelcome})); err != nil {
+		t.Fatal(err)
+	}
+	_, err = readHello(s)
+	var refused *refusedError
+	if !errors.As(err, &refused) {
+		t.Errorf("stolen chain: %v", err)
+	}
+	_ = s.Reset()
+}
