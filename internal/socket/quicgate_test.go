@@ -293,6 +293,7 @@ func TestViewDeadlines(t *testing.T) {
 		if _, _, err := v.ReadFrom(b); !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(start) != time.Second {
 			t.Errorf("%v after %v", err, time.Since(start))
 		}
+		synctest.Wait() // both timers
 		to := &net.UDPAddr{IP: net.IPv4(192, 0, 2, 9), Port: 1}
 		if _, err := v.WriteTo(shortPacket(30), to); !errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Errorf("write: %v", err)
