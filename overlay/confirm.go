@@ -16,6 +16,7 @@ import (
 	"github.com/idloc/idloc/internal/peerid"
 	"github.com/idloc/idloc/internal/state"
 	"github.com/idloc/idloc/overlay/membership"
+	"github.com/idloc/idloc/overlay/naming"
 )
 
 // The confirm protocol: one question, one answer.
@@ -375,6 +376,9 @@ func (o *Overlay) takenElsewhere(ctx context.Context, label string, p peerid.ID)
 	if o.root != nil && o.registry.alone() {
 		return false // nobody else confirms
 	}
+	if o.names.holds(label, p) {
+		return true
+	}
 	ctx, cancel := context.WithTimeout(ctx, confirmTimeout/2)
 	defer cancel()
 	rec, _, _ := o.names.fetch(ctx, label)
@@ -441,10 +445,13 @@ func (r *registry) revoked(c confirmedLabel, l *membership.RevocationList) bool 
 	return l.Has(membership.RevokePeer, membership.KeyOf(c.Peer))
 }
 
+// nextSerial returns a serial for a member confirmed now. It is the time, so
+// that those of several issuers compare: of two confirmed claims the earlier
+// stands.
 func (r *registry) nextSerial() uint64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.s.Serial++
+	r.s.Serial = naming.Seq(time.Now(), r.s.Serial)
 	return r.s.Serial
 }
 

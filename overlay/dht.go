@@ -63,7 +63,7 @@ func newDatabase(g *gate, prefix protocol.ID, valid record.Validator, log *slog.
 	d := &database{gate: g, proto: prefix + "/kad/1.0.0", valid: valid, log: log, kick: make(chan struct{}, 1)}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	var err error
-	if d.host, err = newGatedHost(g); err != nil {
+	if d.host, err = newGatedHost(g, d.proto); err != nil {
 		return nil, err
 	}
 	store := dssync.MutexWrap(ds.NewMapDatastore())
@@ -144,13 +144,7 @@ func (d *database) servers() []peer.ID {
 
 // speaks says whether a member serves the database: its hello said so, or
 // identify has told since.
-func (d *database) speaks(m *door) bool {
-	if m.flags&flagServer != 0 {
-		return true
-	}
-	p, err := d.host.Peerstore().SupportsProtocols(m.peer, d.proto)
-	return err == nil && len(p) > 0
-}
+func (d *database) speaks(m *door) bool { return m.flags&flagServer != 0 }
 
 // gatedHost is the libp2p host as the DHT sees it: streams to and from members
 // only, and an event bus of its own, on which a peer appears once it is
@@ -158,6 +152,7 @@ func (d *database) speaks(m *door) bool {
 type gatedHost struct {
 	host.Host
 	gate *gate
+	kad  protocol.ID // who speaks it is a server
 	bus  event.Bus
 
 	sub       event.Subscription
@@ -169,8 +164,8 @@ type gatedHost struct {
 
 var _ host.Host = (*gatedHost)(nil)
 
-func newGatedHost(g *gate) (*gatedHost, error) {
-	h := &gatedHost{Host: g.host, gate: g, bus: eventbus.NewBus(), done: make(chan struct{})}
+func newGatedHost(g *gate, kad protocol.ID) (*gatedHost, error) {
+	h := &gatedHost{Host: g.host, gate: g, kad: kad, bus: eventbus.NewBus(), done: make(chan struct{})}
 	var err error
 	if h.protocols, err = h.bus.Emitter(new(event.EvtPeerProtocolsUpdated)); err != nil {
 		return nil, err
@@ -215,6 +210,9 @@ func (h *gatedHost) forward() {
 // through the gate and when identify learned something, in either order.
 func (h *gatedHost) admitted(p peer.ID) {
 	if _, ok := h.gate.member(p); ok {
+		if has, err := h.Peerstore().SupportsProtocols(p, h.kad); err == nil && len(has) > 0 {
+			h.gate.markServer(p)
+		}
 		_ = h.protocols.Emit(event.EvtPeerProtocolsUpdated{Peer: p})
 	}
 }

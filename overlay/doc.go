@@ -73,6 +73,7 @@
 //	confirm.go   labels, ties, confirmation            draft §5, DESIGN §14.1
 //	revoke.go    the revocation list                   DESIGN §14.1
 //	upkeep.go    bootstrap, roles, other members       DESIGN §8
+//	dialback.go  whether others reach this peer        DESIGN §14.6
 //	network.go   local addresses that come and go      DESIGN §9
 //	saved.go     what survives a restart
 //	offer.go     routing offers                        draft §4.2, §6; DESIGN §14.5

@@ -25,6 +25,7 @@ const (
 	helloTimeout = 5 * time.Second
 	// refusalGrace is how long a refused peer has to read why.
 	refusalGrace = 500 * time.Millisecond
+	dialledMax   = 16384
 )
 
 // ErrNotMember is wrapped by errors about a peer that has shown no valid
@@ -53,7 +54,11 @@ type gate struct {
 	mu     sync.Mutex // guards the rest and the doors' fields
 	closed bool
 	doors  map[peer.ID]*door
-	timers map[network.Conn]*time.Timer
+	// dialled are peers that we have sent something to first: that they
+	// reach us proves nothing.
+	dialled map[peer.ID]bool
+	reached bool // a member reached us unasked
+	timers  map[network.Conn]*time.Timer
 }
 
 // door is what the gate knows about one connected peer.
@@ -66,16 +71,15 @@ type door struct {
 	chain  []byte
 	flags  uint8
 	remote ma.Multiaddr
-	// inbound: a connection of the peer came in, so it can reach us.
-	inbound bool
-	err     error // why it was refused, set before gone is closed
+	err    error // why it was refused, set before gone is closed
 }
 
 func newGate(h host.Host, proto protocol.ID, log *slog.Logger) *gate {
 	g := &gate{
 		host: h, proto: proto, log: log,
-		doors:  map[peer.ID]*door{},
-		timers: map[network.Conn]*time.Timer{},
+		doors:   map[peer.ID]*door{},
+		dialled: map[peer.ID]bool{},
+		timers:  map[network.Conn]*time.Timer{},
 	}
 	g.ctx, g.cancel = context.WithCancel(context.Background())
 	return g
@@ -145,6 +149,12 @@ func (g *gate) connected(c network.Conn) {
 		d.remote = c.RemoteMultiaddr()
 	}
 	g.timers[c] = time.AfterFunc(helloTimeout, func() { g.expire(c) })
+	if c.Stat().Direction == network.DirOutbound {
+		if len(g.dialled) >= dialledMax {
+			clear(g.dialled)
+		}
+		g.dialled[c.RemotePeer()] = true
+	}
 	g.mu.Unlock()
 	if c.Stat().Direction == network.DirOutbound {
 		g.spawn(func() { g.greet(c) })
@@ -271,10 +281,10 @@ func (g *gate) admit(c network.Conn, h hello) error {
 		return network.ErrNoConn
 	}
 	first := d.member == nil
-	d.member, d.chain, d.flags = m, h.chain, h.flags
+	d.member, d.chain, d.flags = m, h.chain, h.flags|d.flags&flagServer
 	d.remote = c.RemoteMultiaddr()
-	if c.Stat().Direction == network.DirInbound {
-		d.inbound = true
+	if c.Stat().Direction == network.DirInbound && !g.dialled[p] {
+		g.reached = true
 	}
 	if t := g.timers[c]; t != nil {
 		t.Stop()
@@ -283,11 +293,12 @@ func (g *gate) admit(c network.Conn, h hello) error {
 	if first {
 		close(d.open)
 	}
+	now := *d // what the callbacks see does not change under them
 	g.mu.Unlock()
 	if first {
-		g.entered(d)
+		g.entered(&now)
 	}
-	g.heard(d, h)
+	g.heard(&now, h)
 	return nil
 }
 
@@ -346,6 +357,23 @@ func (g *gate) member(p peer.ID) (*membership.Member, bool) {
 		return nil, false
 	}
 	return d.member, true
+}
+
+// wasReached says whether a member's connection came in without our having
+// dialled it before.
+func (g *gate) wasReached() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.reached
+}
+
+// markServer notes that a member serves the database.
+func (g *gate) markServer(p peer.ID) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if d := g.doors[p]; d != nil {
+		d.flags |= flagServer
+	}
 }
 
 // members returns the admitted peers in no particular order.

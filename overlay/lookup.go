@@ -23,6 +23,9 @@ const (
 	width = 6
 	// askTimeout bounds one question to one server.
 	askTimeout = 2 * time.Second
+	// askPatience is how long a walk whose nearest servers have mostly
+	// answered waits for the rest.
+	askPatience = 400 * time.Millisecond
 	// lookupTimeout bounds a walk.
 	lookupTimeout = 8 * time.Second
 	// settle is how long a read waits for better records once it has a good
@@ -156,6 +159,8 @@ func (w *walker) take(from peer.ID, value []byte) {
 func (w *walker) run(ctx context.Context) walkResult {
 	ctx, cancel := context.WithCancel(ctx)
 	replies := make(chan reply)
+	quiet := time.NewTimer(askPatience)
+	defer quiet.Stop()
 	var asks sync.WaitGroup
 	busy := 0
 	for {
@@ -175,7 +180,19 @@ func (w *walker) run(ctx context.Context) walkResult {
 		if busy == 0 {
 			break
 		}
-		r := <-replies
+		var r reply
+		select {
+		case r = <-replies:
+		case <-quiet.C:
+			// What has not answered by now is most likely dead. If those
+			// that did outnumber it, the rest is not worth the wait.
+			if !w.done && w.next() == nil && w.res.answered > busy+w.count(failed) {
+				w.done = true
+				cancel()
+			}
+			continue
+		}
+		quiet.Reset(askPatience)
 		busy--
 		if w.done {
 			continue // the asks under way were cancelled; collect them
@@ -189,6 +206,8 @@ func (w *walker) run(ctx context.Context) walkResult {
 	asks.Wait()
 	for _, c := range w.list {
 		switch {
+		case c.state == asking && len(w.res.nearest) < replicas:
+			w.res.failed++
 		case c.state == answered && len(w.res.nearest) < replicas:
 			w.res.nearest = append(w.res.nearest, c.peer)
 		case c.state == failed && len(w.res.nearest) < replicas:
@@ -196,6 +215,16 @@ func (w *walker) run(ctx context.Context) walkResult {
 		}
 	}
 	return w.res
+}
+
+func (w *walker) count(state uint8) int {
+	n := 0
+	for _, c := range w.list {
+		if c.state == state {
+			n++
+		}
+	}
+	return n
 }
 
 // next returns the nearest candidate to ask, or nil once the nearest replicas

@@ -96,6 +96,19 @@ func (n *names) saw(m *membership.Member) {
 	n.members[m.Peer] = m
 }
 
+// holds says whether a peer other than p has shown a confirmed certificate for
+// a label.
+func (n *names) holds(label string, p peerid.ID) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for id, m := range n.members {
+		if id != p && m.Confirmed && m.Label == label && time.Now().Before(m.NotAfter) && !n.o.revoked.Load().Revokes(m) {
+			return true
+		}
+	}
+	return false
+}
+
 // hint returns members that a peer said it is connected to.
 func (n *names) hint(p peerid.ID) []peerid.ID {
 	n.mu.Lock()
@@ -293,12 +306,12 @@ func (n *names) resolvePeer(ctx context.Context, id peerid.ID, label string) (Fo
 
 // known says whether a valid chain of the peer was seen.
 func (n *names) known(id peerid.ID) bool {
-	if _, ok := n.o.gate.member(toLibp2p(id)); ok {
-		return true
+	m, ok := n.o.gate.member(toLibp2p(id))
+	if !ok {
+		n.mu.Lock()
+		m = n.members[id]
+		n.mu.Unlock()
 	}
-	n.mu.Lock()
-	m := n.members[id]
-	n.mu.Unlock()
 	return m != nil && time.Now().Before(m.NotAfter) && !n.o.revoked.Load().Revokes(m)
 }
 

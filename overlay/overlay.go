@@ -60,6 +60,7 @@ type Overlay struct {
 	closed     bool
 
 	started time.Time
+	backAt  time.Time // when a dial-back was last asked for; of keepUp
 	ctx     context.Context
 	cancel  context.CancelFunc
 	wg      sync.WaitGroup
@@ -249,6 +250,7 @@ func (o *Overlay) compose() error {
 	o.gate.handle(o.proto("confirm"), o.serveConfirm)
 	o.gate.handle(o.proto("revocation"), o.serveRevocation)
 	o.gate.handle(o.proto("peers"), o.servePeers)
+	o.gate.handle(o.proto("dialback"), o.serveDialBack)
 	o.gate.start()
 	o.wg.Go(func() { o.mapped.run(o.ctx) })
 	o.wg.Go(func() { o.publisher.run(o.ctx) })
@@ -420,14 +422,16 @@ func (o *Overlay) entered(d *door) {
 	o.db.host.admitted(d.peer)
 	remote, _ := addrPort(d.remote)
 	o.cfg.Events.Emit(event.Event{Kind: event.PeerConnected, Peer: d.id, Name: o.fullName(d.member.Label), Remote: remote})
-	o.names.saw(d.member)
 	o.publisher.contactChanged()
-	o.mapped.again()
+	if o.db.speaks(d) {
+		o.mapped.again()
+	}
 	o.wake()
 }
 
 // heard is called for each valid hello, also later ones.
 func (o *Overlay) heard(d *door, h hello) {
+	o.names.saw(d.member)
 	o.db.host.admitted(d.peer)
 	if h.flags&flagServer != 0 {
 		o.publisher.serverFound()

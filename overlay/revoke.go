@@ -164,18 +164,12 @@ func (o *Overlay) enforce() {
 		o.dismissed(d.id, d.member.Label)
 	}
 	for _, p := range o.pipes.Pipes() {
-		if _, err := membership.VerifyChain(p.Chain(), o.ov, now, l); err != nil && !o.stillMember(p.Peer()) {
+		// A chain that has ended may have been followed by a newer one.
+		if _, err := membership.VerifyChain(p.Chain(), o.ov, now, l); err != nil && !o.names.known(p.Peer()) {
 			o.dismissed(p.Peer(), "")
 			p.Close(fmt.Errorf("%w: %w", errRevoked, err))
 		}
 	}
-}
-
-// stillMember says whether a peer whose pipe was made under a chain that has
-// ended since has shown a newer one.
-func (o *Overlay) stillMember(id peerid.ID) bool {
-	m, ok := o.gate.member(toLibp2p(id))
-	return ok && time.Now().Before(m.NotAfter) && !o.revoked.Load().Revokes(m)
 }
 
 func (o *Overlay) dismissed(id peerid.ID, label string) {

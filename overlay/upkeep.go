@@ -174,24 +174,16 @@ func (o *Overlay) decideRole() {
 	case len(servers) == 0:
 		// Nobody keeps the records any more.
 	case up && len(servers) < fewServers:
-	case up && o.reached():
+	case up && o.gate.wasReached():
 	default:
+		if up {
+			o.askDialBack()
+		}
 		return
 	}
 	o.db.setServer()
 	o.gate.greetAll() // tells the role
 	o.publisher.changed()
-}
-
-// reached says whether a member's connection came in without our asking: the
-// proof that others can reach us.
-func (o *Overlay) reached() bool {
-	for _, d := range o.gate.members() {
-		if d.inbound {
-			return true
-		}
-	}
-	return false
 }
 
 // renew asks for a confirmed certificate while this peer has none or its own
