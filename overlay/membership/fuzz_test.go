@@ -1,0 +1,90 @@
+package membership
+
+import (
+	"bytes"
+	"encoding/hex"
+	"testing"
+)
+
+func hexOf(b []byte) string { return hex.EncodeToString(b) }
+
+func FuzzParseToken(f *testing.F) {
+	f.Add(testToken(f).String())
+	f.Add("idloc1")
+	f.Add("idloc2abc")
+	f.Fuzz(func(t *testing.T, s string) {
+		token, err := ParseToken(s)
+		if err != nil {
+			return
+		}
+		again, err := ParseToken(token.String())
+		if err != nil || again.String() != token.String() {
+			t.Fatalf("%q: %v", s, err)
+		}
+	})
+}
+
+// FuzzTokenBody gets behind the checksum.
+func FuzzTokenBody(f *testing.F) {
+	f.Add(must(testToken(f).append(nil))(f))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		token, err := parseToken(b)
+		if err != nil {
+			return
+		}
+		if again, err := token.append(nil); err != nil || !bytes.Equal(again, b) {
+			t.Fatalf("two forms of one token: %x, %x, %v", b, again, err)
+		}
+	})
+}
+
+func FuzzChain(f *testing.F) {
+	root := testRoot(f)
+	provisional := must(testToken(f).SelfIssue(seedKey(9), "", epoch))(f)
+	f.Add(provisional)
+	f.Add(must(Confirm(root.Issuer(), provisional, "mars", 7, epoch, nil))(f))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		ch, err := parseChain(b)
+		if err != nil {
+			return
+		}
+		if again := ch.append(nil); !bytes.Equal(again, b) {
+			t.Fatalf("two forms of one chain: %x, %x", b, again)
+		}
+		for _, l := range ch.links {
+			if again := l.cert.Append(nil); !bytes.Equal(again, l.payload) {
+				t.Fatalf("two forms of one certificate: %x, %x", l.payload, again)
+			}
+		}
+		VerifyChain(b, root.Overlay(), epoch, nil)
+	})
+}
+
+func FuzzRevocationList(f *testing.F) {
+	f.Add(testList(f).Bytes())
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if l, err := ParseRevocationList(b); err == nil && !bytes.Equal(l.Bytes(), b) {
+			t.Fatalf("two forms of one list: %x, %x", b, l.Bytes())
+		}
+	})
+}
+
+func FuzzRoot(f *testing.F) {
+	f.Add(testRoot(f).Marshal())
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if r, err := ParseRoot(b); err == nil && !bytes.Equal(r.Marshal(), b) {
+			t.Fatalf("two forms of one root: %x, %x", b, r.Marshal())
+		}
+	})
+}
+
+func BenchmarkVerifyChain(b *testing.B) {
+	root := testRoot(b)
+	chain := must(testToken(b).SelfIssue(seedKey(9), "", epoch))(b)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := VerifyChain(chain, root.Overlay(), epoch, nil); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
