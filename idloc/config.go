@@ -1,0 +1,128 @@
+package idloc
+
+import (
+	"log/slog"
+	"net/netip"
+	"time"
+
+	"github.com/pion/transport/v3"
+)
+
+// Config configures a Node. The zero Config joins with the machine's name,
+// keeps its state in memory, uses any UDP port on every usable address and
+// accepts flows from every member. A Config is read once and not kept.
+type Config struct {
+	// Name is this peer's host label, "mars"; "" is the machine's name. A
+	// token made for one name overrides it. When another member holds the
+	// label the node takes mars-2 and so on (draft §5, "some scheme to
+	// break ties"): Node.Name tells which.
+	Name string
+	// Dir keeps the key, the certificate, LSIs and known peers. It is
+	// created with mode 0700 and locked while the node runs. "" keeps
+	// everything in memory: every start is then a new peer.
+	Dir string
+	// Port is the one UDP port of the node: pipes, STUN and the peer
+	// protocol share it. 0 picks one.
+	Port uint16
+	// Addrs are the local addresses to use; nil is all usable ones.
+	// Loopback is used when it is listed or when there is nothing else.
+	Addrs []netip.Addr
+	// LSIPrefix is where IPv4 LSIs come from (draft §4.1), /29 or wider; the
+	// zero prefix is a /16 of 198.18.0.0/15.
+	LSIPrefix netip.Prefix
+	// ICEServers are extra "stun:host:port" servers for finding this node's
+	// mapped addresses. None is needed: public members answer STUN.
+	ICEServers []string
+	// Null is the policy for null encapsulation (draft §4.3).
+	Null NullPolicy
+	// Paths restricts which paths pipes may take.
+	Paths PathPolicy
+	// NoRelay: do not forward offers and pipe datagrams for others.
+	NoRelay bool
+	// Admit is asked before an inbound flow is answered; nil admits all
+	// members. It is called from the packet path of the peer's pipe and
+	// must return quickly; it may be called concurrently.
+	Admit func(Flow) bool
+	// Logger receives the node's log; nil is silent.
+	Logger *slog.Logger
+	// Net is the network below: nil is the kernel's. Tests pass a simulated
+	// one.
+	Net transport.Net
+}
+
+// NullPolicy says whether flows may run without a pipe (draft §4.3, null
+// encapsulation). The stricter policy of two peers counts.
+type NullPolicy uint8
+
+const (
+	NullRefuse NullPolicy = iota // only encrypted pipes
+	NullTLS                      // null TCP under TLS 1.3 with the peers' identities; no null UDP
+	NullPlain                    // the draft as written, for applications that protect themselves
+)
+
+// PathPolicy restricts the paths of pipes.
+type PathPolicy uint8
+
+const (
+	PathAny        PathPolicy = iota // direct if possible, else relayed
+	PathDirectOnly                   // never through a relay
+	PathRelayOnly                    // never show a real address to a peer
+)
+
+// Encapsulation is how a flow travels between two peers (draft §4.3).
+type Encapsulation uint8
+
+const (
+	OuterUDP Encapsulation = iota // inside the peers' encrypted pipe
+	Null                          // on real sockets of its own, with no byte added
+)
+
+// String returns the draft's term.
+func (e Encapsulation) String() string {
+	if e == Null {
+		return "null"
+	}
+	return "outer-UDP"
+}
+
+// Peer is a member of the overlay as this node sees it. The LSIs are of local
+// significance: another node has others for the same peer (draft §9.1).
+type Peer struct {
+	ID   PeerID     `json:"id"`
+	Name string     `json:"name,omitempty"` // "mars.example.com"; "" if it has none
+	LSI4 netip.Addr `json:"lsi4,omitzero"`
+	LSI6 netip.Addr `json:"lsi6,omitzero"`
+}
+
+// Flow is an inbound flow, as Config.Admit is asked about it.
+type Flow struct {
+	Peer          Peer   // authenticated by the pipe
+	Network       string // "tcp" or "udp"
+	Local, Remote netip.AddrPort
+	Encapsulation Encapsulation
+}
+
+// InviteOptions says what a token admits.
+type InviteOptions struct {
+	Name     string        // the one label it admits; "" = any
+	Expires  time.Duration // 0 = 24 h; the token admits until then
+	Relay    bool          // the member may forward pipe datagrams for others
+	Delegate bool          // the member may invite
+}
+
+// PingResult is the answer to a Ping.
+type PingResult struct {
+	Peer Peer          `json:"peer"`
+	RTT  time.Duration `json:"rtt"` // of the pipe, in nanoseconds
+	Path PathStatus    `json:"path"`
+}
+
+// PathStatus is one path of a pipe.
+type PathStatus struct {
+	Kind   string         `json:"kind"`            // "direct", "relayed", "turn"
+	Local  netip.AddrPort `json:"local"`           // real address of this node
+	Remote netip.AddrPort `json:"remote"`          // real address of the peer, as seen from here
+	Via    PeerID         `json:"via,omitzero"`    // the forwarding member, if relayed
+	RTT    time.Duration  `json:"rtt,omitempty"`   // smoothed, in nanoseconds; 0 if not measured yet
+	Active bool           `json:"active,omitzero"` // data is sent here
+}

@@ -1,0 +1,150 @@
+package idloc_test
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"sync"
+	"testing"
+
+	"github.com/idloc/idloc/idloc"
+)
+
+// 200 first dials from one node to 20 peers: every one succeeds, and each
+// peer has one pipe.
+func TestManyFirstDials(t *testing.T) {
+	t.Parallel()
+	const peers, dials = 20, 200
+	earth := found(t, idloc.Config{})
+	venus := join(t, earth, "venus", idloc.Config{})
+	var ports [peers]string
+	var nodes [peers]*idloc.Node
+	var pipes [peers]*pipeCount
+	for i := range nodes {
+		nodes[i] = join(t, earth, fmt.Sprintf("moon%d", i), idloc.Config{})
+		ports[i] = echo(t, nodes[i])
+		pipes[i] = countPipes(t, nodes[i])
+	}
+	venusPipes := countPipes(t, venus)
+	var wg sync.WaitGroup
+	begin := make(chan struct{})
+	for d := range dials {
+		wg.Go(func() {
+			<-begin
+			i := d % peers
+			c, err := dialTimeout(t, venus, "tcp", net.JoinHostPort(nodes[i].Name(), ports[i]))
+			if err != nil {
+				t.Errorf("dial %d to %s: %v", d, nodes[i].Name(), err)
+				return
+			}
+			defer c.Close()
+			if err := roundTrip(c, fmt.Appendf(nil, "dial %d", d)); err != nil {
+				t.Errorf("dial %d to %s: %v", d, nodes[i].Name(), err)
+			}
+		})
+	}
+	close(begin)
+	wg.Wait()
+	for i, n := range nodes {
+		venusPipes.wantOne(t, n.ID())
+		pipes[i].wantOne(t, venus.ID())
+	}
+}
+
+// pipeCount counts the pipes that came up at a node, by peer.
+type pipeCount struct {
+	node *idloc.Node
+	stop context.CancelFunc
+	done chan struct{}
+	up   map[idloc.PeerID]int // read after done
+}
+
+func countPipes(t *testing.T, n *idloc.Node) *pipeCount {
+	ctx, cancel := context.WithCancel(t.Context())
+	c := &pipeCount{node: n, stop: cancel, done: make(chan struct{}), up: map[idloc.PeerID]int{}}
+	events := n.Watch(ctx)
+	go func() {
+		defer close(c.done)
+		for e := range events {
+			if e.Kind == idloc.EventPipeUp {
+				c.up[e.Peer]++
+			}
+		}
+	}()
+	t.Cleanup(cancel)
+	return c
+}
+
+// wantOne ends the counting.
+func (c *pipeCount) wantOne(t *testing.T, peer idloc.PeerID) {
+	t.Helper()
+	c.stop()
+	<-c.done
+	if c.up[peer] != 1 {
+		t.Errorf("%s saw %d pipes to %s come up, want 1", c.node.Name(), c.up[peer], peer)
+	}
+	if p := connected(c.node, peer); p != 1 {
+		t.Errorf("%s lists %d live pipes to %s, want 1", c.node.Name(), p, peer)
+	}
+}
+
+func connected(n *idloc.Node, peer idloc.PeerID) int {
+	count := 0
+	for _, p := range n.Status().Peers {
+		if p.ID == peer && p.Connected {
+			count++
+		}
+	}
+	return count
+}
+
+// 1,000 dials, half from each side, at once: the offers cross, one pipe is
+// left, and it is the same on both sides.
+func TestCrossDials(t *testing.T) {
+	t.Parallel()
+	_, venus, mars := solar(t)
+	dials := 1000
+	if testing.Short() {
+		dials = 200
+	}
+	ends := []struct {
+		from, to *idloc.Node
+		port     string
+	}{{venus, mars, echo(t, mars)}, {mars, venus, echo(t, venus)}}
+	pipes := []*pipeCount{countPipes(t, venus), countPipes(t, mars)}
+	begin := make(chan struct{})
+	var wg sync.WaitGroup
+	for d := range dials {
+		wg.Go(func() {
+			e := ends[d%2]
+			<-begin
+			c, err := dialTimeout(t, e.from, "tcp", net.JoinHostPort(e.to.Name(), e.port))
+			if err != nil {
+				t.Errorf("dial %d: %v", d, err)
+				return
+			}
+			defer c.Close()
+			if err := roundTrip(c, fmt.Appendf(nil, "dial %d", d)); err != nil {
+				t.Errorf("dial %d: %v", d, err)
+			}
+		})
+	}
+	close(begin)
+	wg.Wait()
+	for i, e := range ends {
+		pipes[i].wantOne(t, e.to.ID())
+	}
+	a, b := sessionOf(venus, mars.ID()), sessionOf(mars, venus.ID())
+	if a == "" || a != b {
+		t.Errorf("sessions differ: venus %q, mars %q", a, b)
+	}
+}
+
+func sessionOf(n *idloc.Node, peer idloc.PeerID) string {
+	for _, p := range n.Status().Peers {
+		if p.ID == peer {
+			return p.Session
+		}
+	}
+	return ""
+}

@@ -1,0 +1,65 @@
+// Package idloc joins a Go program to a peer-to-peer overlay in which it
+// dials and listens by name, as package net does, with nothing but NATs
+// between it and the others: no server, no root, no kernel device.
+//
+// It implements draft-matthews-p2psip-id-loc-01. TCP/IP runs inside the
+// process (gVisor's); its link is the draft's shim, which turns locally
+// significant addresses (LSIs) into encrypted UDP pipes that ICE opens; names
+// are signed records in a Kademlia database that the members run.
+//
+// # Getting in
+//
+// One peer founds the overlay with [Create] and mints tokens with
+// [Node.Invite]. A token is one line of text; whoever has it enters with
+// [Join] while any member named in it can be reached. With [Config].Dir set,
+// [Open] (or the same call again) resumes the same peer after a restart.
+//
+//	node, err := idloc.Join(ctx, token, idloc.Config{Name: "venus", Dir: dir})
+//	if err != nil { … }
+//	defer node.Close()
+//	conn, err := node.Dial(ctx, "tcp", "mars.example.com:80")
+//
+// Then [Node.Dial], [Node.Listen], [Node.ListenPacket] and [Node.HTTPClient]
+// do what their namesakes in net and net/http do. [Node.WhoIs] tells who is
+// behind a RemoteAddr; the pipe has authenticated it.
+//
+// # Rules
+//
+//   - Addresses of conns are LSIs. They mean something on this node only
+//     (draft §9.1): do not send them to other peers, send names.
+//   - Everything between two members is encrypted and authenticated with the
+//     peers' keys, forward secret, and its session keys resist a recording
+//     that a quantum computer reads later. The package documentation of
+//     internal/pipe says exactly what is and is not defended.
+//   - A Node may be used from any number of goroutines. Close ends every call
+//     with net.ErrClosed and returns when all its goroutines have ended.
+//   - Errors are *net.OpError outside. A Dial that failed on its way names
+//     its stage in a [*StageError]: name, offer, connectivity check,
+//     handshake or connect.
+//
+// # Limits
+//
+//	packets held for a peer while its pipe opens   64, and 256 KiB; the oldest is dropped
+//	a Dial to a peer that is gone                  ends within 10 s
+//	events a watcher may lag behind                1,024; the oldest are dropped
+//	candidates in an offer                         16
+//	size of an offer or answer                     4 KiB
+//	half-open handshakes                           256, 4 per peer
+//
+// # Not yet
+//
+// Null encapsulation (Config.Null, Dialer.Encapsulation), relayed paths
+// (Config.Paths = PathRelayOnly) and TURN URLs in Config.ICEServers return
+// an error that is errors.ErrUnsupported.
+//
+// # Files
+//
+//	node.go      composition of the layers        DESIGN §4
+//	config.go    Config and the plain types
+//	dial.go      Dial: name, LSI, connect         draft §2, §4.1, §5
+//	dialer.go    several overlays at once         draft §4.1, §9.1
+//	listen.go    Listen, ListenPacket
+//	peer.go      WhoIs, Ping, Status
+//	watch.go     events
+//	errors.go    errors and their stages
+package idloc

@@ -1,0 +1,118 @@
+package idloc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+
+	"github.com/idloc/idloc/internal/peerid"
+	"github.com/idloc/idloc/overlay"
+	"github.com/idloc/idloc/resolver"
+)
+
+// Invite mints a token: one line of text that lets its bearer in until it
+// expires, and says where to find members. Only the founder and members
+// invited with Delegate can; others get ErrRefusedByPolicy. A token is a
+// secret until it has been used.
+func (n *Node) Invite(opts InviteOptions) (string, error) {
+	if err := n.alive(); err != nil {
+		return "", err
+	}
+	token, err := n.ov.Invite(overlay.InviteOptions{Name: opts.Name, Expires: opts.Expires, Relay: opts.Relay, Delegate: opts.Delegate})
+	if err != nil {
+		return "", n.ended(policy("invite", err))
+	}
+	return token, nil
+}
+
+// Revoke ends the membership of the peer that has name now, and the
+// invitation that it came with: its pipes, connections and records end
+// everywhere within 60 s. Only the founder can; others get
+// ErrRefusedByPolicy.
+func (n *Node) Revoke(ctx context.Context, name string) error {
+	if err := n.alive(); err != nil {
+		return err
+	}
+	label, err := n.label(name)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := n.bind(ctx)
+	defer cancel()
+	return n.ended(policy("revoke "+name, n.ov.Revoke(ctx, label)))
+}
+
+// policy marks errors about rights that this node does not have.
+func policy(what string, err error) error {
+	if err == nil {
+		return nil
+	}
+	if errors.Is(err, overlay.ErrNotFounder) || errors.Is(err, overlay.ErrNotIssuer) {
+		return fmt.Errorf("idloc: %s: %w: %w", what, ErrRefusedByPolicy, err)
+	}
+	return fmt.Errorf("idloc: %s: %w", what, err)
+}
+
+// admit is asked by the stack about each inbound flow.
+func (n *Node) admit(network string, local, remote netip.AddrPort) bool {
+	if n.cfg.Admit == nil {
+		return true
+	}
+	peer, ok := n.table.Peer(remote.Addr())
+	if !ok || n.late.Load() == nil {
+		return false
+	}
+	return n.cfg.Admit(Flow{Peer: n.peer(peer), Network: network, Local: local, Remote: remote})
+}
+
+// Resolver returns a resolver that asks the node's own DNS, without leaving
+// the process: names of the overlay give LSIs, LookupAddr of an LSI gives a
+// name, and everything else goes to the system's DNS servers. Names of the
+// overlay are never sent there.
+func (n *Node) Resolver() *net.Resolver { return n.dns.NetResolver() }
+
+// startDNS makes the node's DNS server and lets it listen inside the stack,
+// at the second well-known LSI.
+func (n *Node) startDNS() error {
+	v4, v6 := n.table.Prefixes()
+	at := n.table.Resolver()
+	var err error
+	n.dns, err = resolver.New(resolver.Config{
+		Domain: n.ov.Domain(), Names: dnsNames{n}, LSIs: n.table,
+		NameOf:   func(id peerid.ID) string { return n.peer(id).Name },
+		Prefixes: []netip.Prefix{v4, v6}, Addr: at, Upstream: resolver.System(),
+		Events: n.emit, Logger: n.log,
+	})
+	if err != nil {
+		return err
+	}
+	if err := n.stack.AddAddress(at); err != nil {
+		return err
+	}
+	pc, err := n.stack.ListenUDP(netip.AddrPortFrom(at, 53))
+	if err != nil {
+		return err
+	}
+	l, err := n.stack.ListenTCP(netip.AddrPortFrom(at, 53), 0)
+	if err != nil {
+		pc.Close()
+		return err
+	}
+	n.wg.Go(func() { n.dns.Serve(pc) })
+	n.wg.Go(func() { n.dns.ServeListener(l) })
+	return nil
+}
+
+// dnsNames is the database as the DNS server sees it.
+type dnsNames struct{ n *Node }
+
+func (d dnsNames) Resolve(ctx context.Context, name string) (PeerID, string, error) {
+	id, full, err := d.n.resolve(ctx, name)
+	var dns *net.DNSError
+	if errors.As(err, &dns) && dns.IsNotFound {
+		err = fmt.Errorf("%w: %w", resolver.ErrNotFound, err)
+	}
+	return id, full, err
+}

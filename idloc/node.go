@@ -1,0 +1,388 @@
+package idloc
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/idloc/idloc/internal/peerid"
+	"github.com/idloc/idloc/internal/pipe"
+	"github.com/idloc/idloc/internal/socket"
+	"github.com/idloc/idloc/internal/state"
+	"github.com/idloc/idloc/lsi"
+	"github.com/idloc/idloc/netstack"
+	"github.com/idloc/idloc/overlay"
+	"github.com/idloc/idloc/resolver"
+	"github.com/idloc/idloc/shim"
+)
+
+// Node is one peer of one overlay: a TCP/IP stack, the pipes below it and
+// the peer protocol beside it. Its methods may be called concurrently, until
+// and after Close.
+type Node struct {
+	cfg   Config
+	id    PeerID
+	log   *slog.Logger
+	hub   *hub
+	state *state.Dir
+
+	// The stair, from the top. Each is closed by Close in this order.
+	stack *netstack.Stack
+	shim  *shim.Shim
+	pipes atomic.Pointer[pipe.Endpoint] // the port receives before it is there
+	sock  *socket.Port
+	// Beside it.
+	ov    *overlay.Overlay                // set before anyone has the Node
+	late  atomic.Pointer[overlay.Overlay] // the same, for what runs while the node starts
+	table *lsi.Table
+	dns   *resolver.Server
+
+	ctx    context.Context // ends when Close begins
+	cancel context.CancelFunc
+	close  func() error // once
+
+	saving  sync.Mutex              // serialises save
+	capture atomic.Pointer[capture] // the one that runs
+	wg      sync.WaitGroup          // the DNS server's sockets
+}
+
+// Create founds the overlay of domain ("example.com") and returns its first
+// node, or resumes the overlay that was founded in cfg.Dir; that it was
+// another domain is then an error. Any domain name that the founder has
+// authority over will do (draft §5); it needs no DNS.
+//
+// The founder's key signs memberships: keep cfg.Dir. The context covers the
+// call only.
+func Create(ctx context.Context, domain string, cfg Config) (*Node, error) {
+	domain = strings.ToLower(strings.TrimSuffix(domain, "."))
+	return start(ctx, cfg, func(ctx context.Context, c overlay.Config) (*overlay.Overlay, error) {
+		return overlay.Create(ctx, domain, c)
+	})
+}
+
+// Join enters an overlay with a token from Node.Invite, or resumes from
+// cfg.Dir: the token may have expired or been used by then. It returns when
+// the node is connected to a member and its name is decided. The context
+// covers the call only.
+func Join(ctx context.Context, token string, cfg Config) (*Node, error) {
+	return start(ctx, cfg, func(ctx context.Context, c overlay.Config) (*overlay.Overlay, error) {
+		return overlay.Join(ctx, token, c)
+	})
+}
+
+// Open resumes the node whose state is in cfg.Dir, founder or not. It fails
+// with ErrNoState if there is none. The context covers the call only.
+func Open(ctx context.Context, cfg Config) (*Node, error) {
+	if cfg.Dir == "" {
+		return nil, fmt.Errorf("%w: Config.Dir is empty", ErrNoState)
+	}
+	if _, err := os.Stat(cfg.Dir); errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w: %s", ErrNoState, cfg.Dir)
+	}
+	return start(ctx, cfg, overlay.Open)
+}
+
+// start puts a node together: the only place where the layers meet.
+func start(ctx context.Context, cfg Config, enter func(context.Context, overlay.Config) (*overlay.Overlay, error)) (_ *Node, err error) {
+	cfg, err = cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	n := &Node{cfg: cfg, log: cfg.Logger, hub: newHub()}
+	n.ctx, n.cancel = context.WithCancel(context.Background())
+	n.close = sync.OnceValue(n.shutDown)
+	defer func() {
+		if err != nil {
+			n.Close()
+		}
+	}()
+
+	if n.state, err = state.Open(cfg.Dir); err != nil {
+		return nil, fmt.Errorf("idloc: %w", err)
+	}
+	key, err := identity(n.state)
+	if err != nil {
+		return nil, fmt.Errorf("idloc: %w", err)
+	}
+	if n.id, err = peerid.FromPublicKey(key.Public().(ed25519.PublicKey)); err != nil {
+		return nil, fmt.Errorf("idloc: %w", err)
+	}
+	n.sock, err = socket.Listen(socket.Config{
+		Net: cfg.Net, Addrs: cfg.Addrs, Port: cfg.Port, Logger: cfg.Logger,
+		OnPipe: n.onPipe, OnSTUN: n.onSTUN, OnChange: n.onChange,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("idloc: %w", err)
+	}
+	ctx, cancel := n.bind(ctx)
+	defer cancel()
+	n.ov, err = enter(ctx, overlay.Config{
+		Key: key, Socket: n.sock, State: n.state,
+		Pipes: func(id [32]byte) (*pipe.Endpoint, error) { return n.assemble(id, key) },
+		Name:  cfg.Name, NoRelay: cfg.NoRelay,
+		Events: n.emit, Logger: cfg.Logger,
+		ICEServers: cfg.ICEServers, LSIPrefixes: cfg.lsiRanges(), AllowLoopback: listsLoopback(cfg.Addrs),
+		Net: cfg.Net,
+	})
+	if errors.Is(err, overlay.ErrNoState) {
+		err = fmt.Errorf("%w: %s", ErrNoState, cfg.Dir)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("idloc: %w", err)
+	}
+	n.late.Store(n.ov)
+	if err := n.startDNS(); err != nil {
+		return nil, fmt.Errorf("idloc: %w", err)
+	}
+	n.log.Info("node is up", "name", n.Name(), "peer", n.id, "port", n.sock.Number())
+	return n, nil
+}
+
+// assemble builds the stair above the port for an overlay whose ID is known,
+// before anything is sent in it.
+func (n *Node) assemble(overlayID [32]byte, key ed25519.PrivateKey) (*pipe.Endpoint, error) {
+	var saved []lsi.Entry
+	if _, err := n.state.Load(stateLSIs, &saved); err != nil {
+		return nil, err
+	}
+	var err error
+	n.table, err = lsi.New(lsi.Config{Prefix4: n.cfg.LSIPrefix, Overlay: overlayID, Self: n.id, Saved: saved})
+	if err != nil {
+		return nil, err
+	}
+	n.shim = shim.New(shim.Config{Table: n.table, Connector: connector{n}, Events: n.emit, Logger: n.log})
+	if n.stack, err = netstack.New(netstack.Config{Shim: n.shim, Admit: n.admit, Logger: n.log}); err != nil {
+		return nil, err
+	}
+	var last uint64
+	if _, err := n.state.Load(stateTimestamp, &last); err != nil {
+		return nil, err
+	}
+	pipes, err := pipe.NewEndpoint(pipe.Config{
+		Key: key, Overlay: overlayID, Handler: n.shim, Events: n.emit, Logger: n.log, LastTimestamp: last,
+	})
+	if err != nil {
+		return nil, err
+	}
+	n.pipes.Store(pipes)
+	return pipes, nil
+}
+
+// onPipe, onSTUN and onChange are the port's callbacks. Datagrams that come
+// before the layer above exists are dropped.
+func (n *Node) onPipe(c *socket.Conn, from netip.AddrPort, b []byte, seg int) {
+	if pipes := n.pipes.Load(); pipes != nil {
+		pipes.Receive(c, from, b, seg)
+	}
+}
+
+func (n *Node) onSTUN(c *socket.Conn, from netip.AddrPort, b []byte) {
+	if ov := n.late.Load(); ov != nil {
+		ov.HandleSTUN(c, from, b)
+	}
+}
+
+func (n *Node) onChange() {
+	if ov := n.late.Load(); ov != nil {
+		ov.NetworkChanged()
+	}
+}
+
+// connector is the peer protocol as the shim sees it.
+type connector struct{ n *Node }
+
+func (c connector) Connect(ctx context.Context, peer peerid.ID) (*pipe.Pipe, error) {
+	ov := c.n.late.Load()
+	if ov == nil {
+		return nil, errStarting
+	}
+	return ov.Connect(ctx, peer)
+}
+
+var errStarting = errors.New("the node has not entered the overlay yet")
+
+// lsiRanges are the addresses that may be LSIs: no real address lies there.
+func (cfg Config) lsiRanges() []netip.Prefix {
+	ranges := []netip.Prefix{netip.MustParsePrefix("198.18.0.0/15"), netip.MustParsePrefix("2001:20::/28")}
+	if cfg.LSIPrefix.IsValid() {
+		ranges = append(ranges, cfg.LSIPrefix)
+	}
+	return ranges
+}
+
+// Close leaves: conns, listeners and pending calls end with net.ErrClosed,
+// peers are told that the pipes close, and every goroutine of the node has
+// ended when it returns. It is idempotent and may be called at any time.
+func (n *Node) Close() error { return n.close() }
+
+func (n *Node) shutDown() error {
+	n.cancel()
+	var errs []error
+	note := func(err error) {
+		if err != nil && !errors.Is(err, net.ErrClosed) {
+			errs = append(errs, err)
+		}
+	}
+	// From the top: what the application holds, then who would make new
+	// pipes, then the pipes, then the port under all of them.
+	if n.dns != nil {
+		note(n.dns.Close())
+	}
+	if n.stack != nil {
+		note(n.stack.Close())
+	}
+	n.wg.Wait()
+	if c := n.capture.Load(); c != nil {
+		c.stop()
+	}
+	if n.shim != nil {
+		note(n.shim.Close())
+	}
+	if n.table != nil {
+		n.saveLSIs()
+	}
+	if n.ov != nil {
+		note(n.ov.Close())
+	}
+	if pipes := n.pipes.Load(); pipes != nil {
+		n.save(stateTimestamp, pipes.LastTimestamp())
+		note(pipes.Close())
+	}
+	if n.sock != nil {
+		note(n.sock.Close())
+	}
+	if n.table != nil {
+		note(n.table.Close())
+	}
+	if n.state != nil {
+		note(n.state.Close())
+	}
+	n.hub.close()
+	return errors.Join(errs...)
+}
+
+// alive is nil until Close.
+func (n *Node) alive() error {
+	if n.ctx.Err() != nil {
+		return net.ErrClosed
+	}
+	return nil
+}
+
+// emit is the event sink of every layer.
+func (n *Node) emit(e Event) {
+	if e.Time.IsZero() {
+		e.Time = time.Now()
+	}
+	n.hub.publish(e)
+}
+
+// NetworkChanged tells the node that addresses came or went, for hosts that
+// know before the node finds out (mobile systems). It returns at once.
+func (n *Node) NetworkChanged() {
+	if n.alive() != nil {
+		return
+	}
+	if err := n.sock.Rescan(); err != nil {
+		n.log.Warn("reading the local addresses", "err", err)
+	}
+	n.ov.NetworkChanged()
+}
+
+// The names under which state is kept in Config.Dir.
+const (
+	stateIdentity  = "identity"
+	stateLSIs      = "lsis"
+	stateTimestamp = "timestamp" // of the newest offer
+)
+
+// identity loads the peer's key, or makes it.
+func identity(dir *state.Dir) (ed25519.PrivateKey, error) {
+	var saved struct {
+		Seed []byte `json:"seed"`
+	}
+	found, err := dir.Load(stateIdentity, &saved)
+	if err != nil {
+		return nil, err
+	}
+	if found {
+		if len(saved.Seed) != ed25519.SeedSize {
+			return nil, fmt.Errorf("the saved identity has a key of %d bytes, want %d", len(saved.Seed), ed25519.SeedSize)
+		}
+		return ed25519.NewKeyFromSeed(saved.Seed), nil
+	}
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	saved.Seed = key.Seed()
+	return key, dir.Save(stateIdentity, &saved)
+}
+
+// saveLSIs keeps the table, so that a restart gives peers the same LSIs.
+func (n *Node) saveLSIs() { n.save(stateLSIs, n.table.Entries()) }
+
+func (n *Node) save(name string, v any) {
+	n.saving.Lock()
+	defer n.saving.Unlock()
+	if err := n.state.Save(name, v); err != nil {
+		n.log.Warn("saving state", "name", name, "err", err)
+	}
+}
+
+// withDefaults checks cfg and fills in what is not the layers' business.
+func (cfg Config) withDefaults() (Config, error) {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Null != NullRefuse {
+		return cfg, fmt.Errorf("idloc: null encapsulation: %w", errors.ErrUnsupported)
+	}
+	if cfg.Paths == PathRelayOnly {
+		return cfg, fmt.Errorf("idloc: relayed paths: %w", errors.ErrUnsupported)
+	}
+	if cfg.Name == "" {
+		cfg.Name = machineLabel()
+	}
+	return cfg, nil
+}
+
+// machineLabel is the machine's name as a host label (draft §5: "use the
+// peer's machine name as the label").
+func machineLabel() string {
+	name, err := os.Hostname()
+	if err != nil {
+		return "peer"
+	}
+	name, _, _ = strings.Cut(strings.ToLower(name), ".")
+	name = strings.Trim(strings.Map(func(r rune) rune {
+		if (r >= 'a' && r <= 'z') || (r >= '0' && r <= '9') || r == '-' {
+			return r
+		}
+		return '-'
+	}, name), "-")
+	if name == "" {
+		return "peer"
+	}
+	return name[:min(len(name), 56)] // room for "-2" and so on
+}
+
+func listsLoopback(addrs []netip.Addr) bool {
+	for _, a := range addrs {
+		if a.IsLoopback() {
+			return true
+		}
+	}
+	return false
+}

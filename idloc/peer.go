@@ -1,0 +1,181 @@
+package idloc
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+
+	"github.com/idloc/idloc/internal/pipe"
+)
+
+// ID returns this node's peer ID.
+func (n *Node) ID() PeerID { return n.id }
+
+// Name returns this node's name in the overlay, "mars.example.com". It may
+// differ from Config.Name: the token or another member may have decided.
+func (n *Node) Name() string { return n.ov.Name() }
+
+// LSIs returns the node's own LSIs (draft §4.1). They are where its listeners
+// listen; other nodes have other IPv4 LSIs for it.
+func (n *Node) LSIs() (v4, v6 netip.Addr) { return n.table.Self() }
+
+// WhoIs tells which member is behind an address that a conn or packet of this
+// node came from: a *net.TCPAddr or *net.UDPAddr with an LSI, or any other
+// net.Addr whose text is one. The answer is authenticated: packets with that
+// source leave the pipe of that member only.
+func (n *Node) WhoIs(addr net.Addr) (Peer, error) {
+	a, err := addrOf(addr)
+	if err != nil {
+		return Peer{}, err
+	}
+	id, ok := n.table.Peer(a)
+	if !ok {
+		return Peer{}, &net.AddrError{Err: "not an LSI of this node", Addr: a.String()}
+	}
+	return n.peer(id), nil
+}
+
+// peer gathers what this node knows of id.
+func (n *Node) peer(id PeerID) Peer {
+	p := Peer{ID: id}
+	if id == n.id {
+		p.Name = n.Name()
+		p.LSI4, p.LSI6 = n.table.Self()
+		return p
+	}
+	p.Name = n.ov.NameOf(id)
+	p.LSI4, p.LSI6, _ = n.table.Of(id)
+	return p
+}
+
+func addrOf(addr net.Addr) (netip.Addr, error) {
+	switch a := addr.(type) {
+	case nil:
+		return netip.Addr{}, &net.AddrError{Err: "no address"}
+	case *net.TCPAddr:
+		return a.AddrPort().Addr().Unmap(), nil
+	case *net.UDPAddr:
+		return a.AddrPort().Addr().Unmap(), nil
+	case *net.IPAddr:
+		ip, _ := netip.AddrFromSlice(a.IP)
+		return ip.Unmap(), nil
+	}
+	if ap, err := netip.ParseAddrPort(addr.String()); err == nil {
+		return ap.Addr().Unmap(), nil
+	}
+	ip, err := netip.ParseAddr(addr.String())
+	if err != nil {
+		return netip.Addr{}, &net.AddrError{Err: "not an IP address", Addr: addr.String()}
+	}
+	return ip.Unmap(), nil
+}
+
+// Ping measures the round trip to a member inside the pipe, opening it if
+// need be. name is what Dial takes as host. The first Ping of a peer includes
+// no set-up time in RTT.
+func (n *Node) Ping(ctx context.Context, name string) (PingResult, error) {
+	if err := n.alive(); err != nil {
+		return PingResult{}, err
+	}
+	ctx, cancel := n.bind(ctx)
+	defer cancel()
+	t, err := n.lookup(ctx, name)
+	if err != nil {
+		return PingResult{}, n.ended(err)
+	}
+	if t.peer == n.id {
+		return PingResult{Peer: n.peer(n.id), Path: PathStatus{Kind: "direct", Active: true}}, nil
+	}
+	p, err := n.ov.Connect(ctx, t.peer)
+	if err != nil {
+		return PingResult{}, n.ended(stageOf(t.peer, err))
+	}
+	rtt, path, err := p.Ping(ctx)
+	if err != nil {
+		return PingResult{}, n.ended(fmt.Errorf("ping %s: %w", name, err))
+	}
+	res := PingResult{Peer: n.peer(t.peer), RTT: rtt, Path: PathStatus{Kind: "direct", Remote: path.Remote, RTT: rtt, Active: true}}
+	if path.Local != nil {
+		res.Path.Local = path.Local.LocalAddr()
+	}
+	return res, nil
+}
+
+// Status returns a snapshot of the node. It may be called at any time, also
+// after Close, and does not slow the data path.
+func (n *Node) Status() Status {
+	s := Status{Self: n.self(), Drops: n.drops()}
+	peers := map[PeerID]*PeerStatus{}
+	at := func(id PeerID) *PeerStatus {
+		if p, ok := peers[id]; ok {
+			return p
+		}
+		p := &PeerStatus{Peer: n.peer(id)}
+		peers[id] = p
+		return p
+	}
+	for _, p := range n.pipes.Load().Pipes() {
+		fillPipe(at(p.Peer()), p)
+	}
+	for _, e := range n.table.Entries() {
+		at(e.Peer)
+	}
+	for _, id := range n.ov.Members() {
+		at(id)
+	}
+	delete(peers, n.id)
+	for id, p := range peers {
+		if err := n.shim.LastError(id); err != nil {
+			p.LastError = err.Error()
+		}
+		s.Peers = append(s.Peers, *p)
+	}
+	sortPeers(s.Peers)
+	return s
+}
+
+func fillPipe(s *PeerStatus, p *pipe.Pipe) {
+	st := p.Status()
+	s.Connected = st.Up
+	s.Session = st.Session
+	s.Encapsulation = OuterUDP.String()
+	s.AEAD, s.RTT, s.MTU = st.AEAD, st.RTT, st.MTU
+	s.Handshake, s.Rekeys = st.Handshake, st.Rekeys
+	s.BytesSent, s.BytesReceived = st.BytesSent, st.BytesReceived
+	s.PacketsSent, s.PacketsReceived = st.PacketsSent, st.PacketsReceived
+	s.Drops = st.Drops
+	for _, path := range st.Paths {
+		s.Paths = append(s.Paths, PathStatus{Kind: "direct", Local: path.Local, Remote: path.Remote, RTT: path.RTT, Active: path.Active})
+	}
+	if err := p.Err(); err != nil {
+		s.LastError = err.Error()
+	}
+}
+
+// self is the node's own part of Status.
+func (n *Node) self() SelfStatus {
+	s := SelfStatus{
+		Peer: n.peer(n.id), Domain: n.ov.Domain(), Port: n.sock.Number(),
+		Founder: n.ov.Founder(), Server: n.ov.Server(), Members: len(n.ov.Members()),
+	}
+	for _, c := range n.sock.Conns() {
+		s.Addrs = append(s.Addrs, c.LocalAddr())
+	}
+	if m := n.ov.Member(); m != nil {
+		s.NotAfter, s.Confirmed = m.NotAfter, m.Confirmed
+	}
+	return s
+}
+
+// drops gathers the layers' counters of what was dropped.
+func (n *Node) drops() map[string]uint64 {
+	d := map[string]uint64{}
+	for reason, count := range n.sock.Stats().Dropped {
+		d["socket: "+reason] = count
+	}
+	for reason, count := range n.shim.Stats().Drops {
+		d["shim: "+reason] = count
+	}
+	return d
+}

@@ -1,0 +1,78 @@
+package idloc
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// Status is a snapshot of a node: a plain value that encodes to JSON.
+// Durations are in nanoseconds there. Fields may be added.
+type Status struct {
+	Self  SelfStatus   `json:"self"`
+	Peers []PeerStatus `json:"peers"` // whom this node knows through a pipe, an LSI or the overlay; by name
+	// Drops counts datagrams and packets that this node dropped, by layer
+	// and reason ("socket: …", "shim: …").
+	Drops map[string]uint64 `json:"drops,omitempty"`
+}
+
+// SelfStatus is the node's own part of Status.
+type SelfStatus struct {
+	Peer
+	Domain    string           `json:"domain"`
+	Port      uint16           `json:"port"`            // the one UDP port
+	Addrs     []netip.AddrPort `json:"addrs"`           // local real addresses
+	Mapped    []netip.AddrPort `json:"mapped,omitzero"` // as STUN saw them from outside
+	Founder   bool             `json:"founder,omitzero"`
+	Server    bool             `json:"server,omitzero"`    // serves the database (else only asks it)
+	Members   int              `json:"members"`            // members connected on the peer protocol
+	NotAfter  time.Time        `json:"not_after,omitzero"` // end of the membership certificate
+	Confirmed bool             `json:"confirmed,omitzero"` // by the founder or a delegate
+}
+
+// PeerStatus is what the node knows of one other peer.
+type PeerStatus struct {
+	Peer
+	Connected     bool          `json:"connected"`               // a pipe is up
+	Session       string        `json:"session,omitempty"`       // ID of the session in use, equal on both sides
+	Encapsulation string        `json:"encapsulation,omitempty"` // "outer-UDP", "null"
+	AEAD          string        `json:"aead,omitempty"`
+	Paths         []PathStatus  `json:"paths,omitempty"`
+	RTT           time.Duration `json:"rtt,omitempty"` // of the path in use, smoothed
+	MTU           int           `json:"mtu,omitempty"` // largest UDP payload sent to the peer, bytes
+	Handshake     time.Time     `json:"handshake,omitzero"`
+	Rekeys        uint64        `json:"rekeys,omitempty"`
+
+	BytesSent       uint64            `json:"bytes_sent,omitempty"` // datagram bytes of the pipe
+	BytesReceived   uint64            `json:"bytes_received,omitempty"`
+	PacketsSent     uint64            `json:"packets_sent,omitempty"`
+	PacketsReceived uint64            `json:"packets_received,omitempty"`
+	Drops           map[string]uint64 `json:"drops,omitempty"` // by reason
+
+	LastError string `json:"last_error,omitempty"` // of the newest attempt that failed
+}
+
+// sortPeers orders by name, then by ID, so that two snapshots compare.
+func sortPeers(ps []PeerStatus) {
+	slices.SortFunc(ps, func(a, b PeerStatus) int {
+		if c := compareText(a.Name, b.Name); c != 0 {
+			return c
+		}
+		return a.ID.Compare(b.ID)
+	})
+}
+
+// compareText orders nameless peers last.
+func compareText(a, b string) int {
+	switch {
+	case a == b:
+		return 0
+	case a == "":
+		return 1
+	case b == "":
+		return -1
+	case a < b:
+		return -1
+	}
+	return 1
+}

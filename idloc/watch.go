@@ -1,0 +1,165 @@
+package idloc
+
+import (
+	"context"
+	"iter"
+	"sync"
+
+	"github.com/idloc/idloc/internal/event"
+)
+
+// Event is one step of a node's work, as Watch hands it out: a plain value.
+type Event = event.Event
+
+// EventKind names a step; its text is stable and used in JSON.
+type EventKind = event.Kind
+
+// The steps, in the order in which a first Dial meets them (draft §2, §6).
+// The comment of each says which fields of Event it fills besides Time.
+const (
+	EventNameAsked       = event.NameAsked       // Name
+	EventNameResolved    = event.NameResolved    // Name, Peer, Via (who served the record), Duration
+	EventNameFailed      = event.NameFailed      // Name, Err
+	EventLSIAssigned     = event.LSIAssigned     // Peer, Name, LSI
+	EventMiss            = event.Miss            // Peer, LSI: no mapping, the packet is held
+	EventOfferSent       = event.OfferSent       // Peer, Via
+	EventOfferForwarded  = event.OfferForwarded  // From, Peer: this node passed an offer on
+	EventOfferReceived   = event.OfferReceived   // Peer, Via
+	EventAnswerReceived  = event.AnswerReceived  // Peer, Via, Duration
+	EventCandidates      = event.Candidates      // Peer, Detail
+	EventPairChosen      = event.PairChosen      // Peer, Local, Remote, Duration
+	EventPipeUp          = event.PipeUp          // Peer, Local, Remote, Detail, Duration
+	EventPipeMoved       = event.PipeMoved       // Peer, Local, Remote
+	EventPipeRekeyed     = event.PipeRekeyed     // Peer
+	EventPipeClosed      = event.PipeClosed      // Peer, Err
+	EventPipeFailed      = event.PipeFailed      // Peer, Stage, Err
+	EventPacketsReleased = event.PacketsReleased // Peer, LSI, Detail
+	EventPeerConnected   = event.PeerConnected   // Peer, Name, Remote
+	EventPeerGone        = event.PeerGone        // Peer
+	EventRevoked         = event.Revoked         // Peer, Name
+	EventNamePublished   = event.NamePublished   // Name
+)
+
+// watchBuffer is how many events a watcher may lag behind.
+const watchBuffer = 1024
+
+// hub hands events to watchers. Publish never blocks: a watcher that lags
+// loses its oldest events. Safe for concurrent use.
+type hub struct {
+	mu       sync.Mutex // guards watchers and closed
+	watchers map[*watcher]struct{}
+	closed   bool
+}
+
+// watcher is one Watch call: a ring of the newest events.
+type watcher struct {
+	mu   sync.Mutex // guards the ring
+	ring [watchBuffer]Event
+	head int
+	n    int
+	wake chan struct{} // capacity 1
+	done chan struct{} // closed by the hub
+}
+
+func newHub() *hub { return &hub{watchers: map[*watcher]struct{}{}} }
+
+func (h *hub) publish(e Event) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for w := range h.watchers {
+		w.push(e)
+	}
+}
+
+func (h *hub) subscribe() *watcher {
+	w := &watcher{wake: make(chan struct{}, 1), done: make(chan struct{})}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed {
+		close(w.done)
+		return w
+	}
+	h.watchers[w] = struct{}{}
+	return w
+}
+
+func (h *hub) unsubscribe(w *watcher) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if _, ok := h.watchers[w]; ok {
+		delete(h.watchers, w)
+		close(w.done)
+	}
+}
+
+func (h *hub) close() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.closed = true
+	for w := range h.watchers {
+		delete(h.watchers, w)
+		close(w.done)
+	}
+}
+
+func (w *watcher) push(e Event) {
+	w.mu.Lock()
+	if w.n == watchBuffer {
+		w.head = (w.head + 1) % watchBuffer
+		w.n--
+	}
+	w.ring[(w.head+w.n)%watchBuffer] = e
+	w.n++
+	w.mu.Unlock()
+	select {
+	case w.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (w *watcher) pop() (Event, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.n == 0 {
+		return Event{}, false
+	}
+	e := w.ring[w.head]
+	w.ring[w.head] = Event{}
+	w.head = (w.head + 1) % watchBuffer
+	w.n--
+	return e, true
+}
+
+// Watch returns the node's events from the moment of the call until ctx ends
+// or the node closes; events that came before the close are still delivered.
+// The sequence may be ranged over once. A watcher that lags more than 1,024
+// events behind loses the oldest: watching never slows the node.
+func (n *Node) Watch(ctx context.Context) iter.Seq[Event] {
+	w := n.hub.subscribe()
+	stop := context.AfterFunc(ctx, func() { n.hub.unsubscribe(w) })
+	return func(yield func(Event) bool) {
+		defer stop()
+		defer n.hub.unsubscribe(w)
+		for {
+			for {
+				e, ok := w.pop()
+				if !ok {
+					break
+				}
+				if !yield(e) {
+					return
+				}
+			}
+			select {
+			case <-w.wake:
+			case <-w.done:
+				for e, ok := w.pop(); ok; e, ok = w.pop() {
+					if ctx.Err() != nil || !yield(e) {
+						return
+					}
+				}
+				return
+			}
+		}
+	}
+}
