@@ -9,7 +9,7 @@
 //	   │  stack.LinkEndpoint                          link.go
 //	shim
 //
-// The link's MTU is 65535, because nothing below needs IP fragments: the shim
+// The link's MTU is the largest packet's, because nothing below needs IP fragments: the shim
 // cuts TCP to what the pipe takes, and the pipe splits other packets (DESIGN
 // §14.3). What TCP announces as its MSS is set on the endpoints instead, so
 // that a full segment with IPv4 or IPv6 LSIs fills a UDP payload of 1472

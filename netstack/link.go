@@ -14,7 +14,7 @@ import (
 
 // Sizes in bytes.
 const (
-	linkMTU = 65535
+	linkMTU = 65535 + header.IPv6MinimumSize // the largest packet of IPv6; IPv4 stops at 65535 by itself
 
 	// segment is what a UDP payload of 1472 bytes, an Ethernet frame's, holds
 	// of a TCP segment: 25 bytes are the pipe's (DESIGN §6).

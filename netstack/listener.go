@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -21,6 +22,9 @@ type listener struct {
 	ep   tcpip.Endpoint
 	wq   *waiter.Queue
 	addr *net.TCPAddr
+
+	bound netip.AddrPort // addr
+	only6 bool
 
 	closeOnce sync.Once
 	closed    chan struct{}
@@ -66,33 +70,77 @@ func (s *Stack) listenTCP(addr netip.AddrPort, backlog int, only6 bool) (*listen
 		return nil, syscallError("socket", err)
 	}
 	ep.SocketOptions().SetV6Only(only6)
-	ep.SocketOptions().SetReuseAddress(true) // beside connections in TIME_WAIT
+	// A port whose listener is gone is free, as with Go's listeners on the
+	// kernel, though connections of it live on. To gVisor this option also
+	// means that a wildcard and an address share a port; claim is against it.
+	ep.SocketOptions().SetReuseAddress(true)
 	if err := ep.Bind(full(addr)); err != nil {
 		ep.Close()
 		return nil, syscallError("bind", sysError(err))
-	}
-	if err := ep.Listen(backlog); err != nil {
-		ep.Close()
-		return nil, syscallError("listen", sysError(err))
 	}
 	local, err2 := ep.GetLocalAddress()
 	if err2 != nil {
 		ep.Close()
 		return nil, sysError(err2)
 	}
+	bound := addrPort(local, wildcard)
 	l := &listener{
 		s: s, ep: ep, wq: wq,
-		addr:   net.TCPAddrFromAddrPort(addrPort(local, wildcard)),
+		addr:   net.TCPAddrFromAddrPort(bound),
+		bound:  bound,
+		only6:  only6,
 		closed: make(chan struct{}),
 	}
 	l.deadline.init()
 	l.entry, l.ready = waiter.NewChannelEntry(waiter.ReadableEvents | waiter.EventHUp | waiter.EventErr)
 	wq.EventRegister(&l.entry)
-	if !s.track(l) {
+	if !s.claim(l) {
+		ep.Close()
+		if addr.Port() == 0 { // chosen among those that may be shared
+			return s.listenTCP(addr, backlog, only6)
+		}
+		return nil, syscallError("bind", syscall.EADDRINUSE)
+	}
+	if err := ep.Listen(backlog); err != nil {
+		ep.Close()
+		s.untrack(l)
+		return nil, syscallError("listen", sysError(err))
+	}
+	if isClosed(s.done) { // Close may have come before l was whole
 		l.abort()
 		return nil, net.ErrClosed
 	}
 	return l, nil
+}
+
+// claim tracks l unless another listener has its port at an address of its,
+// or the stack is closed; a closed stack is noticed later.
+func (s *Stack) claim(l *listener) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.open {
+		if o, ok := c.(*listener); ok && o.bound.Port() == l.bound.Port() && (o.covers(l) || l.covers(o)) {
+			return false
+		}
+	}
+	if !s.closed {
+		s.open[l] = struct{}{}
+	}
+	return true
+}
+
+// covers says whether l listens at o's address, or one of o's.
+func (l *listener) covers(o *listener) bool {
+	a, b := l.bound.Addr(), o.bound.Addr()
+	switch {
+	case a == b:
+		return true
+	case !a.IsUnspecified():
+		return false
+	case a.Is4():
+		return b.Is4()
+	}
+	return b.Is6() || !l.only6
 }
 
 // Accept implements net.Listener.

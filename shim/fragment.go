@@ -48,7 +48,11 @@ func parseFragment(b []byte, v6 bool) (f fragment, rest []byte, ok bool) {
 		ok = v6
 	}
 	ok = ok || f.next == protoUDP
-	if !ok || len(rest) == 0 || f.more && len(rest)%8 != 0 || int(f.off)+len(rest) > 65535-ipv6Len {
+	limit := 65535 // of a payload, and of a whole IPv4 packet
+	if !v6 {
+		limit -= ipv4Len
+	}
+	if !ok || len(rest) == 0 || f.more && len(rest)%8 != 0 || int(f.off)+len(rest) > limit {
 		return f, nil, false
 	}
 	if f.off == 0 && len(rest) < udpLen { // both headers have 8 bytes
