@@ -12,6 +12,7 @@ type Status struct {
 	Peer            peerid.ID         `json:"peer"`
 	Up              bool              `json:"up"`
 	Initiator       bool              `json:"initiator"`
+	Session         string            `json:"session"` // ID of the session in use, hex; equal on both sides
 	AEAD            string            `json:"aead"`
 	Handshake       time.Time         `json:"handshake"` // when the keys in use were made
 	Rekeys          uint64            `json:"rekeys"`

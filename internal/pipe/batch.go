@@ -1,0 +1,202 @@
+package pipe
+
+import (
+	"errors"
+	"sync"
+	"syscall"
+
+	"github.com/idloc/idloc/internal/wire"
+)
+
+const (
+	maxBatch    = 65507 // bytes: the largest UDP payload of IPv4
+	maxSegments = 64    // the kernel's UDP_MAX_SEGMENTS at its least
+)
+
+// Batch is a buffer that is being filled with sealed datagrams for one pipe:
+//
+//	b := p.Batch(false)
+//	defer b.Free()
+//	for each packet {
+//		room := b.Room(n)
+//		if room == nil {
+//			b.Flush()
+//			room = b.Room(n)
+//		}
+//		write n bytes of plaintext to room, next header first
+//		b.Seal()
+//	}
+//	b.Flush()
+//
+// All datagrams of a batch have the size of the first, but the last, which
+// may be shorter, so that one system call sends them. A Batch belongs to one
+// goroutine; several batches of a pipe may be filled at once.
+type Batch struct {
+	p     *Pipe
+	typ   uint8
+	kp    *keypair // taken with the first datagram
+	to    *path    // nil: the best one when flushed
+	n     int      // bytes sealed
+	seg   int      // size of the first datagram
+	count int
+	open  int  // size of the datagram that Room began
+	short bool // the last datagram was shorter: no more fit
+	nonce [nonceLen]byte
+	buf   [maxBatch]byte
+}
+
+var batchPool = sync.Pool{New: func() any { return new(Batch) }}
+
+// Batch returns an empty batch for DATA datagrams, of IPv6 LSIs if v6.
+func (p *Pipe) Batch(v6 bool) *Batch {
+	if v6 {
+		return newBatch(p, wire.TypeData6)
+	}
+	return newBatch(p, wire.TypeData4)
+}
+
+func newBatch(p *Pipe, typ uint8) *Batch {
+	b := batchPool.Get().(*Batch)
+	b.p, b.typ = p, typ
+	return b
+}
+
+// Free gives b back; it must not be used after. What was not flushed is lost.
+func (b *Batch) Free() {
+	b.reset()
+	b.p, b.to = nil, nil
+	batchPool.Put(b)
+}
+
+func (b *Batch) reset() {
+	b.kp = nil
+	b.n, b.seg, b.count, b.open, b.short = 0, 0, 0, 0, false
+}
+
+// Room returns n bytes for the next plaintext, n ≥ 1, the first for the next
+// header. It returns nil if b cannot take it as one more datagram: then Flush
+// and ask again. An empty batch takes whatever a UDP datagram can hold; that
+// it fits the path is for the caller, by MaxSegment.
+func (b *Batch) Room(n int) []byte {
+	size := wire.HeaderLen + n + wire.TagLen
+	if b.n+size > maxBatch || b.short || b.count == maxSegments {
+		return nil
+	}
+	if b.count == 0 {
+		b.seg = size
+		if b.kp == nil {
+			b.kp = b.p.send.Load()
+		}
+	} else if size > b.seg {
+		return nil
+	}
+	b.open = size
+	from := b.n + wire.HeaderLen
+	return b.buf[from : from+n : from+n]
+}
+
+// Seal seals what Room returned, in place. Room without Seal has no effect.
+func (b *Batch) Seal() {
+	d := b.buf[b.n : b.n+b.open]
+	if b.open == 0 {
+		return
+	}
+	if b.kp == nil || !b.kp.seal(b.typ, d, &b.nonce) {
+		b.open = 0
+		b.p.drops.count(DropExpired)
+		return
+	}
+	b.n += b.open
+	b.count++
+	b.short = b.open < b.seg
+	b.open = 0
+}
+
+// Flush sends what was sealed with one WriteBatch on the best path and
+// empties b for use anew, whatever it returns. Errors are DropReasons, or the
+// socket's.
+func (b *Batch) Flush() error {
+	if b.count == 0 {
+		refused := b.kp == nil
+		b.reset()
+		if refused && b.p.send.Load() == nil {
+			return ErrNotUp
+		}
+		return nil
+	}
+	p, kp := b.p, b.kp
+	to := b.to
+	if to == nil {
+		to = p.best.Load()
+	}
+	if to == nil || !to.spend(b.n) {
+		b.reset()
+		return p.drops.count(DropNoPath)
+	}
+	n, seg, count := b.n, b.seg, b.count
+	err := to.Local.WriteBatch(b.buf[:n], min(seg, n), to.Remote)
+	b.reset()
+	if err != nil {
+		p.drops.count(DropWrite)
+		p.writeFailed(to, seg, err)
+		return err
+	}
+	now := p.e.now()
+	to.sent.Store(now)
+	p.packetsOut.Add(uint64(count))
+	p.bytesOut.Add(uint64(n))
+	if b.to == nil { // else it is CTRL
+		p.sentData(now, seg)
+	}
+	if kp.next.Load() >= p.e.limits.rekeyAfterPackets && kp.number == p.currentNumber() {
+		p.e.timers.plan(&p.timed, now)
+	}
+	return nil
+}
+
+// sentData notes that data waits for a sign of life.
+func (p *Pipe) sentData(now int64, seg int) {
+	p.data.Store(now)
+	if seg > wire.BaseMTU && !p.large.Load() {
+		p.large.Store(true)
+	}
+	if p.awaiting.Load() == 0 && p.awaiting.CompareAndSwap(0, now) {
+		if due := p.timed.due.Load(); due == 0 || due > now+deadAfter {
+			p.e.timers.plan(&p.timed, now+deadAfter)
+		}
+	}
+}
+
+// currentNumber is the rekey number of the keys that seal, so that a batch
+// under older keys does not ask for a rekey.
+func (p *Pipe) currentNumber() uint32 {
+	if kp := p.send.Load(); kp != nil {
+		return kp.number
+	}
+	return 0
+}
+
+// writeFailed draws what there is to learn from a socket's error: a datagram
+// too large shrinks the path. All else the missing answers will tell.
+func (p *Pipe) writeFailed(t *path, seg int, err error) {
+	if !errors.Is(err, syscall.EMSGSIZE) {
+		return
+	}
+	p.mu.Lock()
+	if seg <= int(t.mtu.Load()) {
+		t.search.collapse(t, p.e.now())
+	}
+	p.unlock()
+}
+
+// MaxSegment is how many bytes of transport header and payload fit one DATA
+// datagram on the present path: its UDP payload less 25 (DESIGN §6).
+func (p *Pipe) MaxSegment() int { return p.datagram() - wire.Overhead }
+
+// datagram is the largest UDP payload for the present path.
+func (p *Pipe) datagram() int {
+	if t := p.best.Load(); t != nil {
+		return int(t.mtu.Load())
+	}
+	return wire.BaseMTU
+}

@@ -1,0 +1,230 @@
+package pipe
+
+import (
+	"context"
+	"errors"
+	"syscall"
+	"time"
+
+	"github.com/idloc/idloc/internal/wire"
+)
+
+// outgoing is a CTRL plaintext that waits for mu to be released.
+type outgoing struct {
+	kp    *keypair
+	to    *path
+	plain []byte
+	pad   int // size of the datagram if it is an MTU probe, else 0
+}
+
+// queue has frame sent to one path when mu is released. The caller holds mu.
+func (p *Pipe) queue(kp *keypair, to *path, frame wire.Frame) {
+	if kp == nil || to == nil || kp.dead.Load() {
+		return
+	}
+	o := outgoing{kp: kp, to: to, plain: frame.Append(nil)}
+	if frame.Type == wire.FrameMTUProbe {
+		o.pad = int(frame.Size)
+	}
+	p.out = append(p.out, o)
+}
+
+// write sends o. The caller does not hold mu.
+func (p *Pipe) write(o *outgoing) {
+	const around = wire.HeaderLen + wire.TagLen
+	if o.pad == 0 && len(o.plain)+around > int(o.to.mtu.Load()) {
+		// Losses are made good by what waits for the answer.
+		_ = p.sendPieces(o.kp, o.to, wire.FragCtrl, o.plain)
+		return
+	}
+	b := newBatch(p, wire.TypeCtrl)
+	defer b.Free()
+	b.kp, b.to = o.kp, o.to
+	room := b.Room(max(len(o.plain), o.pad-around))
+	if room == nil {
+		return
+	}
+	clear(room[copy(room, o.plain):])
+	b.Seal()
+	err := b.Flush()
+	if o.pad > 0 && errors.Is(err, syscall.EMSGSIZE) {
+		p.mu.Lock()
+		o.to.search.refused(o.pad, p.e.now())
+		p.mu.Unlock()
+		p.e.timers.plan(&p.timed, p.e.now())
+	}
+}
+
+// sealing returns keys for CTRL: those that seal data, or else the newest
+// that may be used. The caller holds mu.
+func (p *Pipe) sealing() *keypair {
+	if p.cur != nil && p.cur.usable() {
+		return p.cur
+	}
+	for i := len(p.keys) - 1; i >= 0; i-- {
+		if p.keys[i].usable() {
+			return p.keys[i]
+		}
+	}
+	return nil
+}
+
+// control acts on an authenticated CTRL plaintext that came under kp from t;
+// t is nil if the address is not worth a path. size is the datagram's, zero
+// if it came in pieces; newest says that no packet with a higher counter came
+// before. The caller holds mu.
+func (p *Pipe) control(kp *keypair, t *path, plain []byte, size int, newest bool, now int64) {
+	for len(plain) > 0 && p.state != stateClosed {
+		f, rest, err := wire.ParseFrame(plain)
+		if err != nil {
+			p.drops.count(DropMalformed)
+			return
+		}
+		plain = rest
+		reply := f
+		switch f.Type {
+		case wire.FramePing:
+			reply.Type = wire.FramePong
+			p.queue(kp, t, reply)
+		case wire.FramePong:
+			p.pong(f.ID, now)
+		case wire.FramePathChallenge:
+			reply.Type = wire.FramePathResponse
+			p.queue(kp, t, reply)
+		case wire.FramePathResponse:
+			p.answeredChallenge(f.ID, now)
+		case wire.FrameMTUProbe:
+			if size >= int(f.Size) {
+				reply.Type = wire.FrameMTUAck
+				p.queue(kp, t, reply)
+			}
+		case wire.FrameMTUAck:
+			p.probeAcked(f.ID, now)
+		case wire.FrameConfirm:
+			if f.Flag == 0 {
+				reply.Flag = 1
+				p.queue(kp, t, reply)
+			}
+		case wire.FrameRekeyOffer:
+			p.rekeyOffered(kp, t, f, newest, now)
+		case wire.FrameRekeyAnswer:
+			p.rekeyAnswered(kp, f, now)
+		case wire.FrameClose:
+			p.closedByPeer(kp, f.Flag)
+		}
+	}
+}
+
+// closedByPeer ends the pipe, unless a newer session has taken over.
+func (p *Pipe) closedByPeer(kp *keypair, reason uint8) {
+	if p.sess != nil && kp.sess != p.sess && !p.crossed(kp.sess, p.sess) {
+		p.removeKeys(kp)
+		return
+	}
+	err := ErrPeerClosed
+	if reason == closeIdle {
+		err = ErrIdle
+	}
+	p.setState(stateClosed, err)
+}
+
+// repeatConfirms asks the peer for a sign of life under each key of ours that
+// it has not used yet, with doubling intervals. The caller holds mu.
+func (p *Pipe) repeatConfirms(now int64) (next int64) {
+	if p.confirm.at == 0 {
+		return 0
+	}
+	if p.confirm.at > now {
+		return p.confirm.at
+	}
+	waiting := false
+	for _, k := range p.keys {
+		if k.initiator && !k.confirmed.Load() && now-k.created < rejectAfter {
+			waiting = true
+			p.queue(k, p.best.Load(), wire.Frame{Type: wire.FrameConfirm})
+		}
+	}
+	if !waiting {
+		p.confirm = retry{}
+		return 0
+	}
+	p.confirm.at = now + max(int64(initialRTT), 2*p.rtt())<<min(p.confirm.tries, 4)
+	p.confirm.tries++
+	return p.confirm.at
+}
+
+// ping is one that is not answered yet.
+type ping struct {
+	path *path
+	at   int64
+	done chan<- time.Duration // nil: nobody waits
+}
+
+const maxPings = 64
+
+// sendPing measures t. The caller holds mu.
+func (p *Pipe) sendPing(t *path, now int64, done chan<- time.Duration) {
+	kp := p.sealing()
+	if kp == nil || t == nil {
+		return
+	}
+	if len(p.pings) >= maxPings {
+		clear(p.pings)
+	}
+	if p.pings == nil {
+		p.pings = make(map[uint64]*ping)
+	}
+	id := randomUint64()
+	p.pings[id] = &ping{t, now, done}
+	t.pinged = now
+	p.queue(kp, t, wire.Frame{Type: wire.FramePing, ID: id})
+}
+
+func (p *Pipe) pong(id uint64, now int64) {
+	g := p.pings[id]
+	if g == nil {
+		return
+	}
+	if delete(p.pings, id); len(p.pings) == 0 {
+		p.pings = nil
+	}
+	rtt := time.Duration(now - g.at)
+	g.path.sample(rtt)
+	if g.done != nil {
+		select {
+		case g.done <- rtt:
+		default:
+		}
+	}
+}
+
+// Ping measures the round trip on the present path. It asks again every half
+// second until an answer comes or ctx ends.
+func (p *Pipe) Ping(ctx context.Context) (rtt time.Duration, at Path, err error) {
+	done := make(chan time.Duration, 1)
+	again := time.NewTicker(500 * time.Millisecond)
+	defer again.Stop()
+	for {
+		p.mu.Lock()
+		t := p.best.Load()
+		if p.state == stateClosed || t == nil {
+			err := p.err
+			if err == nil {
+				err = ErrNoPath
+			}
+			p.unlock()
+			return 0, Path{}, err
+		}
+		p.sendPing(t, p.e.now(), done)
+		p.unlock()
+		select {
+		case rtt := <-done:
+			return rtt, t.Path, nil
+		case <-ctx.Done():
+			return 0, t.Path, ctx.Err()
+		case <-p.closed:
+			return 0, t.Path, p.Err()
+		case <-again.C:
+		}
+	}
+}

@@ -1,0 +1,271 @@
+package pipe
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/idloc/idloc/internal/event"
+	"github.com/idloc/idloc/internal/peerid"
+	"github.com/idloc/idloc/internal/wire"
+)
+
+// Errors that end a pipe or keep one from being made.
+var (
+	ErrClosed     = errors.New("pipe: closed")
+	ErrPeerClosed = errors.New("pipe: closed by the peer")
+	ErrIdle       = errors.New("pipe: idle")
+	ErrDead       = errors.New("pipe: peer does not answer")
+	ErrNoPath     = errors.New("pipe: no path to the peer")
+	ErrExpired    = errors.New("pipe: keys expired")
+	ErrIntegrity  = errors.New("pipe: too many forged packets")
+	ErrNotUp      = errors.New("pipe: not up")
+	ErrSession    = errors.New("pipe: session is gone")
+)
+
+// limits are the numbers of the specification in doc.go, in one place so
+// that tests can lower those that are out of reach. Times are nanoseconds.
+type limits struct {
+	rekeyAfterPackets uint64
+	integrity         uint64 // failed opens of one key
+}
+
+const (
+	rejectAfterPackets = 1 << 28
+
+	rekeyAfter          = int64(120 * time.Second)
+	rekeyAfterResponder = int64(135 * time.Second) // if the initiator did not
+	rejectAfter         = int64(180 * time.Second)
+	retireAfter         = int64(10 * time.Second) // keys of a session taken over
+	halfOpenFor         = int64(45 * time.Second)
+	consentFor          = int64(30 * time.Second)
+	keepaliveAfter      = int64(15 * time.Second)
+	defaultIdle         = 5 * time.Minute
+)
+
+// Endpoint is all pipes of one peer. It may be used concurrently.
+type Endpoint struct {
+	cfg    Config
+	log    *slog.Logger
+	id     identity
+	aeads  wire.AEADs
+	limits limits
+	ent    entropy
+	start  uint64    // start number
+	epoch  time.Time // now counts from here
+	idle   int64
+	table  table
+	timers timers
+	half   timed // ends what stays half open
+	drops  drops // before a pipe is known
+
+	mu        sync.Mutex // guards what follows; taken before a Pipe's mu
+	closed    bool
+	timestamp uint64 // of the last offer made
+	pipes     map[peerid.ID]*Pipe
+	offers    map[*Offer]struct{}
+	sessions  map[*Session]int64 // made and not yet installed: when they end
+	responder responder
+}
+
+// NewEndpoint returns an Endpoint that runs until Close.
+func NewEndpoint(cfg Config) (*Endpoint, error) {
+	if cfg.Handler == nil {
+		return nil, errors.New("pipe: Config.Handler is nil")
+	}
+	id, err := newIdentity(cfg.Key)
+	if err != nil {
+		return nil, err
+	}
+	aes := hasAES()
+	if cfg.HasAES != nil {
+		aes = *cfg.HasAES
+	}
+	e := &Endpoint{
+		cfg:       cfg,
+		log:       cfg.Logger,
+		id:        id,
+		aeads:     offeredAEADs(aes),
+		limits:    limits{rekeyAfterPackets: 1 << 27, integrity: 1 << 36},
+		ent:       systemEntropy,
+		start:     uint64(time.Now().UnixMicro()),
+		epoch:     time.Now(),
+		idle:      int64(cfg.IdleTimeout),
+		timestamp: cfg.LastTimestamp,
+		pipes:     make(map[peerid.ID]*Pipe),
+		offers:    make(map[*Offer]struct{}),
+		sessions:  make(map[*Session]int64),
+		responder: newResponder(),
+	}
+	if e.log == nil {
+		e.log = slog.New(slog.DiscardHandler)
+	}
+	if e.idle <= 0 {
+		e.idle = int64(defaultIdle)
+	}
+	e.half.fire = e.expireHalfOpen
+	e.timers.start(e.now)
+	return e, nil
+}
+
+// now is the monotonic time since the Endpoint began, never zero.
+func (e *Endpoint) now() int64 { return int64(time.Since(e.epoch)) + 1 }
+
+// time is the wall time of a now.
+func (e *Endpoint) time(at int64) time.Time {
+	if at == 0 {
+		return time.Time{}
+	}
+	return e.epoch.Add(time.Duration(at - 1))
+}
+
+// Pipe returns the pipe to peer, nil if there is none.
+func (e *Endpoint) Pipe(peer peerid.ID) *Pipe {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.pipes[peer]
+}
+
+// Pipes returns all pipes, in no order, in a fresh slice.
+func (e *Endpoint) Pipes() []*Pipe {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	ps := make([]*Pipe, 0, len(e.pipes))
+	for _, p := range e.pipes {
+		ps = append(ps, p)
+	}
+	return ps
+}
+
+// LastTimestamp returns the highest offer timestamp used so far, to be kept
+// for Config.LastTimestamp of the next run.
+func (e *Endpoint) LastTimestamp() uint64 {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.timestamp
+}
+
+// Drops returns the counts, by reason, of datagrams dropped before a pipe was
+// known.
+func (e *Endpoint) Drops() map[string]uint64 { return e.drops.snapshot() }
+
+// AddLocal tells that a local address appeared: every pipe is challenged from
+// it at once.
+func (e *Endpoint) AddLocal(s Sender) {
+	for _, p := range e.Pipes() {
+		p.addLocal(s)
+	}
+}
+
+// RemoveLocal tells that a local address is gone: no path uses it any more.
+func (e *Endpoint) RemoveLocal(s Sender) {
+	for _, p := range e.Pipes() {
+		p.removeLocal(s)
+	}
+}
+
+// Close closes all pipes, telling the peers, wipes the session keys and waits
+// for the Endpoint's goroutine. It is idempotent. Config.Key stays with its
+// owner.
+func (e *Endpoint) Close() error {
+	e.mu.Lock()
+	e.closed = true
+	offers, sessions := e.offers, e.sessions
+	e.offers, e.sessions = nil, nil
+	pipes := make([]*Pipe, 0, len(e.pipes))
+	for _, p := range e.pipes {
+		pipes = append(pipes, p)
+	}
+	e.responder.clear()
+	e.mu.Unlock()
+	for _, p := range pipes {
+		p.Close(ErrClosed)
+	}
+	for o := range offers {
+		o.Cancel()
+	}
+	for s := range sessions {
+		s.kp.wipe()
+		e.table.remove(s.kp)
+	}
+	e.timers.close()
+	return nil
+}
+
+// Up installs s in the peer's one pipe, making it if there is none, and adds
+// path, which must have shown that the peer takes packets there (ICE did).
+//
+// The initiator of s may send at once, and confirms until it hears from the
+// peer. The responder sends nothing before one authenticated packet under the
+// new keys came in; if that arrived before Up, s is installed already. An
+// older session goes only after the new one is confirmed.
+func (e *Endpoint) Up(s *Session, path Path) (*Pipe, error) {
+	if path.Local == nil || !path.Remote.IsValid() {
+		return nil, ErrNoPath
+	}
+	p, err := e.install(s)
+	if err != nil {
+		return nil, err
+	}
+	now := e.now()
+	p.mu.Lock()
+	defer p.unlock()
+	if p.state == stateClosed {
+		return nil, p.err
+	}
+	p.trustPath(path, now)
+	p.adopt(s.kp, now)
+	return p, nil
+}
+
+// install gives s to the peer's pipe. It does nothing the second time.
+func (e *Endpoint) install(s *Session) (*Pipe, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if s.pipe != nil {
+		return s.pipe, nil
+	}
+	if e.closed {
+		return nil, ErrClosed
+	}
+	if _, ok := e.sessions[s]; !ok {
+		return nil, ErrSession
+	}
+	delete(e.sessions, s)
+	p := e.pipes[s.peer]
+	if p == nil || !p.admit(s.kp) {
+		p = newPipe(e, s.peer)
+		p.admit(s.kp)
+		e.pipes[s.peer] = p
+	}
+	s.pipe = p
+	return p, nil
+}
+
+// dropPipe forgets a closed pipe.
+func (e *Endpoint) dropPipe(p *Pipe) {
+	e.mu.Lock()
+	if e.pipes[p.peer] == p {
+		delete(e.pipes, p.peer)
+	}
+	e.mu.Unlock()
+	e.timers.forget(&p.timed)
+}
+
+// nextTimestamp is max(now, last + 1) in microseconds (DESIGN §14.7). The
+// caller holds mu.
+func (e *Endpoint) nextTimestamp() uint64 {
+	e.timestamp = max(e.timestamp+1, uint64(time.Now().UnixMicro()))
+	return e.timestamp
+}
+
+func (e *Endpoint) emit(ev event.Event) { e.cfg.Events.Emit(ev) }
+
+func randomUint64() uint64 {
+	var b [8]byte
+	rand.Read(b[:])
+	return binary.BigEndian.Uint64(b[:])
+}

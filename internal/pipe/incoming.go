@@ -1,0 +1,382 @@
+package pipe
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/idloc/idloc/internal/peerid"
+	"github.com/idloc/idloc/internal/wire"
+)
+
+// Errors of ReadOffer and Accept beside ErrHandshake.
+var (
+	ErrReplayed = errors.New("pipe: offer is not newer than one before it")
+	ErrBusy     = errors.New("pipe: too many offers")
+	ErrRejected = errors.New("pipe: offer was rejected")
+)
+
+// Incoming is an offer that was read and authenticated: the peer holds the
+// key of Peer. Whether it is a member is for the caller to check, from
+// Remote.Chain, before Accept. It may be used concurrently.
+type Incoming struct {
+	Peer    peerid.ID
+	Remote  Remote
+	Session [16]byte
+
+	e       *Endpoint
+	hash    [32]byte // of the offer
+	expires int64    // of the cached answer
+	open    bool     // counts as half open; guarded by e.mu
+	offer   *wire.Payload
+	created int64
+
+	mu       sync.Mutex // guards what follows
+	x        *exchange
+	rejected bool
+	answer   []byte
+	session  *Session
+}
+
+// ReadOffer authenticates an offer and checks that it is new. The very same
+// offer again gives the very same Incoming, and its Accept the same answer.
+// Nothing is to be sent to anybody on an error.
+func (e *Endpoint) ReadOffer(offer []byte) (*Incoming, error) {
+	initiator, msg, err := parseOffer(offer)
+	if err != nil {
+		return nil, err
+	}
+	if initiator == e.id.id {
+		return nil, fmt.Errorf("%w: offer from self", ErrHandshake)
+	}
+	hash := sha256.Sum256(offer)
+	e.mu.Lock()
+	in, closed := e.responder.cached[hash], e.closed
+	e.mu.Unlock()
+	switch {
+	case closed:
+		return nil, ErrClosed
+	case in != nil:
+		return in, nil
+	}
+
+	static, err := montgomery(initiator)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %v", ErrHandshake, err)
+	}
+	x, err := newExchange(e.id, nil, false, prologue(e.cfg.Overlay, initiator, e.id.id), nil, e.ent)
+	if err != nil {
+		return nil, err
+	}
+	b, err := x.readFirst(msg, static)
+	if err != nil {
+		return nil, err
+	}
+	p, err := wire.ParsePayload(b)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrHandshake, err)
+	}
+	if p.Kind != wire.Offer {
+		return nil, fmt.Errorf("%w: not an offer", ErrHandshake)
+	}
+	now := e.now()
+	in = &Incoming{
+		Peer: initiator, Remote: remoteOf(p), Session: p.Session,
+		e: e, hash: hash, expires: now + halfOpenFor, offer: p, created: now, x: x,
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return nil, ErrClosed
+	}
+	again, ended, err := e.responder.admit(in, now)
+	for _, old := range ended {
+		e.endHalfOpen(old)
+	}
+	if err != nil {
+		return nil, err
+	}
+	e.timers.plan(&e.half, now+halfOpenFor)
+	return again, nil
+}
+
+// Accept answers the offer. Called again it returns the same answer and
+// session, whatever local is then.
+func (in *Incoming) Accept(local Local) (answer []byte, s *Session, err error) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	switch {
+	case in.rejected:
+		return nil, nil, ErrRejected
+	case in.session != nil:
+		return in.answer, in.session, nil
+	case in.x == nil:
+		return nil, nil, ErrSession
+	}
+	e := in.e
+	kp := &keypair{}
+	if err := e.table.reserve(kp); err != nil {
+		return nil, nil, err
+	}
+	answer, s, err = in.write(local, kp)
+	if err == nil {
+		e.mu.Lock()
+		if e.closed || !in.open {
+			err = ErrSession
+		} else {
+			e.addSession(s)
+		}
+		e.mu.Unlock()
+	}
+	if err != nil {
+		kp.wipe()
+		e.table.remove(kp)
+		return nil, nil, err
+	}
+	in.answer, in.session = answer, s
+	in.x, in.offer = nil, nil
+	return answer, s, nil
+}
+
+func (in *Incoming) write(local Local, kp *keypair) ([]byte, *Session, error) {
+	e := in.e
+	aead, err := chooseAEAD(in.offer.AEADs, e.aeads)
+	if err != nil {
+		return nil, nil, err
+	}
+	p := local.payload(wire.Answer)
+	p.Session = in.offer.Session
+	p.Timestamp = in.offer.Timestamp
+	p.Start = e.start
+	p.Index = kp.recvIndex
+	p.AEADs = aead
+	secret, ciphertext, err := encapsulate(in.offer.KEM, e.ent)
+	if err != nil {
+		return nil, nil, err
+	}
+	p.KEM = ciphertext
+	if err := p.Check(); err != nil {
+		return nil, nil, err
+	}
+	payload := p.Append(nil)
+	if n := 1 + 32 + len(payload) + wire.TagLen; n > maxOffer {
+		return nil, nil, fmt.Errorf("pipe: answer of %d bytes, more than %d", n, maxOffer)
+	}
+	answer, keys, err := in.x.second([]byte{version}, payload, secret, aead)
+	if err != nil {
+		return nil, nil, err
+	}
+	s := &Session{
+		e: e, peer: in.Peer, id: in.Session, aead: aead,
+		remote: in.Remote, created: in.created, kp: kp,
+	}
+	kp.sess = s
+	kp.created = e.now()
+	kp.sendIndex = in.offer.Index
+	if err := kp.setKeys(&keys, aead, false); err != nil {
+		return nil, nil, err
+	}
+	return answer, s, nil
+}
+
+// Reject refuses the offer for good: the same bytes are refused again.
+func (in *Incoming) Reject() {
+	in.mu.Lock()
+	if in.session == nil {
+		in.rejected = true
+		if in.x != nil {
+			in.x.wipe()
+			in.x = nil
+		}
+		in.offer = nil
+	}
+	rejected := in.rejected
+	in.mu.Unlock()
+	if rejected {
+		in.e.mu.Lock()
+		in.e.responder.settle(in)
+		in.e.mu.Unlock()
+	}
+}
+
+// addSession keeps s until it is installed or half-open time ends. The caller
+// holds mu.
+func (e *Endpoint) addSession(s *Session) {
+	e.sessions[s] = e.now() + halfOpenFor
+	e.timers.plan(&e.half, e.now()+halfOpenFor)
+}
+
+// endHalfOpen gives up an offer that had to make room. The caller holds mu;
+// the session, if one was made, is ended by the same rule as any other.
+func (e *Endpoint) endHalfOpen(in *Incoming) {
+	for s := range e.sessions {
+		if !s.initiator && s.id == in.Session && s.peer == in.Peer {
+			delete(e.sessions, s)
+			s.kp.wipe()
+			e.table.remove(s.kp)
+		}
+	}
+}
+
+// expireHalfOpen ends what stayed half open too long.
+func (e *Endpoint) expireHalfOpen(now int64) (next int64) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	later := func(at int64) {
+		if next == 0 || at < next {
+			next = at
+		}
+	}
+	for s, at := range e.sessions {
+		if at > now {
+			later(at)
+			continue
+		}
+		delete(e.sessions, s)
+		s.kp.wipe()
+		e.table.remove(s.kp)
+	}
+	if at := e.responder.expire(now); at > 0 {
+		later(at)
+	}
+	return next
+}
+
+// The responder's limits (issue of the pipe, DESIGN §7).
+const (
+	maxHalfOpen        = 256
+	maxHalfOpenPerPeer = 4
+	maxCached          = 1024
+	maxInitiators      = 4096
+	offersPerSecond    = 20
+	offersBurst        = 5
+)
+
+// responder remembers initiators and their offers. It is guarded by the
+// Endpoint's mu.
+type responder struct {
+	cached     map[[32]byte]*Incoming // by hash of the offer
+	initiators map[peerid.ID]*initiator
+	halfOpen   int
+}
+
+// initiator is one peer that has made an authenticated offer.
+type initiator struct {
+	timestamp uint64
+	tokens    float64
+	refilled  int64
+	open      []*Incoming // half open, oldest first
+}
+
+func newResponder() responder {
+	return responder{
+		cached:     make(map[[32]byte]*Incoming),
+		initiators: make(map[peerid.ID]*initiator),
+	}
+}
+
+func (r *responder) clear() { *r = newResponder() }
+
+// admit lets a new offer in, or returns the one already there under the same
+// bytes. ended are older offers of the same peer that made room.
+func (r *responder) admit(in *Incoming, now int64) (_ *Incoming, ended []*Incoming, err error) {
+	if again := r.cached[in.hash]; again != nil {
+		return again, nil, nil
+	}
+	from := r.initiators[in.Peer]
+	if from == nil {
+		if len(r.initiators) >= maxInitiators && !r.forgetOne() {
+			return nil, nil, ErrBusy
+		}
+		from = &initiator{tokens: offersBurst, refilled: now}
+		r.initiators[in.Peer] = from
+	}
+	refill := float64(now-from.refilled) / float64(time.Second) * offersPerSecond
+	from.tokens, from.refilled = min(from.tokens+refill, offersBurst), now
+	if from.tokens < 1 {
+		return nil, nil, fmt.Errorf("%w: of %v", ErrBusy, in.Peer)
+	}
+	from.tokens--
+	if in.offer.Timestamp <= from.timestamp {
+		return nil, nil, ErrReplayed
+	}
+	// A peer's newest offers count: it has given up on the oldest.
+	for len(from.open) >= maxHalfOpenPerPeer {
+		ended = append(ended, from.open[0])
+		delete(r.cached, from.open[0].hash)
+		r.settle(from.open[0])
+	}
+	if r.halfOpen >= maxHalfOpen || len(r.cached) >= maxCached {
+		return nil, ended, ErrBusy
+	}
+	from.timestamp = in.offer.Timestamp
+	from.open = append(from.open, in)
+	in.open = true
+	r.halfOpen++
+	r.cached[in.hash] = in
+	return in, ended, nil
+}
+
+// settle takes in off the half-open ones: it is confirmed, rejected or given
+// up. The answer stays cached.
+func (r *responder) settle(in *Incoming) {
+	if !in.open {
+		return
+	}
+	in.open = false
+	r.halfOpen--
+	from := r.initiators[in.Peer]
+	if from == nil {
+		return
+	}
+	for i, o := range from.open {
+		if o == in {
+			from.open = append(from.open[:i:i], from.open[i+1:]...)
+			break
+		}
+	}
+}
+
+// settleSession does so for the offer of a confirmed session.
+func (e *Endpoint) settleSession(s *Session) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	from := e.responder.initiators[s.peer]
+	if from == nil {
+		return
+	}
+	for _, in := range from.open {
+		if in.Session == s.id {
+			e.responder.settle(in)
+			return
+		}
+	}
+}
+
+// forgetOne makes room by forgetting an initiator without a half-open offer.
+// Its timestamp is lost with it: an old offer of that peer then draws an
+// answer, and nothing else, since it cannot be confirmed.
+func (r *responder) forgetOne() bool {
+	for id, from := range r.initiators {
+		if len(from.open) == 0 {
+			delete(r.initiators, id)
+			return true
+		}
+	}
+	return false
+}
+
+// expire ends cached offers and says when the next one ends.
+func (r *responder) expire(now int64) (next int64) {
+	for hash, in := range r.cached {
+		if in.expires <= now {
+			r.settle(in)
+			delete(r.cached, hash)
+		} else if next == 0 || in.expires < next {
+			next = in.expires
+		}
+	}
+	return next
+}

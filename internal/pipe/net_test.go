@@ -1,0 +1,281 @@
+package pipe
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/idloc/idloc/internal/peerid"
+	"github.com/idloc/idloc/internal/wire"
+)
+
+// network carries datagrams between the endpoints of a test. It delivers
+// after latency, which the fake clock of a synctest bubble makes exact; with
+// latency zero it delivers within WriteBatch.
+type network struct {
+	mu      sync.Mutex
+	at      map[netip.AddrPort]*sender
+	latency time.Duration
+	// drop is asked for each datagram; it may change it in place.
+	drop func(from, to netip.AddrPort, d []byte) bool
+	// rewrite changes the addresses on the way, as a NAT does.
+	rewrite func(from, to netip.AddrPort) (netip.AddrPort, netip.AddrPort)
+	sent    int // datagrams
+}
+
+func newNetwork(latency time.Duration) *network {
+	return &network{at: make(map[netip.AddrPort]*sender), latency: latency}
+}
+
+// sender is one local address of an endpoint.
+type sender struct {
+	n    *network
+	addr netip.AddrPort
+	mtu  int // larger datagrams are refused with EMSGSIZE; 0: none are
+	e    *Endpoint
+}
+
+func (n *network) sender(addr string, e *Endpoint) *sender {
+	s := &sender{n: n, addr: netip.MustParseAddrPort(addr), e: e}
+	n.mu.Lock()
+	n.at[s.addr] = s
+	n.mu.Unlock()
+	return s
+}
+
+func (s *sender) LocalAddr() netip.AddrPort { return s.addr }
+
+func (s *sender) WriteBatch(b []byte, seg int, to netip.AddrPort) error {
+	if s.mtu > 0 && seg > s.mtu {
+		return syscall.EMSGSIZE
+	}
+	n := s.n
+	n.mu.Lock()
+	from := s.addr
+	if n.rewrite != nil {
+		from, to = n.rewrite(from, to)
+	}
+	drop, latency, target := n.drop, n.latency, n.at[to]
+	n.sent += (len(b) + seg - 1) / seg
+	n.mu.Unlock()
+	if target == nil {
+		return nil
+	}
+	var run []byte
+	for b := bytes.Clone(b); len(b) > 0; {
+		d := b[:min(seg, len(b))]
+		b = b[len(d):]
+		if drop != nil && drop(from, to, d) {
+			if len(run) > 0 {
+				target.deliver(from, run, seg, latency)
+				run = nil
+			}
+			continue
+		}
+		run = append(run, d...)
+	}
+	if len(run) > 0 {
+		target.deliver(from, run, seg, latency)
+	}
+	return nil
+}
+
+func (s *sender) deliver(from netip.AddrPort, b []byte, seg int, latency time.Duration) {
+	if latency == 0 {
+		s.e.Receive(s, from, b, seg)
+		return
+	}
+	time.AfterFunc(latency, func() { s.e.Receive(s, from, b, seg) })
+}
+
+func (n *network) setDrop(drop func(from, to netip.AddrPort, d []byte) bool) {
+	n.mu.Lock()
+	n.drop = drop
+	n.mu.Unlock()
+}
+
+func (n *network) count() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.sent
+}
+
+// recorder is a Handler that opens everything and keeps what it saw.
+type recorder struct {
+	mu     sync.Mutex
+	plain  [][]byte
+	seen   map[uint64]int // by the number in numbered plaintexts
+	large  [][]byte
+	ups    int
+	downs  []error
+	opens  int
+	fails  int
+	onUp   func(*Pipe)
+	onData func(*Pipe, []byte)
+}
+
+func (r *recorder) Data(p *Pipe, b []byte, seg int) {
+	for len(b) > 0 {
+		d := b[:min(seg, len(b))]
+		b = b[len(d):]
+		plain, err := p.Open(nil, d)
+		r.mu.Lock()
+		if err != nil {
+			r.fails++
+		} else {
+			r.opens++
+			if len(plain) == 9 {
+				if r.seen == nil {
+					r.seen = make(map[uint64]int)
+				}
+				r.seen[binary.BigEndian.Uint64(plain[1:])]++
+			} else {
+				r.plain = append(r.plain, plain)
+			}
+		}
+		f := r.onData
+		r.mu.Unlock()
+		if err == nil && f != nil {
+			f(p, plain)
+		}
+	}
+}
+
+func (r *recorder) Large(p *Pipe, v6 bool, plain []byte) {
+	r.mu.Lock()
+	r.large = append(r.large, bytes.Clone(plain))
+	r.mu.Unlock()
+}
+
+func (r *recorder) Up(p *Pipe) {
+	r.mu.Lock()
+	r.ups++
+	f := r.onUp
+	r.mu.Unlock()
+	if f != nil {
+		f(p)
+	}
+}
+
+func (r *recorder) Down(p *Pipe, err error) {
+	r.mu.Lock()
+	r.downs = append(r.downs, err)
+	r.mu.Unlock()
+}
+
+func (r *recorder) counts() (ups, downs, opens int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.ups, len(r.downs), r.opens
+}
+
+func (r *recorder) lastDown() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.downs) == 0 {
+		return nil
+	}
+	return r.downs[len(r.downs)-1]
+}
+
+// host is an endpoint with one address.
+type host struct {
+	*Endpoint
+	r  *recorder
+	s  *sender
+	id peerid.ID
+}
+
+func testKey(seed byte) ed25519.PrivateKey {
+	return ed25519.NewKeyFromSeed(bytes.Repeat([]byte{seed}, ed25519.SeedSize))
+}
+
+func newHost(t testing.TB, n *network, seed byte, addr string, change ...func(*Config)) *host {
+	t.Helper()
+	r := &recorder{}
+	cfg := Config{Key: testKey(seed), Overlay: [32]byte{1, 2, 3}, Handler: r}
+	for _, f := range change {
+		f(&cfg)
+	}
+	e, err := NewEndpoint(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { e.Close() })
+	return &host{Endpoint: e, r: r, s: n.sender(addr, e), id: e.id.id}
+}
+
+func (h *host) path(to *host) Path { return Path{h.s, to.s.addr} }
+
+// handshake runs offer and answer out of band and returns both sessions.
+func handshake(t testing.TB, a, b *host) (sa, sb *Session) {
+	t.Helper()
+	offer, err := a.NewOffer(b.id, Local{Ufrag: "ua", Pwd: "pa", MTU: 1472})
+	if err != nil {
+		t.Fatal(err)
+	}
+	in, err := b.ReadOffer(offer.Bytes())
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer, sb, err := in.Accept(Local{Ufrag: "ub", Pwd: "pb", MTU: 1472})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sa, err = offer.Finish(answer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sa, sb
+}
+
+// connect makes a pipe from a to b.
+func connect(t testing.TB, a, b *host) (pa, pb *Pipe) {
+	t.Helper()
+	sa, sb := handshake(t, a, b)
+	pb, err := b.Up(sb, b.path(a))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pa, err = a.Up(sa, a.path(b))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pa, pb
+}
+
+// send seals plaintexts into one batch each.
+func send(p *Pipe, plain ...[]byte) error {
+	b := p.Batch(false)
+	defer b.Free()
+	for _, v := range plain {
+		room := b.Room(len(v))
+		if room == nil {
+			return fmt.Errorf("no room for %d bytes", len(v))
+		}
+		copy(room, v)
+		b.Seal()
+	}
+	return b.Flush()
+}
+
+// sendNumber sends a plaintext that recorder counts by n.
+func sendNumber(p *Pipe, n uint64) error {
+	return send(p, binary.BigEndian.AppendUint64([]byte{17}, n))
+}
+
+func packet(n int) []byte {
+	b := bytes.Repeat([]byte{0xa5}, n)
+	b[0] = 6
+	return b
+}
+
+var _ Sender = (*sender)(nil)
+var _ Handler = (*recorder)(nil)
+var _ = wire.HeaderLen

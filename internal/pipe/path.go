@@ -1,0 +1,313 @@
+package pipe
+
+import (
+	"math"
+	"net/netip"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/idloc/idloc/internal/event"
+	"github.com/idloc/idloc/internal/wire"
+)
+
+const (
+	maxPaths         = 8
+	maxUnvalidated   = 3
+	challengeTries   = 5
+	amplification    = 3 // bytes sent per byte received, before a path is validated
+	initialRTT       = 200 * time.Millisecond
+	betterRTT        = 0.7 // of the present RTT: what another path must show to be switched to
+	betterRTTAtLeast = 5 * time.Millisecond
+)
+
+// path is one pair of addresses of a pipe. Its atomics belong to the data
+// path; the rest is guarded by the pipe's mu.
+type path struct {
+	Path
+	validated atomic.Bool  // the peer answered from there, or ICE vouches for it
+	budget    atomic.Int64 // bytes that may be sent; matters until validated
+	heard     atomic.Int64 // last authenticated packet from there: consent (RFC 7675)
+	sent      atomic.Int64 // last datagram sent there
+	mtu       atomic.Int32 // UDP payload that gets through
+
+	created   int64
+	follow    bool // the peer moved here: switch once validated, unless the old path lives
+	challenge uint64
+	sentAt    int64 // of the challenge
+	try       retry // of the challenge
+	srtt      time.Duration
+	rttvar    time.Duration
+	pinged    int64 // last ping sent
+	search    search
+}
+
+// find returns the path with these addresses, or nil. It takes no lock and
+// does not allocate.
+func (p *Pipe) find(from Sender, remote netip.AddrPort) *path {
+	if b := p.best.Load(); b != nil && b.Remote == remote && b.Local == from {
+		return b
+	}
+	for _, t := range *p.paths.Load() {
+		if t.Remote == remote && t.Local == from {
+			return t
+		}
+	}
+	return nil
+}
+
+// newPath adds a path, making room if there are too many; nil if there is no
+// room. The caller holds mu.
+func (p *Pipe) newPath(at Path, now int64) *path {
+	paths := *p.paths.Load()
+	if len(paths) >= maxPaths && !p.evict() {
+		return nil
+	}
+	t := &path{Path: at, created: now}
+	t.mtu.Store(int32(baseMTU(at.Local)))
+	paths = append(slices.Clone(*p.paths.Load()), t)
+	p.paths.Store(&paths)
+	return t
+}
+
+// evict removes the path that was heard longest ago, not the best one.
+func (p *Pipe) evict() bool {
+	var oldest *path
+	for _, t := range *p.paths.Load() {
+		if t != p.best.Load() && (oldest == nil || t.heard.Load() < oldest.heard.Load()) {
+			oldest = t
+		}
+	}
+	if oldest == nil {
+		return false
+	}
+	p.removePath(oldest)
+	return true
+}
+
+func (p *Pipe) removePath(gone *path) {
+	paths := slices.DeleteFunc(slices.Clone(*p.paths.Load()), func(t *path) bool { return t == gone })
+	p.paths.Store(&paths)
+	if p.best.Load() == gone {
+		p.best.Store(nil)
+	}
+	for id, g := range p.pings {
+		if g.path == gone {
+			delete(p.pings, id)
+		}
+	}
+}
+
+// trustPath adds a path that others have validated. The caller holds mu.
+func (p *Pipe) trustPath(at Path, now int64) {
+	t := p.find(at.Local, at.Remote)
+	if t == nil {
+		if t = p.newPath(at, now); t == nil {
+			return
+		}
+	}
+	t.heard.Store(now)
+	p.validate(t, now)
+}
+
+func (p *Pipe) validate(t *path, now int64) {
+	if t.validated.Load() {
+		return
+	}
+	t.budget.Store(math.MaxInt64)
+	t.validated.Store(true)
+	t.try = retry{}
+	t.search.begin(now)
+}
+
+// AddPath challenges the peer on a path that may work, from a fresh ICE
+// exchange or a guess. It is used once the peer answers there.
+func (p *Pipe) AddPath(at Path) {
+	if at.Local == nil || !at.Remote.IsValid() {
+		return
+	}
+	now := p.e.now()
+	p.mu.Lock()
+	defer p.unlock()
+	if p.state == stateClosed || p.find(at.Local, at.Remote) != nil {
+		return
+	}
+	if t := p.newPath(at, now); t != nil {
+		t.budget.Store(amplification * wire.BaseMTU)
+		p.startChallenge(t, now)
+	}
+}
+
+// addLocal challenges every remote address from a new local one.
+func (p *Pipe) addLocal(s Sender) {
+	now := p.e.now()
+	p.mu.Lock()
+	defer p.unlock()
+	if p.state == stateClosed {
+		return
+	}
+	for _, old := range *p.paths.Load() {
+		at := Path{Local: s, Remote: old.Remote}
+		if s.LocalAddr().Addr().Is4() != old.Remote.Addr().Is4() || !old.validated.Load() || p.find(s, old.Remote) != nil {
+			continue
+		}
+		if t := p.newPath(at, now); t != nil {
+			t.budget.Store(amplification * wire.BaseMTU)
+			t.follow = true
+			p.startChallenge(t, now)
+		}
+	}
+}
+
+// removeLocal forgets the paths of a local address that is gone.
+func (p *Pipe) removeLocal(s Sender) {
+	now := p.e.now()
+	p.mu.Lock()
+	defer p.unlock()
+	if p.state == stateClosed {
+		return
+	}
+	for _, t := range *p.paths.Load() {
+		if t.Local == s {
+			p.removePath(t)
+		}
+	}
+	p.update(now)
+	p.e.timers.plan(&p.timed, now)
+}
+
+// sawUnknown starts a challenge to an address that an authenticated packet
+// with a higher counter came from (DESIGN §9). The caller holds mu.
+func (p *Pipe) sawUnknown(at Path, now int64) *path {
+	n := 0
+	for _, t := range *p.paths.Load() {
+		if !t.validated.Load() {
+			n++
+		}
+	}
+	if n >= maxUnvalidated {
+		return nil
+	}
+	t := p.newPath(at, now)
+	if t == nil {
+		return nil
+	}
+	t.follow = true
+	p.startChallenge(t, now)
+	return t
+}
+
+func (p *Pipe) startChallenge(t *path, now int64) {
+	t.challenge = randomUint64()
+	t.try = retry{at: now}
+	p.e.timers.plan(&p.timed, now)
+}
+
+// challengePaths sends what challenges are due, and gives up on those that
+// nobody answered. It returns when to come again. The caller holds mu.
+func (p *Pipe) challengePaths(now int64) (next int64) {
+	for _, t := range *p.paths.Load() {
+		if t.try.at == 0 {
+			continue
+		}
+		if t.try.at <= now {
+			if t.try.tries >= challengeTries {
+				p.removePath(t)
+				continue
+			}
+			if kp := p.sealing(); kp != nil {
+				t.sentAt = now
+				p.queue(kp, t, wire.Frame{Type: wire.FramePathChallenge, ID: t.challenge})
+			}
+			t.try.at = now + max(int64(initialRTT), 2*p.rtt())<<t.try.tries
+			t.try.tries++
+		}
+		next = earlier(next, t.try.at)
+	}
+	return next
+}
+
+// answeredChallenge validates the path whose challenge id was. The caller
+// holds mu.
+func (p *Pipe) answeredChallenge(id uint64, now int64) {
+	for _, t := range *p.paths.Load() {
+		if t.try.at == 0 || t.challenge != id || t.sentAt == 0 {
+			continue
+		}
+		if t.try.tries == 1 { // else it is unclear which one was answered
+			t.sample(time.Duration(now - t.sentAt))
+		}
+		p.validate(t, now)
+		best := p.best.Load()
+		if t.follow && best != nil && best.heard.Load() <= t.created {
+			p.switchTo(t)
+		}
+		t.follow = false
+		p.update(now)
+		return
+	}
+}
+
+// sample takes one RTT measurement (RFC 6298 §2).
+func (t *path) sample(rtt time.Duration) {
+	if t.srtt == 0 {
+		t.srtt, t.rttvar = rtt, rtt/2
+		return
+	}
+	t.rttvar = (3*t.rttvar + (t.srtt - rtt).Abs()) / 4
+	t.srtt = (7*t.srtt + rtt) / 8
+}
+
+// live says whether the peer's consent to be sent to on t is fresh
+// (RFC 7675 §5.1).
+func (t *path) live(now int64) bool { return now-t.heard.Load() < consentFor }
+
+// choose picks the path that takes data: the present one while it is live,
+// unless another validated one is clearly faster. The caller holds mu.
+func (p *Pipe) choose(now int64) {
+	best := p.best.Load()
+	if best != nil && !best.live(now) {
+		best = nil
+	}
+	for _, t := range *p.paths.Load() {
+		if t == best || !t.live(now) {
+			continue
+		}
+		switch {
+		case best == nil:
+			best = t
+		case t.validated.Load() != best.validated.Load():
+			if t.validated.Load() {
+				best = t
+			}
+		case t.srtt > 0 && best.srtt > 0 && t.srtt < best.srtt-betterRTTAtLeast &&
+			float64(t.srtt) < betterRTT*float64(best.srtt) && t.heard.Load()+int64(5*time.Second) > now:
+			best = t
+		}
+	}
+	if best != p.best.Load() {
+		p.switchTo(best)
+	}
+}
+
+// switchTo sends data on t from now on. The caller holds mu.
+func (p *Pipe) switchTo(t *path) {
+	old := p.best.Swap(t)
+	if old != nil && t != nil && old != t {
+		p.calls = append(p.calls, call{event: p.event(event.PipeMoved, nil)})
+	}
+}
+
+// spend takes n bytes off the budget of a path that is not validated; false:
+// it is used up.
+func (t *path) spend(n int) bool {
+	return t.validated.Load() || t.budget.Add(-int64(n)) >= 0
+}
+
+// earlier returns the earlier of two times, where zero is never.
+func earlier(a, b int64) int64 {
+	if a == 0 || b != 0 && b < a {
+		return b
+	}
+	return a
+}

@@ -1,0 +1,295 @@
+package pipe
+
+import (
+	"net/netip"
+	"sync"
+
+	"github.com/idloc/idloc/internal/wire"
+)
+
+// The way of a datagram in:
+//
+//  1. Receive gets what one read of a socket gave, cuts it into runs of one
+//     type and receiver index and finds the keys: no lock, no allocation.
+//  2. receiveData hands a DATA run from a known path to the Handler, which
+//     opens each datagram with Open. A run under keys not yet confirmed, or
+//     from an unknown address, must first show one datagram that opens:
+//     garbage gets no further than that, and no path.
+//  3. receiveCtrl opens CTRL and FRAG itself.
+//  4. authenticated notes who was heard from where.
+//
+// Nothing is ever sent because of a datagram that did not open.
+
+// scratch is room to open a datagram into, with its nonce.
+type scratch struct {
+	nonce [nonceLen]byte
+	buf   [1 << 16]byte
+}
+
+var scratchPool = sync.Pool{New: func() any { return new(scratch) }}
+
+// nonces are pooled because a nonce that crosses an interface would be
+// allocated anew for each packet.
+var noncePool = sync.Pool{New: func() any { return new([nonceLen]byte) }}
+
+// Receive takes what came in on from: datagrams of seg bytes back to back,
+// the last perhaps shorter. b is borrowed for the call.
+func (e *Endpoint) Receive(from Sender, remote netip.AddrPort, b []byte, seg int) {
+	if seg <= 0 || seg > len(b) {
+		seg = len(b)
+	}
+	for len(b) > 0 {
+		n := min(seg, len(b))
+		h, _, ok := wire.ParseHeader(b[:n])
+		if !ok {
+			e.drops.count(DropMalformed)
+			b = b[n:]
+			continue
+		}
+		kp := e.table.get(h.Index)
+		if kp == nil || !kp.ready.Load() || kp.dead.Load() {
+			e.drops.count(DropIndex)
+			b = b[n:]
+			continue
+		}
+		if h.Type == wire.TypeData4 || h.Type == wire.TypeData6 {
+			for n < len(b) && len(b)-n >= wire.MinLen && [4]byte(b[n:]) == [4]byte(b) {
+				n += min(seg, len(b)-n)
+			}
+			e.receiveData(kp, Path{from, remote}, b[:n], seg)
+		} else {
+			e.receiveCtrl(kp, Path{from, remote}, b[:n], h)
+		}
+		b = b[n:]
+	}
+}
+
+// receiveData passes on a run of DATA datagrams.
+//
+// Which path to credit with a packet that the Handler opened is known only
+// here, so the count of opened packets is compared before and after. That
+// is exact only if no other goroutine passed on a run of this pipe meanwhile,
+// so that nobody can lend life to a dead path by sending garbage from its
+// address beside another path's packets; else this run credits no path.
+func (e *Endpoint) receiveData(kp *keypair, at Path, run []byte, seg int) {
+	p := kp.pipe.Load()
+	var t *path
+	if p != nil {
+		t = p.find(at.Local, at.Remote)
+	}
+	if t == nil || !kp.confirmed.Load() {
+		if p, t = e.vouch(kp, at, run, seg); p == nil {
+			return
+		}
+	}
+	mine := p.runs.Add(1)
+	alone := p.running.Add(1) == 1
+	before := p.opened.Load()
+	p.e.cfg.Handler.Data(p, run, seg)
+	opened := p.opened.Load() != before
+	alone = p.running.Add(^uint64(0)) == 0 && alone && p.runs.Load() == mine
+	if !opened {
+		if kp.failed.Load() >= e.limits.integrity {
+			p.broken(kp)
+		}
+		return
+	}
+	now := e.now()
+	p.data.Store(now)
+	p.heard.Store(now)
+	p.awaiting.Store(0)
+	if t == nil || !alone {
+		return
+	}
+	t.heard.Store(now)
+	if !t.validated.Load() {
+		t.budget.Add(int64(amplification * len(run)))
+	}
+	if p.alert.Load() {
+		p.mu.Lock()
+		p.heardFrom(t, now)
+		p.unlock()
+	}
+}
+
+// vouch looks in a run for one datagram that opens and is not a replay, and
+// treats it as authenticated without marking it: the Handler is still to
+// open it. Without one, the run is dropped whole and nil is returned.
+func (e *Endpoint) vouch(kp *keypair, at Path, run []byte, seg int) (*Pipe, *path) {
+	s := scratchPool.Get().(*scratch)
+	defer scratchPool.Put(s)
+	for b := run; len(b) > 0; {
+		d := b[:min(seg, len(b))]
+		b = b[len(d):]
+		h, _, ok := wire.ParseHeader(d)
+		if !ok {
+			continue
+		}
+		if _, ok := kp.open(s.buf[:0], d, h.Counter, &s.nonce); !ok {
+			continue
+		}
+		p := e.pipeOf(kp)
+		if p == nil {
+			return nil, nil
+		}
+		now := e.now()
+		p.mu.Lock()
+		t := p.authenticated(kp, at, kp.newest(h.Counter), len(run), now)
+		p.unlock()
+		return p, t
+	}
+	count := &e.drops
+	if p := kp.pipe.Load(); p != nil {
+		count = &p.drops
+		if kp.failed.Load() >= e.limits.integrity {
+			p.broken(kp)
+		}
+	}
+	count.count(DropSource)
+	return nil, nil
+}
+
+// pipeOf returns kp's pipe. The first authenticated packet installs the
+// session of a responder even before Up. It returns nil if there is no pipe
+// to be had.
+func (e *Endpoint) pipeOf(kp *keypair) *Pipe {
+	if p := kp.pipe.Load(); p != nil {
+		return p
+	}
+	if kp.initiator {
+		return nil
+	}
+	p, err := e.install(kp.sess)
+	if err != nil {
+		return nil
+	}
+	return p
+}
+
+// receiveCtrl opens a CTRL or FRAG datagram and acts on it.
+func (e *Endpoint) receiveCtrl(kp *keypair, at Path, d []byte, h wire.Header) {
+	s := scratchPool.Get().(*scratch)
+	defer scratchPool.Put(s)
+	p := kp.pipe.Load()
+	count := &e.drops
+	if p != nil {
+		count = &p.drops
+	}
+	plain, ok := kp.open(s.buf[:0], d, h.Counter, &s.nonce)
+	if !ok {
+		count.count(DropAuth)
+		if p != nil && kp.failed.Load() >= e.limits.integrity {
+			p.broken(kp)
+		}
+		return
+	}
+	newest := kp.newest(h.Counter)
+	if !kp.accept(h.Counter) {
+		count.count(DropReplay)
+		return
+	}
+	if p = e.pipeOf(kp); p == nil {
+		count.count(DropIndex)
+		return
+	}
+	p.packetsIn.Add(1)
+	p.bytesIn.Add(uint64(len(d)))
+	now := e.now()
+	p.mu.Lock()
+	t := p.authenticated(kp, at, newest, len(d), now)
+	if h.Type == wire.TypeCtrl {
+		p.control(kp, t, plain, len(d), newest, now)
+		p.unlock()
+		return
+	}
+	kind, whole := p.piece(kp, plain, now)
+	if whole != nil && kind == wire.FragCtrl {
+		p.control(kp, t, whole, 0, newest, now)
+		whole = nil
+	}
+	p.unlock()
+	if whole != nil {
+		p.data.Store(now)
+		e.cfg.Handler.Large(p, kind == wire.FragData6, whole)
+	}
+}
+
+// authenticated notes that the peer was heard under kp from at, and returns
+// the path, nil if it is not worth one. newest says that the packet's counter
+// is higher than any before; n are the bytes that count against
+// amplification. The caller holds mu.
+func (p *Pipe) authenticated(kp *keypair, at Path, newest bool, n int, now int64) *path {
+	if p.state == stateClosed {
+		return nil
+	}
+	p.heard.Store(now)
+	p.awaiting.Store(0)
+	t := p.find(at.Local, at.Remote)
+	if t == nil && newest {
+		t = p.sawUnknown(at, now)
+	}
+	if !kp.confirmed.Load() {
+		p.setConfirmed(kp, now)
+		p.e.timers.plan(&p.timed, now+int64(initialRTT))
+	}
+	if t != nil {
+		if !t.validated.Load() {
+			t.budget.Add(int64(amplification * n))
+		}
+		t.heard.Store(now)
+		p.heardFrom(t, now)
+	}
+	return t
+}
+
+// heardFrom ends the search for a peer that was silent, on the path that
+// proved alive first (DESIGN §14.8). The caller holds mu.
+func (p *Pipe) heardFrom(t *path, now int64) {
+	if t.validated.Load() && p.probeAt != 0 {
+		if best := p.best.Load(); best != t && (best == nil || best.heard.Load() < p.probeAt) {
+			p.switchTo(t)
+		}
+	}
+	p.probeAt, p.probe = 0, retry{}
+	p.alert.Store(false)
+	if p.state != stateUp {
+		p.update(now)
+	}
+}
+
+// broken closes the pipe at the AEAD's integrity limit.
+func (p *Pipe) broken(kp *keypair) {
+	p.e.log.Warn("pipe closed: too many packets did not open", "peer", p.peer, "failed", kp.failed.Load())
+	p.mu.Lock()
+	p.end(ErrIntegrity, closeOther)
+	p.unlock()
+}
+
+// Open opens one DATA datagram to dst[:0] and returns the plaintext, whose
+// first byte is the next header. dst must not overlap the datagram; if it has
+// the room nothing is allocated. The replay window is asked after the AEAD
+// opened. An error is a DropReason and has been counted. It is to be called
+// within Handler.Data.
+func (p *Pipe) Open(dst, datagram []byte) (plain []byte, err error) {
+	h, _, ok := wire.ParseHeader(datagram)
+	if !ok || h.Type > wire.TypeData6 {
+		return nil, p.drops.count(DropMalformed)
+	}
+	kp := p.e.table.get(h.Index)
+	if kp == nil || kp.pipe.Load() != p || kp.dead.Load() {
+		return nil, p.drops.count(DropIndex)
+	}
+	nonce := noncePool.Get().(*[nonceLen]byte)
+	plain, ok = kp.open(dst, datagram, h.Counter, nonce)
+	noncePool.Put(nonce)
+	if !ok {
+		return nil, p.drops.count(DropAuth)
+	}
+	if !kp.accept(h.Counter) {
+		return nil, p.drops.count(DropReplay)
+	}
+	p.opened.Add(1)
+	p.packetsIn.Add(1)
+	p.bytesIn.Add(uint64(len(datagram)))
+	return plain, nil
+}

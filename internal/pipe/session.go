@@ -1,0 +1,77 @@
+package pipe
+
+import (
+	"bytes"
+	"slices"
+
+	"github.com/idloc/idloc/internal/peerid"
+	"github.com/idloc/idloc/internal/wire"
+)
+
+// Session is what a handshake gave: keys with an authenticated peer, and what
+// that peer said. Endpoint.Up puts it to use. It may be used concurrently.
+type Session struct {
+	e         *Endpoint
+	peer      peerid.ID
+	initiator bool
+	id        [16]byte
+	aead      wire.AEADs
+	remote    Remote
+	created   int64    // when its offer was made or read
+	kp        *keypair // of the handshake; a pipe goes on with its successors
+
+	pipe      *Pipe // nil until installed; guarded by e.mu
+	confirmed int64 // when the peer was first heard under it; the pipe's mu
+}
+
+// Peer is the authenticated other side.
+func (s *Session) Peer() peerid.ID { return s.peer }
+
+// Initiator says whether this side made the offer.
+func (s *Session) Initiator() bool { return s.initiator }
+
+// Remote is what the peer said of itself.
+func (s *Session) Remote() Remote { return s.remote }
+
+// ID is the session ID, chosen by the initiator.
+func (s *Session) ID() [16]byte { return s.id }
+
+// Cancel lets go of a session that is not Up. After Up it does nothing.
+func (s *Session) Cancel() {
+	s.e.mu.Lock()
+	_, pending := s.e.sessions[s]
+	delete(s.e.sessions, s)
+	s.e.mu.Unlock()
+	if pending {
+		s.kp.wipe()
+		s.e.table.remove(s.kp)
+	}
+}
+
+// payload is l as wire says it, without what the handshake adds.
+func (l *Local) payload(kind wire.Kind) *wire.Payload {
+	return &wire.Payload{
+		Kind:          kind,
+		MTU:           l.MTU,
+		Encapsulation: l.Encapsulation,
+		Ufrag:         l.Ufrag,
+		Pwd:           l.Pwd,
+		Relays:        l.Relays,
+		Candidates:    l.Candidates,
+		Chain:         l.Chain,
+	}
+}
+
+// remoteOf copies out of p what the user of a session may see.
+func remoteOf(p *wire.Payload) Remote {
+	return Remote{
+		Chain:         bytes.Clone(p.Chain),
+		Ufrag:         p.Ufrag,
+		Pwd:           p.Pwd,
+		Candidates:    slices.Clone(p.Candidates),
+		MTU:           max(p.MTU, wire.BaseMTU),
+		Relays:        slices.Clone(p.Relays),
+		Encapsulation: p.Encapsulation,
+		Start:         p.Start,
+	}
+}

@@ -1,0 +1,171 @@
+package pipe
+
+import (
+	"slices"
+	"time"
+)
+
+// The dead-pipe and consent rules (DESIGN §14.8, RFC 7675).
+const (
+	deadAfter    = int64(500 * time.Millisecond) // data without a sign of life, at least
+	deadRTTs     = 3
+	probeFor     = int64(500 * time.Millisecond) // probing without one, at least
+	probeRTTs    = 2
+	silentEvery  = int64(time.Second)     // pings while the peer is silent
+	pingEvery    = int64(3 * time.Second) // pings for consent that is running out
+	measureEvery = int64(time.Second)     // pings of a path whose RTT is unknown
+)
+
+// tick does what is due and says when there is something to do again. It is
+// called by the Endpoint's timer goroutine.
+func (p *Pipe) tick(now int64) (next int64) {
+	p.mu.Lock()
+	defer p.unlock()
+	for _, due := range [...]func(int64) int64{
+		p.expireKeys,
+		p.idleDue,
+		p.rekeyDue,
+		p.repeatConfirms,
+		p.challengePaths,
+		p.probeDue,
+		p.keepPaths,
+		p.searchMTU,
+		p.expirePieces,
+	} {
+		if p.state == stateClosed {
+			return 0
+		}
+		next = earlier(next, due(now))
+	}
+	return next
+}
+
+// expireKeys ends keys at their age. A pipe without keys is closed.
+func (p *Pipe) expireKeys(now int64) (next int64) {
+	for _, k := range slices.Clone(p.keys) {
+		at := k.created + rejectAfter
+		if k.number == 0 && !k.initiator && !k.confirmed.Load() {
+			at = k.created + halfOpenFor
+		}
+		if now >= at {
+			p.removeKeys(k)
+		} else {
+			next = earlier(next, at)
+		}
+	}
+	if len(p.keys) == 0 {
+		err := p.err
+		if err == nil || p.state == stateOpening {
+			err = ErrExpired
+		}
+		p.setState(stateClosed, err)
+		return 0
+	}
+	if p.cur != nil && p.cur.dead.Load() {
+		if k := p.sealing(); k != nil {
+			p.promote(k)
+		}
+	}
+	p.update(now)
+	return next
+}
+
+// idleDue closes a pipe that carried no data for long.
+func (p *Pipe) idleDue(now int64) (next int64) {
+	at := p.data.Load() + p.e.idle
+	if now >= at {
+		p.end(ErrIdle, closeIdle)
+		return 0
+	}
+	return at
+}
+
+// probeDue looks for a peer that owes a sign of life, and gives it up.
+func (p *Pipe) probeDue(now int64) (next int64) {
+	switch p.state {
+	case stateUp:
+		if p.probeAt == 0 {
+			first := p.awaiting.Load()
+			if first == 0 {
+				return 0
+			}
+			if at := first + max(deadAfter, deadRTTs*p.rtt()); now < at {
+				return at
+			}
+			p.probeAt, p.probe = now, retry{at: now}
+			p.alert.Store(true)
+		}
+		wait := max(probeFor, probeRTTs*p.rtt())
+		if now >= p.probeAt+wait {
+			p.setState(stateSilent, ErrDead)
+			p.probe = retry{at: now}
+			return now + silentEvery
+		}
+		if p.probe.at <= now {
+			p.pingAll(now)
+			p.probe.at = now + wait/3
+		}
+		return earlier(p.probe.at, p.probeAt+wait)
+	case stateSilent:
+		// Consent is over 30 s after the peer was last heard: nothing at
+		// all is sent then.
+		if now >= p.heard.Load()+consentFor {
+			return 0
+		}
+		if p.probe.at <= now {
+			if p.probeAt == 0 {
+				p.probeAt = now
+			}
+			p.pingAll(now)
+			p.probe.at = now + silentEvery
+		}
+		return p.probe.at
+	}
+	return 0
+}
+
+func (p *Pipe) pingAll(now int64) {
+	for _, t := range *p.paths.Load() {
+		if t.live(now) {
+			p.sendPing(t, now, nil)
+		}
+	}
+}
+
+// keepPaths measures paths, keeps their NAT mappings and consent alive, and
+// forgets those that are dead beside the best.
+func (p *Pipe) keepPaths(now int64) (next int64) {
+	if p.state != stateUp {
+		return 0
+	}
+	best := p.best.Load()
+	for _, t := range *p.paths.Load() {
+		if !t.validated.Load() {
+			continue
+		}
+		if !t.live(now) && t != best {
+			p.removePath(t)
+			continue
+		}
+		at := t.pinged + keepaliveAfter
+		switch {
+		case t.srtt == 0:
+			at = t.pinged + measureEvery
+		case t != best:
+		case p.data.Load() > t.pinged:
+			// The RTT is kept fresh while there is traffic.
+		default:
+			at = max(t.pinged+pingEvery, min(t.heard.Load(), t.sent.Load())+keepaliveAfter)
+		}
+		if t.heard.Load()+keepaliveAfter < at {
+			at = max(t.pinged+pingEvery, t.heard.Load()+keepaliveAfter)
+		}
+		if now >= at {
+			p.sendPing(t, now, nil)
+			at = now + pingEvery
+		}
+		next = earlier(next, at)
+		next = earlier(next, t.heard.Load()+consentFor)
+	}
+	return next
+}
