@@ -1,0 +1,460 @@
+package pipe
+
+import (
+	"bytes"
+	"errors"
+	"math/rand/v2"
+	"net/netip"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/idloc/idloc/internal/wire"
+)
+
+// Thousands of rekeys under traffic in both directions lose no packet and
+// stall none.
+func TestRekeys(t *testing.T) {
+	rekeys := 6000
+	if testing.Short() {
+		rekeys = 200
+	}
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(25 * time.Millisecond)
+		a, b := newHost(t, n, 1, "192.0.2.1:1000"), newHost(t, n, 2, "192.0.2.2:1000")
+		pa, pb := connect(t, a, b)
+		send(pa, packet(100))
+		<-pb.Ready()
+		var sent uint64
+		for pa.Status().Rekeys < uint64(rekeys) {
+			// Dense around the time of a rekey, thin else.
+			pause := 7 * time.Second
+			if age := a.now() - pa.cur.created; age > rekeyAfter-int64(10*time.Second) || age < int64(2*time.Second) {
+				pause = 90 * time.Millisecond
+			}
+			time.Sleep(pause)
+			sent++
+			if err := sendNumber(pa, sent); err != nil {
+				t.Fatal(err)
+			}
+			if err := sendNumber(pb, sent); err != nil {
+				t.Fatal(err)
+			}
+			if sent > 1<<30 {
+				t.Fatal("no rekeys")
+			}
+		}
+		time.Sleep(time.Second)
+		for _, h := range []*host{a, b} {
+			for i := uint64(1); i <= sent; i++ {
+				if h.r.seen[i] != 1 {
+					t.Fatalf("packet %d of %d came %d times", i, sent, h.r.seen[i])
+				}
+			}
+			if h.r.fails != 0 || len(h.r.downs) != 0 {
+				t.Errorf("%d packets did not open, downs %v", h.r.fails, h.r.downs)
+			}
+		}
+		if len(pa.keys) > 3 || a.table.live > 3 || b.table.live > 3 {
+			t.Errorf("%d keys, %d and %d indices", len(pa.keys), a.table.live, b.table.live)
+		}
+		if pa.cur.chaining != pb.cur.chaining || pa.cur.number != pb.cur.number {
+			t.Error("the chaining keys differ")
+		}
+	})
+}
+
+// Rekeys end well with a third of all datagrams lost, in both directions.
+func TestRekeyWithLoss(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(25 * time.Millisecond)
+		a, b := newHost(t, n, 1, "192.0.2.1:1000"), newHost(t, n, 2, "192.0.2.2:1000")
+		pa, pb := connect(t, a, b)
+		send(pa, packet(100))
+		<-pb.Ready()
+		r := rand.New(rand.NewPCG(3, 4))
+		n.setDrop(func(_, _ netip.AddrPort, d []byte) bool { return d[0] != wire.TypeData4 && r.IntN(3) == 0 })
+		for i := uint64(1); i <= 36000; i++ {
+			time.Sleep(100 * time.Millisecond)
+			sendNumber(pa, i)
+			sendNumber(pb, i)
+		}
+		time.Sleep(time.Second)
+		for _, h := range []*host{a, b} {
+			if len(h.r.seen) != 36000 || h.r.fails != 0 {
+				t.Errorf("%d packets, %d did not open, downs %v", len(h.r.seen), h.r.fails, h.r.downs)
+			}
+		}
+		if n := pa.Status().Rekeys; n < 28 {
+			t.Errorf("%d rekeys in an hour", n)
+		}
+	})
+}
+
+// Both sides begin at once, at the packet limit: one exchange stays.
+func TestRekeyGlare(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(25 * time.Millisecond)
+		a, b := newHost(t, n, 1, "192.0.2.1:1000"), newHost(t, n, 2, "192.0.2.2:1000")
+		a.limits.rekeyAfterPackets, b.limits.rekeyAfterPackets = 100, 100
+		pa, pb := connect(t, a, b)
+		send(pa, packet(100))
+		<-pb.Ready()
+		for i := uint64(1); i <= 5000; i++ {
+			time.Sleep(5 * time.Millisecond)
+			sendNumber(pa, i)
+			sendNumber(pb, i)
+		}
+		time.Sleep(time.Second)
+		for _, h := range []*host{a, b} {
+			if len(h.r.seen) != 5000 || h.r.fails != 0 {
+				t.Errorf("%d packets, %d did not open", len(h.r.seen), h.r.fails)
+			}
+		}
+		if pa.cur.number < 20 || pa.cur.number != pb.cur.number || pa.cur.chaining != pb.cur.chaining {
+			t.Errorf("after %d and %d rekeys", pa.cur.number, pb.cur.number)
+		}
+	})
+}
+
+// A restarted peer takes over at once, and only once it is confirmed.
+func TestTakeover(t *testing.T) {
+	for _, initiator := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			n := newNetwork(10 * time.Millisecond)
+			a, b := newHost(t, n, 1, "192.0.2.1:1000"), newHost(t, n, 2, "192.0.2.2:1000")
+			pa, pb := connect(t, a, b)
+			send(pa, packet(100))
+			time.Sleep(time.Second)
+			// a crashes: nothing is said to b.
+			n.setDrop(func(_, _ netip.AddrPort, _ []byte) bool { return true })
+			last := a.LastTimestamp()
+			a.Close()
+			n.setDrop(nil)
+			a2 := newHost(t, n, 1, "192.0.2.1:1000", func(c *Config) { c.LastTimestamp = last })
+			old := pb.cur
+			from, to := a2, b
+			if !initiator {
+				from, to = b, a2
+			}
+			sf, st := handshake(t, from, to)
+			if pb.cur != old || old.dead.Load() {
+				t.Fatal("the old session went before the new one was confirmed")
+			}
+			if _, err := to.Up(st, to.path(from)); err != nil {
+				t.Fatal(err)
+			}
+			pf, err := from.Up(sf, from.path(to))
+			if err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(100 * time.Millisecond)
+			if !old.dead.Load() {
+				t.Error("the old session is still there")
+			}
+			if err := send(pf, packet(100)); err != nil {
+				t.Error(err)
+			}
+			if err := send(to.Pipe(from.id), packet(100)); err != nil {
+				t.Error(err)
+			}
+			time.Sleep(time.Second)
+			if b.Pipe(a2.id) != pb || len(a2.r.plain) != 1 || len(b.r.plain) != 2 {
+				t.Errorf("%d and %d packets", len(a2.r.plain), len(b.r.plain))
+			}
+		})
+	}
+}
+
+// Two sessions that crossed end in one pipe with one session, on both sides
+// the same, and no packet is lost meanwhile.
+func TestCrossing(t *testing.T) {
+	for _, first := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			n := newNetwork(10 * time.Millisecond)
+			a, b := newHost(t, n, 1, "192.0.2.1:1000"), newHost(t, n, 2, "192.0.2.2:1000")
+			sa1, sb1 := handshake(t, a, b)
+			sb2, sa2 := handshake(t, b, a)
+			up := func(h *host, s *Session, to *host) {
+				if _, err := h.Up(s, h.path(to)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if first {
+				up(a, sa1, b)
+				up(b, sb2, a)
+				up(a, sa2, b)
+				up(b, sb1, a)
+			} else {
+				up(b, sb2, a)
+				up(b, sb1, a)
+				up(a, sa1, b)
+				up(a, sa2, b)
+			}
+			pa, pb := a.Pipe(b.id), b.Pipe(a.id)
+			for i := uint64(1); i <= 100; i++ {
+				sendNumber(pa, i)
+				sendNumber(pb, i)
+				time.Sleep(5 * time.Millisecond)
+			}
+			time.Sleep(time.Second)
+			if len(a.r.seen) != 100 || len(b.r.seen) != 100 {
+				t.Errorf("%d and %d of 100 packets", len(a.r.seen), len(b.r.seen))
+			}
+			if pa.sess.id != pb.sess.id {
+				t.Error("the two sides use different sessions")
+			}
+			if want := a.id.Compare(b.id) < 0; pa.sess.initiator != want {
+				t.Error("the session of the larger ID stayed")
+			}
+			if len(a.Pipes()) != 1 || len(b.Pipes()) != 1 || a.r.ups != 1 || b.r.ups != 1 {
+				t.Errorf("%d and %d ups", a.r.ups, b.r.ups)
+			}
+			for i := uint64(101); i <= 200; i++ {
+				sendNumber(pa, i)
+				sendNumber(pb, i)
+				time.Sleep(5 * time.Second)
+			}
+			if len(a.r.seen) != 200 || len(b.r.seen) != 200 || len(pa.keys) > 2 || len(pb.keys) > 2 {
+				t.Errorf("later: %d and %d packets, %d and %d keys", len(a.r.seen), len(b.r.seen), len(pa.keys), len(pb.keys))
+			}
+		})
+	}
+}
+
+// A NAT gives the initiator another address: the responder follows after a
+// challenge, not before.
+func TestRebinding(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(10 * time.Millisecond)
+		a, b := newHost(t, n, 1, "192.0.2.1:1000"), newHost(t, n, 2, "192.0.2.2:1000")
+		pa, pb := connect(t, a, b)
+		send(pa, packet(100))
+		time.Sleep(5 * time.Second)
+		outside := netip.MustParseAddrPort("198.51.100.7:7777")
+		n.mu.Lock()
+		n.at[outside] = a.s
+		n.rewrite = func(from, to netip.AddrPort) (netip.AddrPort, netip.AddrPort) {
+			if from == a.s.addr {
+				return outside, to
+			}
+			if to == a.s.addr {
+				return from, netip.AddrPort{} // the old mapping is gone
+			}
+			return from, to
+		}
+		n.mu.Unlock()
+		sendNumber(pa, 1)
+		time.Sleep(11 * time.Millisecond)
+		if pb.best.Load().Remote != a.s.addr {
+			t.Error("switched without a challenge")
+		}
+		time.Sleep(30 * time.Millisecond)
+		if got := pb.best.Load().Remote; got != outside {
+			t.Errorf("b sends to %v", got)
+		}
+		sendNumber(pb, 2)
+		time.Sleep(time.Second)
+		if b.r.seen[1] != 1 || a.r.seen[2] != 1 || len(a.r.downs)+len(b.r.downs) != 0 {
+			t.Errorf("a %v %v, b %v %v", a.r.seen, a.r.downs, b.r.seen, b.r.downs)
+		}
+	})
+}
+
+// Someone repeats packets from an address of theirs: no data goes there.
+func TestReflection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(10 * time.Millisecond)
+		a, b := newHost(t, n, 1, "192.0.2.1:1000"), newHost(t, n, 2, "192.0.2.2:1000")
+		pa, pb := connect(t, a, b)
+		send(pa, packet(100))
+		time.Sleep(5 * time.Second)
+		victim := netip.MustParseAddrPort("198.51.100.7:7777")
+		got := 0
+		n.mu.Lock()
+		n.drop = func(from, to netip.AddrPort, d []byte) bool {
+			if from == a.s.addr && d[0] == wire.TypeData4 {
+				b.Receive(b.s, victim, bytes.Clone(d), len(d)) // it is there first
+			}
+			return false
+		}
+		n.rewrite = func(from, to netip.AddrPort) (netip.AddrPort, netip.AddrPort) {
+			if to == victim {
+				got++
+			}
+			return from, to
+		}
+		n.mu.Unlock()
+		for i := uint64(1); i <= 300; i++ {
+			sendNumber(pa, i)
+			sendNumber(pb, i)
+			time.Sleep(100 * time.Millisecond)
+		}
+		if got > 40 || pb.best.Load().Remote != a.s.addr || len(a.r.seen) != 300 {
+			t.Errorf("%d datagrams to the victim, %d to a", got, len(a.r.seen))
+		}
+	})
+}
+
+func TestLocalAddresses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(10 * time.Millisecond)
+		a, b := newHost(t, n, 1, "192.0.2.1:1000"), newHost(t, n, 2, "192.0.2.2:1000")
+		pa, pb := connect(t, a, b)
+		send(pa, packet(100))
+		time.Sleep(time.Second)
+		second := n.sender("192.0.2.101:1000", a.Endpoint)
+		a.AddLocal(second)
+		time.Sleep(time.Second)
+		if s := pa.Status(); len(s.Paths) != 2 || !s.Paths[1].Validated {
+			t.Fatalf("%+v", s.Paths)
+		}
+		a.RemoveLocal(a.s)
+		sendNumber(pa, 1)
+		time.Sleep(time.Second)
+		if pb.best.Load().Remote != second.addr {
+			// b stays on the old path while it has consent, unless it is
+			// found dead.
+			sendNumber(pb, 2)
+			time.Sleep(2 * time.Second)
+		}
+		sendNumber(pb, 3)
+		time.Sleep(time.Second)
+		if b.r.seen[1] != 1 || a.r.seen[3] != 1 || len(a.r.downs) != 0 {
+			t.Errorf("a %v, b %v, downs %v", a.r.seen, b.r.seen, a.r.downs)
+		}
+		a.RemoveLocal(second)
+		if !errors.Is(pa.Err(), ErrNoPath) {
+			t.Errorf("no address left: %v", pa.Err())
+		}
+	})
+}
+
+func TestLarge(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(10 * time.Millisecond)
+		a, b := newHost(t, n, 1, "192.0.2.1:1000"), newHost(t, n, 2, "192.0.2.2:1000")
+		pa, _ := connect(t, a, b)
+		sizes := []int{1, 1100, 1500, 9000, 65535}
+		for _, size := range sizes {
+			if err := pa.SendLarge(size%2 == 0, packet(size)); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Second)
+		}
+		if len(b.r.large) != len(sizes) {
+			t.Fatalf("%d messages", len(b.r.large))
+		}
+		for i, size := range sizes {
+			if !bytes.Equal(b.r.large[i], packet(size)) {
+				t.Errorf("%d bytes differ", size)
+			}
+		}
+		if pa.SendLarge(false, packet(65536)) == nil || pa.SendLarge(false, nil) == nil {
+			t.Error("a message of an impossible size was sent")
+		}
+		// The last piece of each is lost: no more than four wait, for 1 s.
+		n.setDrop(func(from, _ netip.AddrPort, d []byte) bool {
+			return from == a.s.addr && d[0] == wire.TypeFrag && len(d) < 500
+		})
+		pb := b.Pipe(a.id)
+		for range 6 {
+			pa.SendLarge(false, packet(1500))
+		}
+		time.Sleep(100 * time.Millisecond)
+		pb.mu.Lock()
+		waiting := len(pb.pieces)
+		pb.mu.Unlock()
+		time.Sleep(time.Second)
+		pb.mu.Lock()
+		after := len(pb.pieces)
+		pb.mu.Unlock()
+		if waiting != maxPending || after != 0 {
+			t.Errorf("%d waiting, %d after a second", waiting, after)
+		}
+	})
+}
+
+// A path begins to swallow large datagrams: the pipe goes back to what gets
+// through within five seconds.
+func TestBlackHole(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(10 * time.Millisecond)
+		a, b := newHost(t, n, 1, "192.0.2.1:1000"), newHost(t, n, 2, "192.0.2.2:1000")
+		pa, _ := connect(t, a, b)
+		time.Sleep(5 * time.Second)
+		if pa.MaxSegment() != 1472-wire.Overhead {
+			t.Fatal(pa.MaxSegment())
+		}
+		n.setDrop(func(_, _ netip.AddrPort, d []byte) bool { return len(d) > 1300 })
+		for range 50 {
+			send(pa, packet(pa.MaxSegment()+1))
+			time.Sleep(100 * time.Millisecond)
+		}
+		if got := pa.MaxSegment(); got != 1280-wire.Overhead {
+			t.Errorf("MaxSegment = %d", got)
+		}
+		if len(a.r.downs) != 0 {
+			t.Errorf("downs %v", a.r.downs)
+		}
+		a.s.mtu = 1250
+		send(pa, packet(pa.MaxSegment()+1))
+		if got := pa.MaxSegment(); got != 1200-wire.Overhead {
+			t.Errorf("after EMSGSIZE: MaxSegment = %d", got)
+		}
+	})
+}
+
+func TestIntegrityLimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(10 * time.Millisecond)
+		a, b := newHost(t, n, 1, "192.0.2.1:1000"), newHost(t, n, 2, "192.0.2.2:1000")
+		a.limits.integrity = 50
+		pa, _ := connect(t, a, b)
+		send(pa, packet(100))
+		time.Sleep(time.Second)
+		d := append(wire.Header{Type: wire.TypeData4, Index: pa.cur.recvIndex}.Append(nil), make([]byte, 100)...)
+		for range 50 {
+			a.Receive(a.s, b.s.addr, d, len(d))
+		}
+		if !errors.Is(pa.Err(), ErrIntegrity) {
+			t.Errorf("Err = %v", pa.Err())
+		}
+	})
+}
+
+func TestCounterLimit(t *testing.T) {
+	_, _, pa, _ := pair(t, true)
+	pa.cur.next.Store(rejectAfterPackets - 1)
+	if err := send(pa, packet(10)); err != nil {
+		t.Fatal(err)
+	}
+	b := pa.Batch(false)
+	defer b.Free()
+	b.Room(10)
+	b.kp.next.Store(rejectAfterPackets)
+	b.Seal()
+	if b.count != 0 {
+		t.Error("a packet above the limit was sealed")
+	}
+}
+
+func TestReplay(t *testing.T) {
+	_, b, pa, pb := pair(t, true)
+	to := &sink{sender: sender{addr: pa.best.Load().Local.LocalAddr()}}
+	pa.best.Load().Local = to
+	var all [][]byte
+	for range 8000 {
+		send(pa, packet(20))
+		all = append(all, bytes.Clone(to.last))
+	}
+	rand.New(rand.NewPCG(1, 1)).Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+	for range 2 {
+		for _, d := range all {
+			b.Receive(b.s, netip.MustParseAddrPort("192.0.2.1:1000"), d, len(d))
+		}
+	}
+	if len(b.r.plain) != 8000 || pb.drops[DropReplay].Load() != 8000 {
+		t.Errorf("%d delivered, %d replays", len(b.r.plain), pb.drops[DropReplay].Load())
+	}
+}
