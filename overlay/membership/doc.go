@@ -1,3 +1,51 @@
 // Package membership decides who belongs to an overlay: root key, tokens,
-// certificate chains, roles and the revocation list.
+// certificate chains, roles and the revocation list. It does no I/O and starts
+// nothing; bytes, clock and revocation list are arguments.
+//
+// Call NewRoot to found, Root.Issuer and Issuer.Invite for a token, ParseToken
+// and Token.SelfIssue to join, VerifyChain to judge a peer, Confirm to replace
+// a provisional chain, Root.Revoke to take back.
+//
+// # Chains
+//
+//	root ──> [delegate] ──> invitation ──> provisional member   at once, nobody asked
+//	root ──> [delegate] ──────────────────> confirmed member    ≤30 days
+//
+// Each link's subject signs the next. Roles, label and expiry only narrow, but
+// for one thing: a provisional member may outlast its invitation by Grace. A
+// delegate makes no delegates. Layouts stand at chain (chain.go),
+// Certificate.appendBody, Token.String and RevocationList; encoding and
+// signatures are canon's. The envelope domain strings are
+//
+//	"idloc-<certificate|possession|revocation|name|contact>/1 <overlay ID in hex>"
+//
+// # Threats
+//
+//   - A stranger without a token: has no key under the root; every link is
+//     verified with the key of the one before, in the overlay's own domain.
+//   - The holder of a token: becomes a member with any number of keys until
+//     the invitation ends, and, because it writes its own dates, until Grace
+//     after. It cannot take a label, role or lifetime that the token lacks,
+//     nor make members of keys it does not hold (proof of possession).
+//     RevokeInvitation ends it; RevokeInvited what was confirmed from it too.
+//   - A delegate: may confirm wrongly below its roles and until its end;
+//     RevokeDelegate voids all it signed.
+//   - Who carries bytes: can withhold a newer list, not alter one. One form
+//     for each value, so that nothing passes twice under two spellings.
+//   - Odd keys: points of small order and second encodings are refused.
+//   - The root key: whoever has it is the overlay. There is no way to replace it.
+//   - A token's addresses are hints covered by the checksum only: whoever
+//     hands over a token could as well have made another.
+//
+// A membership that nobody renews ends with its certificate.
+//
+//	file            section
+//	overlay.go      DESIGN §8 Membership: root, overlay ID
+//	certificate.go  DESIGN §14.1
+//	chain.go        DESIGN §14.1
+//	issuer.go       DESIGN §14.1
+//	token.go        DESIGN §8 Membership
+//	revocation.go   DESIGN §8 Revocation, §14.1
+//	label.go        RFC 1035 §2.3.4, RFC 1123 §2.1
+//	key.go          RFC 8032 §5.1.3
 package membership

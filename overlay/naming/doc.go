@@ -1,3 +1,50 @@
-// Package naming is what stands in the distributed database: name records and
-// contact records, which of several counts, and what a reader remembers.
+// Package naming is what stands in the distributed database: name records,
+// contact records and the revocation list; which of several counts, and what
+// a reader remembers. It does no I/O; bytes, clock and revocation list are
+// injected.
+//
+// A writer fills a Record and calls Sign, and puts the value under each of
+// Keys. Storers and readers ask a Validator. A reader asks HighWater.Accept
+// last, for what only memory can tell.
+//
+// # Values and keys
+//
+// A value's first byte is its kind ('N' name, 'C' contact, 'R' revocation
+// list), the second its version; layouts stand at the appendBody methods. The
+// signature at the end is the peer's, whose key is the last subject of the
+// chain inside. A key is "/idloc/" and 64 hex digits. It says neither kind nor
+// label; Validate computes from the value's own label, peer or overlay which
+// keys the value may stand under, and compares.
+//
+// # Order
+//
+// Across peers: confirmed named, confirmed wildcard (lower serial first),
+// provisional named, provisional wildcard; then the lower SHA-256 over overlay
+// ID, label and peer ID. For one peer in one class: higher seq, then bytes.
+// rank in order.go says why the class stands before seq and why a tombstone
+// keeps its peer's place.
+//
+// # Threats
+//
+//   - Storers may withhold, or serve what was true up to 4 h ago; they cannot
+//     alter. HighWater refuses what is older than seen before, across
+//     restarts. A reader that never saw the newer record cannot tell.
+//
+//   - A member may claim only labels of its certificate. Under a wildcard
+//     invitation that is any label nobody has a better right to; ties cannot
+//     be won for all labels at once, but a key may be ground for one label:
+//     only confirmation settles it.
+//
+//   - A member lying in its contact misleads about itself only.
+//
+//   - A sequence number from the future is refused, so a peer cannot be made
+//     to burn its own.
+//
+//     file           section
+//     key.go         DESIGN §8 Names, §14.5
+//     record.go      DESIGN §8 Names, §14.2
+//     contact.go     DESIGN §14.5
+//     validator.go   DESIGN §8 Names, §14.2
+//     order.go       DESIGN §14.2
+//     highwater.go   DESIGN §14.2
 package naming

@@ -79,9 +79,11 @@ func Envelope(pub ed25519.PublicKey, payload, sig []byte) []byte {
 	b = append(b, pub...)
 	b = append(b, 2<<3|field, byte(len(payloadType)))
 	b = append(b, payloadType...)
-	b = append(b, 3<<3|field)
-	b = binary.AppendUvarint(b, uint64(len(payload)))
-	b = append(b, payload...)
+	if len(payload) > 0 { // proto3 leaves empty fields out
+		b = append(b, 3<<3|field)
+		b = binary.AppendUvarint(b, uint64(len(payload)))
+		b = append(b, payload...)
+	}
 	b = append(b, 5<<3|field, byte(len(sig)))
 	return append(b, sig...)
 }
