@@ -1,28 +1,21 @@
 package pipe
 
 import (
+	"bytes"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"os"
+	"runtime"
 	"strconv"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"golang.zx2c4.com/wireguard/replay"
 
 	"github.com/idloc/idloc/internal/wire"
 )
-
-// sink takes datagrams and gives the last batch to be looked at.
-type sink struct {
-	sender
-	last []byte
-}
-
-func (s *sink) WriteBatch(b []byte, seg int, _ netip.AddrPort) error {
-	s.last = append(s.last[:0], b...)
-	return nil
-}
 
 // pair returns a pipe that is up on both sides, over a network without delay.
 func pair(t testing.TB, aes bool) (a, b *host, pa, pb *Pipe) {
@@ -39,9 +32,8 @@ func pair(t testing.TB, aes bool) (a, b *host, pa, pb *Pipe) {
 
 func TestNoAllocations(t *testing.T) {
 	for _, aes := range []bool{true, false} {
-		_, _, pa, pb := pair(t, aes)
-		to := &sink{sender: sender{addr: pa.best.Load().Local.LocalAddr()}}
-		pa.best.Load().Local = to
+		a, _, pa, pb := pair(t, aes)
+		last := a.s.divert()
 		plain := packet(1000)
 		batch := pa.Batch(false)
 		fill := func() {
@@ -65,14 +57,14 @@ func TestNoAllocations(t *testing.T) {
 		dst := make([]byte, 0, 2048)
 		i := 0
 		if n := testing.AllocsPerRun(30, func() {
-			if _, err := pb.Open(dst, to.last[i*size:(i+1)*size]); err != nil {
+			if _, err := pb.Open(dst, (*last)[i*size:(i+1)*size]); err != nil {
 				t.Fatal(err)
 			}
 			i++
 		}); n != 0 {
 			t.Errorf("Open: %v allocations", n)
 		}
-		forged := append([]byte(nil), to.last[:size]...)
+		forged := append([]byte(nil), (*last)[:size]...)
 		forged[20]++
 		if n := testing.AllocsPerRun(30, func() {
 			if _, err := pb.Open(dst, forged); err != DropAuth {
@@ -82,7 +74,7 @@ func TestNoAllocations(t *testing.T) {
 			t.Errorf("Open of a forged one: %v allocations", n)
 		}
 		if n := testing.AllocsPerRun(30, func() {
-			if _, err := pb.Open(dst, to.last[:size]); err != DropReplay {
+			if _, err := pb.Open(dst, (*last)[:size]); err != DropReplay {
 				t.Fatal(err)
 			}
 		}); n != 0 {
@@ -138,8 +130,8 @@ func BenchmarkSeal(b *testing.B) {
 	for _, aes := range []bool{true, false} {
 		for _, size := range []int{64, 512, 1400} {
 			b.Run(fmt.Sprintf("aes=%v/%d", aes, size), func(b *testing.B) {
-				_, _, pa, _ := pair(b, aes)
-				pa.best.Load().Local = &sink{sender: sender{addr: pa.best.Load().Local.LocalAddr()}}
+				x, _, pa, _ := pair(b, aes)
+				x.s.divert()
 				batch := pa.Batch(false)
 				defer batch.Free()
 				b.SetBytes(int64(size))
@@ -181,6 +173,79 @@ func BenchmarkOpen(b *testing.B) {
 	}
 }
 
+// A pipe at rest holds no more than 10 KiB, both before and after a rekey.
+func TestIdleMemory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const pipes = 200
+		n := newNetwork(time.Millisecond)
+		b := newHost(t, n, 255, "192.0.2.255:1")
+		hosts := make([]*host, pipes)
+		for i := range hosts {
+			hosts[i] = newHost(t, n, byte(i+1), fmt.Sprintf("198.51.100.%d:1", i))
+		}
+		before := heap()
+		for _, h := range hosts {
+			pa, _ := connect(t, h, b)
+			send(pa, packet(100))
+			settle(50 * time.Millisecond) // offers are paced
+		}
+		for _, wait := range []time.Duration{100 * time.Second, 100 * time.Second} {
+			settle(wait)
+			if len(b.Pipes()) != pipes {
+				t.Fatalf("%d pipes", len(b.Pipes()))
+			}
+			if each := (heap() - before) / (2 * pipes); each > 10<<10 {
+				t.Errorf("%d bytes a pipe", each)
+			} else {
+				t.Logf("%d bytes a pipe", each)
+			}
+		}
+	})
+}
+
+func heap() int {
+	runtime.GC()
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int(m.HeapAlloc)
+}
+
+func TestTable(t *testing.T) {
+	var tab table
+	if tab.get(1) != nil {
+		t.Error("something in an empty table")
+	}
+	r := rand.New(rand.NewPCG(5, 6))
+	var in []*keypair
+	for range 20_000 {
+		if len(in) > 0 && r.IntN(5) < 2 {
+			i := r.IntN(len(in))
+			tab.remove(in[i])
+			tab.remove(in[i])
+			if tab.get(in[i].recvIndex) != nil {
+				t.Fatal("still there")
+			}
+			in[i] = in[len(in)-1]
+			in = in[:len(in)-1]
+			continue
+		}
+		k := &keypair{}
+		if err := tab.reserve(k); err != nil {
+			t.Fatal(err)
+		}
+		in = append(in, k)
+	}
+	for _, k := range in {
+		if tab.get(k.recvIndex) != k {
+			t.Fatal("lost")
+		}
+	}
+	if tab.live != len(in) || len(*tab.slots.Load()) > 8*len(in) {
+		t.Errorf("%d live of %d, %d slots", tab.live, len(in), len(*tab.slots.Load()))
+	}
+}
+
 // Random and mutated datagrams make no state and draw no reply. The number of
 // each is IDLOC_GARBAGE, a hundred thousand by default.
 func TestGarbage(t *testing.T) {
@@ -194,13 +259,18 @@ func TestGarbage(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	// In a bubble, where no timer fires while the garbage comes in.
+	synctest.Test(t, func(t *testing.T) { testGarbage(t, count) })
+}
+
+func testGarbage(t *testing.T, count int) {
 	a, b, pa, pb := pair(t, true)
-	to := &sink{sender: sender{addr: pa.best.Load().Local.LocalAddr()}}
-	pa.best.Load().Local = to
+	settle(10 * time.Second)
+	last := a.s.divert()
 	if err := send(pa, packet(300), packet(300), packet(200)); err != nil {
 		t.Fatal(err)
 	}
-	valid := append([]byte(nil), to.last...)
+	valid := bytes.Clone(*last)
 	seg := 300 + wire.HeaderLen + wire.TagLen
 	stranger := netip.MustParseAddrPort("203.0.113.9:999")
 	before, paths, live := a.s.n.count(), len(*pb.paths.Load()), b.table.live

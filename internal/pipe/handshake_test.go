@@ -528,7 +528,7 @@ func TestOfferAgain(t *testing.T) {
 		if _, err := b.ReadOffer(older.Bytes()); !errors.Is(err, ErrReplayed) {
 			t.Errorf("an older offer: %v", err)
 		}
-		time.Sleep(time.Duration(halfOpenFor) + time.Second)
+		settle(time.Duration(halfOpenFor) + time.Second)
 		if _, err := b.ReadOffer(offer.Bytes()); !errors.Is(err, ErrReplayed) {
 			t.Errorf("the offer after its time: %v", err)
 		}

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/idloc/idloc/internal/peerid"
@@ -37,7 +38,8 @@ func newNetwork(latency time.Duration) *network {
 type sender struct {
 	n    *network
 	addr netip.AddrPort
-	mtu  int // larger datagrams are refused with EMSGSIZE; 0: none are
+	mtu  int            // larger datagrams are refused with EMSGSIZE; 0: none are
+	tap  func(b []byte) // takes batches of data instead of the network
 	e    *Endpoint
 }
 
@@ -57,6 +59,11 @@ func (s *sender) WriteBatch(b []byte, seg int, to netip.AddrPort) error {
 	}
 	n := s.n
 	n.mu.Lock()
+	if s.tap != nil && b[0] != wire.TypeCtrl {
+		s.tap(b)
+		n.mu.Unlock()
+		return nil
+	}
 	from := s.addr
 	if n.rewrite != nil {
 		from, to = n.rewrite(from, to)
@@ -92,6 +99,15 @@ func (s *sender) deliver(from netip.AddrPort, b []byte, seg int, latency time.Du
 		return
 	}
 	time.AfterFunc(latency, func() { s.e.Receive(s, from, b, seg) })
+}
+
+// divert has s's data go to a buffer that holds the last batch.
+func (s *sender) divert() *[]byte {
+	last := new([]byte)
+	s.n.mu.Lock()
+	s.tap = func(b []byte) { *last = append((*last)[:0], b...) }
+	s.n.mu.Unlock()
+	return last
 }
 
 func (n *network) setDrop(drop func(from, to netip.AddrPort, d []byte) bool) {
@@ -167,12 +183,6 @@ func (r *recorder) Down(p *Pipe, err error) {
 	r.mu.Lock()
 	r.downs = append(r.downs, err)
 	r.mu.Unlock()
-}
-
-func (r *recorder) counts() (ups, downs, opens int) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.ups, len(r.downs), r.opens
 }
 
 func (r *recorder) lastDown() error {
@@ -278,4 +288,9 @@ func packet(n int) []byte {
 
 var _ Sender = (*sender)(nil)
 var _ Handler = (*recorder)(nil)
-var _ = wire.HeaderLen
+
+// settle lets d pass on the bubble's clock and what is due then happen.
+func settle(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
+}

@@ -32,7 +32,7 @@ func TestUp(t *testing.T) {
 		if err := send(pb, packet(200)); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(time.Second)
+		settle(time.Second)
 		if len(b.r.plain) != 3 || !bytes.Equal(b.r.plain[2], packet(50)) {
 			t.Errorf("b got %d packets", len(b.r.plain))
 		}
@@ -43,7 +43,7 @@ func TestUp(t *testing.T) {
 		if err != nil || rtt != 20*time.Millisecond || at != a.path(b) {
 			t.Errorf("Ping = %v, %v, %v", rtt, at, err)
 		}
-		time.Sleep(5 * time.Second)
+		settle(5 * time.Second)
 		if s := pa.Status(); s.MTU != 1472 || s.RTT != 20*time.Millisecond || len(s.Paths) != 1 || !s.Up {
 			t.Errorf("Status = %+v", s)
 		}
@@ -72,7 +72,7 @@ func TestDataBeforeUp(t *testing.T) {
 			t.Fatal(err)
 		}
 		send(pa, packet(100))
-		time.Sleep(time.Second)
+		settle(time.Second)
 		if len(b.r.plain) != 1 || b.r.ups != 1 {
 			t.Fatalf("b got %d packets, %d ups", len(b.r.plain), b.r.ups)
 		}
@@ -81,7 +81,7 @@ func TestDataBeforeUp(t *testing.T) {
 			t.Fatal(err)
 		}
 		send(pb, packet(100))
-		time.Sleep(time.Second)
+		settle(time.Second)
 		if len(a.r.plain) != 1 || b.r.ups != 1 {
 			t.Fatalf("a got %d packets, b %d ups", len(a.r.plain), b.r.ups)
 		}
@@ -94,16 +94,16 @@ func TestIdleClose(t *testing.T) {
 		a, b := newHost(t, n, 1, "192.0.2.1:1000"), newHost(t, n, 2, "192.0.2.2:1000")
 		pa, pb := connect(t, a, b)
 		send(pa, packet(100))
-		time.Sleep(defaultIdle - time.Second)
+		settle(defaultIdle - time.Second)
 		if pa.Err() != nil || pb.Err() != nil {
 			t.Fatalf("closed too early: %v, %v", pa.Err(), pb.Err())
 		}
-		time.Sleep(2 * time.Second)
+		settle(2 * time.Second)
 		if !errors.Is(pa.Err(), ErrIdle) || !errors.Is(pb.Err(), ErrIdle) {
 			t.Fatalf("not closed: %v, %v", pa.Err(), pb.Err())
 		}
 		before := n.count()
-		time.Sleep(time.Hour)
+		settle(time.Hour)
 		if n.count() != before {
 			t.Error("a closed pipe sends")
 		}
@@ -118,10 +118,10 @@ func TestDeadPeer(t *testing.T) {
 		a, b := newHost(t, n, 1, "192.0.2.1:1000"), newHost(t, n, 2, "192.0.2.2:1000")
 		pa, pb := connect(t, a, b)
 		send(pa, packet(100))
-		time.Sleep(5 * time.Second)
+		settle(5 * time.Second)
 		n.setDrop(func(from, to netip.AddrPort, d []byte) bool { return from == b.s.addr })
 		send(pa, packet(100))
-		time.Sleep(1200 * time.Millisecond)
+		settle(1200 * time.Millisecond)
 		if !errors.Is(pa.Err(), ErrDead) || !errors.Is(a.r.lastDown(), ErrDead) {
 			t.Fatalf("not dead: %v", pa.Err())
 		}
@@ -129,27 +129,27 @@ func TestDeadPeer(t *testing.T) {
 			t.Error("data is sent to a dead peer")
 		}
 		n.setDrop(nil)
-		time.Sleep(2 * time.Second)
+		settle(2 * time.Second)
 		if pa.Err() != nil || a.r.ups != 2 {
 			t.Fatalf("not back: %v, %d ups", pa.Err(), a.r.ups)
 		}
 		if err := send(pa, packet(100)); err != nil {
 			t.Error(err)
 		}
-		time.Sleep(time.Second)
+		settle(time.Second)
 
 		// Both sides lose each other for good.
 		n.setDrop(func(from, to netip.AddrPort, d []byte) bool { return true })
-		time.Sleep(31 * time.Second)
+		settle(31 * time.Second)
 		before := n.count()
-		time.Sleep(120 * time.Second)
+		settle(120 * time.Second)
 		if n.count() != before {
 			t.Errorf("%d datagrams without consent", n.count()-before)
 		}
 		if pa.Err() == nil || pb.Err() == nil {
 			t.Errorf("still up: %v, %v", pa.Err(), pb.Err())
 		}
-		time.Sleep(180 * time.Second)
+		settle(180 * time.Second)
 		if a.Pipe(b.id) != nil || b.Pipe(a.id) != nil {
 			t.Error("not closed after the keys expired")
 		}
@@ -163,7 +163,7 @@ func TestForgedConsent(t *testing.T) {
 		a, b := newHost(t, n, 1, "192.0.2.1:1000"), newHost(t, n, 2, "192.0.2.2:1000")
 		pa, _ := connect(t, a, b)
 		send(pa, packet(100))
-		time.Sleep(time.Second)
+		settle(time.Second)
 		n.setDrop(func(from, to netip.AddrPort, d []byte) bool { return from == b.s.addr })
 		index := pa.cur.recvIndex
 		at := time.Now()
@@ -173,11 +173,11 @@ func TestForgedConsent(t *testing.T) {
 				a.Receive(a.s, b.s.addr, append(d, make([]byte, 100)...), 108)
 			}
 			send(pa, packet(100))
-			time.Sleep(100 * time.Millisecond)
+			settle(100 * time.Millisecond)
 		}
 		before := n.count()
 		send(pa, packet(100))
-		time.Sleep(10 * time.Second)
+		settle(10 * time.Second)
 		if n.count() != before {
 			t.Error("data is sent without consent")
 		}
