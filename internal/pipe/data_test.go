@@ -183,7 +183,7 @@ func TestIdleMemory(t *testing.T) {
 		for i := range hosts {
 			hosts[i] = newHost(t, n, byte(i+1), fmt.Sprintf("198.51.100.%d:1", i))
 		}
-		before := heap()
+		before := heapBytes()
 		for _, h := range hosts {
 			pa, _ := connect(t, h, b)
 			send(pa, packet(100))
@@ -194,7 +194,7 @@ func TestIdleMemory(t *testing.T) {
 			if len(b.Pipes()) != pipes {
 				t.Fatalf("%d pipes", len(b.Pipes()))
 			}
-			if each := (heap() - before) / (2 * pipes); each > 10<<10 {
+			if each := (heapBytes() - before) / (2 * pipes); each > 10<<10 {
 				t.Errorf("%d bytes a pipe", each)
 			} else {
 				t.Logf("%d bytes a pipe", each)
@@ -203,7 +203,7 @@ func TestIdleMemory(t *testing.T) {
 	})
 }
 
-func heap() int {
+func heapBytes() int {
 	runtime.GC()
 	runtime.GC()
 	var m runtime.MemStats

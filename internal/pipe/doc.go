@@ -186,8 +186,10 @@
 //   - Authentication rests on X25519 and Ed25519, not on a post-quantum
 //     signature: it holds as long as they do at the time of the handshake.
 //   - Somebody on the way can drop, delay, and see who talks when.
-//   - Whoever steals a peer's key can be mistaken for it from then on, and,
-//     as with every IK pattern, can pretend to it to be anybody else.
+//   - Whoever steals a peer's key can be mistaken for it from then on. To the
+//     peer itself the thief can make offers in anybody's name; as with every
+//     IK pattern these draw an answer, but no session, since confirming it
+//     needs that other's key.
 //   - Keys are wiped as far as Go lets: raw keys are overwritten, the
 //     expanded ones inside cipher.AEAD and noise are left to the collector.
 //
