@@ -122,8 +122,15 @@ func (c *connects) connect(ctx context.Context, p peerid.ID) (*pipe.Pipe, error)
 		if err != nil {
 			return nil, err
 		}
+		// A pipe that went silent may come back by itself before.
+		var revived <-chan struct{}
+		if pp := c.o.pipes.Pipe(p); pp != nil {
+			revived = pp.Ready()
+		}
 		select {
 		case <-e.done:
+		case <-revived:
+			continue
 		case <-ctx.Done():
 			if last == nil {
 				last = ctx.Err()

@@ -148,6 +148,37 @@ func TestRemoteRestart(t *testing.T) {
 	})
 }
 
+// TestRemoteCrash: as a restart, but nobody was told. The founder still has
+// the connection of the former run.
+func TestRemoteCrash(t *testing.T) {
+	earth, peers := crowd(t, 1)
+	dir := memory(t)
+	mars := earth.joinWith(t, newNode(t, dir), "mars", InviteOptions{})
+	if _, err := peers[0].Connect(t.Context(), mars.Self()); err != nil {
+		t.Fatal(err)
+	}
+	_ = mars.sock.Close()
+	peers[0].pipes.Load().Pipe(mars.Self()).Close(nil)
+	time.Sleep(probeAge) // connections a blink apart are taken for simultaneous ones
+	again := newNodeWith(t, mars.key, dir)
+	again.run(Open(t.Context(), again.config("mars")))
+	start := time.Now()
+	p, err := peers[0].Connect(t.Context(), mars.Self())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("connected to the restarted peer in %v", time.Since(start))
+	if _, _, err := p.Ping(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if d := time.Since(start); d > 5*time.Second {
+		t.Errorf("took %v", d)
+	}
+	await(t, "the dead connection closed", helloTimeout+3*time.Second, func() bool {
+		return len(earth.host.Network().ConnsToPeer(again.host.ID())) == 1
+	})
+}
+
 // TestFounderGone: with the only server gone, the others take over its part,
 // and come back to each other by what they remember.
 func TestFounderGone(t *testing.T) {

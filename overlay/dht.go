@@ -242,7 +242,7 @@ func (h *gatedHost) NewStream(ctx context.Context, p peer.ID, pids ...protocol.I
 		return nil, err
 	}
 	if len(pids) == 1 {
-		return openStream(network.WithNoDial(ctx, "already connected"), h.Host, p, pids[0])
+		return openStream(ctx, h.Host, p, pids[0])
 	}
 	return h.Host.NewStream(ctx, p, pids...)
 }

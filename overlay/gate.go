@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -26,6 +27,9 @@ const (
 	// refusalGrace is how long a refused peer has to read why.
 	refusalGrace = 500 * time.Millisecond
 	dialledMax   = 16384
+	// probeAge is how much older a second connection must be to be doubted;
+	// two that were dialled at once are both good.
+	probeAge = 500 * time.Millisecond
 )
 
 // ErrNotMember is wrapped by errors about a peer that has shown no valid
@@ -297,9 +301,21 @@ func (g *gate) admit(c network.Conn, h hello) error {
 	g.mu.Unlock()
 	if first {
 		g.entered(&now)
+	} else {
+		g.probeOthers(c)
 	}
 	g.heard(&now, h)
 	return nil
+}
+
+// probeOthers says hello on the older connections to the peer of c: the dead
+// ones are closed by it.
+func (g *gate) probeOthers(c network.Conn) {
+	for _, old := range g.host.Network().ConnsToPeer(c.RemotePeer()) {
+		if old != c && old.Stat().Opened.Add(probeAge).Before(c.Stat().Opened) {
+			g.spawn(func() { g.greet(old) })
+		}
+	}
 }
 
 // refuse makes those who wait for p fail at once with err.
@@ -455,21 +471,29 @@ func (g *gate) stream(ctx context.Context, p peer.ID, pid protocol.ID) (network.
 	if _, err := g.wait(ctx, p); err != nil {
 		return nil, err
 	}
-	return openStream(network.WithNoDial(ctx, "members are connected"), g.host, p, pid)
+	return openStream(ctx, g.host, p, pid)
 }
 
-// openStream opens a stream and negotiates with the first bytes written: it
-// saves the round trip that identify would cost right after connecting.
+// openStream opens a stream on the newest connection to p, the one that proved
+// alive last: after a crash of p the old one looks alive for half a minute. The
+// protocol is negotiated with the first bytes written, which saves the round
+// trip that identify would cost right after connecting.
 func openStream(ctx context.Context, h host.Host, p peer.ID, pid protocol.ID) (network.Stream, error) {
-	s, err := h.Network().NewStream(ctx, p)
-	if err != nil {
-		return nil, err
+	conns := h.Network().ConnsToPeer(p)
+	slices.SortStableFunc(conns, func(a, b network.Conn) int { return b.Stat().Opened.Compare(a.Stat().Opened) })
+	err := network.ErrNoConn
+	for _, c := range conns {
+		var s network.Stream
+		if s, err = c.NewStream(ctx); err != nil {
+			continue
+		}
+		if err = s.SetProtocol(pid); err != nil {
+			_ = s.Reset()
+			continue
+		}
+		return &lazyStream{Stream: s, rw: msmux.NewMSSelect(s, pid)}, nil
 	}
-	if err := s.SetProtocol(pid); err != nil {
-		_ = s.Reset()
-		return nil, err
-	}
-	return &lazyStream{Stream: s, rw: msmux.NewMSSelect(s, pid)}, nil
+	return nil, err
 }
 
 // lazyStream is a stream whose protocol is negotiated along with its first

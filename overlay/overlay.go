@@ -280,6 +280,11 @@ func (o *Overlay) join(ctx context.Context, t *membership.Token, label string) e
 	if err := o.save(); err != nil {
 		return err
 	}
+	// A crash from now on finds the way back.
+	o.remember()
+	if err := o.peers.save(); err != nil {
+		return err
+	}
 	o.publisher.first(ctx)
 	return nil
 }
