@@ -170,6 +170,20 @@ func TestDialErrors(t *testing.T) {
 				t.Errorf("LastError: %v", got)
 			}
 		}
+		for _, at := range []netip.Addr{at4, at6} {
+			u, err := n.DialUDP(ctx, netip.AddrPort{}, netip.AddrPortFrom(at, 9))
+			if err != nil {
+				t.Fatal(err)
+			}
+			// The first is answered when the Connect has failed, or is
+			// refused at once if one failed just before.
+			if _, err = u.Write([]byte("x")); err == nil {
+				_ = u.SetReadDeadline(time.Now().Add(10 * time.Second))
+				_, err = u.Read(make([]byte, 1))
+			}
+			wantOpError(t, "datagram without a pipe to "+at.String(), err, syscall.EHOSTUNREACH)
+			_ = u.Close()
+		}
 		if n.Shim.LastError(r.a.ID) != nil {
 			t.Error("LastError of a peer that was not asked for")
 		}

@@ -1,6 +1,7 @@
 package netstack
 
 import (
+	"net/netip"
 	"sync"
 	"sync/atomic"
 
@@ -40,6 +41,8 @@ type link struct {
 	shim  *shim.Shim
 	admit *admission // nil: everything
 	tap   atomic.Pointer[Tap]
+
+	connected sync.Map // flow → *udpConn: connected UDP, for noteUnreachable
 
 	mu   sync.RWMutex // guards disp
 	disp stack.NetworkDispatcher
@@ -156,6 +159,7 @@ func (l *link) Deliver(v6 bool, b buffer.Buffer) {
 		b.Release()
 		return
 	}
+	l.noteUnreachable(v6, &b)
 	proto := header.IPv4ProtocolNumber
 	if v6 {
 		proto = header.IPv6ProtocolNumber
@@ -163,4 +167,40 @@ func (l *link) Deliver(v6 bool, b buffer.Buffer) {
 	p := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: b})
 	d.DeliverNetworkPacket(proto, p)
 	p.DecRef()
+}
+
+// noteUnreachable tells a connected UDP conn of an ICMP error that says that
+// the host, not just the port, cannot be reached.
+func (l *link) noteUnreachable(v6 bool, b *buffer.Buffer) {
+	hl, next, at := header.IPv4MinimumSize, byte(header.ICMPv4ProtocolNumber), int64(9)
+	if v6 {
+		hl, next, at = header.IPv6MinimumSize, byte(header.ICMPv6ProtocolNumber), 6
+	}
+	var ip [header.IPv6MinimumSize]byte
+	if n, _ := b.ReadAt(ip[:hl], 0); n < hl || ip[at] != next {
+		return
+	}
+	var msg [8 + header.IPv6MinimumSize + 8]byte
+	n, _ := b.ReadAt(msg[:], int64(hl))
+	if n < 8+hl+4 {
+		return
+	}
+	switch kind, code := msg[0], msg[1]; {
+	case v6 && kind == byte(header.ICMPv6DstUnreachable) && code == byte(header.ICMPv6NetworkUnreachable):
+	case !v6 && kind == byte(header.ICMPv4DstUnreachable) &&
+		(code == byte(header.ICMPv4HostUnreachable) || code == byte(header.ICMPv4AdminProhibited)):
+	default:
+		return
+	}
+	q, ok := parseInner(v6, msg[8:8+hl], msg[8+hl:n])
+	if !ok || !q.first || q.next != byte(header.UDPProtocolNumber) {
+		return
+	}
+	src, dst, ok := q.ports()
+	if !ok {
+		return
+	}
+	if c, ok := l.connected.Load(flow{netip.AddrPortFrom(q.src, src), netip.AddrPortFrom(q.dst, dst)}); ok {
+		c.(*udpConn).unreachable()
+	}
 }

@@ -184,8 +184,10 @@ func (s *Stack) SetTap(t Tap) {
 	s.link.tap.Store(&t)
 }
 
-// Close resets all connections, unblocks everything with net.ErrClosed and
-// waits for the stack's goroutines. It is idempotent.
+// Close resets all connections that are open, unblocks everything with
+// net.ErrClosed and waits for the stack's goroutines. What was written to
+// connections that were closed before still goes out, for half a second at
+// most: a program may end right after it closed a conn. It is idempotent.
 func (s *Stack) Close() error {
 	s.mu.Lock()
 	if s.closed {
@@ -201,11 +203,42 @@ func (s *Stack) Close() error {
 	for c := range open {
 		c.abort()
 	}
+	s.flush()
 	s.stack.Close()
 	s.shim.Attach(nil)
 	s.stack.Wait()
 	close(s.ended)
 	return nil
+}
+
+// Limits of what Close waits for.
+const (
+	flushFor   = 500 * time.Millisecond
+	flushEvery = time.Millisecond
+)
+
+// flush waits until the peers have what connections in closing still send.
+// gVisor tells nobody when they are done, so this looks again and again.
+func (s *Stack) flush() {
+	end := time.Now().Add(flushFor)
+	tick := time.NewTicker(flushEvery)
+	defer tick.Stop()
+	for s.sending() && time.Now().Before(end) {
+		<-tick.C
+	}
+}
+
+// sending says whether a connection has a FIN that is not acknowledged.
+func (s *Stack) sending() bool {
+	for _, e := range s.stack.RegisteredEndpoints() {
+		if ep, ok := e.(*tcp.Endpoint); ok {
+			switch ep.EndpointState() {
+			case tcp.StateFinWait1, tcp.StateClosing, tcp.StateLastAck:
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // track notes c for Close; false if it is too late.

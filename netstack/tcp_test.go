@@ -129,3 +129,18 @@ func TestTCPToSelf(t *testing.T) {
 		t.Errorf("%d Connects", n)
 	}
 }
+
+// A conn that was closed delivers what was written, though the stack is
+// closed right after.
+func TestCloseDelivers(t *testing.T) {
+	r := newRig(t)
+	c, s := r.pair(t, r.b4)
+	want := bytes.Repeat([]byte("deliver"), 100_000)
+	if _, err := c.Write(want); err != nil {
+		t.Fatal(err)
+	}
+	_, _ = c.Close(), r.a.Close()
+	if got, err := io.ReadAll(s); !bytes.Equal(got, want) || err != nil {
+		t.Errorf("%d of %d bytes, %v", len(got), len(want), err)
+	}
+}

@@ -137,7 +137,26 @@ func (s *Stack) newUDP(laddr, raddr netip.AddrPort, only6 bool) (*udpConn, error
 		c.abort()
 		return nil, net.ErrClosed
 	}
+	if c.raddr != nil {
+		s.link.connected.Store(c.flow(), c)
+	}
 	return c, nil
+}
+
+// flow is what a connected c is known by.
+func (c *udpConn) flow() flow { return flow{c.laddr.AddrPort(), c.raddr.AddrPort()} }
+
+// unreachable makes the next call on a connected c fail with EHOSTUNREACH, as
+// it does on the kernel when a neighbour does not answer. gVisor's UDP takes
+// notice of closed ports only.
+func (c *udpConn) unreachable() {
+	if ep, ok := c.ep.(interface{ UpdateLastError(tcpip.Error) }); ok {
+		ep.UpdateLastError(&tcpip.ErrHostUnreachable{})
+		select {
+		case c.readable <- struct{}{}:
+		default:
+		}
+	}
 }
 
 func (c *udpConn) opError(op string, to net.Addr, err error) error {
@@ -305,6 +324,9 @@ func (c *udpConn) end(mark func()) {
 	c.closeOnce.Do(func() {
 		mark()
 		close(c.closed)
+		if c.raddr != nil {
+			c.s.link.connected.CompareAndDelete(c.flow(), c)
+		}
 		c.ep.Close()
 		c.wq.EventUnregister(&c.readEntry)
 		c.wq.EventUnregister(&c.writeEntry)

@@ -123,10 +123,15 @@ func TestHeldInOrder(t *testing.T) {
 		t.Errorf("%d Connects", c)
 	}
 	var kinds []event.Kind
-	for len(events) > 0 {
-		kinds = append(kinds, (<-events).Kind)
+	for len(kinds) < 2 { // the second may come after the packets
+		select {
+		case e := <-events:
+			kinds = append(kinds, e.Kind)
+		case <-time.After(10 * time.Second):
+			t.Fatalf("events %v", kinds)
+		}
 	}
-	if len(kinds) != 2 || !slices.Contains(kinds, event.Miss) || !slices.Contains(kinds, event.PacketsReleased) {
+	if len(events) != 0 || !slices.Contains(kinds, event.Miss) || !slices.Contains(kinds, event.PacketsReleased) {
 		t.Errorf("events %v", kinds)
 	}
 }
