@@ -28,7 +28,8 @@ type Path struct {
 
 // Handler is who uses the pipes: the shim. Its methods are called without a
 // lock of this package held and may call back. Up and Down of one pipe are
-// called one after the other, in order; Data and Large may overlap them.
+// called one after the other, in order; Data and Large may overlap them. They
+// must not call Endpoint.Close, which waits for them.
 type Handler interface {
 	// Data gets a run of DATA datagrams of p as they were received: sealed,
 	// of one type and receiver index, seg bytes each, the last perhaps
@@ -67,7 +68,7 @@ type Local struct {
 	Chain         []byte // membership chain, ≤2048 bytes; borrowed
 	Ufrag, Pwd    string // ICE credentials
 	Candidates    []wire.Candidate
-	MTU           uint16 // largest UDP payload that is received; 0 = 1200
+	MTU           uint16 // largest UDP payload that is received; 0 = 16384
 	Relays        []peerid.ID
 	Encapsulation uint8
 }

@@ -25,6 +25,10 @@ var mtuSteps = [...]int{1200, 1280, 1352, 1392, 1420, 1452, 1472, 8972, 16332}
 
 const ethernetSteps = 7
 
+// defaultMTU is what this side takes unless it says otherwise: a socket reads
+// with buffers for the largest datagram there is.
+const defaultMTU = 16384
+
 // search is the state of one path. It is guarded by the pipe's mu.
 type search struct {
 	size     int    // under test; 0: none

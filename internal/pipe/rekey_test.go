@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"net/netip"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -29,7 +30,7 @@ func TestRekeys(t *testing.T) {
 		for pa.Status().Rekeys < uint64(rekeys) {
 			// Dense around the time of a rekey, thin else.
 			pause := 7 * time.Second
-			if age := a.now() - pa.cur.created; age > rekeyAfter-int64(10*time.Second) || age < int64(2*time.Second) {
+			if age := keyAge(pa); age > rekeyAfter-int64(10*time.Second) || age < int64(2*time.Second) {
 				pause = 90 * time.Millisecond
 			}
 			settle(pause)
@@ -64,6 +65,12 @@ func TestRekeys(t *testing.T) {
 	})
 }
 
+func keyAge(p *Pipe) int64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.e.now() - p.cur.created
+}
+
 // Rekeys end well with a third of all datagrams lost, in both directions.
 func TestRekeyWithLoss(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -73,7 +80,12 @@ func TestRekeyWithLoss(t *testing.T) {
 		send(pa, packet(100))
 		<-pb.Ready()
 		r := rand.New(rand.NewPCG(3, 4))
-		n.setDrop(func(_, _ netip.AddrPort, d []byte) bool { return d[0] != wire.TypeData4 && r.IntN(3) == 0 })
+		var mu sync.Mutex
+		n.setDrop(func(_, _ netip.AddrPort, d []byte) bool {
+			mu.Lock()
+			defer mu.Unlock()
+			return d[0] != wire.TypeData4 && r.IntN(3) == 0
+		})
 		for i := uint64(1); i <= 36000; i++ {
 			settle(100 * time.Millisecond)
 			sendNumber(pa, i)

@@ -50,9 +50,13 @@ func (s *Session) Cancel() {
 
 // payload is l as wire says it, without what the handshake adds.
 func (l *Local) payload(kind wire.Kind) *wire.Payload {
+	mtu := l.MTU
+	if mtu == 0 {
+		mtu = defaultMTU
+	}
 	return &wire.Payload{
 		Kind:          kind,
-		MTU:           l.MTU,
+		MTU:           mtu,
 		Encapsulation: l.Encapsulation,
 		Ufrag:         l.Ufrag,
 		Pwd:           l.Pwd,
