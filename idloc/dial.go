@@ -188,7 +188,6 @@ func (n *Node) assign(peer PeerID, name string) (v4, v6 netip.Addr, err error) {
 	}
 	if fresh {
 		n.emit(Event{Kind: event.LSIAssigned, Peer: peer, Name: name, LSI: v4})
-		n.saveLSIs()
 	}
 	return v4, v6, nil
 }

@@ -16,6 +16,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/idloc/idloc/internal/event"
 	"github.com/idloc/idloc/internal/peerid"
 	"github.com/idloc/idloc/internal/pipe"
 	"github.com/idloc/idloc/internal/socket"
@@ -44,7 +45,8 @@ type Node struct {
 	sock  *socket.Port
 	// Beside it.
 	ov    *overlay.Overlay                // set before anyone has the Node
-	late  atomic.Pointer[overlay.Overlay] // the same, for what runs while the node starts
+	early atomic.Pointer[overlay.Overlay] // the same, while it is being entered: for STUN only
+	late  atomic.Pointer[overlay.Overlay] // the same, once it was entered: for callbacks
 	table *lsi.Table
 	dns   *resolver.Server
 
@@ -53,8 +55,9 @@ type Node struct {
 	close  func() error // once
 
 	saving  sync.Mutex              // serialises save
+	dirty   chan struct{}           // capacity 1: the LSI table has changed
 	capture atomic.Pointer[capture] // the one that runs
-	wg      sync.WaitGroup          // the DNS server's sockets
+	wg      sync.WaitGroup          // the DNS server's sockets and keepLSIs
 }
 
 // Create founds the overlay of domain ("example.com") and returns its first
@@ -99,7 +102,7 @@ func start(ctx context.Context, cfg Config, enter func(context.Context, overlay.
 	if err != nil {
 		return nil, err
 	}
-	n := &Node{cfg: cfg, log: cfg.Logger, hub: newHub()}
+	n := &Node{cfg: cfg, log: cfg.Logger, hub: newHub(), dirty: make(chan struct{}, 1)}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	n.close = sync.OnceValue(n.shutDown)
 	defer func() {
@@ -129,7 +132,7 @@ func start(ctx context.Context, cfg Config, enter func(context.Context, overlay.
 	defer cancel()
 	n.ov, err = enter(ctx, overlay.Config{
 		Key: key, Socket: n.sock, State: n.state,
-		Pipes: func(id [32]byte) (*pipe.Endpoint, error) { return n.assemble(id, key) },
+		Pipes: func(ov *overlay.Overlay) (*pipe.Endpoint, error) { return n.assemble(ov, key) },
 		Name:  cfg.Name, NoRelay: cfg.NoRelay,
 		Events: n.emit, Logger: cfg.Logger,
 		ICEServers: cfg.ICEServers, LSIPrefixes: cfg.lsiRanges(), AllowLoopback: listsLoopback(cfg.Addrs),
@@ -145,19 +148,20 @@ func start(ctx context.Context, cfg Config, enter func(context.Context, overlay.
 	if err := n.startDNS(); err != nil {
 		return nil, fmt.Errorf("idloc: %w", err)
 	}
+	n.wg.Go(n.keepLSIs)
 	n.log.Info("node is up", "name", n.Name(), "peer", n.id, "port", n.sock.Number())
 	return n, nil
 }
 
 // assemble builds the stair above the port for an overlay whose ID is known,
 // before anything is sent in it.
-func (n *Node) assemble(overlayID [32]byte, key ed25519.PrivateKey) (*pipe.Endpoint, error) {
+func (n *Node) assemble(ov *overlay.Overlay, key ed25519.PrivateKey) (*pipe.Endpoint, error) {
 	var saved []lsi.Entry
 	if _, err := n.state.Load(stateLSIs, &saved); err != nil {
 		return nil, err
 	}
 	var err error
-	n.table, err = lsi.New(lsi.Config{Prefix4: n.cfg.LSIPrefix, Overlay: overlayID, Self: n.id, Saved: saved})
+	n.table, err = lsi.New(lsi.Config{Prefix4: n.cfg.LSIPrefix, Overlay: ov.ID(), Self: n.id, Saved: saved})
 	if err != nil {
 		return nil, err
 	}
@@ -170,12 +174,13 @@ func (n *Node) assemble(overlayID [32]byte, key ed25519.PrivateKey) (*pipe.Endpo
 		return nil, err
 	}
 	pipes, err := pipe.NewEndpoint(pipe.Config{
-		Key: key, Overlay: overlayID, Handler: n.shim, Events: n.emit, Logger: n.log, LastTimestamp: last,
+		Key: key, Overlay: ov.ID(), Handler: n.shim, Events: n.emit, Logger: n.log, LastTimestamp: last,
 	})
 	if err != nil {
 		return nil, err
 	}
 	n.pipes.Store(pipes)
+	n.early.Store(ov)
 	return pipes, nil
 }
 
@@ -188,7 +193,7 @@ func (n *Node) onPipe(c *socket.Conn, from netip.AddrPort, b []byte, seg int) {
 }
 
 func (n *Node) onSTUN(c *socket.Conn, from netip.AddrPort, b []byte) {
-	if ov := n.late.Load(); ov != nil {
+	if ov := n.early.Load(); ov != nil {
 		ov.HandleSTUN(c, from, b)
 	}
 }
@@ -285,6 +290,12 @@ func (n *Node) emit(e Event) {
 	if e.Time.IsZero() {
 		e.Time = time.Now()
 	}
+	if e.Kind == event.LSIAssigned {
+		select {
+		case n.dirty <- struct{}{}:
+		default:
+		}
+	}
 	n.hub.publish(e)
 }
 
@@ -332,6 +343,19 @@ func identity(dir *state.Dir) (ed25519.PrivateKey, error) {
 
 // saveLSIs keeps the table, so that a restart gives peers the same LSIs.
 func (n *Node) saveLSIs() { n.save(stateLSIs, n.table.Entries()) }
+
+// keepLSIs saves the table after changes, off the path of whoever dials, so
+// that a crash does not give an LSI to another peer.
+func (n *Node) keepLSIs() {
+	for {
+		select {
+		case <-n.dirty:
+			n.saveLSIs()
+		case <-n.ctx.Done():
+			return
+		}
+	}
+}
 
 func (n *Node) save(name string, v any) {
 	n.saving.Lock()

@@ -22,8 +22,9 @@ type Config struct {
 	Socket *socket.Port       // the shared port; required; it outlives the Overlay
 	// Pipes makes the endpoint of the pipes. It is called once, as soon as
 	// the overlay's ID is known (a founder has none before), and before
-	// anything is sent. The endpoint outlives the Overlay. Required.
-	Pipes func(overlayID [32]byte) (*pipe.Endpoint, error)
+	// anything is sent. Of o only ID, Domain and HandleSTUN may be used
+	// then. The endpoint outlives the Overlay. Required.
+	Pipes func(o *Overlay) (*pipe.Endpoint, error)
 	State *state.Dir // nil keeps nothing
 
 	Name    string // the label wanted; a named token overrides it

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"runtime"
 	"strings"
 	"sync"
 	"time"
@@ -111,14 +112,8 @@ func newICE(d *stunDemux, conns []*socket.Conn, mapped func(*socket.Conn) []neti
 // run checks the pairs with the remote candidates, which must have been
 // filtered, and returns the one that was nominated.
 func (a *iceAgent) run(ctx context.Context, controlling bool, remote pipe.Remote, candidates []wire.Candidate) (pipe.Path, error) {
-	for _, c := range candidates {
-		rc, err := remoteCandidate(c)
-		if err != nil {
-			continue
-		}
-		if err := a.agent.AddRemoteCandidate(rc); err != nil {
-			return pipe.Path{}, fmt.Errorf("ICE agent: %w", err)
-		}
+	if err := a.addRemote(ctx, candidates); err != nil {
+		return pipe.Path{}, err
 	}
 	var err error
 	if controlling {
@@ -150,6 +145,37 @@ func (a *iceAgent) run(ctx context.Context, controlling bool, remote pipe.Remote
 		}
 	}
 	return pipe.Path{}, fmt.Errorf("local address %v went away", local)
+}
+
+// addRemote gives the agent the peer's candidates and returns once it has
+// them. pion adds each in a goroutine of its own; a check of the peer that
+// overtook that would make the pair a peer-reflexive one, which waits for
+// better ones before it is nominated.
+func (a *iceAgent) addRemote(ctx context.Context, candidates []wire.Candidate) error {
+	added := 0
+	for _, c := range candidates {
+		rc, err := remoteCandidate(c)
+		if err != nil {
+			continue
+		}
+		if err := a.agent.AddRemoteCandidate(rc); err != nil {
+			return fmt.Errorf("ICE agent: %w", err)
+		}
+		added++
+	}
+	for {
+		have, err := a.agent.GetRemoteCandidates()
+		if err != nil {
+			return fmt.Errorf("ICE agent: %w", err)
+		}
+		if len(have) >= added {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("%w: %w", errNoPair, context.Cause(ctx))
+		}
+		runtime.Gosched() // each of pion's goroutines has one step to do
+	}
 }
 
 // close ends the agent and waits for its goroutines.

@@ -119,7 +119,8 @@ func newNodeWith(t testing.TB, key ed25519.PrivateKey, dir *state.Dir) *node {
 func (n *node) config(name string) Config {
 	cfg := Config{
 		Key: n.key, Socket: n.sock, State: n.state, Name: name, Events: n.emit,
-		Pipes: func(id [32]byte) (*pipe.Endpoint, error) {
+		Pipes: func(o *Overlay) (*pipe.Endpoint, error) {
+			id := o.ID()
 			e, err := pipe.NewEndpoint(pipe.Config{Key: n.key, Overlay: id, Handler: n, Events: n.emit})
 			n.pipes.Store(e)
 			return e, err

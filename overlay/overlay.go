@@ -155,7 +155,7 @@ func prepare(cfg Config) (*Overlay, *saved, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	o := &Overlay{cfg: cfg, log: cfg.Logger, self: pub, upkeep: make(chan struct{}, 1), moved: make(chan struct{}, 1), done: make(chan struct{})}
+	o := &Overlay{cfg: cfg, log: cfg.Logger, self: pub, demux: newSTUNDemux(), upkeep: make(chan struct{}, 1), moved: make(chan struct{}, 1), done: make(chan struct{})}
 	if o.log == nil {
 		o.log = slog.New(slog.DiscardHandler)
 	}
@@ -214,11 +214,10 @@ func (o *Overlay) start() error {
 func (o *Overlay) compose() error {
 	o.started = time.Now()
 	var err error
-	if o.pipes, err = o.cfg.Pipes(o.ov.ID); err != nil {
+	if o.pipes, err = o.cfg.Pipes(o); err != nil {
 		return err
 	}
 	o.filter = o.newFilter()
-	o.demux = newSTUNDemux()
 	o.mapped = newReflexive(o.demux, o.cfg.Socket.Conns, o.stunServers)
 	o.validator = &naming.Validator{Overlay: o.ov, Revoked: o.revoked.Load}
 	if o.peers, err = newRemembered(o.cfg.State, o.self); err != nil {
@@ -440,6 +439,7 @@ func (o *Overlay) heard(d *door, h hello) {
 	o.db.host.admitted(d.peer)
 	if h.flags&flagServer != 0 {
 		o.publisher.serverFound()
+		o.db.newServer(d.peer)
 	}
 	if h.revocation != o.revoked.Load().Seq() {
 		o.gate.spawn(func() { o.compareLists(d.peer) })
