@@ -181,11 +181,12 @@ func (s *Shim) install(m *mapping, p *pipe.Pipe) {
 	if released > 0 {
 		s.cfg.Events.Emit(event.Event{Kind: event.PacketsReleased, Peer: m.id, LSI: m.v4, Detail: strconv.Itoa(released)})
 	}
-	// Down may have come before the pipe was visible to it.
+	// Down may have come before the pipe was visible to it. If p is to come
+	// up again, Up follows.
 	select {
-	case <-p.Closed():
-		s.Down(p, p.Err())
+	case <-p.Ready():
 	default:
+		s.Down(p, p.Err())
 	}
 }
 

@@ -212,14 +212,14 @@ func TestSegments(t *testing.T) {
 			p := newPair(t, nil)
 			var mu sync.Mutex
 			wire := 0
-			p.net.Filter = func(from, _ *shimtest.Node, b []byte, seg int) []byte {
+			p.net.SetFilter(func(from, _ *shimtest.Node, b []byte, seg int) []byte {
 				if from == p.a && b[0] == 0x80 {
 					mu.Lock()
 					wire += (len(b) + seg - 1) / seg
 					mu.Unlock()
 				}
 				return b
-			}
+			})
 			if err := p.a.Shim.Output(tcp(p.src, p.dst, cwr|fin|psh|ack, payload[:size], mss)); err != nil {
 				t.Fatal(err)
 			}
@@ -261,13 +261,13 @@ func TestBadDatagram(t *testing.T) {
 			t.Fatal(err)
 		}
 		p.ub.next(t)
-		p.net.Filter = func(from, _ *shimtest.Node, b []byte, seg int) []byte {
+		p.net.SetFilter(func(from, _ *shimtest.Node, b []byte, seg int) []byte {
 			if from == p.a && b[0] == 0x80 && len(b) > seg {
 				b = bytes.Clone(b)
 				b[bad*seg+100] ^= 1
 			}
 			return b
-		}
+		})
 		if err := p.a.Shim.Output(tcp(p.src, p.dst, 0x10, payload, 500)); err != nil {
 			t.Fatal(err)
 		}

@@ -19,12 +19,17 @@ import (
 	"github.com/idloc/idloc/shim"
 )
 
+// Filter sees each batch and returns what arrives of it: b itself, a changed
+// copy, less, or nothing. It is called from many goroutines.
+type Filter func(from, to *Node, b []byte, seg int) []byte
+
+// SetFilter puts f in the way of all batches from now on.
+func (n *Net) SetFilter(f Filter) { n.filter.Store(&f) }
+
 // Net is a network in memory: every node reaches every other, in order,
-// and loses nothing unless it is overrun or Filter says so. It may be used concurrently.
+// and loses nothing unless it is overrun or a Filter says so. It may be used concurrently.
 type Net struct {
-	// Filter, if set before the first node sends, sees each batch and
-	// returns what arrives of it: b itself, less, or nothing.
-	Filter func(from, to *Node, b []byte, seg int) []byte
+	filter atomic.Pointer[Filter]
 
 	// Lost counts the batches that found a node's queue full.
 	Lost atomic.Int64
@@ -131,8 +136,8 @@ func (d *Node) WriteBatch(b []byte, seg int, to netip.AddrPort) error {
 	if dst == nil {
 		return nil
 	}
-	if d.net.Filter != nil {
-		if b = d.net.Filter(d, dst, b, seg); len(b) == 0 {
+	if f := d.net.filter.Load(); f != nil {
+		if b = (*f)(d, dst, b, seg); len(b) == 0 {
 			return nil
 		}
 	}
