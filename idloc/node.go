@@ -376,6 +376,15 @@ func (cfg Config) withDefaults() (Config, error) {
 	if cfg.Paths == PathRelayOnly {
 		return cfg, fmt.Errorf("idloc: relayed paths: %w", errors.ErrUnsupported)
 	}
+	for _, url := range cfg.ICEServers {
+		switch scheme, _, _ := strings.Cut(url, ":"); scheme {
+		case "stun":
+		case "turn", "turns", "stuns":
+			return cfg, fmt.Errorf("idloc: ICE server %q: %w", url, errors.ErrUnsupported)
+		default:
+			return cfg, fmt.Errorf("idloc: ICE server %q: want stun:host:port", url)
+		}
+	}
 	if cfg.Name == "" {
 		cfg.Name = machineLabel()
 	}
