@@ -49,24 +49,26 @@ type database struct {
 
 	ctx    context.Context
 	cancel context.CancelFunc
-	wg     sync.WaitGroup
 
-	mu     sync.Mutex // guards server
+	store ds.Batching
+
+	mu     sync.Mutex // guards what follows
 	server bool
+	handed map[peer.ID]time.Time // when a server was given records
 
 	reach event.Emitter
-	kick  chan struct{} // the role may have to change
 }
 
 // newDatabase starts the database with the protocol prefix of one overlay.
 func newDatabase(g *gate, prefix protocol.ID, valid record.Validator, log *slog.Logger) (*database, error) {
-	d := &database{gate: g, proto: prefix + "/kad/1.0.0", valid: valid, log: log, kick: make(chan struct{}, 1)}
+	d := &database{gate: g, proto: prefix + "/kad/1.0.0", valid: valid, log: log}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	var err error
-	if d.host, err = newGatedHost(g, d.proto); err != nil {
+	if d.host, err = newGatedHost(g, d.proto, d.newServer); err != nil {
 		return nil, err
 	}
 	store := dssync.MutexWrap(ds.NewMapDatastore())
+	d.store, d.handed = store, map[peer.ID]time.Time{}
 	d.local = records.NewValueStore(store, valid, recordAge)
 	if d.reach, err = d.host.bus.Emitter(new(event.EvtLocalReachabilityChanged), eventbus.Stateful); err != nil {
 		d.host.stop()
@@ -102,7 +104,6 @@ func newDatabase(g *gate, prefix protocol.ID, valid record.Validator, log *slog.
 
 func (d *database) close() {
 	d.cancel()
-	d.wg.Wait()
 	if err := d.kad.Close(); err != nil {
 		d.log.Debug("closing the database", "err", err)
 	}
@@ -146,6 +147,11 @@ func (d *database) servers() []peer.ID {
 // identify has told since.
 func (d *database) speaks(m *door) bool { return m.flags&flagServer != 0 }
 
+// newServer gives a member that serves what it should keep.
+func (d *database) newServer(p peer.ID) {
+	d.gate.spawn(func() { d.handOver(d.ctx, p) })
+}
+
 // gatedHost is the libp2p host as the DHT sees it: streams to and from members
 // only, and an event bus of its own, on which a peer appears once it is
 // through the gate and on which reachability is what we say (DESIGN §14.6).
@@ -153,7 +159,9 @@ type gatedHost struct {
 	host.Host
 	gate *gate
 	kad  protocol.ID // who speaks it is a server
-	bus  event.Bus
+	// newServer is told of each member that turns out to be one.
+	newServer func(peer.ID)
+	bus       event.Bus
 
 	sub       event.Subscription
 	protocols event.Emitter
@@ -164,8 +172,8 @@ type gatedHost struct {
 
 var _ host.Host = (*gatedHost)(nil)
 
-func newGatedHost(g *gate, kad protocol.ID) (*gatedHost, error) {
-	h := &gatedHost{Host: g.host, gate: g, kad: kad, bus: eventbus.NewBus(), done: make(chan struct{})}
+func newGatedHost(g *gate, kad protocol.ID, newServer func(peer.ID)) (*gatedHost, error) {
+	h := &gatedHost{Host: g.host, gate: g, kad: kad, newServer: newServer, bus: eventbus.NewBus(), done: make(chan struct{})}
 	var err error
 	if h.protocols, err = h.bus.Emitter(new(event.EvtPeerProtocolsUpdated)); err != nil {
 		return nil, err
@@ -211,7 +219,9 @@ func (h *gatedHost) forward() {
 func (h *gatedHost) admitted(p peer.ID) {
 	if _, ok := h.gate.member(p); ok {
 		if has, err := h.Peerstore().SupportsProtocols(p, h.kad); err == nil && len(has) > 0 {
-			h.gate.markServer(p)
+			if h.gate.markServer(p) {
+				h.newServer(p)
+			}
 		}
 		_ = h.protocols.Emit(event.EvtPeerProtocolsUpdated{Peer: p})
 	}

@@ -68,6 +68,8 @@
 //	hello.go     the hello's layout
 //	dht.go       the database, the wrapped host, roles draft §5, DESIGN §14.6
 //	lookup.go    walks to the servers nearest a key
+//	handover.go  records for servers that come new     Kademlia §2.5
+//	validate.go  a memory of valid records
 //	names.go     reading names                         draft §5, DESIGN §14.2
 //	publish.go   putting records                       DESIGN §8, §14.5
 //	confirm.go   labels, ties, confirmation            draft §5, DESIGN §14.1

@@ -383,13 +383,17 @@ func (g *gate) wasReached() bool {
 	return g.reached
 }
 
-// markServer notes that a member serves the database.
-func (g *gate) markServer(p peer.ID) {
+// markServer notes that a member serves the database, and says whether that
+// is news.
+func (g *gate) markServer(p peer.ID) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if d := g.doors[p]; d != nil {
-		d.flags |= flagServer
+	d := g.doors[p]
+	if d == nil || d.flags&flagServer != 0 {
+		return false
 	}
+	d.flags |= flagServer
+	return true
 }
 
 // members returns the admitted peers in no particular order.

@@ -19,6 +19,9 @@ const (
 	// replicas is how many servers keep a record under each of its keys,
 	// and how many of the nearest must have answered for a complete walk.
 	replicas = 8
+	// depth is how many of the nearest a read asks before it believes that
+	// there is no record: servers that have just come may lack it.
+	depth = 2 * replicas
 	// width is how many servers a walk asks at a time.
 	width = 6
 	// askTimeout bounds one question to one server.
@@ -68,7 +71,11 @@ func (d *database) small() bool {
 func (d *database) walk(ctx context.Context, key string, each func(found) bool) walkResult {
 	ctx, cancel := context.WithTimeout(ctx, lookupTimeout)
 	defer cancel()
-	w := &walker{d: d, key: key, target: kb.ConvertKey(key), each: each, seen: map[peer.ID]bool{}}
+	depth := depth
+	if each == nil {
+		depth = replicas // for a put, or for whom to ask
+	}
+	w := &walker{d: d, key: key, target: kb.ConvertKey(key), each: each, depth: depth, seen: map[peer.ID]bool{}}
 	if d.isServer() {
 		w.askSelf(ctx)
 	}
@@ -96,6 +103,7 @@ type walker struct {
 	key    string
 	target kb.ID
 	each   func(found) bool
+	depth  int
 	seen   map[peer.ID]bool
 	list   []*candidate // by distance
 	res    walkResult
@@ -227,7 +235,7 @@ func (w *walker) count(state uint8) int {
 	return n
 }
 
-// next returns the nearest candidate to ask, or nil once the nearest replicas
+// next returns the nearest candidate to ask, or nil once the nearest depth
 // that have not failed were asked.
 func (w *walker) next() *candidate {
 	n := 0
@@ -238,7 +246,7 @@ func (w *walker) next() *candidate {
 		case failed:
 			continue
 		}
-		if n++; n >= replicas {
+		if n++; n >= w.depth {
 			return nil
 		}
 	}

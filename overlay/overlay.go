@@ -233,7 +233,7 @@ func (o *Overlay) compose() error {
 	o.gate = newGate(o.host, o.proto("hello"), o.log)
 	o.gate.verify, o.gate.mine = o.verify, o.hello
 	o.gate.entered, o.gate.heard, o.gate.left = o.entered, o.heard, o.left
-	if o.db, err = newDatabase(o.gate, o.prefix(), o.validator, o.log); err != nil {
+	if o.db, err = newDatabase(o.gate, o.prefix(), &validator{Validator: o.validator, known: map[[32]byte]time.Time{}}, o.log); err != nil {
 		return err
 	}
 	if o.names, err = newNames(o); err != nil {
