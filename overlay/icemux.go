@@ -27,7 +27,7 @@ const (
 // at once, and these gaps make of that a retransmission with back-off
 // (RFC 8445 §14.3). The last gap repeats.
 var checkGaps = []time.Duration{
-	0, 25 * time.Millisecond, 50 * time.Millisecond, 100 * time.Millisecond,
+	0, 50 * time.Millisecond, 50 * time.Millisecond, 100 * time.Millisecond,
 	200 * time.Millisecond, 400 * time.Millisecond, 500 * time.Millisecond,
 }
 
@@ -144,6 +144,7 @@ func (s *iceSession) request(c *socket.Conn, from netip.AddrPort, b []byte) {
 func (s *iceSession) response(c *socket.Conn, from netip.AddrPort, b []byte) {
 	s.mu.Lock()
 	s.alive[from.Addr()] = true
+	s.demux.pacer.answered(from.Addr(), time.Now())
 	s.mu.Unlock()
 	if ic := s.conns[c.LocalAddr()]; ic != nil {
 		ic.push(from, b)
@@ -165,7 +166,7 @@ func (s *iceSession) permit(c *iceConn, to netip.AddrPort, nominate bool, id tra
 	}
 	now := time.Now()
 	if now.Before(p.next) || s.total >= checksTotal ||
-		(!s.alive[to.Addr()] && s.toIP[to.Addr()] >= checksPerTarget) {
+		(!s.alive[to.Addr()] && (s.toIP[to.Addr()] >= checksPerTarget || !s.demux.pacer.allow(to, now))) {
 		s.mu.Unlock()
 		return false
 	}

@@ -93,6 +93,7 @@ type stunDemux struct {
 	pending  map[transactionID]func(c *socket.Conn, from netip.AddrPort, b []byte)
 
 	limits *sourceLimits
+	pacer  *pacer // of the checks that this node sends
 }
 
 func newSTUNDemux() *stunDemux {
@@ -100,6 +101,7 @@ func newSTUNDemux() *stunDemux {
 		sessions: map[string]*iceSession{},
 		pending:  map[transactionID]func(*socket.Conn, netip.AddrPort, []byte){},
 		limits:   newSourceLimits(stunPerSource, stunBurst, stunTotal, stunSources),
+		pacer:    newPacer(),
 	}
 }
 
