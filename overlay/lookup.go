@@ -23,7 +23,7 @@ const (
 	// there is no record: servers that have just come may lack it.
 	depth = 2 * replicas
 	// width is how many servers a walk asks at a time.
-	width = 6
+	width = 4
 	// askTimeout bounds one question to one server.
 	askTimeout = 2 * time.Second
 	// askPatience is how long a walk whose nearest servers have mostly

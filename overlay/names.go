@@ -1,11 +1,14 @@
 package overlay
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/idloc/idloc/internal/event"
 	"github.com/idloc/idloc/internal/peerid"
@@ -251,7 +254,7 @@ func (n *names) fetch(ctx context.Context, label string) (rec *naming.Record, vi
 		if timer == nil {
 			timer = time.AfterFunc(settle, cancel)
 		}
-		return len(all) < enough*len(ask)
+		return agreeing(all, f.value) < enough
 	}
 	for _, key := range ask {
 		wg.Go(func() {
@@ -259,6 +262,9 @@ func (n *names) fetch(ctx context.Context, label string) (rec *naming.Record, vi
 			mu.Lock()
 			defer mu.Unlock()
 			complete = complete && res.complete()
+			if len(all) > 0 && agreeing(all, all[len(all)-1].value) >= enough {
+				cancel() // the walks of the other keys may end
+			}
 		})
 	}
 	wg.Wait()
@@ -283,6 +289,17 @@ func (n *names) fetch(ctx context.Context, label string) (rec *naming.Record, vi
 		}
 	}
 	return rec, via, complete
+}
+
+// agreeing counts the servers that gave a value.
+func agreeing(all []found, value []byte) int {
+	from := map[peer.ID]bool{}
+	for _, f := range all {
+		if bytes.Equal(f.value, value) {
+			from[f.from] = true
+		}
+	}
+	return len(from)
 }
 
 // resolvePeer answers for a peer-ID label: the ID is the answer, if a valid
