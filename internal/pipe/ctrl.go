@@ -3,11 +3,16 @@ package pipe
 import (
 	"context"
 	"errors"
+	"slices"
 	"syscall"
 	"time"
 
 	"github.com/idloc/idloc/internal/wire"
 )
+
+// maxReplies bounds what one CTRL plaintext draws. Peers put one frame into
+// each; the bound is for those that would have hundreds answered.
+const maxReplies = 16
 
 // outgoing is a CTRL plaintext that waits for mu to be released.
 type outgoing struct {
@@ -74,7 +79,8 @@ func (p *Pipe) sealing() *keypair {
 // if it came in pieces; newest says that no packet with a higher counter came
 // before. The caller holds mu.
 func (p *Pipe) control(kp *keypair, t *path, plain []byte, size int, newest bool, now int64) {
-	for len(plain) > 0 && p.state != stateClosed {
+	before := len(p.out)
+	for len(plain) > 0 && p.state != stateClosed && len(p.out)-before < maxReplies {
 		f, rest, err := wire.ParseFrame(plain)
 		if err != nil {
 			p.drops.count(DropMalformed)
@@ -115,7 +121,8 @@ func (p *Pipe) control(kp *keypair, t *path, plain []byte, size int, newest bool
 	}
 }
 
-// closedByPeer ends the pipe, unless a newer session has taken over.
+// closedByPeer ends the pipe, unless a newer session has taken over or is
+// about to: then only the session that was closed ends.
 func (p *Pipe) closedByPeer(kp *keypair, reason uint8) {
 	if p.sess != nil && kp.sess != p.sess && !p.crossed(kp.sess, p.sess) {
 		p.removeKeys(kp)
@@ -125,7 +132,24 @@ func (p *Pipe) closedByPeer(kp *keypair, reason uint8) {
 	if reason == closeIdle {
 		err = ErrIdle
 	}
-	p.setState(stateClosed, err)
+	later := func(k *keypair) bool {
+		return k.sess.created > kp.sess.created && !p.crossed(k.sess, kp.sess)
+	}
+	if !slices.ContainsFunc(p.keys, later) {
+		p.setState(stateClosed, err)
+		return
+	}
+	for _, k := range slices.Clone(p.keys) {
+		if !later(k) {
+			p.removeKeys(k)
+		}
+	}
+	if p.state == stateUp {
+		p.setState(stateSilent, err)
+	}
+	if k := p.sealing(); k != nil {
+		p.promote(k)
+	}
 }
 
 // repeatConfirms asks the peer for a sign of life under each key of ours that

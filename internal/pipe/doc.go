@@ -16,8 +16,9 @@
 // same key in Montgomery form: private scalar SHA-512(seed)[0..31], clamped
 // (RFC 8032 §5.1.5, RFC 7748 §5); public key u = (1+y)/(1-y). IDs that are
 // not canonical encodings or are points of small order are refused. The
-// IDs of a point and its negative have one u; they are one holder's, and the
-// prologue tells them apart.
+// IDs of a point and its negative have one u, and clamping makes a point agree
+// with its sums with points of small order; all these are one holder's, and
+// the prologue tells them apart.
 //
 // # Handshake
 //
@@ -76,11 +77,13 @@
 //  2. opens the AEAD; after 2^36 failures under a key the pipe is closed;
 //  3. only then asks the replay window (8128 packets), and drops counters
 //     seen, too old, or at 2^28 and above;
-//  4. acts. Nothing is ever sent because of a datagram that failed a step.
+//  4. acts. Nothing is ever sent because of a datagram that failed a step,
+//     but the CLOSE of a pipe that ends by step 2.
 //
 // A plaintext longer than a datagram takes is split (FRAG): pieces of a
 // multiple of 8 bytes, no overlaps, at most 4 messages waiting per pipe and
-// 1 s each. A CTRL plaintext may be split likewise.
+// 1 s each. A CTRL plaintext may be split likewise. It draws at most 16
+// datagrams; frames beyond are not read.
 //
 // # States
 //
@@ -106,6 +109,10 @@
 // was confirmed), the one initiated by the smaller peer ID seals, whichever
 // was confirmed later; the other opens until its keys expire.
 //
+// CLOSE ends the pipe. One under a session that was taken over ends that
+// session only, as does one that a session begun after the confirmation of
+// the closed one has overtaken on its way.
+//
 // # Rekey
 //
 // The initiator of the session begins a rekey when its keys are 120 s old,
@@ -125,8 +132,9 @@
 // and seals with them once it has opened a packet under them; the initiator
 // seals with them at once and confirms as above. Old keys open until they
 // expire, so no order of arrival loses a packet. The same offer draws the
-// same answer; an unanswered offer is repeated. If offers cross, the smaller
-// peer ID ignores the other's; the larger gives up its own.
+// same answer; an unanswered offer is repeated. Different offers are answered
+// at the rate of those outside of the pipe. If offers cross, the smaller peer
+// ID ignores the other's; the larger gives up its own.
 //
 // # Paths
 //
@@ -160,11 +168,13 @@
 //
 // # Limits of the responder
 //
-// 20 offers a second per initiator, burst 5, counted after authentication;
-// 4 half open per initiator, of which the oldest gives way; 256 in all, of
-// which none does; 45 s until confirmed. An offer must have a higher
-// timestamp than any before from its initiator (the last 4096 initiators are
-// remembered). The same bytes again within the 45 s get the same answer.
+// 20 offers a second per initiator, burst 5, counted after authentication
+// and only if new; 4 half open per initiator, of which the oldest gives way;
+// 256 in all, of which none does; 45 s until confirmed. An offer must have a
+// higher timestamp than any before from its initiator (4096 initiators are
+// remembered; those that never had a session give way first). The same bytes
+// again within the 45 s get the same answer while they are half open, and
+// after that as long as there is room (1024).
 //
 // # What is defended
 //

@@ -45,7 +45,7 @@ var systemEntropy = entropy{
 type exchange struct {
 	hs       *noise.HandshakeState
 	decap    *mlkem.DecapsulationKey768 // initiator, if ML-KEM takes part
-	previous *[keyLen]byte              // chaining key, in a rekey
+	previous *[keyLen]byte              // chaining key, in a rekey: a copy, which wipe overwrites
 }
 
 func newExchange(self identity, remote []byte, initiator bool, prologue []byte, previous *[keyLen]byte, ent entropy) (*exchange, error) {
@@ -166,6 +166,9 @@ func (x *exchange) split(c1, c2 *noise.CipherState, secret []byte, aead wire.AEA
 func (x *exchange) wipe() {
 	if x.hs != nil {
 		clear(x.hs.LocalEphemeral().Private)
+	}
+	if x.previous != nil {
+		clear(x.previous[:])
 	}
 	x.hs, x.decap, x.previous = nil, nil, nil
 }

@@ -265,9 +265,28 @@ type responder struct {
 // initiator is one peer that has made an authenticated offer.
 type initiator struct {
 	timestamp uint64
-	tokens    float64
-	refilled  int64
+	offers    bucket
 	open      []*Incoming // half open, oldest first
+	confirmed bool        // it has had a session
+}
+
+// bucket holds tokens for offers.
+type bucket struct {
+	tokens   float64
+	refilled int64
+}
+
+func newBucket(now int64) bucket { return bucket{offersBurst, now} }
+
+// take takes a token if there is one.
+func (b *bucket) take(now int64) bool {
+	refill := float64(now-b.refilled) / float64(time.Second) * offersPerSecond
+	b.tokens, b.refilled = min(b.tokens+refill, offersBurst), now
+	if b.tokens < 1 {
+		return false
+	}
+	b.tokens--
+	return true
 }
 
 func newResponder() responder {
@@ -290,17 +309,15 @@ func (r *responder) admit(in *Incoming, now int64) (_ *Incoming, ended []*Incomi
 		if len(r.initiators) >= maxInitiators && !r.forgetOne() {
 			return nil, nil, ErrBusy
 		}
-		from = &initiator{tokens: offersBurst, refilled: now}
+		from = &initiator{offers: newBucket(now)}
 		r.initiators[in.Peer] = from
 	}
-	refill := float64(now-from.refilled) / float64(time.Second) * offersPerSecond
-	from.tokens, from.refilled = min(from.tokens+refill, offersBurst), now
-	if from.tokens < 1 {
-		return nil, nil, fmt.Errorf("%w: of %v", ErrBusy, in.Peer)
-	}
-	from.tokens--
+	// A replay is not the initiator's doing and costs it no token.
 	if in.offer.Timestamp <= from.timestamp {
 		return nil, nil, ErrReplayed
+	}
+	if !from.offers.take(now) {
+		return nil, nil, fmt.Errorf("%w: of %v", ErrBusy, in.Peer)
 	}
 	// A peer's newest offers count: it has given up on the oldest.
 	for len(from.open) >= maxHalfOpenPerPeer {
@@ -308,8 +325,11 @@ func (r *responder) admit(in *Incoming, now int64) (_ *Incoming, ended []*Incomi
 		delete(r.cached, from.open[0].hash)
 		r.settle(from.open[0])
 	}
-	if r.halfOpen >= maxHalfOpen || len(r.cached) >= maxCached {
+	if r.halfOpen >= maxHalfOpen {
 		return nil, ended, ErrBusy
+	}
+	if len(r.cached) >= maxCached {
+		r.forgetSettled()
 	}
 	from.timestamp = in.offer.Timestamp
 	from.open = append(from.open, in)
@@ -349,23 +369,51 @@ func (e *Endpoint) settleSession(s *Session) {
 	}
 	for _, in := range from.open {
 		if in.Session == s.id {
-			e.responder.settle(in)
+			e.responder.confirm(in)
 			return
 		}
 	}
 }
 
-// forgetOne makes room by forgetting an initiator without a half-open offer.
-// Its timestamp is lost with it: an old offer of that peer then draws an
-// answer, and nothing else, since it cannot be confirmed.
-func (r *responder) forgetOne() bool {
-	for id, from := range r.initiators {
-		if len(from.open) == 0 {
-			delete(r.initiators, id)
-			return true
+// confirm takes in off the half-open ones after its initiator was heard.
+func (r *responder) confirm(in *Incoming) {
+	r.settle(in)
+	if from := r.initiators[in.Peer]; from != nil {
+		from.confirmed = true
+	}
+}
+
+// forgetSettled makes room among the cached answers. There are always more of
+// them than may be half open.
+func (r *responder) forgetSettled() {
+	for hash, in := range r.cached {
+		if !in.open {
+			delete(r.cached, hash)
+			return
 		}
 	}
-	return false
+}
+
+// forgetOne makes room by forgetting an initiator without a half-open offer,
+// one that never had a session if there is any: keys made up for the purpose
+// do not push out real peers. Its timestamp is lost with it: an old offer of
+// that peer then draws an answer, and nothing else, since it cannot be
+// confirmed.
+func (r *responder) forgetOne() bool {
+	var peer *peerid.ID
+	for id, from := range r.initiators {
+		if len(from.open) > 0 {
+			continue
+		}
+		if peer = &id; !from.confirmed {
+			break
+		}
+	}
+	if peer == nil {
+		return false
+	}
+	delete(r.initiators, *peer)
+	return true
 }
 
 // expire ends cached offers and says when the next one ends.

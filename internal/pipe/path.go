@@ -260,7 +260,10 @@ func (t *path) sample(rtt time.Duration) {
 
 // live says whether the peer's consent to be sent to on t is fresh
 // (RFC 7675 §5.1).
-func (t *path) live(now int64) bool { return now-t.heard.Load() < consentFor }
+func (t *path) live(now int64) bool {
+	heard := t.heard.Load()
+	return heard != 0 && now-heard < consentFor
+}
 
 // choose picks the path that takes data: the present one while it is live,
 // unless another validated one is clearly faster. The caller holds mu.
@@ -299,9 +302,18 @@ func (p *Pipe) switchTo(t *path) {
 }
 
 // spend takes n bytes off the budget of a path that is not validated; false:
-// it is used up.
+// it does not last for that, and stays as it is.
 func (t *path) spend(n int) bool {
-	return t.validated.Load() || t.budget.Add(-int64(n)) >= 0
+	for !t.validated.Load() {
+		left := t.budget.Load()
+		if left < int64(n) {
+			return false
+		}
+		if t.budget.CompareAndSwap(left, left-int64(n)) {
+			return true
+		}
+	}
+	return true
 }
 
 // earlier returns the earlier of two times, where zero is never.

@@ -44,7 +44,7 @@ type Pipe struct {
 	message  atomic.Uint32           // ID of the last message sent in pieces
 
 	runs, running atomic.Uint64 // see receiveData
-	opened        atomic.Uint64 // DATA packets authenticated
+	opened        atomic.Uint64 // bytes of DATA datagrams authenticated
 	packetsIn     atomic.Uint64
 	packetsOut    atomic.Uint64
 	bytesIn       atomic.Uint64
@@ -64,6 +64,7 @@ type Pipe struct {
 	rekeys   uint64
 	rekey    *rekeying // an exchange of ours under way
 	answered answered  // the last exchange of the peer
+	offers   bucket    // rekey offers that are worked on
 	confirm  retry     // of a CONFIRM not answered yet
 	probeAt  int64     // when dead-pipe probing began; 0: not
 	probe    retry
@@ -90,7 +91,7 @@ type retry struct {
 }
 
 func newPipe(e *Endpoint, peer peerid.ID) *Pipe {
-	p := &Pipe{e: e, peer: peer, ready: make(chan struct{}), closed: make(chan struct{})}
+	p := &Pipe{e: e, peer: peer, ready: make(chan struct{}), closed: make(chan struct{}), offers: newBucket(e.now())}
 	p.paths.Store(new([]*path))
 	p.timed.fire = p.tick
 	p.data.Store(e.now())

@@ -77,8 +77,9 @@ func (e *Endpoint) receiveData(kp *keypair, at Path, run []byte, seg int) {
 	if p != nil {
 		t = p.find(at.Local, at.Remote)
 	}
+	vouched := 0
 	if t == nil || !kp.confirmed.Load() {
-		if p, t = e.vouch(kp, at, run, seg); p == nil {
+		if p, t, vouched = e.vouch(kp, at, run, seg); p == nil {
 			return
 		}
 	}
@@ -86,9 +87,9 @@ func (e *Endpoint) receiveData(kp *keypair, at Path, run []byte, seg int) {
 	alone := p.running.Add(1) == 1
 	before := p.opened.Load()
 	p.e.cfg.Handler.Data(p, run, seg)
-	opened := p.opened.Load() != before
+	opened := int(p.opened.Load() - before)
 	alone = p.running.Add(^uint64(0)) == 0 && alone && p.runs.Load() == mine
-	if !opened {
+	if opened == 0 {
 		if kp.failed.Load() >= e.limits.integrity {
 			p.broken(kp)
 		}
@@ -103,7 +104,7 @@ func (e *Endpoint) receiveData(kp *keypair, at Path, run []byte, seg int) {
 	}
 	t.heard.Store(now)
 	if !t.validated.Load() {
-		t.budget.Add(int64(amplification * len(run)))
+		t.budget.Add(int64(amplification * max(0, opened-vouched)))
 	}
 	if p.alert.Load() {
 		p.mu.Lock()
@@ -112,10 +113,12 @@ func (e *Endpoint) receiveData(kp *keypair, at Path, run []byte, seg int) {
 	}
 }
 
-// vouch looks in a run for one datagram that opens and is not a replay, and
-// treats it as authenticated without marking it: the Handler is still to
-// open it. Without one, the run is dropped whole and nil is returned.
-func (e *Endpoint) vouch(kp *keypair, at Path, run []byte, seg int) (*Pipe, *path) {
+// vouch looks in a run for one datagram that opens with a counter higher than
+// any before, and treats it as authenticated without marking it: the Handler
+// is still to open it. n is its length. Datagrams that open but may be
+// replays let the run through to the Handler, and count for nothing. If none
+// opens, the run is dropped whole and no pipe is returned.
+func (e *Endpoint) vouch(kp *keypair, at Path, run []byte, seg int) (p *Pipe, t *path, n int) {
 	s := scratchPool.Get().(*scratch)
 	defer scratchPool.Put(s)
 	for b := run; len(b) > 0; {
@@ -128,15 +131,20 @@ func (e *Endpoint) vouch(kp *keypair, at Path, run []byte, seg int) (*Pipe, *pat
 		if _, ok := kp.open(s.buf[:0], d, h.Counter, &s.nonce); !ok {
 			continue
 		}
-		p := e.pipeOf(kp)
-		if p == nil {
-			return nil, nil
+		if p = e.pipeOf(kp); p == nil {
+			return nil, nil, 0
+		}
+		if !kp.newest(h.Counter) {
+			continue
 		}
 		now := e.now()
 		p.mu.Lock()
-		t := p.authenticated(kp, at, kp.newest(h.Counter), len(run), now)
+		t = p.authenticated(kp, at, true, len(d), now)
 		p.unlock()
-		return p, t
+		return p, t, len(d)
+	}
+	if p != nil {
+		return p, p.find(at.Local, at.Remote), 0
 	}
 	count := &e.drops
 	if p := kp.pipe.Load(); p != nil {
@@ -146,7 +154,7 @@ func (e *Endpoint) vouch(kp *keypair, at Path, run []byte, seg int) (*Pipe, *pat
 		}
 	}
 	count.count(DropSource)
-	return nil, nil
+	return nil, nil, 0
 }
 
 // pipeOf returns kp's pipe. The first authenticated packet installs the
@@ -288,7 +296,7 @@ func (p *Pipe) Open(dst, datagram []byte) (plain []byte, err error) {
 	if !kp.accept(h.Counter) {
 		return nil, p.drops.count(DropReplay)
 	}
-	p.opened.Add(1)
+	p.opened.Add(uint64(len(datagram)))
 	p.packetsIn.Add(1)
 	p.bytesIn.Add(uint64(len(datagram)))
 	return plain, nil

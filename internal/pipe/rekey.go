@@ -112,6 +112,11 @@ func (p *Pipe) beginRekey(now int64) error {
 		return err
 	}
 	offer := wire.Rekey{Kind: wire.Offer, Number: r.number}
+	defer func() {
+		if p.rekey != r {
+			r.x.wipe()
+		}
+	}()
 	if r.number%kemEvery == 0 {
 		if offer.KEM, err = r.x.encapsulationKey(p.e.ent); err != nil {
 			return err
@@ -151,6 +156,9 @@ func (p *Pipe) rekeyOffered(kp *keypair, t *path, f wire.Frame, newest bool, now
 	if p.rekey != nil && p.e.id.id.Compare(p.peer) < 0 {
 		return
 	}
+	if !p.offers.take(now) {
+		return // the peer repeats it
+	}
 	fresh, msg, err := p.answerRekey(f, now)
 	if err != nil {
 		p.e.log.Warn("rekey offer refused", "peer", p.peer, "err", err)
@@ -182,6 +190,7 @@ func (p *Pipe) answerRekey(f wire.Frame, now int64) (*keypair, []byte, error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	defer x.wipe()
 	b, err := x.readFirst(f.Message, static)
 	if err != nil {
 		return nil, nil, err

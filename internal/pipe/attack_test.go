@@ -1,0 +1,302 @@
+package pipe
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"net/netip"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/idloc/idloc/internal/peerid"
+	"github.com/idloc/idloc/internal/wire"
+)
+
+// elsewhere is an address that no peer has.
+var elsewhere = netip.MustParseAddrPort("198.51.100.7:7777")
+
+// A captured packet repeated from elsewhere is no sign of life: the peer that
+// died is found out as fast as without it.
+func TestReplayIsNoSignOfLife(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(10 * time.Millisecond)
+		a, b := newHost(t, n, 1, "192.0.2.1:1000"), newHost(t, n, 2, "192.0.2.2:1000")
+		pa, pb := connect(t, a, b)
+		var captured []byte
+		n.setDrop(func(from, _ netip.AddrPort, d []byte) bool {
+			if from == a.s.addr && d[0] == wire.TypeData4 {
+				captured = bytes.Clone(d)
+			}
+			return false
+		})
+		send(pa, packet(100))
+		settle(5 * time.Second)
+		n.setDrop(func(from, _ netip.AddrPort, _ []byte) bool { return from == a.s.addr })
+		heard := pb.heard.Load()
+		for range 30 {
+			send(pb, packet(100))
+			settle(50 * time.Millisecond)
+			b.Receive(b.s, elsewhere, captured, len(captured))
+		}
+		if !errors.Is(pb.Err(), ErrDead) || pb.heard.Load() != heard {
+			t.Errorf("a dead peer is kept alive by replays: %v", pb.Err())
+		}
+	})
+}
+
+// An address that one packet came from gets no more than three times its
+// bytes, whatever else came in the same run.
+func TestAmplification(t *testing.T) {
+	for _, garbage := range []int{0, 20} {
+		synctest.Test(t, func(t *testing.T) {
+			n := newNetwork(10 * time.Millisecond)
+			a, b := newHost(t, n, 1, "192.0.2.1:1000"), newHost(t, n, 2, "192.0.2.2:1000")
+			pa, _ := connect(t, a, b)
+			send(pa, packet(100))
+			settle(5 * time.Second)
+			var captured []byte
+			got := 0
+			n.mu.Lock()
+			n.at[elsewhere] = a.s
+			n.drop = func(from, to netip.AddrPort, d []byte) bool {
+				if from == a.s.addr && d[0] == wire.TypeData4 {
+					captured = bytes.Clone(d)
+					return true
+				}
+				if to == elsewhere {
+					got += len(d)
+					return true
+				}
+				return false
+			}
+			n.mu.Unlock()
+			send(pa, packet(2))
+			authentic := len(captured)
+			run := captured
+			for range garbage {
+				run = append(run, captured[:4]...)
+				run = append(run, make([]byte, authentic-4)...)
+			}
+			b.Receive(b.s, elsewhere, run, authentic)
+			settle(30 * time.Second)
+			if got == 0 || got > 3*authentic {
+				t.Errorf("%d bytes sent for %d", got, authentic)
+			}
+		})
+	}
+}
+
+// A datagram that the bound forbids takes nothing off it.
+func TestBudget(t *testing.T) {
+	var p path
+	p.budget.Store(100)
+	if p.spend(101) || !p.spend(60) || p.spend(41) || !p.spend(40) || p.spend(1) {
+		t.Error("the budget is not kept")
+	}
+}
+
+// An address that nothing authenticated came from takes no data, also while
+// the endpoint is younger than consent lasts.
+func TestNoDataBeforeConsent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(10 * time.Millisecond)
+		a, b := newHost(t, n, 1, "192.0.2.1:1000"), newHost(t, n, 2, "192.0.2.2:1000")
+		pa, _ := connect(t, a, b)
+		send(pa, packet(100))
+		settle(time.Second)
+		second := n.sender("192.0.2.101:1000", a.Endpoint)
+		pa.AddPath(Path{second, elsewhere})
+		a.RemoveLocal(a.s)
+		if at := pa.best.Load(); at != nil || pa.Err() == nil {
+			t.Errorf("data goes to %v", at.Remote)
+		}
+	})
+}
+
+// Old offers of a peer, repeated by whoever carried them, do not use up what
+// that peer may offer.
+func TestReplayedOffersAreFree(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(0)
+		a, b := newHost(t, n, 1, "192.0.2.1:1000"), newHost(t, n, 2, "192.0.2.2:1000")
+		old, _ := a.NewOffer(b.id, Local{})
+		defer old.Cancel()
+		if _, err := b.ReadOffer(old.Bytes()); err != nil {
+			t.Fatal(err)
+		}
+		settle(time.Duration(halfOpenFor) + time.Second)
+		for range 3 * offersBurst {
+			if _, err := b.ReadOffer(old.Bytes()); !errors.Is(err, ErrReplayed) {
+				t.Errorf("an old offer: %v", err)
+			}
+		}
+		fresh, _ := a.NewOffer(b.id, Local{})
+		defer fresh.Cancel()
+		if _, err := b.ReadOffer(fresh.Bytes()); err != nil {
+			t.Errorf("the peer itself: %v", err)
+		}
+	})
+}
+
+// Whoever makes up keys, and is rejected for it, neither keeps others out nor
+// makes the responder forget the peers it had sessions with.
+func TestMadeUpInitiators(t *testing.T) {
+	r := newResponder()
+	offer := func(i int, timestamp uint64) *Incoming {
+		in := &Incoming{offer: &wire.Payload{Timestamp: timestamp}}
+		binary.BigEndian.PutUint64(in.Peer[:], uint64(i))
+		binary.BigEndian.PutUint64(in.hash[:], uint64(i))
+		binary.BigEndian.PutUint64(in.hash[8:], timestamp)
+		return in
+	}
+	friend := offer(0, 10)
+	if _, _, err := r.admit(friend, 1); err != nil {
+		t.Fatal(err)
+	}
+	r.confirm(friend)
+	for i := range 3 * maxInitiators {
+		in := offer(i+1, 1)
+		if _, _, err := r.admit(in, 1); err != nil {
+			t.Fatalf("after %d rejected offers: %v", i, err)
+		}
+		r.settle(in)
+	}
+	if len(r.cached) > maxCached || len(r.initiators) > maxInitiators {
+		t.Errorf("%d answers, %d initiators", len(r.cached), len(r.initiators))
+	}
+	if from := r.initiators[friend.Peer]; from == nil || from.timestamp != 10 {
+		t.Error("the timestamp of a peer is forgotten")
+	}
+	for i := range maxHalfOpen {
+		if _, _, err := r.admit(offer(-1-i, 1), 1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, _, err := r.admit(offer(1<<40, 1), 1); !errors.Is(err, ErrBusy) {
+		t.Errorf("more half open than allowed: %v", err)
+	}
+}
+
+// A peer that makes one rekey offer after the other is answered no oftener
+// than one that makes offers outside of the pipe.
+func TestRekeyOfferRate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(0)
+		a, b := newHost(t, n, 1, "192.0.2.1:1000"), newHost(t, n, 2, "192.0.2.2:1000")
+		pa, pb := connect(t, a, b)
+		sendNumber(pa, 0)
+		answered := make(map[*keypair]bool)
+		for range 40 {
+			pa.mu.Lock()
+			if err := pa.beginRekey(pa.e.now()); err != nil {
+				t.Fatal(err)
+			}
+			pa.queue(pa.cur, pa.best.Load(), pa.rekey.frame)
+			pa.rekey.abort(pa)
+			pa.unlock()
+			if pb.answered.kp != nil {
+				answered[pb.answered.kp] = true
+			}
+		}
+		if len(answered) == 0 || len(answered) > offersBurst {
+			t.Errorf("%d of 40 rekey offers were answered", len(answered))
+		}
+		// The next real one is.
+		for range 13 {
+			settle(10 * time.Second)
+			sendNumber(pa, 1)
+			sendNumber(pb, 1)
+		}
+		settle(time.Second)
+		if pa.cur.number != 1 || pb.cur.number != 1 {
+			t.Errorf("rekeys %d and %d", pa.cur.number, pb.cur.number)
+		}
+	})
+}
+
+// One datagram full of questions does not draw hundreds of answers.
+func TestManyFrames(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(10 * time.Millisecond)
+		a, b := newHost(t, n, 1, "192.0.2.1:1000"), newHost(t, n, 2, "192.0.2.2:1000")
+		pa, _ := connect(t, a, b)
+		send(pa, packet(100))
+		settle(5 * time.Second)
+		before := n.count()
+		var question []byte
+		for range 500 {
+			question = wire.Frame{Type: wire.FrameConfirm}.Append(question)
+		}
+		pa.write(&outgoing{kp: pa.cur, to: pa.best.Load(), plain: question})
+		settle(50 * time.Millisecond)
+		if got := n.count() - before - 1; got == 0 || got > maxReplies {
+			t.Errorf("%d answers", got)
+		}
+	})
+}
+
+// The peer's CLOSE of a session, overtaken by the peer's next session, ends
+// the old one only.
+func TestLateClose(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(10 * time.Millisecond)
+		a, b := newHost(t, n, 1, "192.0.2.1:1000"), newHost(t, n, 2, "192.0.2.2:1000")
+		pa, pb := connect(t, a, b)
+		send(pa, packet(100))
+		settle(time.Second)
+		var late []byte
+		n.setDrop(func(from, _ netip.AddrPort, d []byte) bool {
+			late = bytes.Clone(d)
+			return true
+		})
+		last := a.LastTimestamp()
+		a.Close()
+		n.setDrop(nil)
+		a2 := newHost(t, n, 1, "192.0.2.1:1000", func(c *Config) { c.LastTimestamp = last })
+		s2, sb := handshake(t, a2, b)
+		if _, err := b.Up(sb, b.path(a2)); err != nil {
+			t.Fatal(err)
+		}
+		b.Receive(b.s, a2.s.addr, late, len(late))
+		if !errors.Is(pb.Err(), ErrPeerClosed) {
+			t.Errorf("after CLOSE: %v", pb.Err())
+		}
+		p2, err := a2.Up(s2, a2.path(b))
+		if err != nil {
+			t.Fatal(err)
+		}
+		settle(time.Second)
+		sendNumber(p2, 1)
+		if p := b.Pipe(peerid.ID(a2.id)); p == nil {
+			t.Fatal("the new session went with the old one")
+		} else if err := sendNumber(p, 2); err != nil {
+			t.Error(err)
+		}
+		settle(time.Second)
+		if b.r.seen[1] != 1 || a2.r.seen[2] != 1 {
+			t.Errorf("a %v, b %v", a2.r.seen, b.r.seen)
+		}
+		if len(b.r.downs) != 1 || b.r.ups != 2 {
+			t.Errorf("%d ups, downs %v", b.r.ups, b.r.downs)
+		}
+	})
+}
+
+// The chaining key does not stay behind in an exchange that is over.
+func TestChainingKeyWiped(t *testing.T) {
+	_, _, pa, _ := pair(t, true)
+	pa.mu.Lock()
+	defer pa.unlock()
+	if err := pa.beginRekey(pa.e.now()); err != nil {
+		t.Fatal(err)
+	}
+	previous := pa.rekey.x.previous
+	if *previous == [keyLen]byte{} {
+		t.Fatal("no chaining key")
+	}
+	pa.rekey.abort(pa)
+	if *previous != [keyLen]byte{} {
+		t.Error("the copy of the chaining key is still there")
+	}
+}
