@@ -300,3 +300,73 @@ func TestChainingKeyWiped(t *testing.T) {
 		t.Error("the copy of the chaining key is still there")
 	}
 }
+
+// The two sides may see differently whether two sessions crossed, since each
+// goes by its own clock. Then they seal under different ones for a while, and
+// still lose nothing.
+func TestCrossingSeenDifferently(t *testing.T) {
+	for _, smaller := range []bool{true, false} { // who holds them crossed
+		synctest.Test(t, func(t *testing.T) {
+			n := newNetwork(10 * time.Millisecond)
+			a, b := newHost(t, n, 1, "192.0.2.1:1000"), newHost(t, n, 2, "192.0.2.2:1000")
+			if a.id.Compare(b.id) > 0 {
+				a, b = b, a
+			}
+			pa, pb := connect(t, a, b)
+			send(pa, packet(100))
+			settle(time.Second)
+			s2b, s2a := handshake(t, b, a)
+			if smaller {
+				s2a.created = 0
+			} else {
+				s2b.created = 0
+			}
+			if _, err := a.Up(s2a, a.path(b)); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := b.Up(s2b, b.path(a)); err != nil {
+				t.Fatal(err)
+			}
+			settle(time.Second)
+			if pa.sess.id == pb.sess.id {
+				t.Fatal("they agree")
+			}
+			const packets = 4000
+			for i := uint64(1); i <= packets; i++ {
+				sendNumber(pa, i)
+				sendNumber(pb, i)
+				settle(100 * time.Millisecond)
+			}
+			settle(time.Second)
+			if len(a.r.seen) != packets || len(b.r.seen) != packets {
+				t.Errorf("%d and %d of %d packets", len(a.r.seen), len(b.r.seen), packets)
+			}
+			if pa.sess.id != pb.sess.id || len(pa.keys) > 2 || len(pb.keys) > 2 {
+				t.Errorf("no session agreed on: %d and %d keys", len(pa.keys), len(pb.keys))
+			}
+			if len(a.r.downs)+len(b.r.downs) != 0 {
+				t.Errorf("downs %v, %v", a.r.downs, b.r.downs)
+			}
+		})
+	}
+}
+
+// Sessions taken over do not pile up, however fast new ones come.
+func TestRetiredSessions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(10 * time.Millisecond)
+		a, b := newHost(t, n, 1, "192.0.2.1:1000"), newHost(t, n, 2, "192.0.2.2:1000")
+		var pb *Pipe
+		for range 40 {
+			pa, p := connect(t, a, b)
+			pb = p
+			send(pa, packet(100))
+			settle(100 * time.Millisecond)
+		}
+		pb.mu.Lock()
+		defer pb.mu.Unlock()
+		if len(pb.keys) > maxRetired+1 || b.table.live > maxRetired+1 {
+			t.Errorf("%d keys, %d indices", len(pb.keys), b.table.live)
+		}
+	})
+}

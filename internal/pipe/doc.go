@@ -104,10 +104,12 @@
 //
 // A new session with the same peer goes into the same pipe and takes over
 // when it is confirmed: what seals changes then, not before. The old
-// session's keys go on opening for 10 s, or end at once if the peer's start
-// number changed. If two sessions crossed (each was begun before the other
+// session's keys go on opening until nothing came under them for 10 s, 8 old
+// keys at most, or end at once if the peer's start number changed. If two sessions crossed (each was begun before the other
 // was confirmed), the one initiated by the smaller peer ID seals, whichever
-// was confirmed later; the other opens until its keys expire.
+// was confirmed later; the other opens until its keys expire. Each side goes
+// by its own clock in this, so they may differ: one whose rekey is unanswered
+// when its keys are 150 s old goes on with the other session.
 //
 // CLOSE ends the pipe. One under a session that was taken over ends that
 // session only, as does one that a session begun after the confirmation of

@@ -39,7 +39,8 @@ const (
 	rekeyAfter          = int64(120 * time.Second)
 	rekeyAfterResponder = int64(135 * time.Second) // if the initiator did not
 	rejectAfter         = int64(180 * time.Second)
-	retireAfter         = int64(10 * time.Second) // keys of a session taken over
+	retireAfter         = int64(10 * time.Second) // keys of a session taken over, unused
+	maxRetired          = 8                       // of these
 	halfOpenFor         = int64(45 * time.Second)
 	consentFor          = int64(30 * time.Second)
 	keepaliveAfter      = int64(15 * time.Second)

@@ -20,6 +20,9 @@ type keypair struct {
 	number    uint32 // 0 for the handshake, then the rekey's
 	created   int64  // initiator: when the exchange began
 
+	retire int64  // end then, if nothing comes any more; 0: not taken over; the pipe's mu
+	mark   uint64 // highest when retire was set; the pipe's mu
+
 	recvIndex  uint32 // ours
 	sendIndex  uint32 // the peer's
 	send, recv cipher.AEAD
@@ -104,9 +107,22 @@ func (k *keypair) accept(counter uint32) bool {
 
 // newest says whether counter is higher than any accepted so far.
 func (k *keypair) newest(counter uint32) bool {
+	return uint64(counter) >= k.received()
+}
+
+// retired has k end when nothing has come in under it for a while. The caller
+// holds the pipe's mu.
+func (k *keypair) retired(now int64) {
+	if k.retire == 0 {
+		k.retire, k.mark = now+retireAfter, k.received()
+	}
+}
+
+// received is 1 + the highest counter accepted so far.
+func (k *keypair) received() uint64 {
 	k.rmu.Lock()
 	defer k.rmu.Unlock()
-	return uint64(counter) >= k.highest
+	return k.highest
 }
 
 // wipe ends k: nothing is sealed or opened from here on.

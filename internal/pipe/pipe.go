@@ -365,16 +365,20 @@ func (p *Pipe) promote(kp *keypair) {
 }
 
 // takeover ends the keys of older sessions than the confirmed one that seals:
-// at once if the peer's process is a new one and has lost them, else after
-// what is in flight has come in. The caller holds mu.
+// at once if the peer's process is a new one and has lost them, else when
+// nothing has come in under them for a while: the peer may still seal with
+// them, and may go on with that if it holds the two sessions crossed. The
+// caller holds mu.
 func (p *Pipe) takeover(now int64) {
-	for _, k := range slices.Clone(p.keys) {
+	retired := 0
+	for _, k := range slices.Backward(slices.Clone(p.keys)) {
 		switch {
 		case k.sess == p.sess || p.crossed(k.sess, p.sess):
-		case k.sess.remote.Start != p.sess.remote.Start:
+		case k.sess.remote.Start != p.sess.remote.Start || retired >= maxRetired:
 			p.removeKeys(k)
 		default:
-			k.created = min(k.created, now+retireAfter-rejectAfter)
+			retired++
+			k.retired(now)
 		}
 	}
 	p.e.timers.plan(&p.timed, now+retireAfter)

@@ -3,6 +3,7 @@ package pipe
 import (
 	"crypto/sha256"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/idloc/idloc/internal/wire"
@@ -85,6 +86,17 @@ func (p *Pipe) rekeyDue(now int64) (next int64) {
 			return p.rekeyAt
 		}
 	}
+	if now >= k.created+forceAfter {
+		if o := p.otherSession(); o != nil {
+			p.promote(o)
+			for _, old := range p.keys {
+				if old.sess != p.sess {
+					old.retired(now)
+				}
+			}
+			return now
+		}
+	}
 	r := p.rekey
 	if r.try.at <= now {
 		p.queue(k, p.best.Load(), r.frame)
@@ -92,6 +104,18 @@ func (p *Pipe) rekeyDue(now int64) (next int64) {
 		r.try.tries++
 	}
 	return r.try.at
+}
+
+// otherSession returns the newest keys of a session that crossed the present
+// one. A peer that answers no rekey may hold that session for the one that
+// stays. The caller holds mu.
+func (p *Pipe) otherSession() *keypair {
+	for _, k := range slices.Backward(p.keys) {
+		if k.sess != p.sess && k.retire == 0 && k.confirmed.Load() && k.usable() {
+			return k
+		}
+	}
+	return nil
 }
 
 func (p *Pipe) beginRekey(now int64) error {

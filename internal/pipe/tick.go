@@ -47,6 +47,12 @@ func (p *Pipe) expireKeys(now int64) (next int64) {
 		if k.number == 0 && !k.initiator && !k.confirmed.Load() {
 			at = k.created + halfOpenFor
 		}
+		if k.retire != 0 {
+			if n := k.received(); now >= k.retire && n != k.mark {
+				k.retire, k.mark = now+retireAfter, n
+			}
+			at = min(at, k.retire)
+		}
 		if now >= at {
 			p.removeKeys(k)
 		} else {
