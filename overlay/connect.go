@@ -50,6 +50,7 @@ type establishment struct {
 	answer    []byte
 	ctx       context.Context
 	cancel    context.CancelCauseFunc
+	replaced  chan struct{} // closed when another of the same peer stands instead
 	done      chan struct{}
 	pipe      *pipe.Pipe
 	err       error
@@ -131,6 +132,8 @@ func (c *connects) connect(ctx context.Context, p peerid.ID) (*pipe.Pipe, error)
 		case <-e.done:
 		case <-revived:
 			continue
+		case <-e.replaced:
+			continue
 		case <-ctx.Done():
 			if last == nil {
 				last = ctx.Err()
@@ -164,7 +167,7 @@ func (c *connects) begin(p peerid.ID) (*establishment, error) {
 	if e := c.byPeer[p]; e != nil {
 		return e, nil
 	}
-	e := &establishment{peer: p, initiator: true, done: make(chan struct{})}
+	e := &establishment{peer: p, initiator: true, replaced: make(chan struct{}), done: make(chan struct{})}
 	e.ctx, e.cancel = context.WithCancelCause(c.ctx)
 	c.byPeer[p] = e
 	c.wg.Go(func() {
@@ -424,9 +427,10 @@ func (c *connects) admit(in *pipe.Incoming) (e *establishment, again []byte, sta
 		default:
 			old.cancel(errYield)
 		}
+		close(old.replaced) // whoever waits for it waits for the new one
 	}
 	c.responding++
-	e = &establishment{peer: in.Peer, session: in.Session, answered: make(chan struct{}), done: make(chan struct{})}
+	e = &establishment{peer: in.Peer, session: in.Session, answered: make(chan struct{}), replaced: make(chan struct{}), done: make(chan struct{})}
 	e.ctx, e.cancel = context.WithCancelCause(c.ctx)
 	c.byPeer[in.Peer] = e
 	if ch := c.arrived[e.peer]; ch != nil {

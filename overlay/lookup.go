@@ -29,6 +29,9 @@ const (
 	// askPatience is how long a walk whose nearest servers have mostly
 	// answered waits for the rest.
 	askPatience = 400 * time.Millisecond
+	// askAgain is the pause before a name is asked for again, when too few
+	// servers have answered.
+	askAgain = 200 * time.Millisecond
 	// lookupTimeout bounds a walk.
 	lookupTimeout = 8 * time.Second
 	// settle is how long a read waits for better records once it has a good

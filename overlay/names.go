@@ -3,6 +3,7 @@ package overlay
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -187,7 +188,16 @@ func (n *names) resolve(ctx context.Context, label string) (Found, error) {
 }
 
 func (n *names) run(label string, c *call) {
+	// A server that is merely slow has not said anything about the name: as
+	// long as one is connected, ask again.
+	deadline := time.Now().Add(lookupTimeout)
 	f, err := n.read(n.o.ctx, label)
+	for errors.Is(err, ErrUnavailable) && time.Now().Before(deadline) && len(n.o.db.servers()) > 0 {
+		if !pause(n.o.ctx, askAgain) {
+			break
+		}
+		f, err = n.read(n.o.ctx, label)
+	}
 	n.finish(label, c, f, err)
 }
 

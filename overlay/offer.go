@@ -2,7 +2,6 @@ package overlay
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -277,7 +276,7 @@ func (r *router) route(ctx context.Context, target peerid.ID, offer []byte) (ans
 		via peerid.ID
 		err error
 	}
-	results := make(chan result)
+	results := make(chan result, offerWays+1) // each way's one result: no sender waits
 	ways := make(chan way)
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -315,14 +314,7 @@ func (r *router) route(ctx context.Context, target peerid.ID, offer []byte) (ans
 				ctx, cancel := context.WithTimeout(ctx, offerTimeout)
 				defer cancel()
 				a, err := r.try(ctx, w, q)
-				select {
-				case results <- result{a, id, err}:
-				case <-ctx.Done():
-					select {
-					case results <- result{a, id, cmp.Or(err, ctx.Err())}:
-					case <-time.After(0):
-					}
-				}
+				results <- result{a, id, err}
 			})
 		case res := <-results:
 			busy--
