@@ -111,6 +111,24 @@ func TestNoDataBeforeConsent(t *testing.T) {
 		if at := pa.best.Load(); at != nil || pa.Err() == nil {
 			t.Errorf("data goes to %v", at.Remote)
 		}
+		// Five challenges are all that is sent there.
+		if left := pa.find(second, elsewhere).budget.Load(); left > 5*(8+9+16) {
+			t.Errorf("%d more bytes may be sent there", left)
+		}
+		got := 0
+		n.mu.Lock()
+		n.at[elsewhere] = b.s
+		n.drop = func(_, to netip.AddrPort, d []byte) bool {
+			if to == elsewhere {
+				got++
+			}
+			return true
+		}
+		n.mu.Unlock()
+		settle(20 * time.Second)
+		if got == 0 || got > challengeTries {
+			t.Errorf("%d datagrams sent there", got)
+		}
 	})
 }
 

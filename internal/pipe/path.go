@@ -15,7 +15,8 @@ const (
 	maxPaths         = 8
 	maxUnvalidated   = 3
 	challengeTries   = 5
-	amplification    = 3 // bytes sent per byte received, before a path is validated
+	challengeLen     = wire.HeaderLen + 9 + wire.TagLen // bytes of its datagram
+	amplification    = 3                                // bytes sent per byte received, before a path is validated
 	initialRTT       = 200 * time.Millisecond
 	betterRTT        = 0.7 // of the present RTT: what another path must show to be switched to
 	betterRTTAtLeast = 5 * time.Millisecond
@@ -133,7 +134,7 @@ func (p *Pipe) AddPath(at Path) {
 		return
 	}
 	if t := p.newPath(at, now); t != nil {
-		t.budget.Store(amplification * wire.BaseMTU)
+		t.budget.Store(challengeTries * challengeLen)
 		p.startChallenge(t, now)
 	}
 }
@@ -152,7 +153,7 @@ func (p *Pipe) addLocal(s Sender) {
 			continue
 		}
 		if t := p.newPath(at, now); t != nil {
-			t.budget.Store(amplification * wire.BaseMTU)
+			t.budget.Store(challengeTries * challengeLen)
 			t.follow = true
 			p.startChallenge(t, now)
 		}
