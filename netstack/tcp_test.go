@@ -7,12 +7,9 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
-	"sync/atomic"
 	"testing"
 
 	"golang.org/x/net/nettest"
-
-	"github.com/idloc/idloc/shim/shimtest"
 )
 
 func TestTCPEcho(t *testing.T) {
@@ -143,37 +140,6 @@ func TestCloseDelivers(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, _ = c.Close(), r.a.Close()
-	if got, err := io.ReadAll(s); !bytes.Equal(got, want) || err != nil {
-		t.Errorf("%d of %d bytes, %v", len(got), len(want), err)
-	}
-}
-
-// Lost and swapped datagrams cost time, not bytes.
-func TestTCPLoss(t *testing.T) {
-	r := newRig(t)
-	c, s := r.pair(t, r.b6)
-	var n atomic.Uint64
-	r.net.SetFilter(func(_, _ *shimtest.Node, b []byte, seg int) []byte {
-		if len(b) < seg*2 {
-			return b
-		}
-		out := make([]byte, 0, len(b))
-		for ; len(b) > 0; b = b[min(seg, len(b)):] {
-			switch d := b[:min(seg, len(b))]; {
-			case n.Add(1)%50 == 0: // lost
-			case len(out) >= seg && len(d) == seg && n.Load()%70 == 0: // swapped
-				at := len(out) - seg
-				out = append(out, out[at:]...)
-				copy(out[at:], d)
-			default:
-				out = append(out, d...)
-			}
-		}
-		return out
-	})
-	want := make([]byte, 512<<10)
-	_, _ = rand.NewChaCha8([32]byte{7}).Read(want)
-	go func() { _, _ = c.Write(want); _ = c.CloseWrite() }()
 	if got, err := io.ReadAll(s); !bytes.Equal(got, want) || err != nil {
 		t.Errorf("%d of %d bytes, %v", len(got), len(want), err)
 	}

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/idloc/idloc/internal/event"
 	"github.com/idloc/idloc/internal/peerid"
@@ -26,10 +27,15 @@ type Filter func(from, to *Node, b []byte, seg int) []byte
 // SetFilter puts f in the way of all batches from now on.
 func (n *Net) SetFilter(f Filter) { n.filter.Store(&f) }
 
-// Net is a network in memory: every node reaches every other, in order,
-// and loses nothing unless it is overrun or a Filter says so. It may be used concurrently.
+// SetDelay makes every batch sent from now on arrive d later. Order stays.
+func (n *Net) SetDelay(d time.Duration) { n.delay.Store(int64(d)) }
+
+// Net is a network in memory: every node reaches every other, in order and at
+// once unless SetDelay says otherwise, and loses nothing unless it is overrun
+// or a Filter says so. It may be used concurrently.
 type Net struct {
 	filter atomic.Pointer[Filter]
+	delay  atomic.Int64
 
 	// Lost counts the batches that found a node's queue full.
 	Lost atomic.Int64
@@ -64,6 +70,7 @@ type batch struct {
 	from *Node
 	b    *[]byte
 	seg  int
+	due  time.Time // zero: at once
 }
 
 var buffers = sync.Pool{New: func() any { b := make([]byte, 0, 65536); return &b }}
@@ -143,8 +150,12 @@ func (d *Node) WriteBatch(b []byte, seg int, to netip.AddrPort) error {
 	}
 	buf := buffers.Get().(*[]byte)
 	*buf = append((*buf)[:0], b...)
+	m := batch{from: d, b: buf, seg: seg}
+	if delay := time.Duration(d.net.delay.Load()); delay > 0 {
+		m.due = time.Now().Add(delay)
+	}
 	select {
-	case dst.in <- batch{d, buf, seg}:
+	case dst.in <- m:
 	default: // like a socket's buffer: full
 		d.net.Lost.Add(1)
 		buffers.Put(buf)
@@ -158,6 +169,13 @@ func (d *Node) receive() {
 		case <-d.done:
 			return
 		case m := <-d.in:
+			if !m.due.IsZero() {
+				select {
+				case <-d.done:
+					return
+				case <-time.After(time.Until(m.due)):
+				}
+			}
 			d.Pipes.Receive(d, m.from.addr, *m.b, m.seg)
 			buffers.Put(m.b)
 		}
