@@ -48,7 +48,6 @@ func readGraph(root string) (graph, error) {
 			return err
 		}
 		var imports []string
-		named := false
 		for _, i := range f.Imports {
 			imp, err := strconv.Unquote(i.Path.Value)
 			if err != nil {
@@ -58,10 +57,6 @@ func readGraph(root string) (graph, error) {
 				imp = "./" + rel
 			}
 			imports = append(imports, imp)
-			named = named || i.Name == nil || i.Name.Name != "_"
-		}
-		if f.Name.Name == "main" && len(imports) > 0 && !named {
-			return nil // keeps tools in go.mod, after the tools.go habit: no code
 		}
 		rel, err := filepath.Rel(root, filepath.Dir(p))
 		if err != nil {

@@ -14,11 +14,11 @@ import (
 )
 
 // grace is how long goroutines that were told to end have to do so.
-const grace = 5 * time.Second
+const grace = 10 * time.Second
 
 // Main runs the tests of m and exits. If they passed and goroutines other
 // than those the runtime and the listed packages keep for ever are still
-// there after five seconds, it prints their stacks and exits with 1. Each of
+// there after ten seconds, it prints their stacks and exits with 1. Each of
 // allow is a piece of text in a stack that makes it one to keep, a function
 // name with its package.
 func Main(m *testing.M, allow ...string) {
