@@ -388,3 +388,15 @@ func TestRetiredSessions(t *testing.T) {
 		}
 	})
 }
+
+// A pipe may end after the timers did: a datagram is still being worked on
+// while the Endpoint closes.
+func TestForgetAfterClose(t *testing.T) {
+	var ts timers
+	ts.start(func() int64 { return 1 })
+	late := &timed{fire: func(int64) int64 { return 0 }}
+	ts.plan(late, 1<<60)
+	ts.close()
+	ts.forget(late)
+	ts.plan(late, 1)
+}

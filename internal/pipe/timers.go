@@ -138,6 +138,9 @@ func (ts *timers) close() {
 	ts.mu.Lock()
 	stopped := ts.stopped
 	ts.stopped = true
+	for _, t := range ts.heap {
+		t.pos = 0 // a pipe that ends later forgets itself
+	}
 	ts.heap = nil
 	ts.mu.Unlock()
 	if !stopped {
