@@ -75,7 +75,7 @@ func TestTCPLoss(t *testing.T) {
 		"few, both ways": {2 << 20, 0, &faults{lose: .02, reorder: .05, acks: true}},
 		"order":          {4 << 20, time.Millisecond, &faults{reorder: .05, acks: true}},
 		"delay":          {4 << 20, 5 * time.Millisecond, &faults{lose: .003}},
-		"many":           {256 << 10, 0, &faults{lose: .25}},
+		"many":           {128 << 10, 0, &faults{lose: .25}},
 		"bursts":         {1 << 20, 0, &faults{burst: .12 / 20, acks: true}},
 	} {
 		t.Run(name, func(t *testing.T) {
