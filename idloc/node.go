@@ -55,9 +55,9 @@ type Node struct {
 	close  func() error // once
 
 	saving  sync.Mutex              // serialises save
-	dirty   chan struct{}           // capacity 1: the LSI table has changed
+	dirty   chan struct{}           // capacity 1: there is something for keepState
 	capture atomic.Pointer[capture] // the one that runs
-	wg      sync.WaitGroup          // the DNS server's sockets and keepLSIs
+	wg      sync.WaitGroup          // the DNS server's sockets and keepState
 }
 
 // Create founds the overlay of domain ("example.com") and returns its first
@@ -148,7 +148,7 @@ func start(ctx context.Context, cfg Config, enter func(context.Context, overlay.
 	if err := n.startDNS(); err != nil {
 		return nil, fmt.Errorf("idloc: %w", err)
 	}
-	n.wg.Go(n.keepLSIs)
+	n.wg.Go(n.keepState)
 	n.log.Info("node is up", "name", n.Name(), "peer", n.id, "port", n.sock.Number())
 	return n, nil
 }
@@ -290,7 +290,7 @@ func (n *Node) emit(e Event) {
 	if e.Time.IsZero() {
 		e.Time = time.Now()
 	}
-	if e.Kind == event.LSIAssigned {
+	if e.Kind == event.LSIAssigned || e.Kind == event.OfferSent {
 		select {
 		case n.dirty <- struct{}{}:
 		default:
@@ -344,13 +344,15 @@ func identity(dir *state.Dir) (ed25519.PrivateKey, error) {
 // saveLSIs keeps the table, so that a restart gives peers the same LSIs.
 func (n *Node) saveLSIs() { n.save(stateLSIs, n.table.Entries()) }
 
-// keepLSIs saves the table after changes, off the path of whoever dials, so
-// that a crash does not give an LSI to another peer.
-func (n *Node) keepLSIs() {
+// keepState saves the table and the timestamp of the newest offer after
+// changes, off the path of whoever dials: a crash must not give an LSI to
+// another peer, nor let offers begin again below what peers have seen.
+func (n *Node) keepState() {
 	for {
 		select {
 		case <-n.dirty:
 			n.saveLSIs()
+			n.save(stateTimestamp, n.pipes.Load().LastTimestamp())
 		case <-n.ctx.Done():
 			return
 		}
