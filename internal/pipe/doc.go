@@ -143,11 +143,12 @@
 // A path is a local address and a remote one. It is validated when ICE found
 // it (Up) or when the peer answered PATH_CHALLENGE (8 random bytes) sent
 // there; before, at most 3 bytes are sent for each authenticated byte from
-// there, and the challenges to one that this side tries of itself. An authenticated packet with a higher counter than all before from
-// an unknown address starts a challenge, at most 3 at a time, 5 tries each,
-// and switches nothing; once answered, data moves there if the old path has
-// been silent since. Else data stays on its path until that fails or a
-// validated one is faster by 30 % and 5 ms. At most 8 paths are kept.
+// there, and the challenges to one that this side tries of itself. An
+// authenticated packet with a higher counter than all before from an unknown
+// address starts a challenge, at most 3 at a time, 5 tries each, and switches
+// nothing; once answered, data moves there if the old path has been silent
+// since. Else data stays on its path until that fails or a validated one is
+// faster by 30 % and 5 ms. At most 8 paths are kept.
 //
 // Consent (RFC 7675): data goes only to an address from which an
 // authenticated packet came in the last 30 s. A path not heard or not used
