@@ -2,6 +2,7 @@ package idloc
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -92,6 +93,12 @@ func (n *Node) Ping(ctx context.Context, name string) (PingResult, error) {
 		return PingResult{}, n.ended(stageOf(t.peer, err))
 	}
 	rtt, path, err := p.Ping(ctx)
+	if errors.Is(err, pipe.ErrDead) { // the pipe was of a former run of the peer: make one
+		if p, err = n.ov.Connect(ctx, t.peer); err != nil {
+			return PingResult{}, n.ended(stageOf(t.peer, err))
+		}
+		rtt, path, err = p.Ping(ctx)
+	}
 	if err != nil {
 		return PingResult{}, n.ended(fmt.Errorf("ping %s: %w", name, err))
 	}

@@ -160,6 +160,12 @@ func (p *Pipe) sentData(now int64, seg int) {
 	if seg > wire.BaseMTU && !p.large.Load() {
 		p.large.Store(true)
 	}
+	p.awaitLife(now)
+}
+
+// awaitLife notes that something was sent to which the peer owes a sign of
+// life: data, or a question. The timers look whether it came.
+func (p *Pipe) awaitLife(now int64) {
 	if p.awaiting.Load() == 0 && p.awaiting.CompareAndSwap(0, now) {
 		if due := p.timed.due.Load(); due == 0 || due > now+deadAfter {
 			p.e.timers.plan(&p.timed, now+deadAfter)

@@ -166,6 +166,7 @@ func (p *Pipe) repeatConfirms(now int64) (next int64) {
 		if k.initiator && !k.confirmed.Load() && now-k.created < rejectAfter {
 			waiting = true
 			p.queue(k, p.best.Load(), wire.Frame{Type: wire.FrameConfirm})
+			p.awaiting.CompareAndSwap(0, now) // probeDue comes next
 		}
 	}
 	if !waiting {
@@ -223,7 +224,8 @@ func (p *Pipe) pong(id uint64, now int64) {
 }
 
 // Ping measures the round trip on the present path. It asks again every half
-// second until an answer comes or ctx ends.
+// second until an answer comes, ctx ends, or the pipe is no longer up: a peer
+// that is gone is ErrDead after about a second.
 func (p *Pipe) Ping(ctx context.Context) (rtt time.Duration, at Path, err error) {
 	done := make(chan time.Duration, 1)
 	again := time.NewTicker(500 * time.Millisecond)
@@ -231,16 +233,18 @@ func (p *Pipe) Ping(ctx context.Context) (rtt time.Duration, at Path, err error)
 	for {
 		p.mu.Lock()
 		t := p.best.Load()
-		if p.state == stateClosed || t == nil {
+		if p.state != stateUp || t == nil {
 			err := p.err
 			if err == nil {
-				err = ErrNoPath
+				err = ErrNotUp
 			}
 			p.unlock()
 			return 0, Path{}, err
 		}
-		p.sendPing(t, p.e.now(), done)
+		now := p.e.now()
+		p.sendPing(t, now, done)
 		p.unlock()
+		p.awaitLife(now)
 		select {
 		case rtt := <-done:
 			return rtt, t.Path, nil

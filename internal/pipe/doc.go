@@ -156,8 +156,8 @@
 // is open; a pipe without data for 5 min (Config.IdleTimeout) sends CLOSE(1)
 // and closes, so nothing is kept alive without traffic.
 //
-// Dead peers: if data was sent and nothing authenticated came for
-// max(500 ms, 3 RTT), all paths are pinged, three times in the following
+// Dead peers: if data, a CONFIRM(0) or a PING that somebody waits for was
+// sent and nothing authenticated came for max(500 ms, 3 RTT), all paths are pinged, three times in the following
 // max(500 ms, 2 RTT); then the pipe is silent: Handler.Down, no data, a ping
 // a second until consent ends. The path heard first brings it up again. A
 // pipe that was quiet for long needs no ping before its first packet:
