@@ -1,6 +1,8 @@
 package overlay
 
 import (
+	"time"
+
 	"crypto/ed25519"
 	"errors"
 	"fmt"
@@ -99,4 +101,9 @@ type PeerInfo struct {
 }
 
 // InviteOptions says what a token admits.
-type InviteOptions = inviteOptions
+type InviteOptions struct {
+	Name     string        // "" is any label
+	Expires  time.Duration // 0 is 24 h
+	Relay    bool
+	Delegate bool
+}

@@ -185,7 +185,7 @@ func TestFounderGone(t *testing.T) {
 	earth, peers := crowd(t, 3)
 	a, b := peers[0], peers[1]
 	for _, p := range peers {
-		p.askPeers()
+		p.askPeers(t.Context())
 		await(t, "other members known", 5*time.Second, func() bool { return len(p.peers.addrInfos()) >= 3 })
 	}
 	earth.shut()

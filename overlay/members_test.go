@@ -218,7 +218,7 @@ func TestRestartThroughRemembered(t *testing.T) {
 	venus := earth.join(t, "venus")
 	dir := memory(t)
 	mars := earth.joinWith(t, newNode(t, dir), "mars", InviteOptions{})
-	mars.askPeers()
+	mars.askPeers(t.Context())
 	await(t, "venus known to mars", 5*time.Second, func() bool { return len(mars.peers.addrInfos()) == 2 })
 	mars.shut()
 	earth.shut()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -30,6 +31,7 @@ const (
 	bootstrapWidth   = 8
 	peersTimeout     = 3 * time.Second
 	askPeersPause    = 5 * time.Second // between questions that an arrival causes
+	askPeersWidth    = 3               // how many members are asked at a time
 	peersMax         = 16
 	peersAddrs       = 4
 	// orphanRetry is how soon a peer without connections tries again.
@@ -108,7 +110,11 @@ func (o *Overlay) keepUp() {
 			compared = time.Now()
 			o.pulse()
 		}
-		if (pulse || time.Since(asked) > askPeersPause) && o.askPeers() {
+		pause := askPeersPause
+		if len(o.db.servers()) == 0 {
+			pause = orphanRetry / 2 // somebody must know where the records are
+		}
+		if (pulse || time.Since(asked) > pause) && o.askPeers(o.ctx) {
 			asked = time.Now()
 		}
 		o.remember()
@@ -256,35 +262,62 @@ func (o *Overlay) servePeers(s network.Stream, from *membership.Member) {
 	_, _ = s.Write(b)
 }
 
-// askPeers asks one member whom it knows, and says whether there is one.
-func (o *Overlay) askPeers() bool {
+// askPeers asks a few members whom they know, and says whether there was one
+// to ask. While this peer knows too few servers it connects to those it is
+// told of: two servers that only share a client would each keep a database of
+// their own.
+func (o *Overlay) askPeers(ctx context.Context) bool {
 	all := o.gate.members()
 	if len(all) == 0 {
 		return false
 	}
-	d := all[rand.IntN(len(all))]
-	o.gate.spawn(func() {
-		ctx, cancel := context.WithTimeout(o.ctx, peersTimeout)
-		defer cancel()
-		s, err := o.gate.stream(ctx, d.peer, o.proto("peers"))
-		if err != nil {
-			return
+	ctx, cancel := context.WithTimeout(ctx, peersTimeout)
+	defer cancel()
+	rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+	told := make([][]toldPeer, min(len(all), askPeersWidth))
+	var wg sync.WaitGroup
+	for i := range told {
+		wg.Go(func() { told[i] = o.askPeersOf(ctx, all[i].peer) })
+	}
+	wg.Wait()
+	var servers []peer.AddrInfo
+	for _, p := range slices.Concat(told...) {
+		o.peers.note(p.id, p.addrs, p.server)
+		id := toLibp2p(p.id)
+		if _, ok := o.gate.member(id); !ok && p.server && len(p.addrs) > 0 && p.id != o.self {
+			servers = append(servers, peer.AddrInfo{ID: id, Addrs: p.addrs})
 		}
-		defer s.Reset()
-		stop := context.AfterFunc(ctx, func() { _ = s.Reset() })
-		defer stop()
-		if s.CloseWrite() != nil {
-			return
-		}
-		list, err := readPeers(s)
-		if err != nil {
-			return
-		}
-		for _, p := range list {
-			o.peers.note(p.id, p.addrs, p.server)
-		}
-	})
+	}
+	for _, ai := range servers[:min(len(servers), max(0, fewServers-len(o.db.servers())))] {
+		wg.Go(func() {
+			ctx, cancel := context.WithTimeout(ctx, peersTimeout)
+			defer cancel()
+			if _, err := o.gate.connect(ctx, ai); err != nil {
+				o.log.Debug("connecting to a server heard of", "peer", ai.ID, "err", err)
+			}
+		})
+	}
+	wg.Wait()
 	return true
+}
+
+// askPeersOf asks one member whom it knows.
+func (o *Overlay) askPeersOf(ctx context.Context, p peer.ID) []toldPeer {
+	s, err := o.gate.stream(ctx, p, o.proto("peers"))
+	if err != nil {
+		return nil
+	}
+	defer s.Reset()
+	stop := context.AfterFunc(ctx, func() { _ = s.Reset() })
+	defer stop()
+	if s.CloseWrite() != nil {
+		return nil
+	}
+	list, err := readPeers(s)
+	if err != nil {
+		return nil
+	}
+	return list
 }
 
 type toldPeer struct {
@@ -319,14 +352,6 @@ func readPeers(r io.Reader) ([]toldPeer, error) {
 		out = append(out, p)
 	}
 	return out, nil
-}
-
-// inviteOptions says what a token admits.
-type inviteOptions struct {
-	Name     string        // "" is any label
-	Expires  time.Duration // 0 is 24 h
-	Relay    bool
-	Delegate bool
 }
 
 // Invite makes a token. Only the founder and delegates can.
