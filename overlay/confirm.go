@@ -34,6 +34,7 @@ const (
 	confirmNobody  = 2 // nobody here can
 
 	confirmTimeout = 4 * time.Second
+	tellTimeout    = time.Second // for the other issuers to note it
 	maxTies        = 200 // mars-2 … mars-200
 )
 
@@ -325,9 +326,10 @@ func (o *Overlay) issueConfirmed(ctx context.Context, issuer *membership.Issuer,
 	if o.root != nil && m.Roles.Has(membership.RoleDelegate) {
 		o.registry.delegated()
 	}
-	if err := o.registry.set(label, confirmedLabel{Peer: m.Peer, Serial: serial, NotAfter: done.NotAfter, Invitation: m.Invitation, Named: !m.Wildcard}); err != nil {
+	if err := o.registry.set(label, heldBy(done)); err != nil {
 		return confirmAnswer{}, err
 	}
+	o.tellIssuers(ctx, m.Peer, chain)
 	a := confirmAnswer{status: confirmOK, text: label, chain: chain}
 	if o.root != nil && m.Roles.Has(membership.RoleDelegate) {
 		if a.delegation, err = o.root.Delegate(m.Peer, m.Roles, time.Time{}, now); err != nil {
@@ -337,8 +339,80 @@ func (o *Overlay) issueConfirmed(ctx context.Context, issuer *membership.Issuer,
 	return a, nil
 }
 
-// assign picks the label and the serial. The registry is this issuer's own
-// memory; the database tells what other issuers have confirmed.
+// tellIssuers shows a chain that this issuer has just confirmed to the others
+// it is connected to, so that none of them gives the label away again, also
+// while the database is out of reach. It returns when all have read it, or
+// after tellTimeout: one that is dead must not keep a joiner waiting.
+func (o *Overlay) tellIssuers(ctx context.Context, subject peerid.ID, chain []byte) {
+	ctx, cancel := context.WithTimeout(ctx, tellTimeout)
+	defer cancel()
+	var wg sync.WaitGroup
+	for _, d := range o.gate.members() {
+		if d.flags&flagIssuer == 0 || d.id == subject {
+			continue
+		}
+		wg.Go(func() {
+			s, err := o.gate.stream(ctx, d.peer, o.proto("confirmed"))
+			if err != nil {
+				return
+			}
+			defer s.Reset()
+			stop := context.AfterFunc(ctx, func() { _ = s.Reset() })
+			defer stop()
+			if _, err := s.Write(appendShort16(nil, chain)); err != nil {
+				return
+			}
+			_ = s.CloseWrite()
+			_, _ = io.ReadFull(s, make([]byte, 1))
+		})
+	}
+	wg.Wait()
+}
+
+// serveConfirmed reads a chain that another issuer has confirmed, and answers
+// one byte when it is noted. The chain speaks for itself: who shows it does
+// not matter.
+//
+//	notice: chain length 2 | chain
+func (o *Overlay) serveConfirmed(s network.Stream, _ *membership.Member) {
+	_ = s.SetDeadline(time.Now().Add(confirmTimeout))
+	f := &fieldReader{r: s}
+	chain := f.short16(maxChain)
+	if f.err != nil {
+		_ = s.Reset()
+		return
+	}
+	m, err := membership.VerifyChain(chain, o.ov, time.Now(), o.revoked.Load())
+	if err != nil || !m.Confirmed {
+		_ = s.Reset()
+		return
+	}
+	if err := o.noteConfirmed(m); err != nil {
+		o.log.Error("saving what another issuer confirmed", "err", err)
+	}
+	_, _ = s.Write([]byte{1})
+	_ = s.Close()
+}
+
+// noteConfirmed keeps what another issuer has confirmed. Of two claims the
+// earlier stands.
+func (o *Overlay) noteConfirmed(m *membership.Member) error {
+	o.names.saw(m)
+	o.mu.Lock()
+	issuer := o.issuer
+	o.mu.Unlock()
+	if issuer == nil {
+		return nil
+	}
+	held, ok := o.registry.get(m.Label)
+	if ok && held.Peer != m.Peer && held.Serial <= m.Serial && time.Now().Before(held.NotAfter) {
+		return nil
+	}
+	return o.registry.set(m.Label, heldBy(m))
+}
+
+// assign picks the label and the serial. The registry is what this issuer has
+// confirmed and what others have told it; the database tells the rest.
 func (o *Overlay) assign(ctx context.Context, m *membership.Member, want string, now time.Time) (string, uint64, error) {
 	if !m.Wildcard {
 		want = m.Label // a named invitation leaves no choice
@@ -385,7 +459,7 @@ func (o *Overlay) takenElsewhere(ctx context.Context, label string, p peerid.ID)
 	return rec != nil && rec.Peer != p && !rec.Tombstone && rec.Member().Confirmed
 }
 
-// confirmedLabel is one label that this issuer has confirmed.
+// confirmedLabel is one label that an issuer has confirmed.
 type confirmedLabel struct {
 	Peer       peerid.ID      `json:"peer"`
 	Serial     uint64         `json:"serial"`
@@ -394,7 +468,11 @@ type confirmedLabel struct {
 	Named      bool           `json:"named"`
 }
 
-// registry is an issuer's memory of what it confirmed. It is safe for
+func heldBy(m *membership.Member) confirmedLabel {
+	return confirmedLabel{Peer: m.Peer, Serial: m.Serial, NotAfter: m.NotAfter, Invitation: m.Invitation, Named: !m.Wildcard}
+}
+
+// registry is an issuer's memory of what it and others confirmed. It is safe for
 // concurrent use.
 type registry struct {
 	dir     *state.Dir

@@ -56,8 +56,15 @@
 // is asked.
 //
 // Of two claims to a label the founder, or a delegate, confirms one; the other
-// peer gets mars-2 before its Join returns. With neither reachable, membership
-// and name stay provisional and the database decides by naming's order.
+// peer gets mars-2 before its Join returns. An issuer shows each chain that it
+// confirms to the other issuers it is connected to before it answers, so they
+// agree without the database; of two that could not see each other the earlier
+// serial stands. With none reachable, membership and name stay provisional and
+// the database decides by naming's order.
+//
+// A member that knows fewer than three servers asks others whom they know,
+// and connects to the servers it is told of. Without that, two servers whose
+// only common contact is a client would each keep a database of their own.
 //
 // # Files
 //

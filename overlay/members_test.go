@@ -84,9 +84,23 @@ func TestNamedTokenOnce(t *testing.T) {
 	}
 }
 
+// awaitIssuer returns once n has heard that other may confirm.
+func (n *node) awaitIssuer(t *testing.T, other *node) {
+	t.Helper()
+	await(t, "an issuer known as one", 5*time.Second, func() bool {
+		for _, d := range n.gate.members() {
+			if d.peer == other.host.ID() && d.flags&flagIssuer != 0 {
+				return true
+			}
+		}
+		return false
+	})
+}
+
 func TestDelegateInvites(t *testing.T) {
 	earth := founded(t, "earth")
 	venus := earth.joinWith(t, newNode(t, nil), "venus", InviteOptions{Delegate: true})
+	earth.awaitIssuer(t, venus)
 	plain := earth.join(t, "plain")
 	if _, err := plain.Invite(InviteOptions{}); !errors.Is(err, ErrNotIssuer) {
 		t.Errorf("a plain member invites: %v", err)
@@ -105,6 +119,24 @@ func TestDelegateInvites(t *testing.T) {
 		f, err := saturn.Resolve(t.Context(), "mars")
 		return err == nil && f.Peer == mars.Self()
 	})
+}
+
+// TestIssuersAgree: what one issuer has confirmed another does not give away
+// again, though nobody is left who could tell from the database.
+func TestIssuersAgree(t *testing.T) {
+	earth := founded(t, "earth")
+	venus := earth.joinWith(t, newNode(t, nil), "venus", InviteOptions{Delegate: true})
+	earth.awaitIssuer(t, venus)
+	mars := earth.join(t, "mars")
+	if p, ok := venus.registry.find("mars"); !ok || p != mars.Self() {
+		t.Errorf("venus has %v, %v for mars when Join has returned", p, ok)
+	}
+	mars.shut()
+	earth.shut()
+	await(t, "founder gone", 5*time.Second, func() bool { _, ok := venus.gate.member(earth.host.ID()); return !ok })
+	if got := venus.join(t, "mars").Name(); got != "mars-2.example.com" {
+		t.Errorf("a second mars is %q", got)
+	}
 }
 
 // TestJoinThroughOrdinaryMember enters with a token whose addresses are not the
@@ -273,7 +305,7 @@ func TestStranger(t *testing.T) {
 		t.Fatal(err)
 	}
 	start := time.Now()
-	pids := []protocol.ID{earth.db.proto, earth.proto("offer"), earth.proto("confirm"), earth.proto("revocation"), earth.proto("peers")}
+	pids := []protocol.ID{earth.db.proto, earth.proto("offer"), earth.proto("confirm"), earth.proto("confirmed"), earth.proto("revocation"), earth.proto("peers")}
 	var wg sync.WaitGroup
 	for _, pid := range pids {
 		wg.Go(func() {

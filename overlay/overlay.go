@@ -247,6 +247,7 @@ func (o *Overlay) compose() error {
 	}
 	o.gate.handle(o.proto("offer"), o.router.serve)
 	o.gate.handle(o.proto("confirm"), o.serveConfirm)
+	o.gate.handle(o.proto("confirmed"), o.serveConfirmed)
 	o.gate.handle(o.proto("revocation"), o.serveRevocation)
 	o.gate.handle(o.proto("peers"), o.servePeers)
 	o.gate.handle(o.proto("dialback"), o.serveDialBack)
