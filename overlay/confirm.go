@@ -35,7 +35,7 @@ const (
 
 	confirmTimeout = 4 * time.Second
 	tellTimeout    = time.Second // for the other issuers to note it
-	maxTies        = 200 // mars-2 … mars-200
+	maxTies        = 200         // mars-2 … mars-200
 )
 
 var (
