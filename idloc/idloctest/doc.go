@@ -1,0 +1,46 @@
+// Package idloctest runs overlays of whole nodes on a simulated network, for
+// the tests of programs that use idloc: NATs, loss, address changes, without
+// root, and with no packet leaving the process.
+//
+//	lab := idloctest.New(t)
+//	lab.Node("earth")                                               // the first one founds the overlay
+//	mars := lab.Node("mars", idloctest.BehindNAT(idloctest.PortRestricted))
+//	venus := lab.Node("venus", idloctest.BehindNAT(idloctest.Symmetric))
+//	conn, err := venus.Dial(ctx, "tcp", "mars.example.com:80")      // ordinary idloc from here on
+//
+// A [Node] is an *idloc.Node with everything it has in production: QUIC, STUN
+// and pipes on its one UDP port. Only the network below it, Config.Net, is
+// this package's. It does not use pion's vnet, which can neither move a host,
+// nor forget a NAT's mappings, nor carry IPv6.
+//
+// # The network
+//
+// There is one internet; each [Host] has addresses in it or behind a [NAT]
+// box, and boxes may stand behind boxes. All boxes number their inside
+// alike, as they do in homes, so hosts behind different boxes have the same
+// private address. Mapping and filtering are those of RFC 4787 §4 and §5. Each
+// host has a [Link]: delay, jitter, rate, loss, bursts, duplicates,
+// reordering, a size above which datagrams vanish. Links, places and
+// partitions may be changed while traffic flows.
+//
+// # Time and chance
+//
+// Time is real: gVisor's TCP cannot run in a testing/synctest bubble. Keep
+// delays small. All chance of the network (ports of mappings, which packet is
+// lost) comes from one seed, which [New] logs; [Seed] or the environment
+// variable IDLOCTEST_SEED repeats it. The sequence of decisions is then the
+// same; the sequence of packets that they fall on depends on the scheduler.
+//
+// # Concurrency
+//
+// All methods may be called from any goroutine, but those that take part in a
+// test's failing ([Lab.Node]) from the test's own only.
+//
+// # Files
+//
+//	lab.go    Lab, Node: composition
+//	host.go   hosts, their links and counters
+//	nat.go    NAT boxes                        RFC 4787
+//	route.go  where a datagram goes, and when
+//	net.go    the network as pion's transport.Net, UDP sockets
+package idloctest

@@ -1,0 +1,231 @@
+package idloctest
+
+import (
+	"hash/fnv"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"sync/atomic"
+	"time"
+)
+
+// Link is what happens to the datagrams of a host, the same in both
+// directions and independently in each. The zero Link is perfect.
+type Link struct {
+	Delay   time.Duration // one way
+	Jitter  time.Duration // more, at random up to this; the order is kept
+	Rate    int           // bytes of UDP payload a second; 0 = no limit. 200 ms are queued, the rest is dropped
+	Loss    float64       // fraction lost
+	Burst   int           // lost in runs of this many; 0 = singly
+	Dup     float64       // fraction that comes twice
+	Reorder float64       // fraction that is overtaken by what is sent in the 10 ms after it
+	MTU     int           // larger UDP payloads vanish, without an error; 0 = no limit
+}
+
+const (
+	linkQueue    = 200 * time.Millisecond
+	reorderDelay = 10 * time.Millisecond
+)
+
+// way is one direction of a host's link. The network's mu guards it.
+type way struct {
+	rng     *rand.Rand
+	burst   int       // still to be lost
+	free    time.Time // when the link has sent what it has
+	lastDue time.Time
+}
+
+// plan decides about one datagram: when its copies arrive. None: it is lost.
+func (w *way) plan(l *Link, n int, now time.Time, due []time.Time) []time.Time {
+	if l.MTU > 0 && n > l.MTU {
+		return due
+	}
+	if w.burst > 0 {
+		w.burst--
+		return due
+	}
+	if l.Loss > 0 && w.rng.Float64() < l.Loss/float64(max(1, l.Burst)) {
+		w.burst = max(0, l.Burst-1)
+		return due
+	}
+	at := now
+	if l.Rate > 0 {
+		if w.free.Before(now) {
+			w.free = now
+		}
+		if w.free.Sub(now) > linkQueue {
+			return due
+		}
+		w.free = w.free.Add(time.Duration(n) * time.Second / time.Duration(l.Rate))
+		at = w.free
+	}
+	at = at.Add(l.Delay)
+	if l.Jitter > 0 {
+		at = at.Add(time.Duration(w.rng.Int64N(int64(l.Jitter))))
+	}
+	if l.Reorder > 0 && w.rng.Float64() < l.Reorder {
+		return append(due, at.Add(reorderDelay))
+	}
+	if at.Before(w.lastDue) {
+		at = w.lastDue
+	}
+	w.lastDue = at
+	due = append(due, at)
+	if l.Dup > 0 && w.rng.Float64() < l.Dup {
+		due = append(due, at)
+	}
+	return due
+}
+
+// place is where a host is.
+type place struct {
+	box  *NAT // nil: on the internet
+	v6   bool // has an IPv6 address
+	no4  bool // has no IPv4 address
+	only *Host
+}
+
+// address is one of a host.
+type address struct {
+	ip     netip.Addr
+	prefix netip.Prefix
+	realm  *realm
+}
+
+// Host is a machine on the network.
+type Host struct {
+	net  *network
+	name string
+
+	// The network's mu guards what follows.
+	addrs    []address
+	firewall *Host
+	box      *NAT
+	link     Link
+	out, in  way
+	conns    map[netip.AddrPort]*udpConn
+	port     uint16 // last one given out
+
+	sent, received counter
+}
+
+type counter struct{ packets, bytes, stun atomic.Uint64 }
+
+func (c *counter) count(b []byte) {
+	c.packets.Add(1)
+	c.bytes.Add(uint64(len(b)))
+	if len(b) > 0 && b[0] < 4 {
+		c.stun.Add(1)
+	}
+}
+
+// Traffic counts datagrams.
+type Traffic struct {
+	Packets uint64
+	Bytes   uint64 // of UDP payload
+	STUN    uint64 // packets with a first byte of 0 to 3 (RFC 7983)
+}
+
+func (c *counter) snapshot() Traffic {
+	return Traffic{c.packets.Load(), c.bytes.Load(), c.stun.Load()}
+}
+
+// Sent counts what the host has given to its link.
+func (h *Host) Sent() Traffic { return h.sent.snapshot() }
+
+// Received counts what has come to the host's addresses, whether a socket was
+// there or not.
+func (h *Host) Received() Traffic { return h.received.snapshot() }
+
+// Addrs returns the host's present addresses.
+func (h *Host) Addrs() []netip.Addr {
+	h.net.mu.Lock()
+	defer h.net.mu.Unlock()
+	var out []netip.Addr
+	for _, a := range h.addrs {
+		out = append(out, a.ip)
+	}
+	return out
+}
+
+// SetLink changes the host's link. What is on its way stays so.
+func (h *Host) SetLink(l Link) {
+	h.net.mu.Lock()
+	defer h.net.mu.Unlock()
+	h.link = l
+}
+
+// Rebind has the box before the host forget all its mappings, as one that
+// restarts does: the host's datagrams leave from other ports from now on, and
+// what is sent to the old ones is lost. Nobody is told. Of boxes in a chain it
+// is the one nearest to the internet.
+func (h *Host) Rebind() {
+	h.net.mu.Lock()
+	defer h.net.mu.Unlock()
+	for b := h.box; b != nil; b = b.outer.up {
+		if b.outer.up == nil {
+			b.forget()
+		}
+	}
+}
+
+// host adds a host.
+func (n *network) host(name string, at place, l Link) *Host {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	f := fnv.New64a()
+	f.Write([]byte(name))
+	h := &Host{net: n, name: name, link: l, conns: map[netip.AddrPort]*udpConn{}, port: 40000}
+	h.out.rng = rand.New(rand.NewPCG(n.seed, f.Sum64()))
+	h.in.rng = rand.New(rand.NewPCG(n.seed, f.Sum64()+1))
+	h.attach(at)
+	return h
+}
+
+// move detaches the host and puts it elsewhere.
+func (h *Host) move(at place) {
+	h.net.mu.Lock()
+	defer h.net.mu.Unlock()
+	for _, a := range h.addrs {
+		delete(a.realm.owners, a.ip)
+	}
+	h.addrs = nil
+	h.attach(at)
+}
+
+// attach gives the host its addresses. The caller holds mu.
+func (h *Host) attach(at place) {
+	h.firewall, h.box = at.only, at.box
+	internet := h.net.internet
+	if !at.no4 {
+		r := internet
+		if at.box != nil {
+			r = at.box.inner
+		}
+		ip := r.allocate()
+		r.owners[ip] = h
+		h.addrs = append(h.addrs, address{ip, netip.PrefixFrom(ip, r.prefix.Bits()).Masked(), r})
+		if at.box != nil && at.box.kind.OneToOne {
+			at.box.static = ip
+		}
+	}
+	if at.v6 {
+		ip := h.net.allocate6()
+		internet.owners[ip] = h
+		h.addrs = append(h.addrs, address{ip, netip.PrefixFrom(ip, 64).Masked(), internet})
+	}
+}
+
+// realmOf returns where the host has the address, nil if nowhere. The caller
+// holds mu.
+func (h *Host) realmOf(ip netip.Addr) *realm {
+	i := slices.IndexFunc(h.addrs, func(a address) bool { return a.ip == ip })
+	if i < 0 {
+		return nil
+	}
+	return h.addrs[i].realm
+}
+
+// admits says whether the host's firewall lets it talk with other. The caller
+// holds mu.
+func (h *Host) admits(other *Host) bool { return h.firewall == nil || h.firewall == other }

@@ -1,0 +1,230 @@
+package idloctest
+
+import (
+	"container/heap"
+	"encoding/binary"
+	"math/rand/v2"
+	"net/netip"
+	"sync"
+	"time"
+)
+
+// maxHops bounds boxes on a way, both directions together.
+const maxHops = 16
+
+// network is all hosts and boxes. One mutex guards the whole: a datagram costs
+// about a microsecond under it.
+type network struct {
+	seed uint64
+	wg   sync.WaitGroup
+
+	mu       sync.Mutex
+	rng      *rand.Rand
+	internet *realm
+	next6    uint16
+	filter   func(Packet) bool
+	cuts     map[[2]*Host]bool
+	due      schedule
+	seq      uint64
+	plan     []time.Time // scratch
+	closed   bool
+	wake     chan struct{} // capacity 1: due has a new head
+	done     chan struct{}
+}
+
+// realm is an address space: the internet, or what is behind a box.
+type realm struct {
+	prefix netip.Prefix
+	next   netip.Addr
+	owners map[netip.Addr]any // *Host or *NAT
+	up     *NAT               // nil: the internet
+}
+
+func newRealm(p netip.Prefix, up *NAT) *realm {
+	r := &realm{owners: map[netip.Addr]any{}, up: up}
+	r.renumber(p)
+	return r
+}
+
+// renumber sets the prefix of a realm that nobody is in.
+func (r *realm) renumber(p netip.Prefix) { r.prefix, r.next = p, p.Addr().Next() }
+
+// allocate returns an address that was never given out before.
+func (r *realm) allocate() netip.Addr {
+	r.next = r.next.Next()
+	if !r.prefix.Contains(r.next) {
+		panic("idloctest: no more addresses in " + r.prefix.String())
+	}
+	return r.next
+}
+
+func (n *network) allocate6() netip.Addr {
+	n.next6++
+	a := netip.MustParseAddr("2a00:1d::").As16()
+	binary.BigEndian.PutUint16(a[6:], n.next6) // a subnet each
+	a[15] = 2
+	return netip.AddrFrom16(a)
+}
+
+func newNetwork(seed uint64) *network {
+	n := &network{
+		seed: seed, rng: rand.New(rand.NewPCG(seed, 0)), cuts: map[[2]*Host]bool{},
+		wake: make(chan struct{}, 1), done: make(chan struct{}),
+	}
+	// Not the addresses for documentation: libp2p takes those for
+	// unroutable and does not tell them to others.
+	n.internet = newRealm(netip.MustParsePrefix("20.0.0.0/8"), nil)
+	n.wg.Go(n.run)
+	return n
+}
+
+func (n *network) close() {
+	n.mu.Lock()
+	n.closed = true
+	n.mu.Unlock()
+	close(n.done)
+	n.wg.Wait()
+}
+
+func (n *network) setCut(a, b *Host, cut bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.cuts[[2]*Host{a, b}], n.cuts[[2]*Host{b, a}] = cut, cut
+}
+
+// flight is a datagram on its way: first to leave its host's link, then, with
+// at set, to arrive over that of the receiver.
+type flight struct {
+	due      time.Time
+	seq      uint64
+	from     *Host
+	realm    *realm
+	src, dst netip.AddrPort
+	b        []byte
+	at       *Host // nil: not routed yet
+}
+
+// send takes a datagram from a host's socket; b is copied. It says whether
+// the host has the source address.
+func (n *network) send(h *Host, src, dst netip.AddrPort, b []byte) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	r := h.realmOf(src.Addr())
+	if r == nil || n.closed {
+		return false
+	}
+	h.sent.count(b)
+	if n.filter != nil && !n.filter(Packet{h, src, dst, b}) {
+		return true
+	}
+	f := flight{from: h, realm: r, src: src, dst: dst, b: append([]byte(nil), b...)}
+	now := time.Now()
+	n.over(&h.out, &h.link, f, now)
+	return true
+}
+
+// over sends f over one direction of a link. The caller holds mu.
+func (n *network) over(w *way, l *Link, f flight, now time.Time) {
+	if *l == (Link{}) && !w.lastDue.After(now) {
+		n.land(f, now)
+		return
+	}
+	n.plan = w.plan(l, len(f.b), now, n.plan[:0])
+	for _, due := range append([]time.Time(nil), n.plan...) {
+		f := f
+		f.due = due
+		n.seq++
+		f.seq = n.seq
+		heap.Push(&n.due, f)
+	}
+	if len(n.due) > 0 {
+		select {
+		case n.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// land does what comes next for f. The caller holds mu.
+func (n *network) land(f flight, now time.Time) {
+	if f.at != nil {
+		if c := f.at.conns[f.dst]; c != nil {
+			c.push(f.src, f.b)
+		}
+		return
+	}
+	r, src, dst := f.realm, f.src, f.dst
+	for range maxHops {
+		switch owner := r.owners[dst.Addr()].(type) {
+		case *Host:
+			if n.cuts[[2]*Host{f.from, owner}] || !f.from.admits(owner) || !owner.admits(f.from) {
+				return
+			}
+			owner.received.count(f.b)
+			f.at, f.src, f.dst = owner, src, dst
+			n.over(&owner.in, &owner.link, f, now)
+			return
+		case *NAT:
+			var ok bool
+			if dst, ok = owner.inbound(src, dst, now); !ok {
+				return
+			}
+			r = owner.inner
+		default:
+			if r.up == nil {
+				return
+			}
+			var ok bool
+			if src, ok = r.up.outbound(src, dst, now); !ok {
+				return
+			}
+			r = r.up.outer
+		}
+	}
+}
+
+// run lands what is due, until close.
+func (n *network) run() {
+	t := time.NewTimer(time.Hour)
+	defer t.Stop()
+	for {
+		wait := time.Hour
+		n.mu.Lock()
+		for len(n.due) > 0 {
+			now := time.Now()
+			if wait = n.due[0].due.Sub(now); wait > 0 {
+				break
+			}
+			wait = time.Hour
+			n.land(heap.Pop(&n.due).(flight), now)
+		}
+		n.mu.Unlock()
+		t.Reset(wait)
+		select {
+		case <-n.done:
+			return
+		case <-n.wake:
+		case <-t.C:
+		}
+	}
+}
+
+// schedule is a heap by time, and by order of sending at the same time.
+type schedule []flight
+
+func (s schedule) Len() int { return len(s) }
+func (s schedule) Less(i, j int) bool {
+	if s[i].due.Equal(s[j].due) {
+		return s[i].seq < s[j].seq
+	}
+	return s[i].due.Before(s[j].due)
+}
+func (s schedule) Swap(i, j int) { s[i], s[j] = s[j], s[i] }
+func (s *schedule) Push(x any)   { *s = append(*s, x.(flight)) }
+func (s *schedule) Pop() any {
+	old := *s
+	f := old[len(old)-1]
+	old[len(old)-1] = flight{}
+	*s = old[:len(old)-1]
+	return f
+}
