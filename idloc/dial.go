@@ -35,7 +35,9 @@ const connectTimeout = 30 * time.Second
 // The conn of a TCP network has the methods of *net.TCPConn that make sense
 // here (CloseWrite, CloseRead, SetNoDelay, SetLinger, SetKeepAlive…).
 func (n *Node) Dial(ctx context.Context, network, address string) (net.Conn, error) {
-	c, err := n.dial(ctx, network, address)
+	t := n.track(ctx, network, address)
+	c, err := n.dial(ctx, network, address, t)
+	t.end(err)
 	if err != nil {
 		var op *net.OpError
 		if errors.As(err, &op) && op == err {
@@ -46,7 +48,7 @@ func (n *Node) Dial(ctx context.Context, network, address string) (net.Conn, err
 	return c, nil
 }
 
-func (n *Node) dial(ctx context.Context, network, address string) (net.Conn, error) {
+func (n *Node) dial(ctx context.Context, network, address string, track *tracked) (net.Conn, error) {
 	family, err := familyOf(network)
 	if err != nil {
 		return nil, err
@@ -64,6 +66,7 @@ func (n *Node) dial(ctx context.Context, network, address string) (net.Conn, err
 	if err != nil {
 		return nil, n.ended(err)
 	}
+	track.found(t.peer)
 	addr, err := t.addr(family)
 	if err != nil {
 		return nil, err

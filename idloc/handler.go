@@ -1,56 +1,200 @@
 package idloc
 
 import (
+	"embed"
 	"encoding/json"
-	"html/template"
+	"io/fs"
+	"net"
 	"net/http"
+	"net/netip"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// Handler serves the node's state: "/" is a page for people, "/status.json"
-// is Status. It changes nothing and takes no parameters. Status tells real
-// addresses of peers: mount it where only those who may know them can reach
-// it, on loopback for example.
+const (
+	pageEvents      = 512 // events that the page can look back on
+	captureDefault  = 10 * time.Second
+	captureLongest  = 10 * time.Minute
+	pageContentType = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+//go:embed page
+var pageFiles embed.FS
+
+// Handler serves what the node knows of itself, for people and for machines:
+//
+//	/              a page: the overlay as a picture, traffic, dials, events
+//	/status.json   Status
+//	/events.json   the newest 512 events since Handler was first called
+//	/metrics       the node's metrics and libp2p's, for Prometheus
+//	/capture.pcap  inner packets for ?seconds=N (1 to 600, 10 if not said)
+//
+// All are GET and change nothing. They tell real addresses of peers and, in
+// the capture, what applications say in clear: mount it where only those who
+// may know can reach it, on loopback for example. A request that comes in on
+// loopback must name localhost or an IP address as its Host, so that no web
+// site can read it through a name of its own (DNS rebinding).
+//
+// The paths are relative to where the Handler is mounted; use
+// http.StripPrefix to mount it below another path. It may be used until and
+// after Close.
 func (n *Node) Handler() http.Handler {
+	log := n.eventLog()
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /status.json", func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Content-Type", "application/json")
-		w.Header().Set("Cache-Control", "no-store")
-		enc := json.NewEncoder(w)
-		enc.SetIndent("", "  ")
-		enc.Encode(n.Status())
+		writeJSON(w, n.Status())
 	})
-	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Content-Type", "text/html; charset=utf-8")
-		w.Header().Set("Cache-Control", "no-store")
-		w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'")
-		statusPage.Execute(w, n.Status())
+	mux.HandleFunc("GET /events.json", func(w http.ResponseWriter, r *http.Request) {
+		writeJSON(w, log.all())
 	})
-	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, r *http.Request) {
-		http.Error(w, "metrics: unsupported operation in this version", http.StatusNotImplemented)
+	mux.Handle("GET /metrics", promhttp.HandlerFor(n.gatherer(), promhttp.HandlerOpts{}))
+	mux.HandleFunc("GET /capture.pcap", n.serveCapture)
+	files, err := fs.Sub(pageFiles, "page")
+	if err != nil {
+		panic(err) // the folder is part of the program
+	}
+	mux.Handle("GET /", http.FileServerFS(files))
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !hostAllowed(r) {
+			http.Error(w, "this Host is not served on loopback; use localhost or an IP address", http.StatusForbidden)
+			return
+		}
+		h := w.Header()
+		h.Set("Cache-Control", "no-store")
+		h.Set("Content-Security-Policy", pageContentType)
+		h.Set("X-Content-Type-Options", "nosniff")
+		h.Set("Referrer-Policy", "no-referrer")
+		mux.ServeHTTP(w, r)
 	})
-	return mux
 }
 
-var statusPage = template.Must(template.New("status").Parse(`<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<title>{{.Self.Name}}</title>
-<style>
-:root { color-scheme: light dark }
-body { font: 15px/1.5 system-ui, sans-serif; margin: 1.5rem; max-width: 80rem }
-.scroll { overflow-x: auto }
-table { border-collapse: collapse }
-th, td { text-align: left; padding: .25rem .8rem .25rem 0; border-bottom: 1px solid #8884; white-space: nowrap }
-</style>
-<h1>{{.Self.Name}}</h1>
-<p>{{.Self.ID}}<br>LSIs {{.Self.LSI4}}, {{.Self.LSI6}} · UDP port {{.Self.Port}} · {{.Self.Members}} members connected</p>
-<h2>Peers</h2>
-<div class="scroll"><table>
-<tr><th>Name<th>LSI<th>Pipe<th>Path<th>RTT<th>Sent<th>Received<th>Last error
-{{range .Peers}}<tr><td>{{or .Name .ID.String}}<td>{{.LSI4}}<td>{{if .Connected}}up, {{.AEAD}}{{else}}–{{end}}<td>{{range .Paths}}{{if .Active}}{{.Kind}} {{.Remote}}{{end}}{{end}}<td>{{if .RTT}}{{.RTT}}{{end}}<td>{{.BytesSent}}<td>{{.BytesReceived}}<td>{{.LastError}}
-{{else}}<tr><td colspan="8">none yet
-{{end}}</table></div>
-<p><a href="status.json">status.json</a></p>
-</html>
-`))
+// hostAllowed refuses names other than localhost for requests that came in on
+// a loopback address.
+func hostAllowed(r *http.Request) bool {
+	local, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
+	if !ok {
+		return true
+	}
+	at, err := netip.ParseAddrPort(local.String())
+	if err != nil || !at.Addr().Unmap().IsLoopback() {
+		return true
+	}
+	host := r.Host
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		host = h
+	}
+	if host == "localhost" {
+		return true
+	}
+	if len(host) > 1 && host[0] == '[' {
+		host = host[1 : len(host)-1]
+	}
+	_, err = netip.ParseAddr(host)
+	return err == nil
+}
+
+func writeJSON(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	_ = enc.Encode(v) // the reader has gone
+}
+
+// serveCapture streams a capture until its time is over or the reader goes.
+func (n *Node) serveCapture(w http.ResponseWriter, r *http.Request) {
+	length := captureDefault
+	if s := r.URL.Query().Get("seconds"); s != "" {
+		sec, err := strconv.Atoi(s)
+		length = time.Duration(sec) * time.Second
+		if err != nil || length < time.Second || length > captureLongest {
+			http.Error(w, "seconds: want a whole number from 1 to 600", http.StatusBadRequest)
+			return
+		}
+	}
+	w.Header().Set("Content-Type", "application/vnd.tcpdump.pcap")
+	w.Header().Set("Content-Disposition", `attachment; filename="`+n.Name()+`.pcap"`)
+	stop, err := n.Capture(flusher{w, http.NewResponseController(w)})
+	if err != nil {
+		w.Header().Del("Content-Disposition")
+		http.Error(w, err.Error(), http.StatusConflict)
+		return
+	}
+	defer stop()
+	t := time.NewTimer(length)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-r.Context().Done():
+	case <-n.ctx.Done():
+	}
+}
+
+// flusher sends each packet on as it comes.
+type flusher struct {
+	http.ResponseWriter
+	c *http.ResponseController
+}
+
+func (f flusher) Write(b []byte) (int, error) {
+	k, err := f.ResponseWriter.Write(b)
+	if err == nil {
+		_ = f.c.Flush() // a writer that cannot flush sends at the end
+	}
+	return k, err
+}
+
+// eventLog keeps the newest events for the page. It is safe for concurrent
+// use.
+type eventLog struct {
+	mu   sync.Mutex
+	ring []Event
+	next int
+}
+
+// eventLog returns the node's log, begun by the first call.
+func (n *Node) eventLog() *eventLog {
+	n.logOnce.Do(func() {
+		l := &eventLog{}
+		n.events = l
+		w := n.hub.subscribe() // ends with the hub
+		go func() {
+			for {
+				for e, ok := w.pop(); ok; e, ok = w.pop() {
+					l.add(e)
+				}
+				select {
+				case <-w.wake:
+				case <-w.done:
+					for e, ok := w.pop(); ok; e, ok = w.pop() {
+						l.add(e)
+					}
+					return
+				}
+			}
+		}()
+	})
+	return n.events
+}
+
+func (l *eventLog) add(e Event) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.ring) < pageEvents {
+		l.ring = append(l.ring, e)
+		return
+	}
+	l.ring[l.next] = e
+	l.next = (l.next + 1) % pageEvents
+}
+
+// all returns the events, oldest first.
+func (l *eventLog) all() []Event {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	out := make([]Event, 0, len(l.ring))
+	out = append(out, l.ring[l.next:]...)
+	return append(out, l.ring[:l.next]...)
+}

@@ -237,7 +237,12 @@ func TestAroundAFetch(t *testing.T) {
 
 	page := httptest.NewServer(venus.Handler())
 	defer page.Close()
-	for path, want := range map[string]string{"/": "mars.example.com", "/status.json": mars.ID().String()} {
+	c, err := venus.Dial(t.Context(), "tcp", "mars:80") // an event for the log
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+	for path, want := range map[string]string{"/": "page.js", "/page.js": "status.json", "/page.css": "color-scheme", "/events.json": `"dialed"`, "/status.json": mars.ID().String()} {
 		resp, err := page.Client().Get(page.URL + path)
 		if err != nil {
 			t.Fatal(err)

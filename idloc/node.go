@@ -36,6 +36,7 @@ type Node struct {
 	id    PeerID
 	log   *slog.Logger
 	hub   *hub
+	meter *meter
 	state *state.Dir
 
 	// The stair, from the top. Each is closed by Close in this order.
@@ -53,6 +54,9 @@ type Node struct {
 	ctx    context.Context // ends when Close begins
 	cancel context.CancelFunc
 	close  func() error // once
+
+	logOnce sync.Once // makes events
+	events  *eventLog // of the Handlers
 
 	saving  sync.Mutex              // serialises save
 	dirty   chan struct{}           // capacity 1: there is something for keepState
@@ -102,7 +106,7 @@ func start(ctx context.Context, cfg Config, enter func(context.Context, overlay.
 	if err != nil {
 		return nil, err
 	}
-	n := &Node{cfg: cfg, log: cfg.Logger, hub: newHub(), dirty: make(chan struct{}, 1)}
+	n := &Node{cfg: cfg, log: cfg.Logger, hub: newHub(), meter: newMeter(), dirty: make(chan struct{}, 1)}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	n.close = sync.OnceValue(n.shutDown)
 	defer func() {
@@ -296,6 +300,7 @@ func (n *Node) emit(e Event) {
 		default:
 		}
 	}
+	n.meter.observe(e)
 	n.hub.publish(e)
 }
 

@@ -164,11 +164,14 @@ func fillPipe(s *PeerStatus, p *pipe.Pipe) {
 func (n *Node) self() SelfStatus {
 	s := SelfStatus{
 		Peer: n.peer(n.id), Domain: n.ov.Domain(), Port: n.sock.Number(),
-		Founder: n.ov.Founder(), Server: n.ov.Server(), Members: len(n.ov.Members()),
+		Founder: n.ov.Founder(), Server: n.ov.Server(),
 	}
 	for _, c := range n.sock.Conns() {
 		s.Addrs = append(s.Addrs, c.LocalAddr())
 	}
+	st := n.ov.Stats()
+	s.Members, s.Servers, s.Routing, s.Records = st.Members, st.Servers, st.RoutingTable, st.Records
+	s.Revoked, s.Reached, s.Mapped = st.Revocations, st.Reached, st.Mapped
 	if m := n.ov.Member(); m != nil {
 		s.NotAfter, s.Confirmed = m.NotAfter, m.Confirmed
 	}

@@ -26,6 +26,11 @@ type SelfStatus struct {
 	Founder   bool             `json:"founder,omitzero"`
 	Server    bool             `json:"server,omitzero"`    // serves the database (else only asks it)
 	Members   int              `json:"members"`            // members connected on the peer protocol
+	Servers   int              `json:"servers"`            // of those, how many serve the database
+	Routing   int              `json:"routing_table"`      // servers in the Kademlia routing table
+	Records   int              `json:"records,omitempty"`  // database records that this node keeps for the overlay
+	Revoked   uint64           `json:"revocation_seq"`     // sequence number of the revocation list in force
+	Reached   bool             `json:"reached"`            // a member connected to this node unasked: it can be reached from outside
 	NotAfter  time.Time        `json:"not_after,omitzero"` // end of the membership certificate
 	Confirmed bool             `json:"confirmed,omitzero"` // by the founder or a delegate
 }

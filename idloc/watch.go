@@ -38,6 +38,7 @@ const (
 	EventPeerGone        = event.PeerGone        // Peer
 	EventRevoked         = event.Revoked         // Peer, Name
 	EventNamePublished   = event.NamePublished   // Name
+	EventDialed          = event.Dialed          // Peer, Name, Detail (network), Duration; Stage and Err if it failed
 )
 
 // watchBuffer is how many events a watcher may lag behind.
@@ -54,7 +55,7 @@ type hub struct {
 // watcher is one Watch call: a ring of the newest events.
 type watcher struct {
 	mu   sync.Mutex // guards the ring
-	ring [watchBuffer]Event
+	ring []Event    // grows up to watchBuffer
 	head int
 	n    int
 	wake chan struct{} // capacity 1
@@ -104,11 +105,17 @@ func (h *hub) close() {
 
 func (w *watcher) push(e Event) {
 	w.mu.Lock()
-	if w.n == watchBuffer {
-		w.head = (w.head + 1) % watchBuffer
+	switch {
+	case w.n < len(w.ring):
+	case w.n < watchBuffer:
+		bigger := make([]Event, min(max(16, 2*len(w.ring)), watchBuffer))
+		copy(bigger[copy(bigger, w.ring[w.head:]):], w.ring[:w.head])
+		w.ring, w.head = bigger, 0
+	default:
+		w.head = (w.head + 1) % len(w.ring)
 		w.n--
 	}
-	w.ring[(w.head+w.n)%watchBuffer] = e
+	w.ring[(w.head+w.n)%len(w.ring)] = e
 	w.n++
 	w.mu.Unlock()
 	select {
@@ -125,7 +132,7 @@ func (w *watcher) pop() (Event, bool) {
 	}
 	e := w.ring[w.head]
 	w.ring[w.head] = Event{}
-	w.head = (w.head + 1) % watchBuffer
+	w.head = (w.head + 1) % len(w.ring)
 	w.n--
 	return e, true
 }

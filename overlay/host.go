@@ -54,7 +54,7 @@ func fromLibp2p(p peer.ID) (peerid.ID, error) { return peerid.FromMultihash([]by
 // of libp2p that talks on its own is on: no relay, AutoNAT service, hole
 // punching, mDNS, ping or port mapping, and no collector goes into the
 // process-wide metrics registry.
-func newHost(key ed25519.PrivateKey, port *socket.Port, addrs func([]ma.Multiaddr) []ma.Multiaddr) (host.Host, error) {
+func newHost(key ed25519.PrivateKey, port *socket.Port, addrs func([]ma.Multiaddr) []ma.Multiaddr, metrics prometheus.Registerer) (host.Host, error) {
 	priv, err := crypto.UnmarshalEd25519PrivateKey(key)
 	if err != nil {
 		return nil, fmt.Errorf("overlay: identity key: %w", err)
@@ -96,7 +96,7 @@ func newHost(key ed25519.PrivateKey, port *socket.Port, addrs func([]ma.Multiadd
 		libp2p.IPv6BlackHoleSuccessCounter(nil),
 		libp2p.WithDialTimeout(dialTimeout),
 		libp2p.SwarmOpts(swarm.WithDialTimeoutLocal(dialTimeout), swarm.WithDialRanker(swarm.NoDelayDialRanker)),
-		libp2p.PrometheusRegisterer(prometheus.NewRegistry()),
+		libp2p.PrometheusRegisterer(metrics),
 	)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("overlay: libp2p: %w", err), conns.Close(), peers.Close(), limits.Close())

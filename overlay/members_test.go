@@ -10,6 +10,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/idloc/idloc/internal/event"
 	"github.com/idloc/idloc/internal/state"
@@ -295,7 +296,7 @@ func TestStranger(t *testing.T) {
 	earth, _ := crowd(t, 1)
 	n := newNode(t, nil)
 	t.Cleanup(n.shut)
-	h, err := newHost(n.key, n.sock, noMapped)
+	h, err := newHost(n.key, n.sock, noMapped, prometheus.NewRegistry())
 	if err != nil {
 		t.Fatal(err)
 	}

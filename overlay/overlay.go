@@ -16,6 +16,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
 	ma "github.com/multiformats/go-multiaddr"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/idloc/idloc/internal/event"
 	"github.com/idloc/idloc/internal/peerid"
@@ -36,6 +37,7 @@ type Overlay struct {
 	pipes *pipe.Endpoint
 
 	host      host.Host
+	metrics   *prometheus.Registry // libp2p's
 	gate      *gate
 	db        *database
 	validator *naming.Validator
@@ -155,7 +157,7 @@ func prepare(cfg Config) (*Overlay, *saved, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	o := &Overlay{cfg: cfg, log: cfg.Logger, self: pub, demux: newSTUNDemux(), upkeep: make(chan struct{}, 1), moved: make(chan struct{}, 1), done: make(chan struct{})}
+	o := &Overlay{cfg: cfg, log: cfg.Logger, self: pub, metrics: prometheus.NewRegistry(), demux: newSTUNDemux(), upkeep: make(chan struct{}, 1), moved: make(chan struct{}, 1), done: make(chan struct{})}
 	if o.log == nil {
 		o.log = slog.New(slog.DiscardHandler)
 	}
@@ -227,7 +229,7 @@ func (o *Overlay) compose() error {
 		return err
 	}
 	o.listening = o.cfg.Socket.Conns()
-	if o.host, err = newHost(o.cfg.Key, o.cfg.Socket, o.advertise); err != nil {
+	if o.host, err = newHost(o.cfg.Key, o.cfg.Socket, o.advertise, o.metrics); err != nil {
 		return err
 	}
 	o.gate = newGate(o.host, o.proto("hello"), o.log)

@@ -69,6 +69,11 @@ var foreign = []struct {
 	{"github.com/pion/logging", "overlay/... idloc/idloctest"},
 	{"github.com/pion", "overlay/..."},
 
+	// Seeing inside is the composition root's business; libp2p wants a
+	// registry for its own metrics.
+	{"github.com/prometheus", "overlay idloc"},
+	{"go.opentelemetry.io", "idloc"},
+
 	{"github.com/miekg/dns", "resolver"},
 
 	{"github.com/flynn/noise", "internal/pipe"},

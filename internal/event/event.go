@@ -36,6 +36,7 @@ const (
 	PeerGone        Kind = "peer-disconnected"
 	Revoked         Kind = "revoked" // Peer, Name
 	NamePublished   Kind = "name-published"
+	Dialed          Kind = "dialed" // a Dial has ended: Peer, Name, Duration; Stage and Err if it failed
 )
 
 // Event is one step. Fields that a Kind does not use are zero. It is a plain

@@ -1,0 +1,263 @@
+package idloc
+
+import (
+	"errors"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/idloc/idloc/internal/event"
+)
+
+// meter holds the histograms of a node; all other metrics are read from
+// Status and the layers' counters when somebody asks (nodeCollector). It is
+// safe for concurrent use.
+type meter struct {
+	stage *prometheus.HistogramVec // by stage
+	dial  *prometheus.HistogramVec // by network and result
+
+	mu    sync.Mutex
+	since map[PeerID]time.Time // when a pair was chosen whose pipe is not up yet
+	up    map[PeerID]time.Time // when the newest pipe came up
+}
+
+// sinceMax bounds the meter's maps; what is thrown away costs a measurement.
+const sinceMax = 1024
+
+// durations are buckets from a loopback's round trip to the longest Dial.
+var durations = prometheus.ExponentialBuckets(0.0005, 2, 16)
+
+func newMeter() *meter {
+	return &meter{
+		stage: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "idloc_setup_stage_duration_seconds", Buckets: durations,
+			Help: "Time that a stage of a set-up took: name, offer, check, handshake; connect is TCP's.",
+		}, []string{"stage"}),
+		dial: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "idloc_dial_duration_seconds", Buckets: durations,
+			Help: "Time from the call of Dial to its return.",
+		}, []string{"network", "result"}),
+		since: map[PeerID]time.Time{}, up: map[PeerID]time.Time{},
+	}
+}
+
+// observe takes the durations out of an event.
+func (m *meter) observe(e Event) {
+	switch e.Kind {
+	case event.NameResolved:
+		m.stage.WithLabelValues("name").Observe(e.Duration.Seconds())
+	case event.AnswerReceived:
+		m.stage.WithLabelValues("offer").Observe(e.Duration.Seconds())
+	case event.PairChosen:
+		m.stage.WithLabelValues("check").Observe(e.Duration.Seconds())
+		m.mu.Lock()
+		if len(m.since) >= sinceMax {
+			clear(m.since)
+		}
+		m.since[e.Peer] = e.Time
+		m.mu.Unlock()
+	case event.PipeUp, event.PipeFailed:
+		m.mu.Lock()
+		t, ok := m.since[e.Peer]
+		delete(m.since, e.Peer)
+		if e.Kind == event.PipeUp {
+			if len(m.up) >= sinceMax {
+				clear(m.up)
+			}
+			m.up[e.Peer] = e.Time
+		}
+		m.mu.Unlock()
+		if ok && e.Kind == event.PipeUp {
+			m.stage.WithLabelValues("handshake").Observe(max(0, e.Time.Sub(t).Seconds()))
+		}
+	}
+}
+
+// ready returns when TCP's handshake with a peer could begin: when the name
+// was known, or when the pipe came up, if that was later.
+func (m *meter) ready(named time.Time, peer PeerID) time.Time {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if t := m.up[peer]; t.After(named) {
+		return t
+	}
+	return named
+}
+
+// dialed counts a Dial that has ended, connect being what TCP's own handshake
+// took, 0 if there was none.
+func (m *meter) dialed(network string, took, connect time.Duration, err error) {
+	if !strings.HasPrefix(network, "tcp") && !strings.HasPrefix(network, "udp") {
+		network = "other" // a label must not be what a caller makes up
+	}
+	result := "ok"
+	if err != nil {
+		result = "error"
+		var s *StageError
+		if errors.As(err, &s) {
+			result = s.Stage
+		}
+	}
+	m.dial.WithLabelValues(network, result).Observe(took.Seconds())
+	if connect > 0 && err == nil {
+		m.stage.WithLabelValues("connect").Observe(connect.Seconds())
+	}
+}
+
+// metric is one family of nodeCollector.
+type metric struct {
+	desc *prometheus.Desc
+	kind prometheus.ValueType
+}
+
+func gauge(name, help string, labels ...string) metric {
+	return metric{prometheus.NewDesc("idloc_"+name, help, labels, nil), prometheus.GaugeValue}
+}
+
+func counter(name, help string, labels ...string) metric {
+	return metric{prometheus.NewDesc("idloc_"+name, help, labels, nil), prometheus.CounterValue}
+}
+
+var (
+	mMembers   = gauge("members", "Members connected on the peer protocol.")
+	mServers   = gauge("servers", "Connected members that serve the database.")
+	mRouting   = gauge("routing_table_size", "Servers in the Kademlia routing table.")
+	mRecords   = gauge("records", "Database records that this node keeps for the overlay.")
+	mIsServer  = gauge("server", "1 if this node serves the database.")
+	mReached   = gauge("reached", "1 if a member has connected to this node unasked.")
+	mNotAfter  = gauge("membership_expiry_timestamp_seconds", "When the membership certificate ends, Unix time.")
+	mRevSeq    = gauge("revocation_list_sequence", "Sequence number of the revocation list in force.")
+	mPipes     = gauge("pipes", "Pipes that are up.")
+	mLSIs      = gauge("lsis", "Peers that have locally significant identifiers.")
+	mPipeUp    = gauge("pipe_up", "1 if a pipe to the peer is up.", "peer", "name")
+	mPipeRTT   = gauge("pipe_rtt_seconds", "Smoothed round-trip time of the path in use.", "peer", "name")
+	mPipeMTU   = gauge("pipe_mtu_bytes", "Largest UDP payload sent to the peer.", "peer", "name")
+	mPipeBytes = counter("pipe_bytes_total", "Bytes of datagrams of the pipe; starts again with each pipe.", "peer", "name", "direction")
+	mPipePkts  = counter("pipe_packets_total", "Datagrams of the pipe; starts again with each pipe.", "peer", "name", "direction")
+	mPipeKeys  = counter("pipe_rekeys_total", "Rekeys of the pipe; starts again with each pipe.", "peer", "name")
+	mPipeDrops = counter("pipe_drops_total", "Datagrams that the pipe dropped.", "peer", "name", "reason")
+	mSockIn    = counter("socket_received_datagrams_total", "Datagrams that came in at the one port.", "kind")
+	mSockInB   = counter("socket_received_bytes_total", "Bytes that came in at the one port.")
+	mSockReads = counter("socket_reads_total", "Receive calls: datagrams per read tell what batching gains.")
+	mSockOut   = counter("socket_sent_datagrams_total", "Datagrams sent from the one port.")
+	mSockOutB  = counter("socket_sent_bytes_total", "Bytes sent from the one port.")
+	mDrops     = counter("drops_total", "Datagrams and packets dropped outside pipes.", "layer", "reason")
+	mShimPkts  = counter("shim_packets_total", "Inner packets between the stack and the pipes.", "direction")
+	mShimMiss  = counter("shim_misses_total", "Packets that had no mapping and made a set-up begin.")
+	mConns     = gauge("conns", "Conns and listeners open.")
+	mRetrans   = counter("tcp_retransmits_total", "TCP segments sent again.")
+	mSegments  = counter("tcp_segments_total", "TCP segments.", "direction")
+	mResets    = counter("tcp_resets_sent_total", "TCP resets sent.")
+	mDatagrams = counter("udp_datagrams_total", "Inner UDP datagrams.", "direction")
+	mMissed    = counter("udp_receive_buffer_drops_total", "Inner UDP datagrams dropped for a full receive buffer.")
+	mRefused   = counter("admit_refused_total", "Inbound flows that Config.Admit refused.")
+)
+
+var allMetrics = []metric{
+	mMembers, mServers, mRouting, mRecords, mIsServer, mReached, mNotAfter, mRevSeq, mPipes, mLSIs,
+	mPipeUp, mPipeRTT, mPipeMTU, mPipeBytes, mPipePkts, mPipeKeys, mPipeDrops,
+	mSockIn, mSockInB, mSockReads, mSockOut, mSockOutB, mDrops, mShimPkts, mShimMiss,
+	mConns, mRetrans, mSegments, mResets, mDatagrams, mMissed, mRefused,
+}
+
+// nodeCollector reads a node's counters when metrics are gathered.
+type nodeCollector struct{ n *Node }
+
+func (c nodeCollector) Describe(ch chan<- *prometheus.Desc) {
+	for _, m := range allMetrics {
+		ch <- m.desc
+	}
+	c.n.meter.stage.Describe(ch)
+	c.n.meter.dial.Describe(ch)
+}
+
+func (c nodeCollector) Collect(ch chan<- prometheus.Metric) {
+	put := func(m metric, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(m.desc, m.kind, v, labels...)
+	}
+	count := func(m metric, v uint64, labels ...string) { put(m, float64(v), labels...) }
+	c.n.meter.stage.Collect(ch)
+	c.n.meter.dial.Collect(ch)
+
+	s := c.n.Status()
+	put(mMembers, float64(s.Self.Members))
+	put(mServers, float64(s.Self.Servers))
+	put(mRouting, float64(s.Self.Routing))
+	put(mRecords, float64(s.Self.Records))
+	put(mIsServer, truth(s.Self.Server))
+	put(mReached, truth(s.Self.Reached))
+	if !s.Self.NotAfter.IsZero() {
+		put(mNotAfter, float64(s.Self.NotAfter.Unix()))
+	}
+	count(mRevSeq, s.Self.Revoked)
+	put(mLSIs, float64(len(c.n.table.Entries())))
+	pipes := 0
+	for _, p := range s.Peers {
+		id, name := p.ID.String(), p.Name
+		put(mPipeUp, truth(p.Connected), id, name)
+		if !p.Connected {
+			continue
+		}
+		pipes++
+		if p.RTT > 0 {
+			put(mPipeRTT, p.RTT.Seconds(), id, name)
+		}
+		put(mPipeMTU, float64(p.MTU), id, name)
+		count(mPipeBytes, p.BytesSent, id, name, "sent")
+		count(mPipeBytes, p.BytesReceived, id, name, "received")
+		count(mPipePkts, p.PacketsSent, id, name, "sent")
+		count(mPipePkts, p.PacketsReceived, id, name, "received")
+		count(mPipeKeys, p.Rekeys, id, name)
+		for reason, v := range p.Drops {
+			count(mPipeDrops, v, id, name, reason)
+		}
+	}
+	put(mPipes, float64(pipes))
+
+	sock := c.n.sock.Stats()
+	count(mSockIn, sock.Pipe, "pipe")
+	count(mSockIn, sock.STUN, "stun")
+	count(mSockIn, sock.QUIC, "quic")
+	count(mSockIn, sock.Other, "other")
+	count(mSockInB, sock.Received)
+	count(mSockReads, sock.Reads)
+	count(mSockOut, sock.Sent)
+	count(mSockOutB, sock.SentBytes)
+	for reason, v := range sock.Dropped {
+		count(mDrops, v, "socket", reason)
+	}
+	sh := c.n.shim.Stats()
+	for reason, v := range sh.Drops {
+		count(mDrops, v, "shim", reason)
+	}
+	count(mShimPkts, sh.Out, "sent")
+	count(mShimPkts, sh.In, "received")
+	count(mShimMiss, sh.Misses)
+
+	st := c.n.stack.Stats()
+	put(mConns, float64(st.Conns))
+	count(mRetrans, st.Retransmits)
+	count(mSegments, st.SegmentsIn, "received")
+	count(mSegments, st.SegmentsOut, "sent")
+	count(mResets, st.ResetsOut)
+	count(mDatagrams, st.DatagramsIn, "received")
+	count(mDatagrams, st.DatagramsOut, "sent")
+	count(mMissed, st.DatagramsMissed)
+	count(mRefused, st.Refused)
+}
+
+func truth(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// gatherer returns the node's metrics and libp2p's beside them.
+func (n *Node) gatherer() prometheus.Gatherer {
+	own := prometheus.NewRegistry()
+	own.MustRegister(nodeCollector{n})
+	return prometheus.Gatherers{own, n.ov.Metrics()}
+}

@@ -1,0 +1,134 @@
+package idloc
+
+import (
+	"context"
+	"errors"
+	"net"
+	"strings"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/idloc/idloc/internal/event"
+)
+
+// tracked is one Dial under way: how long each part of it took, for the event
+// at its end, the histograms and, when the caller's context carries an
+// OpenTelemetry span that records, a trace. It is used by one goroutine.
+type tracked struct {
+	n                *Node
+	network, address string
+	start            time.Time
+	named            time.Time // when the peer was known
+	peer             PeerID
+
+	// Of a traced Dial only.
+	ctx    context.Context // with the Dial's span
+	tracer trace.Tracer
+	span   trace.Span
+	events *watcher
+}
+
+// tracerName is the instrumentation scope of a Dial's spans.
+const tracerName = "github.com/idloc/idloc/idloc"
+
+func (n *Node) track(ctx context.Context, network, address string) *tracked {
+	t := &tracked{n: n, network: network, address: address, start: time.Now()}
+	parent := trace.SpanFromContext(ctx)
+	if !parent.IsRecording() {
+		return t
+	}
+	t.tracer = parent.TracerProvider().Tracer(tracerName)
+	t.ctx, t.span = t.tracer.Start(ctx, "idloc.Dial", trace.WithTimestamp(t.start), trace.WithSpanKind(trace.SpanKindClient),
+		trace.WithAttributes(attribute.String("network.transport", strings.TrimRight(network, "46")), attribute.String("idloc.address", address)))
+	t.events = n.hub.subscribe()
+	return t
+}
+
+// found is called when the name was resolved.
+func (t *tracked) found(peer PeerID) { t.peer, t.named = peer, time.Now() }
+
+// end is called once, when the Dial returns.
+func (t *tracked) end(err error) {
+	now := time.Now()
+	e := Event{Kind: event.Dialed, Time: now, Peer: t.peer, Detail: t.network, Duration: now.Sub(t.start)}
+	if host, _, errSplit := net.SplitHostPort(t.address); errSplit == nil {
+		e.Name = host
+	}
+	if err != nil {
+		e.Err = err.Error()
+		var s *StageError
+		if errors.As(err, &s) {
+			e.Stage = s.Stage
+		}
+	}
+	t.n.emit(e)
+	var connect time.Duration
+	if strings.HasPrefix(t.network, "tcp") && !t.named.IsZero() {
+		connect = now.Sub(t.n.meter.ready(t.named, t.peer))
+	}
+	if t.events != nil {
+		t.spans(now, e.Stage, connect, err)
+	}
+	t.n.meter.dialed(t.network, now.Sub(t.start), connect, err)
+}
+
+// spans writes the stages of the Dial as child spans, from the events that
+// were published meanwhile, and ends the Dial's own. A Dial that found its
+// pipe up has the stages name and connect only.
+func (t *tracked) spans(end time.Time, failed string, connect time.Duration, err error) {
+	defer t.n.hub.unsubscribe(t.events)
+	child := func(stage string, from, to time.Time, err string, attrs ...attribute.KeyValue) {
+		_, s := t.tracer.Start(t.ctx, "idloc."+strings.ReplaceAll(stage, " ", "_"), trace.WithTimestamp(from), trace.WithAttributes(attrs...))
+		if err != "" {
+			s.SetStatus(codes.Error, err)
+		}
+		s.End(trace.WithTimestamp(to))
+	}
+	text := ""
+	if err != nil {
+		text = err.Error()
+	}
+	if t.named.IsZero() {
+		child(StageName, t.start, end, text)
+	} else {
+		child(StageName, t.start, t.named, "", attribute.String("idloc.peer", t.peer.String()))
+	}
+	var pair, begun time.Time
+	for e, ok := t.events.pop(); ok; e, ok = t.events.pop() {
+		if e.Peer != t.peer || t.peer.IsZero() {
+			continue
+		}
+		switch e.Kind {
+		case event.Miss:
+			begun = e.Time
+		case event.AnswerReceived:
+			child(StageOffer, e.Time.Add(-e.Duration), e.Time, "", attribute.String("idloc.via", e.Via.String()))
+			begun = e.Time
+		case event.PairChosen:
+			pair, begun = e.Time, e.Time
+			child(StageCheck, e.Time.Add(-e.Duration), e.Time, "", attribute.String("network.peer.address", e.Remote.String()))
+		case event.PipeUp:
+			if !pair.IsZero() {
+				child(StageHandshake, pair, e.Time, "", attribute.String("idloc.aead", e.Detail))
+			}
+		case event.PipeFailed:
+			if begun.IsZero() {
+				begun = t.named
+			}
+			if e.Stage != "" {
+				child(e.Stage, begun, e.Time, e.Err)
+			}
+		}
+	}
+	if connect > 0 && (err == nil || failed == StageConnect || failed == "") {
+		child(StageConnect, end.Add(-connect), end, text)
+	}
+	if err != nil {
+		t.span.RecordError(err, trace.WithTimestamp(end))
+		t.span.SetStatus(codes.Error, text)
+	}
+	t.span.End(trace.WithTimestamp(end))
+}
