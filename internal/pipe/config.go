@@ -60,6 +60,13 @@ type Config struct {
 	// the clock went back.
 	LastTimestamp uint64
 
+	// Relay says whether this peer forwards datagrams between two others,
+	// and to which account, besides from's own, it is charged: all who came
+	// by one invitation share one. It is called for each side, without a
+	// lock held. nil relays nothing.
+	Relay     func(from, to peerid.ID) (account string, ok bool)
+	RelayRate int // bytes a second relayed for one member, four times that for an account; 0 = 8 MiB
+
 	IdleTimeout time.Duration // a pipe without data closes; 0 = 5 min
 }
 

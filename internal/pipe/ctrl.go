@@ -115,6 +115,12 @@ func (p *Pipe) control(kp *keypair, t *path, plain []byte, size int, newest bool
 			p.rekeyOffered(kp, t, f, newest, now)
 		case wire.FrameRekeyAnswer:
 			p.rekeyAnswered(kp, f, now)
+		case wire.FrameRelayBind:
+			if len(p.asked) < maxReplies {
+				p.asked = append(p.asked, f)
+			}
+		case wire.FrameRelayChannel:
+			p.channelGiven(f, now)
 		case wire.FrameClose:
 			p.closedByPeer(kp, f.Flag)
 		}

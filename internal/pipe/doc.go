@@ -169,6 +169,35 @@
 // datagrams above 1200 are sent the size is probed again every 2.5 s; if
 // that fails the path falls back to 1200 and searches anew.
 //
+// # Relays
+//
+// Two peers that both have a pipe to a third may have it relay for them
+// (DESIGN §14.4). Each sends it RELAY_BIND(other, session ID), repeated from
+// 100 ms on, doubling, until it is answered, and every 20 s after. The relay
+// answers RELAY_CHANNEL(session ID, status, channel): refused, waiting (for
+// the other side), or, to both when both have asked, bound, with a channel of
+// each one's pipe. A binding that one side has not asked for in 60 s ends. A
+// peer whose channel ended on the relay's side, by a restart, gets another
+// one by its next RELAY_BIND; the path stays.
+//
+//	RELAY = channel (2) ‖ datagram of the two ends' own pipe
+//
+// The channel's top bit is set by the relay, so that two peers may relay for
+// each other. The datagram inside is sealed by the ends: the relay has no keys
+// for it, and changes are found out as on any path. A RELAY inside a RELAY is
+// dropped, and a pipe whose own way is relayed takes no RELAY: no relay in a
+// relay. What is relayed counts as data for the idle time of both hops.
+//
+// A channel makes a path like any other, with challenges, RTT, consent and
+// sizes, of 1174 bytes at first (1200 less 26) and up to 26 less than the hop
+// takes. It takes data only while there is no direct path, or the direct one
+// failed and was not heard since; it ends when a direct path has stood for
+// 10 s, and its channel when no path has used it for 45 s.
+//
+// The relay forwards for a member 8 MiB a second (Config.RelayRate), a quarter
+// of a second's worth at once, and four times that for all members of an
+// account; 64 bindings for each. What is beyond is dropped and counted.
+//
 // # Limits of the responder
 //
 // 20 offers a second per initiator, burst 5, counted after authentication
@@ -188,6 +217,8 @@
 //   - A datagram that is forged, replayed or changed is dropped, makes no
 //     state and draws no reply; a captured one repeated from elsewhere draws
 //     challenges within the 3× bound there.
+//   - A relay learns what any router on the way does: who talks when, and how
+//     much.
 //   - A replayed offer draws at most an answer that nobody can use.
 //
 // # What is not
@@ -232,6 +263,8 @@
 //	ctrl.go       control frames, ping
 //	rekey.go      new keys in the pipe           DESIGN §7, §14.3
 //	path.go       paths, challenges, choice      DESIGN §9
+//	pathrelay.go  paths through relays           DESIGN §14.4
+//	relay.go      relaying for others            DESIGN §8, §14.4
 //	mtu.go        sizes                          RFC 8899
 //	tick.go       what time brings               DESIGN §14.8, RFC 7675
 //	timers.go     the one goroutine

@@ -18,6 +18,8 @@ const (
 	DropFragment                        // a piece that fits no message, or timed out
 	DropSource                          // unauthenticated and from an unknown address
 	DropClosed                          // the pipe is closed
+	DropChannel                         // nothing is relayed on this channel
+	DropQuota                           // more than is relayed for one member
 	dropReasons
 )
 
@@ -32,6 +34,8 @@ var dropNames = [dropReasons]string{
 	DropFragment:  "fragment",
 	DropSource:    "unknown source",
 	DropClosed:    "pipe closed",
+	DropChannel:   "unknown channel",
+	DropQuota:     "relay quota",
 }
 
 // String returns a stable name, used as a metric label.

@@ -62,6 +62,7 @@ type Endpoint struct {
 	timers timers
 	half   timed // ends what stays half open
 	drops  drops // before a pipe is known
+	relays relays
 
 	mu        sync.Mutex // guards what follows; taken before a Pipe's mu
 	closed    bool
@@ -108,6 +109,7 @@ func NewEndpoint(cfg Config) (*Endpoint, error) {
 		e.idle = int64(defaultIdle)
 	}
 	e.half.fire = e.expireHalfOpen
+	e.relays.sweep.fire = e.expireRelays
 	e.timers.start(e.now)
 	return e, nil
 }
@@ -254,6 +256,7 @@ func (e *Endpoint) dropPipe(p *Pipe) {
 	}
 	e.mu.Unlock()
 	e.timers.forget(&p.timed)
+	e.relays.dropPipe(p)
 }
 
 // nextTimestamp is max(now, last + 1) in microseconds (DESIGN §14.7). The

@@ -44,7 +44,7 @@ func (s *search) begin(now int64) { *s = search{try: retry{at: now}, checked: no
 // own, a relay, says how many remain by a method MaxDatagram.
 func baseMTU(s Sender) int {
 	if m, ok := s.(interface{ MaxDatagram() int }); ok {
-		return min(wire.BaseMTU, m.MaxDatagram())
+		return min(wire.BaseMTU-wire.RelayOverhead, m.MaxDatagram())
 	}
 	return wire.BaseMTU
 }

@@ -32,8 +32,10 @@ type path struct {
 	sent      atomic.Int64 // last datagram sent there
 	mtu       atomic.Int32 // UDP payload that gets through
 
+	relayed   bool // through a relay: only while there is no direct one; fixed
 	created   int64
-	follow    bool // the peer moved here: switch once validated, unless the old path lives
+	doubt     int64 // when it failed; it is not preferred until heard after that
+	follow    bool  // the peer moved here: switch once validated, unless the old path lives
 	challenge uint64
 	sentAt    int64 // of the challenge
 	try       retry // of the challenge
@@ -64,7 +66,7 @@ func (p *Pipe) newPath(at Path, now int64) *path {
 	if len(paths) >= maxPaths && !p.evict() {
 		return nil
 	}
-	t := &path{Path: at, created: now}
+	t := &path{Path: at, relayed: at.relayed(), created: now}
 	t.mtu.Store(int32(baseMTU(at.Local)))
 	paths = append(slices.Clone(*p.paths.Load()), t)
 	p.paths.Store(&paths)
@@ -149,7 +151,7 @@ func (p *Pipe) addLocal(s Sender) {
 	}
 	for _, old := range *p.paths.Load() {
 		at := Path{Local: s, Remote: old.Remote}
-		if s.LocalAddr().Addr().Is4() != old.Remote.Addr().Is4() || !old.validated.Load() || p.find(s, old.Remote) != nil {
+		if old.relayed || s.LocalAddr().Addr().Is4() != old.Remote.Addr().Is4() || !old.validated.Load() || p.find(s, old.Remote) != nil {
 			continue
 		}
 		if t := p.newPath(at, now); t != nil {
@@ -267,7 +269,8 @@ func (t *path) live(now int64) bool {
 }
 
 // choose picks the path that takes data: the present one while it is live,
-// unless another validated one is clearly faster. The caller holds mu.
+// unless another validated one is clearly faster, or is direct where the
+// present one is relayed. The caller holds mu.
 func (p *Pipe) choose(now int64) {
 	best := p.best.Load()
 	if best != nil && !best.live(now) {
@@ -284,6 +287,10 @@ func (p *Pipe) choose(now int64) {
 			if t.validated.Load() {
 				best = t
 			}
+		case t.relayed != best.relayed:
+			if best.relayed && t.heard.Load() > t.doubt {
+				best = t
+			}
 		case t.srtt > 0 && best.srtt > 0 && t.srtt < best.srtt-betterRTTAtLeast &&
 			float64(t.srtt) < betterRTT*float64(best.srtt) && t.heard.Load()+int64(5*time.Second) > now:
 			best = t
@@ -297,6 +304,7 @@ func (p *Pipe) choose(now int64) {
 // switchTo sends data on t from now on. The caller holds mu.
 func (p *Pipe) switchTo(t *path) {
 	old := p.best.Swap(t)
+	p.moved = p.e.now()
 	if old != nil && t != nil && old != t {
 		p.calls = append(p.calls, call{event: p.event(event.PipeMoved, nil)})
 	}

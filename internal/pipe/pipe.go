@@ -51,6 +51,9 @@ type Pipe struct {
 	bytesOut      atomic.Uint64
 	drops         drops
 
+	links atomic.Pointer[map[uint16]*relayLink] // what the peer relays for us, by channel
+	legs  atomic.Pointer[map[uint16]*leg]       // what we relay for the peer, by channel
+
 	timed // planned for the next thing to do
 
 	mu       sync.Mutex // guards what follows
@@ -75,6 +78,9 @@ type Pipe struct {
 	calls    []call
 	calling  bool // a goroutine is delivering calls
 	settled  []*Session
+	binds    map[[16]byte]*bind // channels wanted of the peer, by session
+	asked    []wire.Frame       // RELAY-BINDs for the Endpoint
+	moved    int64              // when data last changed its path
 }
 
 // call is one thing to tell the Handler or the event sink, in order.
@@ -212,7 +218,8 @@ func (p *Pipe) setState(s state, err error) {
 func (p *Pipe) event(kind event.Kind, err error) event.Event {
 	ev := event.Event{Kind: kind, Peer: p.peer}
 	if b := p.best.Load(); b != nil {
-		ev.Local, ev.Remote = b.Local.LocalAddr(), b.Remote
+		ev.Local, ev.Remote = b.Addrs()
+		ev.Via = b.Via()
 	}
 	if p.sess != nil && kind == event.PipeUp {
 		ev.Detail = aeadName(p.sess.aead)
@@ -225,14 +232,14 @@ func (p *Pipe) event(kind event.Kind, err error) event.Event {
 
 // unlock releases mu and then sends and tells what was queued under it.
 func (p *Pipe) unlock() {
-	out, settled := p.out, p.settled
-	p.out, p.settled = nil, nil
+	out, settled, asked := p.out, p.settled, p.asked
+	p.out, p.settled, p.asked = nil, nil, nil
 	closed := p.state == stateClosed
 	var keys []*keypair
 	if closed {
 		keys, p.keys, p.cur = p.keys, nil, nil
 		p.best.Store(nil)
-		p.pieces, p.pings = nil, nil
+		p.pieces, p.pings, p.binds = nil, nil, nil
 	}
 	deliver := !p.calling && len(p.calls) > 0
 	if deliver {
@@ -250,6 +257,10 @@ func (p *Pipe) unlock() {
 	}
 	if closed {
 		p.e.dropPipe(p)
+	} else {
+		for _, f := range asked {
+			p.e.relayAsked(p, f.Peer, f.Session)
+		}
 	}
 	if deliver {
 		p.deliver()
@@ -445,9 +456,11 @@ func (p *Pipe) Status() Status {
 		if t == best {
 			s.RTT = t.srtt
 		}
+		local, remote := t.Addrs()
 		s.Paths = append(s.Paths, PathStatus{
-			Local:     t.Local.LocalAddr(),
-			Remote:    t.Remote,
+			Local:     local,
+			Remote:    remote,
+			Via:       t.Via(),
 			Active:    t == best,
 			Validated: t.validated.Load(),
 			RTT:       t.srtt,

@@ -15,7 +15,7 @@ import (
 //     opens each datagram with Open. A run under keys not yet confirmed, or
 //     from an unknown address, must first show one datagram that opens:
 //     garbage gets no further than that, and no path.
-//  3. receiveCtrl opens CTRL and FRAG itself.
+//  3. receiveCtrl opens CTRL and FRAG itself, receiveRelay (pathrelay.go) RELAY.
 //  4. authenticated notes who was heard from where.
 //
 // Nothing is ever sent because of a datagram that did not open.
@@ -52,11 +52,15 @@ func (e *Endpoint) Receive(from Sender, remote netip.AddrPort, b []byte, seg int
 			b = b[n:]
 			continue
 		}
-		if h.Type == wire.TypeData4 || h.Type == wire.TypeData6 {
+		if h.Type != wire.TypeCtrl && h.Type != wire.TypeFrag {
 			for n < len(b) && len(b)-n >= wire.MinLen && [4]byte(b[n:]) == [4]byte(b) {
 				n += min(seg, len(b)-n)
 			}
-			e.receiveData(kp, Path{from, remote}, b[:n], seg)
+			if h.Type == wire.TypeRelay {
+				e.receiveRelay(kp, Path{from, remote}, b[:n], seg)
+			} else {
+				e.receiveData(kp, Path{from, remote}, b[:n], seg)
+			}
 		} else {
 			e.receiveCtrl(kp, Path{from, remote}, b[:n], h)
 		}
@@ -255,6 +259,9 @@ func (p *Pipe) authenticated(kp *keypair, at Path, newest bool, n int, now int64
 func (p *Pipe) heardFrom(t *path, now int64) {
 	if t.validated.Load() && p.probeAt != 0 {
 		if best := p.best.Load(); best != t && (best == nil || best.heard.Load() < p.probeAt) {
+			if best != nil {
+				best.doubt = now
+			}
 			p.switchTo(t)
 		}
 	}

@@ -30,6 +30,7 @@ func (p *Pipe) tick(now int64) (next int64) {
 		p.probeDue,
 		p.keepPaths,
 		p.searchMTU,
+		p.relayDue,
 		p.expirePieces,
 	} {
 		if p.state == stateClosed {
@@ -149,12 +150,14 @@ func (p *Pipe) keepPaths(now int64) (next int64) {
 		if !t.validated.Load() {
 			continue
 		}
-		if !t.live(now) && t != best {
+		if t != best && (!t.live(now) || t.relayed && best != nil && !best.relayed && now >= p.moved+relayGrace) {
 			p.removePath(t)
 			continue
 		}
 		at := t.pinged + keepaliveAfter
 		switch {
+		case t.heard.Load() <= t.doubt: // it failed: is it back?
+			at = t.pinged + pingEvery
 		case t.srtt == 0:
 			at = t.pinged + measureEvery
 		case t != best:

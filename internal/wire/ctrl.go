@@ -3,6 +3,8 @@ package wire
 import (
 	"encoding/binary"
 	"fmt"
+
+	"github.com/idloc/idloc/internal/peerid"
 )
 
 // FrameType is the first byte of a control frame.
@@ -22,6 +24,15 @@ const (
 	FrameRekeyOffer    FrameType = 0x08 // Number, Message
 	FrameRekeyAnswer   FrameType = 0x09 // Number, Message
 	FrameClose         FrameType = 0x0a // Flag: the reason
+	FrameRelayBind     FrameType = 0x0b // Peer, Session: relay between the sender and Peer
+	FrameRelayChannel  FrameType = 0x0c // Session, Flag: a relay status, Size: the channel
+)
+
+// The Flag of FrameRelayChannel.
+const (
+	RelayBound   uint8 = 0 // both sides have asked: the channel carries
+	RelayWaiting uint8 = 1 // the other side has not asked yet; the channel is zero
+	RelayRefused uint8 = 2 // the relay does not relay this; the channel is zero
 )
 
 // maxRekeyMessage bounds a Noise message in a rekey frame: e, s and a payload
@@ -37,6 +48,8 @@ type Frame struct {
 	Number  uint32
 	ID      uint64
 	Message []byte // aliases what was parsed
+	Peer    peerid.ID
+	Session [16]byte
 }
 
 // Append appends f.
@@ -54,6 +67,13 @@ func (f Frame) Append(b []byte) []byte {
 		b = binary.BigEndian.AppendUint32(b, f.Number)
 		b = binary.BigEndian.AppendUint16(b, uint16(len(f.Message)))
 		b = append(b, f.Message...)
+	case FrameRelayBind:
+		b = append(b, f.Peer[:]...)
+		b = append(b, f.Session[:]...)
+	case FrameRelayChannel:
+		b = append(b, f.Session[:]...)
+		b = append(b, f.Flag)
+		b = binary.BigEndian.AppendUint16(b, f.Size)
 	}
 	return b
 }
@@ -89,6 +109,16 @@ func ParseFrame(b []byte) (f Frame, rest []byte, err error) {
 	case FrameRekeyOffer, FrameRekeyAnswer:
 		f.Number = c.uint32("rekey number")
 		f.Message = c.bytes16(maxRekeyMessage, "rekey message")
+	case FrameRelayBind:
+		copy(f.Peer[:], c.take(peerid.Size, "relay peer"))
+		copy(f.Session[:], c.take(len(f.Session), "relay session"))
+	case FrameRelayChannel:
+		copy(f.Session[:], c.take(len(f.Session), "relay session"))
+		f.Flag = c.uint8("relay status")
+		f.Size = c.uint16("relay channel")
+		if f.Flag > RelayRefused || (f.Flag == RelayBound) != (f.Size > 0) || f.Size > MaxChannel {
+			c.fail(ErrInvalid, "relay channel")
+		}
 	default:
 		c.fail(ErrInvalid, fmt.Sprintf("frame type %#x", uint8(f.Type)))
 	}

@@ -21,11 +21,13 @@
 //	|  AEAD ciphertext of the plaintext below, 16 byte tag included |
 //
 // The 8 clear bytes are the AEAD's associated data. Types are 0x80 DATA4,
-// 0x81 DATA6, 0x82 CTRL, 0x83 FRAG; 0x84 RELAY is reserved. The plaintexts:
+// 0x81 DATA6, 0x82 CTRL, 0x83 FRAG, 0x84 RELAY. The plaintexts:
 //
 //	DATA4, DATA6  next header (1) | transport header and payload
 //	CTRL          one or more frames, then zero or more zero bytes
 //	FRAG          message ID (16 bit) | kind (2) offset (13) more (1) | piece
+//	RELAY         from relay (1 bit) channel (15 bit) | a datagram of another
+//	              pipe, sealed end to end, of any type but RELAY
 //
 // # Payload of offer and answer (inside Noise)
 //

@@ -9,7 +9,19 @@ const (
 	TypeData6 = 0x81 // DATA over IPv6 LSIs
 	TypeCtrl  = 0x82 // control frames
 	TypeFrag  = 0x83 // a piece of a DATA or CTRL plaintext
-	TypeRelay = 0x84 // reserved: dropped
+	TypeRelay = 0x84 // a datagram of another pipe, to or from a relay
+)
+
+// The channel at the head of a RELAY plaintext (DESIGN §14.4). The top bit says
+// who sends: the relay, or one of the two that it relays for. Without it two
+// peers that relay for each other could not tell.
+const (
+	RelayHeaderLen = 2
+	FromRelay      = 0x8000 // set by the relay
+	MaxChannel     = 0x7fff
+
+	// RelayOverhead is what a relayed datagram costs on a hop.
+	RelayOverhead = HeaderLen + RelayHeaderLen + TagLen
 )
 
 // Sizes in bytes of what surrounds a transport segment in a datagram.
@@ -56,7 +68,7 @@ func ParseHeader(b []byte) (h Header, rest []byte, ok bool) {
 		Index:   uint24(b[1:4]),
 		Counter: binary.BigEndian.Uint32(b[4:8]),
 	}
-	if h.Type < TypeData4 || h.Type > TypeFrag {
+	if h.Type < TypeData4 || h.Type > TypeRelay {
 		return Header{}, nil, false
 	}
 	return h, b[HeaderLen:], true

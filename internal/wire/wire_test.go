@@ -50,6 +50,8 @@ var sampleFrames = []struct {
 	{"rekey-offer", Frame{Type: FrameRekeyOffer, Number: 3, Message: []byte("noise message 1")}},
 	{"rekey-answer", Frame{Type: FrameRekeyAnswer, Number: 3, Message: []byte("noise message 2")}},
 	{"close", Frame{Type: FrameClose, Flag: 1}},
+	{"relay-bind", Frame{Type: FrameRelayBind, Peer: [32]byte{1, 31: 2}, Session: [16]byte{3, 15: 4}}},
+	{"relay-channel", Frame{Type: FrameRelayChannel, Session: [16]byte{3, 15: 4}, Flag: RelayBound, Size: 5}},
 }
 
 // golden compares b with the hex in testdata, or writes it.
@@ -79,7 +81,7 @@ func TestGoldenComplete(t *testing.T) {
 }
 
 func TestHeader(t *testing.T) {
-	for _, typ := range []uint8{TypeData4, TypeData6, TypeCtrl, TypeFrag} {
+	for _, typ := range []uint8{TypeData4, TypeData6, TypeCtrl, TypeFrag, TypeRelay} {
 		h := Header{Type: typ, Index: 0x123456, Counter: 0x89abcdef}
 		b := h.Append(nil)
 		put := make([]byte, HeaderLen)
@@ -102,7 +104,7 @@ func TestHeader(t *testing.T) {
 	}
 	for typ := range 256 {
 		d := append(Header{Type: uint8(typ), Index: 1}.Append(nil), make([]byte, 100)...)
-		if _, _, ok := ParseHeader(d); ok != (typ >= TypeData4 && typ <= TypeFrag) {
+		if _, _, ok := ParseHeader(d); ok != (typ >= TypeData4 && typ <= TypeRelay) {
 			t.Errorf("type %#x: %v", typ, ok)
 		}
 	}
@@ -216,7 +218,9 @@ func TestFrames(t *testing.T) {
 	if f, rest, err := ParseFrame(rest); f.Type != framePadding || rest != nil || err != nil {
 		t.Errorf("padding: %+v, %v, %v", f, rest, err)
 	}
-	for _, b := range [][]byte{{0, 0, 1}, {0xff}, {0x0b, 0}, {byte(FrameConfirm), 2}} {
+	for _, b := range [][]byte{{0, 0, 1}, {0xff}, {0x0d, 0}, {byte(FrameConfirm), 2},
+		append([]byte{byte(FrameRelayChannel), 15: 0}, 0, 0, 0, 0), // bound without a channel
+	} {
 		if _, _, err := ParseFrame(b); !errors.Is(err, ErrInvalid) {
 			t.Errorf("% x: %v", b, err)
 		}

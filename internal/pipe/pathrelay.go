@@ -1,0 +1,322 @@
+package pipe
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	"github.com/idloc/idloc/internal/peerid"
+	"github.com/idloc/idloc/internal/wire"
+)
+
+// The ends' side of relaying (DESIGN §14.4): a path whose local half is a
+// channel of the pipe to a relay. Challenges, RTT, sizes and consent are those
+// of any path.
+
+const (
+	relayRefresh = int64(20 * time.Second) // between binds that keep a channel
+	relayIdle    = int64(45 * time.Second) // a channel that no path uses ends
+	relayGrace   = int64(10 * time.Second) // a direct path must stand before relayed ones go
+	relayRetry   = int64(100 * time.Millisecond)
+	maxBinds     = 256
+)
+
+// Errors of Bind.
+var (
+	ErrRelayRefused = errors.New("pipe: the relay refuses")
+	errRelayInRelay = errors.New("pipe: the way to the relay is relayed itself")
+	errManyBinds    = errors.New("pipe: too many relayed paths")
+)
+
+// relayRemote is the remote half of relayed paths: the channel says where
+// they lead.
+var relayRemote = netip.AddrPortFrom(netip.IPv6Unspecified(), 1)
+
+// relayLink is a channel of the pipe to a relay, as a Sender.
+type relayLink struct {
+	relay   *Pipe
+	peer    peerid.ID     // who is at the other end
+	channel atomic.Uint32 // a relay that has restarted gives another one
+	used    atomic.Int64
+}
+
+var _ Sender = (*relayLink)(nil)
+
+// LocalAddr is the real address that the relay is sent to from.
+func (l *relayLink) LocalAddr() netip.AddrPort {
+	if t := l.relay.best.Load(); t != nil {
+		return t.Local.LocalAddr()
+	}
+	return netip.AddrPort{}
+}
+
+// MaxDatagram is what fits into a datagram of the hop.
+func (l *relayLink) MaxDatagram() int { return l.relay.datagram() - wire.RelayOverhead }
+
+// WriteBatch seals each datagram once more, for the hop.
+func (l *relayLink) WriteBatch(b []byte, seg int, _ netip.AddrPort) error {
+	if l.relay.relayed() {
+		return errRelayInRelay
+	}
+	l.used.Store(l.relay.e.now())
+	out := newBatch(l.relay, wire.TypeRelay)
+	defer out.Free()
+	channel := uint16(l.channel.Load())
+	for len(b) > 0 {
+		d := b[:min(seg, len(b))]
+		b = b[len(d):]
+		out.relay(channel, d)
+	}
+	return out.Flush()
+}
+
+// relayed says whether a path leads through a relay.
+func (at Path) relayed() bool {
+	_, ok := at.Local.(*relayLink)
+	return ok
+}
+
+// Via is the relay that the path leads through, zero if none.
+func (at Path) Via() peerid.ID {
+	if l, ok := at.Local.(*relayLink); ok {
+		return l.relay.peer
+	}
+	return peerid.ID{}
+}
+
+// Addrs are the real addresses of the path on this side's first hop: those of
+// the relay, if it leads through one.
+func (at Path) Addrs() (local, remote netip.AddrPort) {
+	if l, ok := at.Local.(*relayLink); ok {
+		if t := l.relay.best.Load(); t != nil && !t.relayed {
+			return t.Local.LocalAddr(), t.Remote
+		}
+		return netip.AddrPort{}, netip.AddrPort{}
+	}
+	return at.Local.LocalAddr(), at.Remote
+}
+
+// Relayed says whether data goes through a relay now.
+func (p *Pipe) Relayed() bool { return p.relayed() }
+
+func (p *Pipe) relayed() bool {
+	t := p.best.Load()
+	return t != nil && t.relayed
+}
+
+// bind is one channel that is wanted of a relay, or held.
+type bind struct {
+	target  peerid.ID
+	session [16]byte
+	link    *relayLink // nil until both sides have asked
+	err     error
+	done    chan struct{} // closed when link or err is set
+	try     retry
+}
+
+// Bind asks the peer of p to relay between this side and target, for one
+// session, and returns the path when target has asked for the same. The
+// channel lasts while a path uses it, and is asked for again as long as ctx
+// does not end before there is one.
+func (p *Pipe) Bind(ctx context.Context, target peerid.ID, session [16]byte) (Path, error) {
+	if p.relayed() {
+		return Path{}, errRelayInRelay
+	}
+	now := p.e.now()
+	p.mu.Lock()
+	b := p.binds[session]
+	if b == nil {
+		if len(p.binds) >= maxBinds || p.state == stateClosed {
+			p.unlock()
+			return Path{}, errManyBinds
+		}
+		b = &bind{target: target, session: session, done: make(chan struct{}), try: retry{at: now}}
+		if p.binds == nil {
+			p.binds = map[[16]byte]*bind{}
+		}
+		p.binds[session] = b
+		p.e.timers.plan(&p.timed, now)
+	}
+	p.unlock()
+	select {
+	case <-b.done:
+		if b.err != nil {
+			return Path{}, b.err
+		}
+		return Path{Local: b.link, Remote: relayRemote}, nil
+	case <-p.closed:
+		return Path{}, p.Err()
+	case <-ctx.Done():
+		p.mu.Lock()
+		if p.binds[session] == b && b.link == nil {
+			delete(p.binds, session)
+		}
+		p.unlock()
+		return Path{}, context.Cause(ctx)
+	}
+}
+
+// relayDue asks for channels, keeps those in use and lets go of the others.
+// The caller holds mu.
+func (p *Pipe) relayDue(now int64) (next int64) {
+	for id, b := range p.binds {
+		if b.link != nil && now >= b.link.used.Load()+relayIdle {
+			delete(p.binds, id)
+			p.setLink(uint16(b.link.channel.Load()), nil)
+			continue
+		}
+		if b.try.at <= now {
+			p.queue(p.sealing(), p.best.Load(), wire.Frame{Type: wire.FrameRelayBind, Peer: b.target, Session: b.session})
+			b.try.at = now + relayRefresh
+			if b.link == nil {
+				b.try.at = now + relayRetry<<min(b.try.tries, 4)
+			}
+			b.try.tries++
+		}
+		next = earlier(next, b.try.at)
+	}
+	return next
+}
+
+// channelGiven handles a RELAY-CHANNEL. The caller holds mu.
+func (p *Pipe) channelGiven(f wire.Frame, now int64) {
+	b := p.binds[f.Session]
+	if b == nil {
+		return
+	}
+	switch f.Flag {
+	case wire.RelayBound:
+		if b.link == nil {
+			b.link = &relayLink{relay: p, peer: b.target}
+			b.link.used.Store(now)
+			close(b.done)
+			b.try = retry{at: now + relayRefresh}
+		} else if uint16(b.link.channel.Load()) != f.Size {
+			p.setLink(uint16(b.link.channel.Load()), nil)
+		}
+		b.link.channel.Store(uint32(f.Size))
+		p.setLink(f.Size, b.link)
+	case wire.RelayWaiting:
+		if b.link != nil { // the relay has forgotten us, and the other side has not asked again
+			b.try = retry{at: now + relayRetry<<2}
+		}
+	case wire.RelayRefused:
+		delete(p.binds, f.Session)
+		if b.link == nil {
+			b.err = ErrRelayRefused
+			close(b.done)
+		} else {
+			p.setLink(uint16(b.link.channel.Load()), nil)
+		}
+	}
+	p.e.timers.plan(&p.timed, now)
+}
+
+// setLink puts a link into the table that receiving looks into, nil takes it
+// out. The caller holds mu.
+func (p *Pipe) setLink(channel uint16, l *relayLink) {
+	links := map[uint16]*relayLink{}
+	if old := p.links.Load(); old != nil {
+		for c, l := range *old {
+			links[c] = l
+		}
+	}
+	if l == nil {
+		delete(links, channel)
+	} else {
+		links[channel] = l
+	}
+	p.links.Store(&links)
+}
+
+// tell sends one control frame on the best path.
+func (p *Pipe) tell(f wire.Frame) {
+	p.mu.Lock()
+	if p.state != stateClosed {
+		p.queue(p.sealing(), p.best.Load(), f)
+	}
+	p.unlock()
+}
+
+// receiveRelay opens a run of RELAY datagrams: those from a relay are
+// datagrams of other pipes and go the way of all, the others are to be
+// forwarded.
+func (e *Endpoint) receiveRelay(kp *keypair, at Path, run []byte, seg int) {
+	s := scratchPool.Get().(*scratch)
+	defer scratchPool.Put(s)
+	f := forwarder{e: e}
+	defer f.flush()
+	for b := run; len(b) > 0; {
+		d := b[:min(seg, len(b))]
+		b = b[len(d):]
+		count := &e.drops
+		if p := kp.pipe.Load(); p != nil {
+			count = &p.drops
+		}
+		h, _, ok := wire.ParseHeader(d)
+		if !ok {
+			count.count(DropMalformed)
+			continue
+		}
+		plain, ok := kp.open(s.buf[:0], d, h.Counter, &s.nonce)
+		if !ok {
+			count.count(DropAuth)
+			if p := kp.pipe.Load(); p != nil && kp.failed.Load() >= e.limits.integrity {
+				p.broken(kp)
+			}
+			continue
+		}
+		newest := kp.newest(h.Counter)
+		if !kp.accept(h.Counter) {
+			count.count(DropReplay)
+			continue
+		}
+		p := e.pipeOf(kp)
+		if p == nil {
+			count.count(DropIndex)
+			continue
+		}
+		now := e.now()
+		p.heardRelay(kp, at, newest, len(d), now)
+		if len(plain) < wire.RelayHeaderLen+wire.MinLen || plain[wire.RelayHeaderLen] == wire.TypeRelay {
+			p.drops.count(DropMalformed)
+			continue
+		}
+		channel, inner := binary.BigEndian.Uint16(plain), plain[wire.RelayHeaderLen:]
+		if channel&wire.FromRelay == 0 {
+			f.forward(p, channel, inner, now)
+			continue
+		}
+		var l *relayLink
+		if links := p.links.Load(); links != nil {
+			l = (*links)[channel&wire.MaxChannel]
+		}
+		if l == nil {
+			p.drops.count(DropChannel)
+			continue
+		}
+		l.used.Store(now)
+		e.Receive(l, relayRemote, inner, len(inner))
+	}
+}
+
+// heardRelay notes an authenticated RELAY datagram of n bytes, without the
+// pipe's lock where nothing is to be decided.
+func (p *Pipe) heardRelay(kp *keypair, at Path, newest bool, n int, now int64) {
+	p.packetsIn.Add(1)
+	p.bytesIn.Add(uint64(n))
+	p.data.Store(now)
+	t := p.find(at.Local, at.Remote)
+	if t == nil || !t.validated.Load() || !kp.confirmed.Load() || p.alert.Load() {
+		p.mu.Lock()
+		p.authenticated(kp, at, newest, n, now)
+		p.unlock()
+		return
+	}
+	p.heard.Store(now)
+	p.awaiting.Store(0)
+	t.heard.Store(now)
+}
