@@ -156,6 +156,9 @@ func (t target) addr(family int) (netip.Addr, error) {
 func (n *Node) lookup(ctx context.Context, host string) (target, error) {
 	if a, err := netip.ParseAddr(host); err == nil {
 		a = a.Unmap()
+		if a == n.table.Resolver() {
+			return target{peer: n.id, v4: a, only: true}, nil
+		}
 		peer, ok := n.table.Peer(a)
 		if !ok {
 			return target{}, &net.AddrError{Err: "not an LSI of this node", Addr: host}

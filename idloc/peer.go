@@ -163,7 +163,7 @@ func fillPipe(s *PeerStatus, p *pipe.Pipe) {
 // self is the node's own part of Status.
 func (n *Node) self() SelfStatus {
 	s := SelfStatus{
-		Peer: n.peer(n.id), Domain: n.ov.Domain(), Port: n.sock.Number(),
+		Peer: n.peer(n.id), DNS: n.table.Resolver(), Domain: n.ov.Domain(), Port: n.sock.Number(),
 		Founder: n.ov.Founder(), Server: n.ov.Server(),
 	}
 	for _, c := range n.sock.Conns() {

@@ -20,6 +20,7 @@ type Status struct {
 type SelfStatus struct {
 	Peer
 	Domain    string           `json:"domain"`
+	DNS       netip.Addr       `json:"dns"`             // this node's DNS server, port 53; only this node reaches it, by Dial
 	Port      uint16           `json:"port"`            // the one UDP port
 	Addrs     []netip.AddrPort `json:"addrs"`           // local real addresses
 	Mapped    []netip.AddrPort `json:"mapped,omitzero"` // as STUN saw them from outside

@@ -1,0 +1,274 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/idloc/idloc/idloc"
+)
+
+// The commands talk to the running node over a socket in its folder, which
+// only the user can open.
+const controlSocket = "control"
+
+// controlPath is the socket's path. Where the folder's path is too long for a
+// socket it is an error of net.Listen.
+func controlPath(dir string) string { return filepath.Join(dir, controlSocket) }
+
+// control serves the commands.
+func (g *gateway) control(dir string) error {
+	path := controlPath(dir)
+	// The folder is locked by the node: nobody else serves here.
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return fmt.Errorf("control socket: %w", err)
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		l.Close()
+		return err
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /invite", func(w http.ResponseWriter, r *http.Request) {
+		var o idloc.InviteOptions
+		err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 1<<16)).Decode(&o)
+		var token string
+		if err == nil {
+			token, err = g.node.Invite(o)
+		}
+		answer(w, token, err)
+	})
+	mux.HandleFunc("POST /revoke", func(w http.ResponseWriter, r *http.Request) {
+		answer(w, nil, g.node.Revoke(r.Context(), r.FormValue("name")))
+	})
+	mux.HandleFunc("GET /status", func(w http.ResponseWriter, r *http.Request) { answer(w, g.node.Status(), nil) })
+	mux.HandleFunc("GET /ping", func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithTimeout(r.Context(), 20*time.Second)
+		defer cancel()
+		res, err := g.node.Ping(ctx, r.FormValue("name"))
+		answer(w, res, err)
+	})
+	g.httpOn(l, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodConnect {
+			g.connect(w, r)
+			return
+		}
+		mux.ServeHTTP(w, r)
+	}))
+	return nil
+}
+
+func answer(w http.ResponseWriter, v any, err error) {
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusUnprocessableEntity)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	json.NewEncoder(w).Encode(v)
+}
+
+// client asks the node that runs in a folder.
+type client struct{ dir string }
+
+func (c client) dial(ctx context.Context) (net.Conn, error) {
+	conn, err := new(net.Dialer).DialContext(ctx, "unix", controlPath(c.dir))
+	if err != nil {
+		return nil, fmt.Errorf("no gateway runs in %s (%w)", c.dir, errors.Unwrap(err))
+	}
+	return conn, nil
+}
+
+// ask sends a request and reads the answer into v.
+func (c client) ask(ctx context.Context, method, path string, body io.Reader, v any) error {
+	t := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return c.dial(ctx) }}
+	defer t.CloseIdleConnections()
+	req, err := http.NewRequestWithContext(ctx, method, "http://gateway"+path, body)
+	if err != nil {
+		return err
+	}
+	resp, err := t.RoundTrip(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return err
+	}
+	if resp.StatusCode != http.StatusOK {
+		return errors.New(strings.TrimSpace(string(b)))
+	}
+	return json.Unmarshal(b, v)
+}
+
+func (c client) invite(ctx context.Context, out io.Writer, o idloc.InviteOptions) error {
+	b, err := json.Marshal(o)
+	if err != nil {
+		return err
+	}
+	var token string
+	if err := c.ask(ctx, "POST", "/invite", strings.NewReader(string(b)), &token); err != nil {
+		return err
+	}
+	fmt.Fprintln(out, token)
+	return nil
+}
+
+func (c client) revoke(ctx context.Context, out io.Writer, name string) error {
+	var none any
+	if err := c.ask(ctx, "POST", "/revoke?name="+url.QueryEscape(name), nil, &none); err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "%s is no member any more; its pipes end everywhere within a minute\n", name)
+	return nil
+}
+
+func (c client) ping(ctx context.Context, out io.Writer, name string, count int) error {
+	for i := range count {
+		if i > 0 {
+			select {
+			case <-time.After(time.Second):
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+		var r idloc.PingResult
+		if err := c.ask(ctx, "GET", "/ping?name="+url.QueryEscape(name), nil, &r); err != nil {
+			return err
+		}
+		fmt.Fprintf(out, "%s: %v, %s %v → %v\n", orID(r.Peer), r.RTT, r.Path.Kind, r.Path.Local, r.Path.Remote)
+	}
+	return nil
+}
+
+func orID(p idloc.Peer) string {
+	if p.Name != "" {
+		return p.Name
+	}
+	return p.ID.String()
+}
+
+func (c client) read(ctx context.Context) (idloc.Status, error) {
+	var s idloc.Status
+	return s, c.ask(ctx, "GET", "/status", nil, &s)
+}
+
+func printJSON(out io.Writer, v any) error {
+	enc := json.NewEncoder(out)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
+}
+
+func (c client) status(ctx context.Context, out io.Writer, asJSON bool) error {
+	s, err := c.read(ctx)
+	if err != nil {
+		return err
+	}
+	if asJSON {
+		return printJSON(out, s)
+	}
+	role := "asks the database"
+	if s.Self.Server {
+		role = "serves the database, " + strconv.Itoa(s.Self.Records) + " records"
+	}
+	if s.Self.Founder {
+		role += ", founder"
+	}
+	fmt.Fprintf(out, "%s  %s\nLSIs %s, %s; UDP port %d; members connected: %d; %s\n\n",
+		s.Self.Name, s.Self.ID, s.Self.LSI4, s.Self.LSI6, s.Self.Port, s.Self.Members, role)
+	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(w, "NAME\tLSI\tPIPE\tPATH\tRTT\tSENT\tRECEIVED\tLAST ERROR")
+	for _, p := range s.Peers {
+		pipe, path, rtt, lsi := "–", "–", "–", "–"
+		if p.Connected {
+			pipe = p.AEAD
+		}
+		for _, a := range p.Paths {
+			if a.Active {
+				path = a.Kind + " " + a.Remote.String()
+			}
+		}
+		if p.RTT > 0 {
+			rtt = p.RTT.String()
+		}
+		if p.LSI4.IsValid() {
+			lsi = p.LSI4.String()
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%d\t%s\n", orID(p.Peer), lsi, pipe, path, rtt, p.BytesSent, p.BytesReceived, p.LastError)
+	}
+	return w.Flush()
+}
+
+// netcheck says what the node has seen of its network.
+func (c client) netcheck(ctx context.Context, out io.Writer, asJSON bool) error {
+	s, err := c.read(ctx)
+	if err != nil {
+		return err
+	}
+	r := report(s.Self)
+	if asJSON {
+		return printJSON(out, r)
+	}
+	fmt.Fprintf(out, "local addresses   %s\n", join(r.Local))
+	fmt.Fprintf(out, "seen from outside %s\n", join(r.Mapped))
+	fmt.Fprintf(out, "members connected %d\n", r.Members)
+	fmt.Fprintf(out, "NAT               %s\n", r.NAT)
+	fmt.Fprintf(out, "what will work    %s\n", r.Works)
+	return nil
+}
+
+func join[T fmt.Stringer](all []T) string {
+	if len(all) == 0 {
+		return "–"
+	}
+	var b []string
+	for _, a := range all {
+		b = append(b, a.String())
+	}
+	return strings.Join(b, ", ")
+}
+
+// connect joins in and out to a connection through the running node.
+func (c client) connect(ctx context.Context, address string, in io.Reader, out io.Writer) error {
+	conn, err := c.dial(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	if _, err := fmt.Fprintf(conn, "CONNECT %s HTTP/1.1\r\nHost: %s\r\n\r\n", address, address); err != nil {
+		return err
+	}
+	r := bufio.NewReader(conn)
+	resp, err := http.ReadResponse(r, &http.Request{Method: http.MethodConnect})
+	if err != nil {
+		return err
+	}
+	if resp.StatusCode != http.StatusOK {
+		b, _ := io.ReadAll(resp.Body)
+		return errors.New(strings.TrimPrefix(strings.TrimSpace(string(b)), "gateway: "))
+	}
+	go func() {
+		io.Copy(conn, in)
+		closeWrite(conn)
+	}()
+	_, err = io.Copy(out, r)
+	return err
+}
