@@ -312,8 +312,16 @@ func TestFailedDialExplains(t *testing.T) {
 			}
 		}
 	}
-	try("wrong name", "pluto.example.com:80", "", "no such host")
+	try("wrong name", "nibiru.example.com:80", "", "no such host")
 	try("closed port", "mars.example.com:9", "", "refused")
+	pluto := join(t, earth, "pluto", idloc.Config{})
+	if _, err := venus.Ping(t.Context(), "pluto"); err != nil {
+		t.Fatal(err)
+	}
+	if err := pluto.Close(); err != nil {
+		t.Fatal(err)
+	}
+	try("peer off", "pluto.example.com:80", idloc.StageOffer, "peer")
 	if err := earth.Revoke(t.Context(), mars.Name()); err != nil {
 		t.Fatal(err)
 	}

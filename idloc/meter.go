@@ -136,6 +136,7 @@ var (
 	mPipeMTU   = gauge("pipe_mtu_bytes", "Largest UDP payload sent to the peer.", "peer", "name")
 	mPipeBytes = counter("pipe_bytes_total", "Bytes of datagrams of the pipe; starts again with each pipe.", "peer", "name", "direction")
 	mPipePkts  = counter("pipe_packets_total", "Datagrams of the pipe; starts again with each pipe.", "peer", "name", "direction")
+	mPipeLost  = gauge("pipe_lost_packets", "Datagrams of the peer that have not come, since the last rekey.", "peer", "name")
 	mPipeKeys  = counter("pipe_rekeys_total", "Rekeys of the pipe; starts again with each pipe.", "peer", "name")
 	mPipeDrops = counter("pipe_drops_total", "Datagrams that the pipe dropped.", "peer", "name", "reason")
 	mSockIn    = counter("socket_received_datagrams_total", "Datagrams that came in at the one port.", "kind")
@@ -157,7 +158,7 @@ var (
 
 var allMetrics = []metric{
 	mMembers, mServers, mRouting, mRecords, mIsServer, mReached, mNotAfter, mRevSeq, mPipes, mLSIs,
-	mPipeUp, mPipeRTT, mPipeMTU, mPipeBytes, mPipePkts, mPipeKeys, mPipeDrops,
+	mPipeUp, mPipeRTT, mPipeMTU, mPipeBytes, mPipePkts, mPipeLost, mPipeKeys, mPipeDrops,
 	mSockIn, mSockInB, mSockReads, mSockOut, mSockOutB, mDrops, mShimPkts, mShimMiss,
 	mConns, mRetrans, mSegments, mResets, mDatagrams, mMissed, mRefused,
 }
@@ -209,6 +210,7 @@ func (c nodeCollector) Collect(ch chan<- prometheus.Metric) {
 		count(mPipeBytes, p.BytesReceived, id, name, "received")
 		count(mPipePkts, p.PacketsSent, id, name, "sent")
 		count(mPipePkts, p.PacketsReceived, id, name, "received")
+		count(mPipeLost, p.Lost, id, name)
 		count(mPipeKeys, p.Rekeys, id, name)
 		for reason, v := range p.Drops {
 			count(mPipeDrops, v, id, name, reason)

@@ -151,7 +151,7 @@ func fillPipe(s *PeerStatus, p *pipe.Pipe) {
 	s.Handshake, s.Rekeys = st.Handshake, st.Rekeys
 	s.BytesSent, s.BytesReceived = st.BytesSent, st.BytesReceived
 	s.PacketsSent, s.PacketsReceived = st.PacketsSent, st.PacketsReceived
-	s.Drops = st.Drops
+	s.Lost, s.Drops = st.Lost, st.Drops
 	for _, path := range st.Paths {
 		s.Paths = append(s.Paths, PathStatus{Kind: "direct", Local: path.Local, Remote: path.Remote, RTT: path.RTT, Active: path.Active})
 	}

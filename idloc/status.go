@@ -53,6 +53,7 @@ type PeerStatus struct {
 	BytesReceived   uint64            `json:"bytes_received,omitempty"`
 	PacketsSent     uint64            `json:"packets_sent,omitempty"`
 	PacketsReceived uint64            `json:"packets_received,omitempty"`
+	Lost            uint64            `json:"lost,omitempty"`  // datagrams of the peer that have not come, since the last rekey
 	Drops           map[string]uint64 `json:"drops,omitempty"` // by reason
 
 	LastError string `json:"last_error,omitempty"` // of the newest attempt that failed

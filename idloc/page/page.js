@@ -99,7 +99,7 @@ function card(p) {
     el("p", { class: "soft" }, [p.lsi4, p.lsi6].filter(Boolean).join(" · "), " ", short(p.id)));
   if (p.connected) {
     art.append(el("p", {}, `${p.encapsulation}, ${p.aead}, ` + (a ? `${a.kind} ${a.local} → ${a.remote}` + (a.via ? ` via ${short(a.via)}` : "") : "no path")),
-      el("p", {}, `MTU ${p.mtu} · ${p.rekeys || 0} rekeys · sent ${size(p.bytes_sent || 0)}, received ${size(p.bytes_received || 0)}`));
+      el("p", {}, `MTU ${p.mtu} · ${p.rekeys || 0} rekeys · sent ${size(p.bytes_sent || 0)}, received ${size(p.bytes_received || 0)}` + (p.lost ? ` · ${p.lost} lost on the way here` : "")));
     const most = Math.max(1, ...h.map(s => Math.max(s.outRate, s.inRate))), slow = Math.max(1, ...h.map(s => s.rtt));
     art.append(el("svg", { class: "chart", viewBox: "0 0 300 60", preserveAspectRatio: "none", role: "img", "aria-label": `Traffic and round-trip time to ${label(p)}, last two minutes` },
       line(h, s => s.outRate, most, "sent"), line(h, s => s.inRate, most, "received"), line(h, s => s.rtt, slow, "rtt")),

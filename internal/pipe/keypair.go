@@ -38,6 +38,7 @@ type keypair struct {
 	rmu     sync.Mutex // guards what follows
 	replay  replay.Filter
 	highest uint64 // 1 + highest counter received
+	taken   uint64 // packets accepted
 }
 
 // setKeys makes k usable. initiator says which side of the exchange we are.
@@ -101,6 +102,9 @@ func (k *keypair) accept(counter uint32) bool {
 	if ok && uint64(counter) >= k.highest {
 		k.highest = uint64(counter) + 1
 	}
+	if ok {
+		k.taken++
+	}
 	k.rmu.Unlock()
 	return ok
 }
@@ -123,6 +127,13 @@ func (k *keypair) received() uint64 {
 	k.rmu.Lock()
 	defer k.rmu.Unlock()
 	return k.highest
+}
+
+// lost is how many of the peer's packets up to the highest have not come.
+func (k *keypair) lost() uint64 {
+	k.rmu.Lock()
+	defer k.rmu.Unlock()
+	return k.highest - k.taken
 }
 
 // wipe ends k: nothing is sealed or opened from here on.

@@ -23,6 +23,7 @@ type Status struct {
 	BytesReceived   uint64            `json:"bytes_received"`
 	PacketsSent     uint64            `json:"packets_sent"`
 	PacketsReceived uint64            `json:"packets_received"` // authenticated
+	Lost            uint64            `json:"lost"`             // packets of the peer under the keys in use that have not come, from the gaps in their counters
 	Drops           map[string]uint64 `json:"drops,omitempty"`  // by DropReason
 }
 
