@@ -1,0 +1,144 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/idloc/idloc/idloc"
+)
+
+// idlocPair is an overlay of a founder and two members. Each dial resolves
+// the server's name; what the first one went through is in stages.
+func idlocPair(ctx context.Context) (*pair, error) {
+	cfg := func(name string) idloc.Config {
+		return idloc.Config{Name: name, Addrs: []netip.Addr{netip.MustParseAddr("127.0.0.1")}}
+	}
+	founder, err := idloc.Create(ctx, "bench.example", cfg("founder"))
+	if err != nil {
+		return nil, err
+	}
+	join := func(name string) (*idloc.Node, error) {
+		token, err := founder.Invite(idloc.InviteOptions{Name: name})
+		if err != nil {
+			return nil, err
+		}
+		return idloc.Join(ctx, token, cfg(name))
+	}
+	server, err := join("server")
+	if err != nil {
+		return nil, err
+	}
+	client, err := join("client")
+	if err != nil {
+		return nil, err
+	}
+	l, err := server.Listen("tcp", ":7000")
+	if err != nil {
+		return nil, err
+	}
+	// The database is warm: the founder finds the name. The client has not
+	// asked for it.
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	for {
+		_, err := founder.Resolver().LookupHost(ctx, "server.bench.example")
+		if err == nil {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("name was not published: %w", err)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+
+	var mu sync.Mutex
+	var events []idloc.Event
+	go func() {
+		for e := range client.Watch(context.Background()) {
+			mu.Lock()
+			if len(events) < 64 {
+				events = append(events, e)
+			}
+			mu.Unlock()
+		}
+	}()
+	return &pair{
+		dial: func(ctx context.Context) (stream, error) {
+			return client.Dial(ctx, "tcp", "server.bench.example:7000")
+		},
+		accept: func() (stream, error) { return l.Accept() },
+		flow: func() (datagrams, datagrams, error) {
+			pc, err := server.ListenPacket("udp", ":7001")
+			if err != nil {
+				return nil, nil, err
+			}
+			c, err := client.Dial(context.Background(), "udp", "server.bench.example:7001")
+			if err != nil {
+				return nil, nil, err
+			}
+			return udpFlow{Conn: c}, udpFlow{pc: pc}, nil
+		},
+		stages: func() map[string]float64 {
+			time.Sleep(50 * time.Millisecond) // the last events are on their way
+			mu.Lock()
+			defer mu.Unlock()
+			return stagesOf(events)
+		},
+		close: func() { _, _, _ = client.Close(), server.Close(), founder.Close() },
+	}, nil
+}
+
+// stagesOf says how long after the step before it each step of a first dial
+// came, in ms.
+func stagesOf(events []idloc.Event) map[string]float64 {
+	m := map[string]float64{}
+	var last time.Time
+	for _, e := range events {
+		switch e.Kind {
+		case idloc.EventNameAsked:
+			last = e.Time
+		case idloc.EventNameResolved, idloc.EventMiss, idloc.EventOfferSent, idloc.EventAnswerReceived,
+			idloc.EventPairChosen, idloc.EventPipeUp, idloc.EventPacketsReleased:
+			if _, twice := m[string(e.Kind)]; twice || last.IsZero() {
+				continue
+			}
+			m[string(e.Kind)] = float64(e.Time.Sub(last).Microseconds()) / 1e3
+			last = e.Time
+		}
+	}
+	return m
+}
+
+// udpFlow is an end of a flow: a connected socket, or a listening one.
+type udpFlow struct {
+	net.Conn
+	pc net.PacketConn
+}
+
+func (f udpFlow) Send(b []byte) error {
+	_, err := f.Conn.Write(b)
+	return err
+}
+
+func (f udpFlow) Recv(b []byte) (int, error) {
+	if r, ok := f.pc.(interface {
+		ReadFromUDPAddrPort([]byte) (int, netip.AddrPort, error)
+	}); ok {
+		n, _, err := r.ReadFromUDPAddrPort(b)
+		return n, err
+	}
+	n, _, err := f.pc.ReadFrom(b)
+	return n, err
+}
+
+func (f udpFlow) Close() error {
+	if f.pc != nil {
+		return f.pc.Close()
+	}
+	return f.Conn.Close()
+}
