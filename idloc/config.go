@@ -37,7 +37,9 @@ type Config struct {
 	Null NullPolicy
 	// Paths restricts which paths pipes may take.
 	Paths PathPolicy
-	// NoRelay: do not forward offers and pipe datagrams for others.
+	// NoRelay: do not forward offers and pipe datagrams for others. Pipe
+	// datagrams are forwarded only by members whose invitation says so
+	// (InviteOptions.Relay), and by the founder.
 	NoRelay bool
 	// Admit is asked before an inbound flow is answered; nil admits all
 	// members. It is called from the packet path of the peer's pipe and
@@ -66,7 +68,12 @@ type PathPolicy uint8
 const (
 	PathAny        PathPolicy = iota // direct if possible, else relayed
 	PathDirectOnly                   // never through a relay
-	PathRelayOnly                    // never show a real address to a peer
+	// PathRelayOnly names no real address in offers and answers, runs no
+	// connectivity checks and sends data through relays only. Members that
+	// relay for this node still see its addresses, as do those that it is
+	// connected to on the peer protocol and those that look up its contact
+	// record: it hides the node from who calls, not from the overlay.
+	PathRelayOnly
 )
 
 // Encapsulation is how a flow travels between two peers (draft §4.3).

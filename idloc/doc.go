@@ -48,9 +48,8 @@
 //
 // # Not yet
 //
-// Null encapsulation (Config.Null, Dialer.Encapsulation), relayed paths
-// (Config.Paths = PathRelayOnly) and TURN URLs in Config.ICEServers return
-// an error that is errors.ErrUnsupported.
+// Null encapsulation (Config.Null, Dialer.Encapsulation) and TURN URLs in
+// Config.ICEServers return an error that is errors.ErrUnsupported.
 //
 // # Seeing inside
 //

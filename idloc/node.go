@@ -137,7 +137,7 @@ func start(ctx context.Context, cfg Config, enter func(context.Context, overlay.
 	n.ov, err = enter(ctx, overlay.Config{
 		Key: key, Socket: n.sock, State: n.state,
 		Pipes: func(ov *overlay.Overlay) (*pipe.Endpoint, error) { return n.assemble(ov, key) },
-		Name:  cfg.Name, NoRelay: cfg.NoRelay,
+		Name:  cfg.Name, NoRelay: cfg.NoRelay, Paths: overlay.PathPolicy(cfg.Paths),
 		Events: n.emit, Logger: cfg.Logger,
 		ICEServers: cfg.ICEServers, LSIPrefixes: cfg.lsiRanges(), AllowLoopback: listsLoopback(cfg.Addrs),
 		Net: cfg.Net,
@@ -179,6 +179,7 @@ func (n *Node) assemble(ov *overlay.Overlay, key ed25519.PrivateKey) (*pipe.Endp
 	}
 	pipes, err := pipe.NewEndpoint(pipe.Config{
 		Key: key, Overlay: ov.ID(), Handler: n.shim, Events: n.emit, Logger: n.log, LastTimestamp: last,
+		Relay: ov.RelayFor,
 	})
 	if err != nil {
 		return nil, err
@@ -380,8 +381,8 @@ func (cfg Config) withDefaults() (Config, error) {
 	if cfg.Null != NullRefuse {
 		return cfg, fmt.Errorf("idloc: null encapsulation: %w", errors.ErrUnsupported)
 	}
-	if cfg.Paths == PathRelayOnly {
-		return cfg, fmt.Errorf("idloc: relayed paths: %w", errors.ErrUnsupported)
+	if cfg.Paths > PathRelayOnly {
+		return cfg, fmt.Errorf("idloc: path policy %d", cfg.Paths)
 	}
 	for _, url := range cfg.ICEServers {
 		switch scheme, _, _ := strings.Cut(url, ":"); scheme {

@@ -102,11 +102,9 @@ func (n *Node) Ping(ctx context.Context, name string) (PingResult, error) {
 	if err != nil {
 		return PingResult{}, n.ended(fmt.Errorf("ping %s: %w", name, err))
 	}
-	res := PingResult{Peer: n.peer(t.peer), RTT: rtt, Path: PathStatus{Kind: "direct", Remote: path.Remote, RTT: rtt, Active: true}}
-	if path.Local != nil {
-		res.Path.Local = path.Local.LocalAddr()
-	}
-	return res, nil
+	local, remote := path.Addrs()
+	return PingResult{Peer: n.peer(t.peer), RTT: rtt, Path: PathStatus{
+		Kind: kindOf(path.Via()), Local: local, Remote: remote, Via: path.Via(), RTT: rtt, Active: true}}, nil
 }
 
 // Status returns a snapshot of the node. It may be called at any time, also
@@ -153,11 +151,19 @@ func fillPipe(s *PeerStatus, p *pipe.Pipe) {
 	s.PacketsSent, s.PacketsReceived = st.PacketsSent, st.PacketsReceived
 	s.Lost, s.Drops = st.Lost, st.Drops
 	for _, path := range st.Paths {
-		s.Paths = append(s.Paths, PathStatus{Kind: "direct", Local: path.Local, Remote: path.Remote, RTT: path.RTT, Active: path.Active})
+		s.Paths = append(s.Paths, PathStatus{Kind: kindOf(path.Via), Local: path.Local, Remote: path.Remote, Via: path.Via, RTT: path.RTT, Active: path.Active})
 	}
 	if err := p.Err(); err != nil {
 		s.LastError = err.Error()
 	}
+}
+
+// kindOf is the Kind of a path that leads through a member, zero for none.
+func kindOf(via PeerID) string {
+	if via.IsZero() {
+		return "direct"
+	}
+	return "relayed"
 }
 
 // self is the node's own part of Status.
@@ -172,6 +178,7 @@ func (n *Node) self() SelfStatus {
 	st := n.ov.Stats()
 	s.Members, s.Servers, s.Routing, s.Records = st.Members, st.Servers, st.RoutingTable, st.Records
 	s.Revoked, s.Reached, s.Mapped = st.Revocations, st.Reached, st.Mapped
+	s.Relay = n.pipes.Load().RelayStatus()
 	if m := n.ov.Member(); m != nil {
 		s.NotAfter, s.Confirmed = m.NotAfter, m.Confirmed
 	}

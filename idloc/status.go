@@ -4,6 +4,8 @@ import (
 	"net/netip"
 	"slices"
 	"time"
+
+	"github.com/idloc/idloc/internal/pipe"
 )
 
 // Status is a snapshot of a node: a plain value that encodes to JSON.
@@ -34,7 +36,11 @@ type SelfStatus struct {
 	Reached   bool             `json:"reached"`            // a member connected to this node unasked: it can be reached from outside
 	NotAfter  time.Time        `json:"not_after,omitzero"` // end of the membership certificate
 	Confirmed bool             `json:"confirmed,omitzero"` // by the founder or a delegate
+	Relay     RelayStatus      `json:"relay,omitzero"`     // what this node forwards for others
 }
+
+// RelayStatus counts what a node forwards between two other members.
+type RelayStatus = pipe.RelayStatus
 
 // PeerStatus is what the node knows of one other peer.
 type PeerStatus struct {

@@ -31,6 +31,7 @@ type Config struct {
 
 	Name    string // the label wanted; a named token overrides it
 	NoRelay bool   // forward nothing for others
+	Paths   PathPolicy
 
 	Events event.Sink
 	Logger *slog.Logger // nil is silent

@@ -45,7 +45,9 @@ var (
 type establishment struct {
 	peer      peerid.ID
 	initiator bool
+	direct    bool          // looks for a direct path only, and quietly
 	session   [16]byte      // responder: of the offer
+	relays    []peerid.ID   // responder: those it named
 	answered  chan struct{} // responder: closed when answer is set or never will be
 	answer    []byte
 	ctx       context.Context
@@ -64,6 +66,7 @@ type connects struct {
 	mu         sync.Mutex // guards the rest
 	byPeer     map[peerid.ID]*establishment
 	arrived    map[peerid.ID]chan struct{} // who waits for an offer of this peer
+	improving  map[peerid.ID]bool          // relayed pipes whose direct path is looked for
 	recent     map[[16]byte][]byte         // answers to offers whose establishment has ended
 	responding int
 	closed     bool
@@ -73,7 +76,7 @@ type connects struct {
 }
 
 func newConnects(o *Overlay) *connects {
-	c := &connects{o: o, byPeer: map[peerid.ID]*establishment{}, arrived: map[peerid.ID]chan struct{}{}, recent: map[[16]byte][]byte{}}
+	c := &connects{o: o, byPeer: map[peerid.ID]*establishment{}, improving: map[peerid.ID]bool{}, arrived: map[peerid.ID]chan struct{}{}, recent: map[[16]byte][]byte{}}
 	c.ctx, c.cancel = context.WithCancel(o.ctx)
 	return c
 }
@@ -96,7 +99,7 @@ func (o *Overlay) Connect(ctx context.Context, p peerid.ID) (*pipe.Pipe, error) 
 	}
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
-	return o.connects.connect(ctx, p)
+	return o.connects.connect(ctx, p, false)
 }
 
 // up returns the pipe to a peer if it can carry data.
@@ -113,13 +116,15 @@ func (c *connects) up(p peerid.ID) *pipe.Pipe {
 	}
 }
 
-func (c *connects) connect(ctx context.Context, p peerid.ID) (*pipe.Pipe, error) {
+// connect is Connect. With direct an establishment that it begins uses no
+// relay: it is the way to one.
+func (c *connects) connect(ctx context.Context, p peerid.ID, direct bool) (*pipe.Pipe, error) {
 	var last error
 	for {
 		if pp := c.up(p); pp != nil {
 			return pp, nil
 		}
-		e, err := c.begin(p)
+		e, err := c.begin(p, direct)
 		if err != nil {
 			return nil, err
 		}
@@ -158,7 +163,7 @@ func (c *connects) connect(ctx context.Context, p peerid.ID) (*pipe.Pipe, error)
 }
 
 // begin returns the establishment for p, starting one if there is none.
-func (c *connects) begin(p peerid.ID) (*establishment, error) {
+func (c *connects) begin(p peerid.ID, direct bool) (*establishment, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
@@ -167,7 +172,7 @@ func (c *connects) begin(p peerid.ID) (*establishment, error) {
 	if e := c.byPeer[p]; e != nil {
 		return e, nil
 	}
-	e := &establishment{peer: p, initiator: true, replaced: make(chan struct{}), done: make(chan struct{})}
+	e := &establishment{peer: p, initiator: true, direct: direct, replaced: make(chan struct{}), done: make(chan struct{})}
 	e.ctx, e.cancel = context.WithCancelCause(c.ctx)
 	c.byPeer[p] = e
 	c.wg.Go(func() {
@@ -193,7 +198,7 @@ func (c *connects) finish(e *establishment, pp *pipe.Pipe, err error) {
 	}
 	c.mu.Unlock()
 	close(e.done)
-	if err == nil || errors.Is(err, errYield) || errors.Is(err, errSuperseded) {
+	if err == nil || e.direct && e.initiator || errors.Is(err, errYield) || errors.Is(err, errSuperseded) {
 		return
 	}
 	stage := ""
@@ -218,8 +223,17 @@ func (c *connects) initiate(ctx context.Context, e *establishment) (*pipe.Pipe, 
 	if err != nil {
 		return fail(StageOffer, err)
 	}
-	defer func() { c.retire(agent) }()
-	offer, err := c.o.pipes.NewOffer(e.peer, c.local(agent))
+	owned := true // by open, once there is a session
+	defer func() {
+		if owned {
+			c.retire(agent)
+		}
+	}()
+	var relays []peerid.ID
+	if !e.direct {
+		relays = c.relays(e.peer)
+	}
+	offer, err := c.o.pipes.NewOffer(e.peer, c.local(agent, e, relays))
 	if err != nil {
 		return fail(StageOffer, err)
 	}
@@ -246,19 +260,16 @@ func (c *connects) initiate(ctx context.Context, e *establishment) (*pipe.Pipe, 
 		return fail(StageHandshake, err)
 	}
 	c.o.names.saw(m)
-	path, err := c.check(ctx, agent, e.peer, true, remote)
-	if err != nil {
-		session.Cancel()
-		return fail(StageCheck, err)
+	owned = false
+	o := opening{e: e, agent: agent, session: session, remote: remote}
+	if len(relays) > 0 {
+		o.relays = c.both(e.peer, relays, remote.Relays)
 	}
-	pp, err := c.o.pipes.Up(session, path)
-	if err != nil {
-		return fail(StageHandshake, err)
+	pp, err := c.open(ctx, o)
+	if err != nil && errors.Is(context.Cause(ctx), errYield) {
+		return nil, errYield
 	}
-	if err := ready(ctx, pp); err != nil {
-		return fail(StageHandshake, err)
-	}
-	return pp, nil
+	return pp, err
 }
 
 // ready waits until a pipe can carry data.
@@ -323,11 +334,15 @@ func (c *connects) retire(a *iceAgent) {
 }
 
 // local is what we say of ourselves in an offer or an answer.
-func (c *connects) local(a *iceAgent) pipe.Local {
+func (c *connects) local(a *iceAgent, e *establishment, relays []peerid.ID) pipe.Local {
 	c.o.mu.Lock()
 	chain := c.o.chain
 	c.o.mu.Unlock()
-	return pipe.Local{Chain: chain, Ufrag: a.ufrag, Pwd: a.pwd, Candidates: a.candidates, MTU: maxMTU}
+	l := pipe.Local{Chain: chain, Ufrag: a.ufrag, Pwd: a.pwd, Candidates: a.candidates, Relays: relays, MTU: maxMTU}
+	if c.o.cfg.Paths == PathRelayOnly && !e.direct {
+		l.Candidates = nil
+	}
+	return l
 }
 
 // check runs the connectivity checks with what the peer said of itself.
@@ -484,7 +499,13 @@ func (c *connects) answer(e *establishment, in *pipe.Incoming) (*iceAgent, *pipe
 		in.Reject()
 		return nil, nil, err
 	}
-	answer, session, err := in.Accept(c.local(agent))
+	// An offer that names no relay wants none; one without addresses must
+	// have one.
+	e.direct = len(in.Remote.Relays) == 0
+	if !e.direct {
+		e.relays = c.relays(e.peer)
+	}
+	answer, session, err := in.Accept(c.local(agent, e, e.relays))
 	if err != nil {
 		agent.close()
 		return nil, nil, err
@@ -495,29 +516,20 @@ func (c *connects) answer(e *establishment, in *pipe.Incoming) (*iceAgent, *pipe
 	return agent, session, nil
 }
 
-// accept runs the controlled side's checks and brings the pipe up.
+// accept finds the controlled side's path and brings the pipe up.
 func (c *connects) accept(ctx context.Context, e *establishment, agent *iceAgent, session *pipe.Session, remote pipe.Remote) (*pipe.Pipe, error) {
-	defer func() { c.retire(agent) }()
 	ctx, stop := context.WithTimeout(ctx, connectTimeout)
 	defer stop()
-	path, err := c.check(ctx, agent, e.peer, false, remote)
-	if err != nil {
-		// The initiator's first packet may have told the path already.
-		if pp := c.up(e.peer); pp != nil {
-			return pp, nil
-		}
-		session.Cancel()
-		if cause := context.Cause(ctx); errors.Is(cause, errSuperseded) {
-			return nil, errSuperseded
-		}
-		return nil, &StageError{StageCheck, e.peer, err}
+	o := opening{e: e, agent: agent, session: session, remote: remote}
+	if !e.direct {
+		o.relays = c.both(e.peer, e.relays, remote.Relays)
 	}
-	pp, err := c.o.pipes.Up(session, path)
-	if err == nil {
-		err = ready(ctx, pp)
+	pp, err := c.open(ctx, o)
+	if err != nil && errors.Is(context.Cause(ctx), errSuperseded) {
+		return nil, errSuperseded
 	}
-	if err != nil {
-		return nil, &StageError{StageHandshake, e.peer, err}
+	if pp == nil && err == nil {
+		pp = c.up(e.peer) // the initiator's first packet has told a path
 	}
-	return pp, nil
+	return pp, err
 }

@@ -16,7 +16,8 @@
 //	  │    peer, or through a member that has one: those its name record or
 //	  │    contact record names, those connected here, those nearest its ID
 //	  │ 3. answer back the same way
-//	  │ 4. ICE checks on the shared port, nomination
+//	  │ 4. ICE checks on the shared port, nomination; after 200 ms without a
+//	  │    pair, or when the checks have failed, a relay beside them
 //	  └ 5. the pair becomes the pipe's first path
 //
 // Offers that cross: the one from the smaller peer ID stands. The side with the
@@ -24,6 +25,19 @@
 // other waits for the offer that is on its way, for a bounded time, and then
 // tries again (DESIGN §14.7). The peer that made the standing offer controls
 // the checks.
+//
+// # Relays
+//
+// An offer and its answer name up to two members each that may forward for
+// others (their invitation says so, and they have not refused): connected
+// ones, servers first. Both sides make direct pipes to all that were named and
+// ask for a channel there; the first that stands carries the pipe, and the
+// checks go on beside it. While a pipe is relayed its initiator looks for a
+// direct path again after 10 s, doubling up to 5 min; a peer whose addresses
+// have changed looks for direct paths of all its pipes. What DESIGN §14.4 has
+// otherwise: pipes to relays are made when they are needed and not kept, and
+// contact records name none, since offer and answer do; §8's "at once" has a
+// head start of 200 ms for the checks, which most pairs do not use up.
 //
 // # Who is let in
 //
@@ -88,6 +102,7 @@
 //	offer.go     routing offers                        draft §4.2, §6; DESIGN §14.5
 //	connect.go   establishments                        draft §4.2, DESIGN §14.7
 //	ice.go       candidates, agents                    RFC 8445
+//	relay.go     members that relay, looking for direct paths  DESIGN §14.4
 //	icemux.go    agents on the shared port, pacing     DESIGN §14.9, RFC 8445 §14
 //	stun.go      demux, responder, mapped addresses    RFC 8489, DESIGN §14.9
 package overlay

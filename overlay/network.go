@@ -55,7 +55,8 @@ func (o *Overlay) followNetwork() {
 				o.log.Warn("listening on a new address", "addr", a, "err", err)
 			}
 		}
-		o.mapped.again()
+		measured := o.mapped.measured()
+		o.spawn(func() { o.connects.renewAll(o.ctx, measured) })
 		o.publisher.changed()
 		o.wake()
 	}

@@ -255,8 +255,9 @@ type reflexive struct {
 
 	kick chan struct{}
 
-	mu     sync.Mutex // guards mapped
+	mu     sync.Mutex // guards what follows
 	mapped map[*socket.Conn][]netip.AddrPort
+	done   chan struct{} // closed by the next measurement that began after it was made
 }
 
 func newReflexive(d *stunDemux, conns func() []*socket.Conn, servers func() []netip.AddrPort) *reflexive {
@@ -270,6 +271,18 @@ func (r *reflexive) again() {
 	case r.kick <- struct{}{}:
 	default:
 	}
+}
+
+// measured asks for a new measurement and returns a channel that is closed
+// when it is done.
+func (r *reflexive) measured() <-chan struct{} {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.done == nil {
+		r.done = make(chan struct{})
+	}
+	r.again()
+	return r.done
 }
 
 // of returns the mapped addresses of c that differ from its own.
@@ -296,6 +309,13 @@ func (r *reflexive) run(ctx context.Context) {
 }
 
 func (r *reflexive) measure(ctx context.Context) {
+	r.mu.Lock()
+	done := r.done
+	r.done = nil
+	r.mu.Unlock()
+	if done != nil {
+		defer close(done)
+	}
 	conns := r.conns()
 	servers := r.servers()
 	next := make(map[*socket.Conn][]netip.AddrPort, len(conns))
