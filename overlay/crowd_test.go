@@ -14,7 +14,7 @@ func TestManyFirstConnects(t *testing.T) {
 	if testing.Short() {
 		t.Skip("21 nodes")
 	}
-	_, peers := crowd(t, 21)
+	earth, peers := crowd(t, 21)
 	one, rest := peers[0], peers[1:]
 	got := make([][]*pipe.Pipe, len(rest))
 	var wg sync.WaitGroup
@@ -37,11 +37,21 @@ func TestManyFirstConnects(t *testing.T) {
 				t.Fatalf("two pipes to peer %d", i)
 			}
 		}
-		if n := len(one.seen(event.PairChosen, rest[i].Self())); n != 1 {
-			t.Errorf("%d establishments to peer %d", n, i)
+		direct := 0
+		for _, e := range one.seen(event.PairChosen, rest[i].Self()) {
+			if e.Via.IsZero() {
+				direct++
+			}
+		}
+		if direct > 1 {
+			t.Errorf("%d establishments to peer %d", direct, i)
 		}
 	}
-	if n := len(one.pipes.Load().Pipes()); n != len(rest) {
+	n := len(one.pipes.Load().Pipes())
+	if one.pipes.Load().Pipe(earth.Self()) != nil {
+		n-- // on a slow machine the founder relays for a while
+	}
+	if n != len(rest) {
 		t.Errorf("%d pipes to %d peers", n, len(rest))
 	}
 }
