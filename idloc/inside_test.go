@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -347,6 +348,61 @@ func TestFailedDialExplains(t *testing.T) {
 	} else {
 		t.Logf("revoked: %v", err)
 	}
+}
+
+// TestLog: a Dial that needs a pipe is one line at Info, one that finds it is
+// none, one that fails is one line with the reason; traffic is none.
+func TestLog(t *testing.T) {
+	t.Parallel()
+	var buf syncBuffer
+	earth := found(t, idloc.Config{Logger: slog.New(slog.NewTextHandler(&buf, nil))})
+	mars := join(t, earth, "mars", idloc.Config{})
+	addr := net.JoinHostPort("mars.example.com", echo(t, mars))
+	before := len(buf.lines())
+	dial := func() {
+		t.Helper()
+		c, err := earth.Dial(t.Context(), "tcp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if err := roundTrip(c, make([]byte, 100_000)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	dial()
+	if got := buf.lines()[before:]; len(got) != 1 || !strings.Contains(got[0], "msg=pipe-up name=mars.example.com peer="+mars.ID().String()) || !strings.Contains(got[0], "took=") {
+		t.Errorf("log of the first Dial: %q", got)
+	}
+	before = len(buf.lines())
+	dial()
+	if got := buf.lines()[before:]; len(got) != 0 {
+		t.Errorf("log of the second Dial: %q", got)
+	}
+	if _, err := earth.Dial(t.Context(), "tcp", "mars:9"); err == nil {
+		t.Error("a closed port answers")
+	}
+	if got := buf.lines()[before:]; len(got) != 1 || !strings.Contains(got[0], "msg=dialed") || !strings.Contains(got[0], "refused") {
+		t.Errorf("log of a failed Dial: %q", got)
+	}
+}
+
+// syncBuffer is a log to read while it is written.
+type syncBuffer struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (s *syncBuffer) Write(b []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(b)
+}
+
+func (s *syncBuffer) lines() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return strings.Split(strings.TrimSuffix(s.b.String(), "\n"), "\n")
 }
 
 // program finds a program that the test drives, or skips.

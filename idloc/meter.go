@@ -19,6 +19,7 @@ type meter struct {
 	dial  *prometheus.HistogramVec // by network and result
 
 	mu    sync.Mutex
+	begun map[PeerID]time.Time // when the set-up of a pipe began that has not ended
 	since map[PeerID]time.Time // when a pair was chosen whose pipe is not up yet
 	up    map[PeerID]time.Time // when the newest pipe came up
 }
@@ -39,13 +40,23 @@ func newMeter() *meter {
 			Name: "idloc_dial_duration_seconds", Buckets: durations,
 			Help: "Time from the call of Dial to its return.",
 		}, []string{"network", "result"}),
-		since: map[PeerID]time.Time{}, up: map[PeerID]time.Time{},
+		begun: map[PeerID]time.Time{}, since: map[PeerID]time.Time{}, up: map[PeerID]time.Time{},
 	}
 }
 
-// observe takes the durations out of an event.
-func (m *meter) observe(e Event) {
+// observe takes the durations out of an event, and gives one that ends a
+// set-up the time since the packet or the call that began it.
+func (m *meter) observe(e *Event) {
 	switch e.Kind {
+	case event.Miss, event.OfferSent:
+		m.mu.Lock()
+		if _, ok := m.begun[e.Peer]; !ok {
+			if len(m.begun) >= sinceMax {
+				clear(m.begun)
+			}
+			m.begun[e.Peer] = e.Time
+		}
+		m.mu.Unlock()
 	case event.NameResolved:
 		m.stage.WithLabelValues("name").Observe(e.Duration.Seconds())
 	case event.AnswerReceived:
@@ -62,6 +73,10 @@ func (m *meter) observe(e Event) {
 		m.mu.Lock()
 		t, ok := m.since[e.Peer]
 		delete(m.since, e.Peer)
+		if begun, ok := m.begun[e.Peer]; ok && e.Duration == 0 {
+			e.Duration = e.Time.Sub(begun)
+		}
+		delete(m.begun, e.Peer)
 		if e.Kind == event.PipeUp {
 			if len(m.up) >= sinceMax {
 				clear(m.up)

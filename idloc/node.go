@@ -301,8 +301,56 @@ func (n *Node) emit(e Event) {
 		default:
 		}
 	}
-	n.meter.observe(e)
+	n.meter.observe(&e)
+	n.logEvent(e)
 	n.hub.publish(e)
+}
+
+// logEvent writes what a node's user wants to find in a log: one line for
+// each pipe that comes up, moves, ends or fails, and for each Dial that fails;
+// the other steps at Debug. Nothing is logged for a packet.
+func (n *Node) logEvent(e Event) {
+	level := slog.LevelDebug
+	switch e.Kind {
+	case event.PipeUp, event.PipeMoved, event.PipeClosed, event.PipeFailed, event.Revoked:
+		level = slog.LevelInfo
+	case event.Dialed:
+		if e.Err != "" {
+			level = slog.LevelInfo
+		}
+	}
+	if !n.log.Enabled(context.Background(), level) {
+		return
+	}
+	attrs := make([]slog.Attr, 0, 9)
+	if !e.Peer.IsZero() {
+		name := e.Name
+		if ov := n.late.Load(); name == "" && ov != nil {
+			name = ov.NameOf(e.Peer)
+		}
+		attrs = append(attrs, slog.String("name", name), slog.String("peer", e.Peer.String()))
+	} else if e.Name != "" {
+		attrs = append(attrs, slog.String("name", e.Name))
+	}
+	if !e.Via.IsZero() {
+		attrs = append(attrs, slog.String("via", e.Via.String()))
+	}
+	if e.Local.IsValid() || e.Remote.IsValid() {
+		attrs = append(attrs, slog.String("local", e.Local.String()), slog.String("remote", e.Remote.String()))
+	}
+	if e.Duration > 0 {
+		attrs = append(attrs, slog.Duration("took", e.Duration))
+	}
+	if e.Stage != "" {
+		attrs = append(attrs, slog.String("stage", e.Stage))
+	}
+	if e.Detail != "" {
+		attrs = append(attrs, slog.String("detail", e.Detail))
+	}
+	if e.Err != "" {
+		attrs = append(attrs, slog.String("err", e.Err))
+	}
+	n.log.LogAttrs(context.Background(), level, string(e.Kind), attrs...)
 }
 
 // NetworkChanged tells the node that addresses came or went, for hosts that

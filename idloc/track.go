@@ -97,6 +97,7 @@ func (t *tracked) spans(end time.Time, failed string, connect time.Duration, err
 		child(StageName, t.start, t.named, "", attribute.String("idloc.peer", t.peer.String()))
 	}
 	var pair, begun time.Time
+	told := t.named.IsZero() // a span tells where it failed
 	for e, ok := t.events.pop(); ok; e, ok = t.events.pop() {
 		if e.Peer != t.peer || t.peer.IsZero() {
 			continue
@@ -119,12 +120,17 @@ func (t *tracked) spans(end time.Time, failed string, connect time.Duration, err
 				begun = t.named
 			}
 			if e.Stage != "" {
+				told = told || e.Stage == failed
 				child(e.Stage, begun, e.Time, e.Err)
 			}
 		}
 	}
 	if connect > 0 && (err == nil || failed == StageConnect || failed == "") {
 		child(StageConnect, end.Add(-connect), end, text)
+	}
+	if failed != "" && failed != StageConnect && !told {
+		// It failed for a reason that an earlier attempt has met.
+		child(failed, t.named, end, text)
 	}
 	if err != nil {
 		t.span.RecordError(err, trace.WithTimestamp(end))

@@ -28,11 +28,11 @@ const (
 	EventAnswerReceived  = event.AnswerReceived  // Peer, Via, Duration
 	EventCandidates      = event.Candidates      // Peer, Detail
 	EventPairChosen      = event.PairChosen      // Peer, Local, Remote, Duration
-	EventPipeUp          = event.PipeUp          // Peer, Local, Remote, Detail, Duration
+	EventPipeUp          = event.PipeUp          // Peer, Local, Remote, Detail, Duration since the miss (not on the answering side)
 	EventPipeMoved       = event.PipeMoved       // Peer, Local, Remote
 	EventPipeRekeyed     = event.PipeRekeyed     // Peer
 	EventPipeClosed      = event.PipeClosed      // Peer, Err
-	EventPipeFailed      = event.PipeFailed      // Peer, Stage, Err
+	EventPipeFailed      = event.PipeFailed      // Peer, Stage, Err, Duration since the miss
 	EventPacketsReleased = event.PacketsReleased // Peer, LSI, Detail
 	EventPeerConnected   = event.PeerConnected   // Peer, Name, Remote
 	EventPeerGone        = event.PeerGone        // Peer

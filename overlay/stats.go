@@ -15,6 +15,7 @@ type Stats struct {
 	Records      int              // records that this peer keeps for the overlay
 	Revocations  uint64           // sequence number of the revocation list in force
 	Reached      bool             // a member has connected to this peer unasked: it is reachable from outside
+	NAT          string           // before the port: "none", "translated", "endpoint-independent", "endpoint-dependent"; "" is not known
 	Mapped       []netip.AddrPort // addresses of the port as servers saw them, where they differ from its own
 }
 
@@ -26,6 +27,7 @@ func (o *Overlay) Stats() Stats {
 		RoutingTable: o.db.kad.RoutingTable().Size(),
 		Revocations:  o.revoked.Load().Seq(),
 		Reached:      o.gate.wasReached(),
+		NAT:          o.mapped.nat(),
 	}
 	if o.db.isServer() {
 		s.Records = len(o.db.records(o.ctx))

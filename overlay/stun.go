@@ -257,7 +257,8 @@ type reflexive struct {
 
 	mu     sync.Mutex // guards what follows
 	mapped map[*socket.Conn][]netip.AddrPort
-	done   chan struct{} // closed by the next measurement that began after it was made
+	told   map[*socket.Conn]int // servers that have answered
+	done   chan struct{}        // closed by the next measurement that began after it was made
 }
 
 func newReflexive(d *stunDemux, conns func() []*socket.Conn, servers func() []netip.AddrPort) *reflexive {
@@ -292,6 +293,34 @@ func (r *reflexive) of(c *socket.Conn) []netip.AddrPort {
 	return slices.Clone(r.mapped[c])
 }
 
+// nat judges the address translation before the port from what servers have
+// answered (RFC 4787 §4.1, RFC 5780): "" if nobody has, "none", "translated"
+// when only one server was there to ask, "endpoint-independent" when several
+// saw one mapping, and "endpoint-dependent" (symmetric) when they saw
+// different ones. Of several sockets the worst counts.
+func (r *reflexive) nat() string {
+	kinds := []string{"", "none", "translated", "endpoint-independent", "endpoint-dependent"}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	worst := 0
+	for c, told := range r.told {
+		k := 0
+		switch n := len(r.mapped[c]); {
+		case told == 0:
+		case n == 0:
+			k = 1
+		case n > 1:
+			k = 4
+		case told == 1:
+			k = 2
+		default:
+			k = 3
+		}
+		worst = max(worst, k)
+	}
+	return kinds[worst]
+}
+
 // run measures when asked and now and then, until ctx ends.
 func (r *reflexive) run(ctx context.Context) {
 	t := time.NewTimer(stunRefresh)
@@ -319,6 +348,7 @@ func (r *reflexive) measure(ctx context.Context) {
 	conns := r.conns()
 	servers := r.servers()
 	next := make(map[*socket.Conn][]netip.AddrPort, len(conns))
+	told := make(map[*socket.Conn]int, len(conns))
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	for _, c := range conns {
@@ -334,6 +364,9 @@ func (r *reflexive) measure(ctx context.Context) {
 				a, ok := r.demux.measure(ctx, c, s)
 				mu.Lock()
 				defer mu.Unlock()
+				if ok {
+					told[c]++
+				}
 				if ok && a != c.LocalAddr() && !slices.Contains(next[c], a) {
 					next[c] = append(next[c], a)
 				}
@@ -345,7 +378,7 @@ func (r *reflexive) measure(ctx context.Context) {
 		return
 	}
 	r.mu.Lock()
-	r.mapped = next
+	r.mapped, r.told = next, told
 	r.mu.Unlock()
 }
 

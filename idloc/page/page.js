@@ -192,7 +192,7 @@ async function tick() {
     document.title = s.name;
     $("name").textContent = s.name;
     $("self").textContent = `${s.id} · LSIs ${s.lsi4}, ${s.lsi6} · UDP port ${s.port} at ${(s.addrs || []).join(", ")}` +
-      (s.mapped?.length ? ` · seen from outside as ${s.mapped.join(", ")}` : "") +
+      (s.nat ? ` · NAT: ${s.nat}` : "") + (s.mapped?.length ? ` · seen from outside as ${s.mapped.join(", ")}` : "") +
       ` · members connected: ${s.members}, of them servers: ${s.servers}` + (s.server ? ` · serves the database (${s.records || 0} records)` : "") +
       (s.founder ? " · founder" : "") + (s.not_after ? ` · member until ${new Date(s.not_after).toLocaleDateString()}` : "");
     sample(status, performance.now());
