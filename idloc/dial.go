@@ -214,7 +214,11 @@ func (n *Node) resolve(ctx context.Context, host string) (PeerID, string, error)
 		return found.Peer, full, nil
 	}
 	if errors.Is(err, overlay.ErrNotFound) {
-		return PeerID{}, "", &net.DNSError{Err: "no such host", Name: full, Server: "the overlay's database", IsNotFound: true}
+		what := "no such host"
+		if errors.Is(err, overlay.ErrRevoked) {
+			what += ": its membership was revoked"
+		}
+		return PeerID{}, "", &net.DNSError{Err: what, Name: full, Server: "the overlay's database", IsNotFound: true}
 	}
 	return PeerID{}, "", &StageError{Stage: StageName, Err: &net.DNSError{
 		Err: err.Error(), UnwrapErr: err, Name: full, Server: "the overlay's database",

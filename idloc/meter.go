@@ -154,6 +154,10 @@ var (
 	mPipeLost  = gauge("pipe_lost_packets", "Datagrams of the peer that have not come, since the last rekey.", "peer", "name")
 	mPipeKeys  = counter("pipe_rekeys_total", "Rekeys of the pipe; starts again with each pipe.", "peer", "name")
 	mPipeDrops = counter("pipe_drops_total", "Datagrams that the pipe dropped.", "peer", "name", "reason")
+	mRelays    = gauge("relay_bindings", "Pairs of members that this node forwards between.")
+	mRelayPkts = counter("relay_packets_total", "Datagrams forwarded for others.")
+	mRelayB    = counter("relay_bytes_total", "Bytes forwarded for others.")
+	mRelayOver = counter("relay_over_quota_total", "Datagrams for others dropped because their member had used up its share.")
 	mSockIn    = counter("socket_received_datagrams_total", "Datagrams that came in at the one port.", "kind")
 	mSockInB   = counter("socket_received_bytes_total", "Bytes that came in at the one port.")
 	mSockReads = counter("socket_reads_total", "Receive calls: datagrams per read tell what batching gains.")
@@ -174,6 +178,7 @@ var (
 var allMetrics = []metric{
 	mMembers, mServers, mRouting, mRecords, mIsServer, mReached, mNotAfter, mRevSeq, mPipes, mLSIs,
 	mPipeUp, mPipeRTT, mPipeMTU, mPipeBytes, mPipePkts, mPipeLost, mPipeKeys, mPipeDrops,
+	mRelays, mRelayPkts, mRelayB, mRelayOver,
 	mSockIn, mSockInB, mSockReads, mSockOut, mSockOutB, mDrops, mShimPkts, mShimMiss,
 	mConns, mRetrans, mSegments, mResets, mDatagrams, mMissed, mRefused,
 }
@@ -232,6 +237,11 @@ func (c nodeCollector) Collect(ch chan<- prometheus.Metric) {
 		}
 	}
 	put(mPipes, float64(pipes))
+
+	put(mRelays, float64(s.Self.Relay.Bindings))
+	count(mRelayPkts, s.Self.Relay.Packets)
+	count(mRelayB, s.Self.Relay.Bytes)
+	count(mRelayOver, s.Self.Relay.OverQuota)
 
 	sock := c.n.sock.Stats()
 	count(mSockIn, sock.Pipe, "pipe")

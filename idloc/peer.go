@@ -178,7 +178,7 @@ func (n *Node) self() SelfStatus {
 	st := n.ov.Stats()
 	s.Members, s.Servers, s.Routing, s.Records = st.Members, st.Servers, st.RoutingTable, st.Records
 	s.Revoked, s.Reached, s.Mapped, s.NAT = st.Revocations, st.Reached, st.Mapped, st.NAT
-	s.Relay = n.pipes.Load().RelayStatus()
+	s.Relay = RelayStatus(n.pipes.Load().RelayStatus())
 	if m := n.ov.Member(); m != nil {
 		s.NotAfter, s.Confirmed = m.NotAfter, m.Confirmed
 	}

@@ -4,8 +4,6 @@ import (
 	"net/netip"
 	"slices"
 	"time"
-
-	"github.com/idloc/idloc/internal/pipe"
 )
 
 // Status is a snapshot of a node: a plain value that encodes to JSON.
@@ -41,7 +39,12 @@ type SelfStatus struct {
 }
 
 // RelayStatus counts what a node forwards between two other members.
-type RelayStatus = pipe.RelayStatus
+type RelayStatus struct {
+	Bindings  int    `json:"bindings"`   // pairs of members, now
+	Packets   uint64 `json:"packets"`    // forwarded
+	Bytes     uint64 `json:"bytes"`      // of these, without the hops' headers
+	OverQuota uint64 `json:"over_quota"` // packets dropped because their member had used up its share
+}
 
 // PeerStatus is what the node knows of one other peer.
 type PeerStatus struct {

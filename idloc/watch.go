@@ -29,7 +29,7 @@ const (
 	EventCandidates      = event.Candidates      // Peer, Detail
 	EventPairChosen      = event.PairChosen      // Peer, Local, Remote, Duration
 	EventPipeUp          = event.PipeUp          // Peer, Local, Remote, Detail, Duration since the miss (not on the answering side)
-	EventPipeMoved       = event.PipeMoved       // Peer, Local, Remote
+	EventPipeMoved       = event.PipeMoved       // Peer, Local, Remote, Via (the relay, if it goes through one now)
 	EventPipeRekeyed     = event.PipeRekeyed     // Peer
 	EventPipeClosed      = event.PipeClosed      // Peer, Err
 	EventPipeFailed      = event.PipeFailed      // Peer, Stage, Err, Duration since the miss

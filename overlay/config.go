@@ -67,6 +67,8 @@ var (
 	// ErrNotFound: enough of the servers that would keep the name's record
 	// have answered that there is none.
 	ErrNotFound = errors.New("overlay: no such name")
+	// ErrRevoked is an ErrNotFound: the member that had the name was put out.
+	ErrRevoked = fmt.Errorf("%w: its membership was revoked", ErrNotFound)
 	// ErrUnavailable: too few servers answered to say whether a name exists.
 	ErrUnavailable = errors.New("overlay: name database not reached")
 	// ErrClosed: the Overlay was closed.

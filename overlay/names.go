@@ -113,6 +113,19 @@ func (n *names) holds(label string, p peerid.ID) bool {
 	return false
 }
 
+// putOut says whether a peer that showed a certificate for a label was revoked.
+func (n *names) putOut(label string) bool {
+	id, isPeer := naming.PeerLabel(label)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for p, m := range n.members {
+		if (isPeer && p == id || m.Label == label) && n.o.revoked.Load().Revokes(m) {
+			return true
+		}
+	}
+	return false
+}
+
 // hint returns members that a peer said it is connected to.
 func (n *names) hint(p peerid.ID) []peerid.ID {
 	n.mu.Lock()
@@ -138,6 +151,9 @@ func (o *Overlay) Resolve(ctx context.Context, label string) (Found, error) {
 	start := time.Now()
 	o.cfg.Events.Emit(event.Event{Kind: event.NameAsked, Name: o.fullName(label)})
 	f, err := o.names.resolve(ctx, label)
+	if errors.Is(err, ErrNotFound) && o.names.putOut(label) {
+		err = ErrRevoked
+	}
 	if err != nil {
 		o.cfg.Events.Emit(event.Event{Kind: event.NameFailed, Name: o.fullName(label), Err: err.Error(), Duration: time.Since(start)})
 		return Found{}, fmt.Errorf("name %q: %w", label, err)
