@@ -94,11 +94,15 @@ func (a *admission) sent(pk *shim.Packet) {
 		return
 	}
 	if src, dst, ok := p.ports(); ok {
-		f := flow{netip.AddrPortFrom(p.src, src), netip.AddrPortFrom(p.dst, dst)}
-		a.mu.Lock()
-		a.putLocked(f, verdict{true, time.Now()})
-		a.mu.Unlock()
+		a.began(flow{netip.AddrPortFrom(p.src, src), netip.AddrPortFrom(p.dst, dst)})
 	}
+}
+
+// began notes that we sent a datagram of f.
+func (a *admission) began(f flow) {
+	a.mu.Lock()
+	a.putLocked(f, verdict{true, time.Now()})
+	a.mu.Unlock()
 }
 
 // received says whether the packet in b may go on to the stack; if not it was

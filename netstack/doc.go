@@ -24,6 +24,9 @@
 // one function (errors.go) maps the stack's errors to those of package
 // syscall, net and os, and conns are written on tcpip.Endpoint.
 //
+// A UDP datagram that fits the pipe goes between conn and shim directly;
+// gVisor keeps the ports and has all that is rare (datagram.go).
+//
 // Refusing flows: Config.Admit is asked in link.go, before TCP sees a SYN and
 // before UDP sees the first datagram of a flow that this node did not begin.
 //
@@ -35,6 +38,7 @@
 //	tcp.go      net.Conn on a TCP endpoint      RFC 9293
 //	listener.go net.Listener
 //	udp.go      net.PacketConn, net.Conn        RFC 768
+//	datagram.go UDP past gVisor
 //	errors.go   tcpip.Error → package net's
 //	deadline.go deadlines as channels
 package netstack

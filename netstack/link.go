@@ -44,6 +44,10 @@ type link struct {
 
 	connected sync.Map // flow → *udpConn: connected UDP, for noteUnreachable
 
+	self4, self6 netip.Addr // the node's own LSIs
+	ports        udpPorts   // UDP conns
+	udp          udpCounters
+
 	mu   sync.RWMutex // guards disp
 	disp stack.NetworkDispatcher
 }
@@ -51,7 +55,7 @@ type link struct {
 var (
 	_ stack.LinkEndpoint = (*link)(nil)
 	_ stack.GSOEndpoint  = (*link)(nil)
-	_ shim.Upper         = (*link)(nil)
+	_ shim.DatagramUpper = (*link)(nil)
 )
 
 // Tap sees inner packets, IP header first, whole or the first part; it must

@@ -99,6 +99,7 @@ func New(cfg Config) (*Stack, error) {
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
+	s.link.self4, s.link.self6 = cfg.Shim.Table().Self()
 	if cfg.Admit != nil {
 		s.link.admit = newAdmission(cfg.Admit)
 	}
@@ -320,9 +321,9 @@ func (s *Stack) Stats() Stats {
 		SegmentsIn:      t.TCP.ValidSegmentsReceived.Value(),
 		SegmentsOut:     t.TCP.SegmentsSent.Value(),
 		ResetsOut:       t.TCP.ResetsSent.Value(),
-		DatagramsIn:     t.UDP.PacketsReceived.Value(),
-		DatagramsOut:    t.UDP.PacketsSent.Value(),
-		DatagramsMissed: t.UDP.ReceiveBufferErrors.Value(),
+		DatagramsIn:     t.UDP.PacketsReceived.Value() + s.link.udp.in.Load(),
+		DatagramsOut:    t.UDP.PacketsSent.Value() + s.link.udp.out.Load(),
+		DatagramsMissed: t.UDP.ReceiveBufferErrors.Value() + s.link.udp.missed.Load(),
 	}
 	if s.link.admit != nil {
 		st.Refused = s.link.admit.refused.Load()

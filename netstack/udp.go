@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -27,6 +28,7 @@ type udpConn struct {
 	ep           tcpip.Endpoint
 	wq           *waiter.Queue
 	laddr, raddr *net.UDPAddr // raddr is nil if not connected
+	at           bound        // the same, for datagrams past gVisor
 	unpin        func()
 
 	closeOnce sync.Once
@@ -35,14 +37,16 @@ type udpConn struct {
 	readMu       sync.Mutex // one read at a time; guards dst
 	dst          tcpip.SliceWriter
 	readable     chan struct{}
-	readEntry    waiter.Entry
+	entry        waiter.Entry // of gVisor's endpoint; see notified
+	stacked      atomic.Bool  // gVisor may have something to read
+	failed       atomic.Bool  // gVisor may have an error for the next write
+	queue        queue
 	readDeadline deadline
 
 	writeMu       sync.Mutex // one write at a time; guards src and to
 	src           bytes.Reader
 	to            tcpip.FullAddress
 	writable      chan struct{}
-	writeEntry    waiter.Entry
 	writeDeadline deadline
 }
 
@@ -128,11 +132,11 @@ func (s *Stack) newUDP(laddr, raddr netip.AddrPort, only6 bool) (*udpConn, error
 	c.laddr = net.UDPAddrFromAddrPort(addrPort(local, wildcard))
 	c.readDeadline.init()
 	c.writeDeadline.init()
-	const gone = waiter.EventHUp | waiter.EventErr
-	c.readEntry, c.readable = waiter.NewChannelEntry(waiter.ReadableEvents | gone)
-	c.writeEntry, c.writable = waiter.NewChannelEntry(waiter.WritableEvents | gone)
-	wq.EventRegister(&c.readEntry)
-	wq.EventRegister(&c.writeEntry)
+	c.at = boundTo(c.laddr, c.raddr, only6)
+	c.queue.limit = udpQueueDefault
+	c.readable, c.writable = make(chan struct{}, 1), make(chan struct{}, 1)
+	c.entry = waiter.NewFunctionEntry(waiter.ReadableEvents|waiter.WritableEvents|waiter.EventHUp|waiter.EventErr, c.notified)
+	wq.EventRegister(&c.entry)
 	if !s.track(c) {
 		c.abort()
 		return nil, net.ErrClosed
@@ -140,7 +144,34 @@ func (s *Stack) newUDP(laddr, raddr netip.AddrPort, only6 bool) (*udpConn, error
 	if c.raddr != nil {
 		s.link.connected.Store(c.flow(), c)
 	}
+	s.link.ports.add(c)
+	if isClosed(c.closed) { // by Stack.Close, meanwhile
+		s.link.ports.remove(c)
+	}
 	return c, nil
+}
+
+// notified is what gVisor calls when its endpoint's state changed.
+func (c *udpConn) notified(e waiter.EventMask) {
+	const gone = waiter.EventHUp | waiter.EventErr
+	if e&gone != 0 {
+		c.failed.Store(true)
+	}
+	if e&(waiter.ReadableEvents|gone) != 0 {
+		c.stacked.Store(true)
+		nudge(c.readable)
+	}
+	if e&(waiter.WritableEvents|gone) != 0 {
+		nudge(c.writable)
+	}
+}
+
+// nudge makes whoever waits on ch look again.
+func nudge(ch chan struct{}) {
+	select {
+	case ch <- struct{}{}:
+	default:
+	}
 }
 
 // flow is what a connected c is known by.
@@ -152,10 +183,7 @@ func (c *udpConn) flow() flow { return flow{c.laddr.AddrPort(), c.raddr.AddrPort
 func (c *udpConn) unreachable() {
 	if ep, ok := c.ep.(interface{ UpdateLastError(tcpip.Error) }); ok {
 		ep.UpdateLastError(&tcpip.ErrHostUnreachable{})
-		select {
-		case c.readable <- struct{}{}:
-		default:
-		}
+		c.notified(waiter.EventErr)
 	}
 }
 
@@ -168,29 +196,42 @@ func (c *udpConn) opError(op string, to net.Addr, err error) error {
 }
 
 // read takes the next datagram; what does not fit into b is lost.
-func (c *udpConn) read(b []byte) (int, tcpip.FullAddress, error) {
+func (c *udpConn) read(b []byte) (int, netip.AddrPort, error) {
 	c.readMu.Lock()
 	defer c.readMu.Unlock()
 	expired := c.readDeadline.wait()
 	for {
 		switch {
 		case isClosed(c.closed):
-			return 0, tcpip.FullAddress{}, net.ErrClosed
+			return 0, netip.AddrPort{}, net.ErrClosed
 		case isClosed(expired):
-			return 0, tcpip.FullAddress{}, os.ErrDeadlineExceeded
+			return 0, netip.AddrPort{}, os.ErrDeadlineExceeded
 		}
+		// gVisor's errors and rare datagrams first, if there are any: else
+		// they would wait until the queue is empty.
+		if !c.stacked.Load() {
+			if n, from, ok := c.queue.pop(b); ok {
+				return n, from, nil
+			}
+		}
+		c.stacked.Store(false)
 		c.dst = b
 		res, err := c.ep.Read(&c.dst, tcpip.ReadOptions{NeedRemoteAddr: true})
 		c.dst = nil
 		switch err.(type) {
 		case nil:
-			return res.Count, res.RemoteAddr, nil
+			c.stacked.Store(true) // perhaps there is more
+			return res.Count, addrPort(res.RemoteAddr, netip.Addr{}), nil
 		case *tcpip.ErrWouldBlock:
-		default:
-			if isClosed(c.closed) {
-				return 0, tcpip.FullAddress{}, net.ErrClosed
+			if n, from, ok := c.queue.pop(b); ok {
+				return n, from, nil
 			}
-			return 0, tcpip.FullAddress{}, asyncError(err)
+		default:
+			c.stacked.Store(true)
+			if isClosed(c.closed) {
+				return 0, netip.AddrPort{}, net.ErrClosed
+			}
+			return 0, netip.AddrPort{}, asyncError(err)
 		}
 		select {
 		case <-c.readable:
@@ -215,7 +256,7 @@ func (c *udpConn) ReadFromUDPAddrPort(b []byte) (int, netip.AddrPort, error) {
 	if err != nil {
 		return 0, netip.AddrPort{}, c.opError("read", nil, err)
 	}
-	return n, addrPort(from, netip.Addr{}), nil
+	return n, from, nil
 }
 
 // ReadFrom implements net.PacketConn; the address is a *net.UDPAddr.
@@ -231,6 +272,14 @@ func (c *udpConn) ReadFrom(b []byte) (int, net.Addr, error) {
 func (c *udpConn) write(b []byte, to netip.AddrPort) (int, error) {
 	if len(b) > maxDatagram {
 		return 0, syscall.EMSGSIZE
+	}
+	switch {
+	case isClosed(c.closed):
+		return 0, net.ErrClosed
+	case isClosed(c.writeDeadline.wait()):
+		return 0, os.ErrDeadlineExceeded
+	case c.bypass(b, to):
+		return len(b), nil
 	}
 	c.writeMu.Lock()
 	defer c.writeMu.Unlock()
@@ -248,6 +297,7 @@ func (c *udpConn) write(b []byte, to netip.AddrPort) (int, error) {
 		case isClosed(expired):
 			return 0, os.ErrDeadlineExceeded
 		}
+		c.failed.Store(false)
 		c.src.Reset(b)
 		n, err := c.ep.Write(&c.src, opts)
 		switch err.(type) {
@@ -327,9 +377,10 @@ func (c *udpConn) end(mark func()) {
 		if c.raddr != nil {
 			c.s.link.connected.CompareAndDelete(c.flow(), c)
 		}
+		c.s.link.ports.remove(c)
+		c.queue.close()
 		c.ep.Close()
-		c.wq.EventUnregister(&c.readEntry)
-		c.wq.EventUnregister(&c.writeEntry)
+		c.wq.EventUnregister(&c.entry)
 		c.readDeadline.set(time.Time{})
 		c.writeDeadline.set(time.Time{})
 		c.unpin()
@@ -380,6 +431,7 @@ func (c *udpConn) SetReadBuffer(bytes int) error {
 		return c.opError("set", nil, net.ErrClosed)
 	}
 	c.ep.SocketOptions().SetReceiveBufferSize(int64(bytes), true)
+	c.queue.setLimit(min(max(bytes, bigDatagram), udpBufferMax))
 	return nil
 }
 

@@ -53,6 +53,7 @@
 //	mapping.go   LSI and peer → mapping       draft §4.3, DESIGN §10
 //	hold.go      miss, hold queue, Connect    draft §6, DESIGN §12
 //	output.go    packets down, segmentation   DESIGN §13
+//	datagram.go  UDP without IP packets       DESIGN §6
 //	dense.go     small packets in quick succession
 //	input.go     runs up, TCP merged          DESIGN §13
 //	inner.go     IP headers                   RFC 791, RFC 8200

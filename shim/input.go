@@ -122,7 +122,11 @@ func (s *Shim) run(u Upper, r *run, m *mapping, p *pipe.Pipe, v6 bool, b []byte,
 		}
 		r.n++
 	}
+	datagrams, _ := u.(DatagramUpper)
 	for i := r.n - 1; i >= 0; i-- {
+		if s.deliverDatagram(datagrams, &r.packets[i], src, dst, o) {
+			continue
+		}
 		s.deliver(u, &r.packets[i], v6, src, dst, view)
 	}
 	view.Release()
