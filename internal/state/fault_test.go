@@ -1,0 +1,119 @@
+package state
+
+import (
+	"errors"
+	"io/fs"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// TestFaults: what goes wrong below is an error that names the place, and what
+// was saved before is still there.
+func TestFaults(t *testing.T) {
+	t.Parallel()
+	t.Run("directory is a file", func(t *testing.T) {
+		file := filepath.Join(t.TempDir(), "file")
+		if err := os.WriteFile(file, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Open(file); err == nil {
+			t.Error("opened")
+		}
+		if _, err := Open(filepath.Join(file, "below")); err == nil {
+			t.Error("opened below a file")
+		}
+	})
+	t.Run("lock is a directory", func(t *testing.T) {
+		dir := t.TempDir()
+		if err := os.Chmod(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Mkdir(filepath.Join(dir, lockName), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if d, err := Open(dir); err == nil {
+			d.Close()
+			t.Error("opened")
+		}
+	})
+	t.Run("directory vanishes", func(t *testing.T) {
+		dir := filepath.Join(t.TempDir(), "d")
+		d, err := Open(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer d.Close()
+		if d.Path() != dir {
+			t.Errorf("Path = %q", d.Path())
+		}
+		if err := os.RemoveAll(dir); err != nil {
+			t.Fatal(err)
+		}
+		if err := d.Save("a", 1); err == nil || !strings.Contains(err.Error(), `"a"`) {
+			t.Errorf("Save: %v", err)
+		}
+	})
+	t.Run("name is taken by a directory", func(t *testing.T) {
+		d, err := Open(t.TempDir() + "/d")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer d.Close()
+		if err := os.Mkdir(filepath.Join(d.Path(), "a.json"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := d.Save("a", 1); !errors.Is(err, ErrDamaged) {
+			t.Errorf("Save: %v", err)
+		}
+	})
+	t.Run("value cannot be JSON", func(t *testing.T) {
+		for _, path := range []string{"", t.TempDir() + "/d"} {
+			d, err := Open(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := d.Save("a", 1); err != nil {
+				t.Fatal(err)
+			}
+			if err := d.Save("a", math.NaN()); err == nil {
+				t.Error("NaN was saved")
+			}
+			var n int
+			if found, err := d.Load("a", &n); !found || err != nil || n != 1 {
+				t.Errorf("after the failure: %d, %v, %v", n, found, err)
+			}
+			if err := d.Close(); err != nil {
+				t.Error(err)
+			}
+			if err := d.Save("a", 2); !errors.Is(err, fs.ErrClosed) {
+				t.Errorf("Save after Close: %v", err)
+			}
+			if _, err := d.Load("a", &n); !errors.Is(err, fs.ErrClosed) {
+				t.Errorf("Load after Close: %v", err)
+			}
+		}
+	})
+	t.Run("too large", func(t *testing.T) {
+		d, err := Open(t.TempDir() + "/d")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer d.Close()
+		path := filepath.Join(d.Path(), "a.json")
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Truncate(path, maxFile+1); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := d.Load("a", new(int)); !errors.Is(err, ErrDamaged) {
+			t.Errorf("Load: %v", err)
+		}
+		if info, err := os.Stat(path); err != nil || info.Size() != maxFile+1 {
+			t.Errorf("the file was touched: %v, %v", info, err)
+		}
+	})
+}
