@@ -102,6 +102,7 @@
 //	offer.go     routing offers                        draft §4.2, §6; DESIGN §14.5
 //	connect.go   establishments                        draft §4.2, DESIGN §14.7
 //	ice.go       candidates, agents                    RFC 8445
+//	stale.go     connections that nobody answers on
 //	relay.go     members that relay, looking for direct paths  DESIGN §14.4
 //	icemux.go    agents on the shared port, pacing     DESIGN §14.9, RFC 8445 §14
 //	stun.go      demux, responder, mapped addresses    RFC 8489, DESIGN §14.9

@@ -55,8 +55,8 @@ func (o *Overlay) followNetwork() {
 				o.log.Warn("listening on a new address", "addr", a, "err", err)
 			}
 		}
-		measured := o.mapped.measured()
-		o.spawn(func() { o.connects.renewAll(o.ctx, measured) })
+		checked := o.stale.checkAll()
+		o.spawn(func() { o.connects.renewAll(o.ctx, checked) })
 		o.publisher.changed()
 		o.wake()
 	}

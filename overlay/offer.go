@@ -249,7 +249,9 @@ func (r *router) ask(ctx context.Context, p peer.ID, q offerRequest) (offerRespo
 	_ = s.CloseWrite()
 	a, err := readOfferResponse(s)
 	if err != nil && ctx.Err() != nil {
-		err = ctx.Err()
+		if err = ctx.Err(); errors.Is(err, context.DeadlineExceeded) {
+			r.o.stale.check(p, nil) // the target's silence, or the member's own?
+		}
 	}
 	return a, err
 }

@@ -47,6 +47,7 @@ type Overlay struct {
 	publisher *publisher
 	router    *router
 	connects  *connects
+	stale     *stale
 	peers     *remembered
 	registry  *registry
 	filter    candidateFilter
@@ -244,6 +245,7 @@ func (o *Overlay) compose() error {
 	o.publisher = newPublisher(o)
 	o.connects = newConnects(o)
 	o.router = newRouter(o)
+	o.stale = &stale{o: o, asked: map[peer.ID]bool{}}
 	if o.root != nil {
 		o.db.setServer()
 	}

@@ -314,10 +314,21 @@ func (c *connects) again(p peerid.ID) {
 }
 
 // renewAll looks for direct paths of all pipes anew, after this peer's
-// addresses have changed and the new ones were measured from outside.
-func (c *connects) renewAll(ctx context.Context, measured <-chan struct{}) {
+// addresses have changed: once the connections that the change has killed are
+// gone, and the new addresses were measured from outside.
+func (c *connects) renewAll(ctx context.Context, checked <-chan struct{}) {
 	select {
-	case <-measured:
+	case <-checked:
+	case <-ctx.Done():
+		return
+	}
+	for len(c.o.gate.members()) == 0 { // upkeep sees to that
+		if !pause(ctx, srflxWait) {
+			return
+		}
+	}
+	select {
+	case <-c.o.mapped.measured():
 	case <-ctx.Done():
 		return
 	}

@@ -147,8 +147,12 @@
 // authenticated packet with a higher counter than all before from an unknown
 // address starts a challenge, at most 3 at a time, 5 tries each, and switches
 // nothing; once answered, data moves there if the old path has been silent
-// since. Else data stays on its path until that fails or a validated one is
-// faster by 30 % and 5 ms. At most 8 paths are kept.
+// since; so it does when the peer is heard on a path that checks have just
+// found. Else data stays on its path until that fails or a validated one is
+// faster by 30 % and 5 ms. A path that took data has also failed when for
+// max(500 ms, 3 RTT) the peer was heard on another path only; it is pinged
+// then as one not heard. Until it is heard again, or all others are dead, it
+// takes no data. At most 8 paths are kept.
 //
 // Consent (RFC 7675): data goes only to an address from which an
 // authenticated packet came in the last 30 s. A path not heard or not used

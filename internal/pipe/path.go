@@ -30,6 +30,7 @@ type path struct {
 	budget    atomic.Int64 // bytes that may be sent; matters until validated
 	heard     atomic.Int64 // last authenticated packet from there: consent (RFC 7675)
 	sent      atomic.Int64 // last datagram sent there
+	fresh     atomic.Bool  // checks have found it, and the peer was not heard there yet
 	mtu       atomic.Int32 // UDP payload that gets through
 
 	relayed   bool // through a relay: only while there is no direct one; fixed
@@ -108,6 +109,7 @@ func (p *Pipe) trustPath(at Path, now int64) {
 		if t = p.newPath(at, now); t == nil {
 			return
 		}
+		t.fresh.Store(true)
 	}
 	t.heard.Store(now)
 	p.validate(t, now)
@@ -269,35 +271,69 @@ func (t *path) live(now int64) bool {
 }
 
 // choose picks the path that takes data: the present one while it is live,
-// unless another validated one is clearly faster, or is direct where the
-// present one is relayed. The caller holds mu.
+// unless another is better. The caller holds mu.
 func (p *Pipe) choose(now int64) {
 	best := p.best.Load()
 	if best != nil && !best.live(now) {
 		best = nil
 	}
+	if best != nil {
+		p.suspect(best, now)
+	}
 	for _, t := range *p.paths.Load() {
-		if t == best || !t.live(now) {
-			continue
-		}
-		switch {
-		case best == nil:
-			best = t
-		case t.validated.Load() != best.validated.Load():
-			if t.validated.Load() {
-				best = t
-			}
-		case t.relayed != best.relayed:
-			if best.relayed && t.heard.Load() > t.doubt {
-				best = t
-			}
-		case t.srtt > 0 && best.srtt > 0 && t.srtt < best.srtt-betterRTTAtLeast &&
-			float64(t.srtt) < betterRTT*float64(best.srtt) && t.heard.Load()+int64(5*time.Second) > now:
+		if t != best && t.live(now) && (best == nil || t.better(best, now)) {
 			best = t
 		}
 	}
 	if best != p.best.Load() {
 		p.switchTo(best)
+	}
+}
+
+// better says whether data is to move from best to t, both live. What has
+// failed and was not heard since comes last, then what the peer has not
+// answered on, then relayed paths; among equals t must be clearly faster.
+func (t *path) better(best *path, now int64) bool {
+	switch {
+	case t.doubted() != best.doubted():
+		return best.doubted()
+	case t.validated.Load() != best.validated.Load():
+		return t.validated.Load()
+	case t.relayed != best.relayed:
+		return best.relayed
+	}
+	return t.srtt > 0 && best.srtt > 0 && t.srtt < best.srtt-betterRTTAtLeast &&
+		float64(t.srtt) < betterRTT*float64(best.srtt) && t.heard.Load()+int64(5*time.Second) > now
+}
+
+// doubted says whether t has failed and was not heard since.
+func (t *path) doubted() bool { return t.doubt != 0 && t.heard.Load() <= t.doubt }
+
+// suspect doubts the path that takes data if the peer is heard on another
+// one only: it has moved there, and what we send may come to nobody. The pipe
+// as a whole is alive then, so the rule for dead peers does not find it. The
+// caller holds mu.
+func (p *Pipe) suspect(best *path, now int64) {
+	wait := max(deadAfter, deadRTTs*p.rtt())
+	heard := best.heard.Load()
+	if best.doubted() || best.sent.Load() <= heard || now < heard+wait {
+		return
+	}
+	for _, t := range *p.paths.Load() {
+		if t != best && t.validated.Load() && !t.doubted() && t.heard.Load() > heard+wait && now < t.heard.Load()+wait {
+			best.doubt = now
+			return
+		}
+	}
+}
+
+// followPeer moves data to a path that checks have found when the peer is first
+// heard there, if the present one was silent since. The caller holds mu.
+func (p *Pipe) followPeer(t *path, now int64) {
+	t.fresh.Store(false)
+	if best := p.best.Load(); best != nil && best != t && best.heard.Load() <= t.created && best.relayed == t.relayed {
+		best.doubt = now
+		p.switchTo(t)
 	}
 }
 

@@ -310,7 +310,7 @@ func (p *Pipe) heardRelay(kp *keypair, at Path, newest bool, n int, now int64) {
 	p.bytesIn.Add(uint64(n))
 	p.data.Store(now)
 	t := p.find(at.Local, at.Remote)
-	if t == nil || !t.validated.Load() || !kp.confirmed.Load() || p.alert.Load() {
+	if t == nil || !t.validated.Load() || !kp.confirmed.Load() || p.alert.Load() || t.fresh.Load() {
 		p.mu.Lock()
 		p.authenticated(kp, at, newest, n, now)
 		p.unlock()

@@ -110,7 +110,7 @@ func (e *Endpoint) receiveData(kp *keypair, at Path, run []byte, seg int) {
 	if !t.validated.Load() {
 		t.budget.Add(int64(amplification * max(0, opened-vouched)))
 	}
-	if p.alert.Load() {
+	if p.alert.Load() || t.fresh.Load() {
 		p.mu.Lock()
 		p.heardFrom(t, now)
 		p.unlock()
@@ -257,6 +257,9 @@ func (p *Pipe) authenticated(kp *keypair, at Path, newest bool, n int, now int64
 // heardFrom ends the search for a peer that was silent, on the path that
 // proved alive first (DESIGN §14.8). The caller holds mu.
 func (p *Pipe) heardFrom(t *path, now int64) {
+	if t.fresh.Load() {
+		p.followPeer(t, now)
+	}
 	if t.validated.Load() && p.probeAt != 0 {
 		if best := p.best.Load(); best != t && (best == nil || best.heard.Load() < p.probeAt) {
 			if best != nil {

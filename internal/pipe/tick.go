@@ -104,6 +104,9 @@ func (p *Pipe) probeDue(now int64) (next int64) {
 		}
 		wait := max(probeFor, probeRTTs*p.rtt())
 		if now >= p.probeAt+wait {
+			for _, t := range *p.paths.Load() {
+				t.doubt = now // whatever is heard, or comes new, goes before them
+			}
 			p.setState(stateSilent, ErrDead)
 			p.probe = retry{at: now}
 			return now + silentEvery
@@ -156,7 +159,7 @@ func (p *Pipe) keepPaths(now int64) (next int64) {
 		}
 		at := t.pinged + keepaliveAfter
 		switch {
-		case t.heard.Load() <= t.doubt: // it failed: is it back?
+		case t.doubted(): // is it back?
 			at = t.pinged + pingEvery
 		case t.srtt == 0:
 			at = t.pinged + measureEvery

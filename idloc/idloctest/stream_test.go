@@ -1,0 +1,156 @@
+package idloctest_test
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	. "github.com/idloc/idloc/idloc/idloctest"
+)
+
+// stream is a live TCP connection over which numbered records flow from one
+// node to another, one each tick, until end.
+type stream struct {
+	stop chan struct{}
+	wg   sync.WaitGroup
+
+	mu      sync.Mutex // guards what follows
+	last    time.Time  // when the newest record came
+	stall   time.Duration
+	records uint64
+	err     error
+}
+
+const (
+	streamTick = 5 * time.Millisecond
+	recordLen  = 512
+)
+
+// record fills b with what record n is.
+func record(b []byte, n uint64) {
+	for i := 0; i < len(b); i += 8 {
+		binary.BigEndian.PutUint64(b[i:], (n+1)*0x9e3779b97f4a7c15+uint64(i))
+	}
+}
+
+// startStream opens the connection and returns when the first record is
+// through.
+func startStream(t testing.TB, from, to *Node, port int) *stream {
+	t.Helper()
+	l, err := to.Listen("tcp", fmt.Sprintf(":%d", port))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	c, err := from.Dial(ctx, "tcp", fmt.Sprintf("%s:%d", to.Name(), port))
+	if err != nil {
+		t.Fatal(err)
+	}
+	in, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &stream{stop: make(chan struct{})}
+	s.wg.Go(func() { s.send(c) })
+	s.wg.Go(func() { s.receive(in) })
+	await(t, "the first records", 10*time.Second, func() bool { return s.count() > 20 })
+	return s
+}
+
+func (s *stream) fail(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err == nil {
+		s.err = err
+	}
+}
+
+func (s *stream) send(c net.Conn) {
+	defer c.Close()
+	b := make([]byte, recordLen)
+	tick := time.NewTicker(streamTick)
+	defer tick.Stop()
+	for n := uint64(0); ; n++ {
+		record(b, n)
+		if _, err := c.Write(b); err != nil {
+			s.fail(err)
+			return
+		}
+		select {
+		case <-s.stop:
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+func (s *stream) receive(c net.Conn) {
+	defer c.Close()
+	b, want := make([]byte, recordLen), make([]byte, recordLen)
+	for n := uint64(0); ; n++ {
+		if _, err := io.ReadFull(c, b); err == io.EOF {
+			return
+		} else if err != nil {
+			s.fail(err)
+			return
+		}
+		if record(want, n); string(want) != string(b) {
+			s.fail(fmt.Errorf("record %d differs", n))
+			return
+		}
+		s.mu.Lock()
+		now := time.Now()
+		if s.records++; s.records > 1 {
+			s.stall = max(s.stall, now.Sub(s.last))
+		}
+		s.last = now
+		s.mu.Unlock()
+	}
+}
+
+func (s *stream) count() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.records
+}
+
+// disturb runs f and returns how long the stream then stood still, once it
+// has been flowing again for a while.
+func (s *stream) disturb(t testing.TB, f func()) time.Duration {
+	t.Helper()
+	s.mu.Lock()
+	s.stall = 0
+	s.mu.Unlock()
+	f()
+	// Data that was on its way may still come: count from a silence on, or
+	// from so many records that there was none.
+	before := s.count()
+	await(t, "the stream goes on", 30*time.Second, func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.err != nil || s.records > before+200
+	})
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err != nil {
+		t.Fatalf("the stream broke after %d records: %v", s.records, s.err)
+	}
+	return s.stall
+}
+
+// end closes the stream and wants every byte to have come.
+func (s *stream) end(t testing.TB) {
+	t.Helper()
+	close(s.stop)
+	s.wg.Wait()
+	if s.err != nil {
+		t.Errorf("after %d records: %v", s.records, s.err)
+	}
+}
