@@ -57,9 +57,6 @@ func policy(what string, err error) error {
 
 // admit is asked by the stack about each inbound flow.
 func (n *Node) admit(network string, local, remote netip.AddrPort) bool {
-	if n.cfg.Admit == nil {
-		return true
-	}
 	peer, ok := n.table.Peer(remote.Addr())
 	if !ok || n.late.Load() == nil {
 		return false

@@ -170,7 +170,11 @@ func (n *Node) assemble(ov *overlay.Overlay, key ed25519.PrivateKey) (*pipe.Endp
 		return nil, err
 	}
 	n.shim = shim.New(shim.Config{Table: n.table, Connector: connector{n}, Events: n.emit, Logger: n.log})
-	if n.stack, err = netstack.New(netstack.Config{Shim: n.shim, Admit: n.admit, Logger: n.log}); err != nil {
+	scfg := netstack.Config{Shim: n.shim, Logger: n.log}
+	if n.cfg.Admit != nil { // asking costs each datagram a look at its flow
+		scfg.Admit = n.admit
+	}
+	if n.stack, err = netstack.New(scfg); err != nil {
 		return nil, err
 	}
 	var last uint64

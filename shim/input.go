@@ -127,6 +127,9 @@ func (s *Shim) run(u Upper, r *run, m *mapping, p *pipe.Pipe, v6 bool, b []byte,
 		if s.deliverDatagram(datagrams, &r.packets[i], src, dst, o) {
 			continue
 		}
+		if k := &r.packets[i]; k.next == protoTCP && !k.isFrag {
+			s.ackExpect(m, v6, k.head[:], k.n)
+		}
 		s.deliver(u, &r.packets[i], v6, src, dst, view)
 	}
 	view.Release()

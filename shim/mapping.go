@@ -28,6 +28,7 @@ type mapping struct {
 	heldBytes  int
 
 	dense dense
+	acks  acks
 }
 
 // cow is a map read without a lock and copied, one shard at a time, by

@@ -227,8 +227,8 @@ func (s *Shim) send(m *mapping, p *pipe.Pipe, pk *Packet, in parsed) error {
 	limit := p.MaxSegment() + 1
 	s.count.out.Add(1)
 	switch {
-	case in.next == protoTCP && (pk.MSS > 0 && pk.Size > pk.MSS || n > limit):
-		s.sendSegments(m, p, pk, limit)
+	case in.next == protoTCP:
+		s.sendTCP(m, p, pk, in, n, limit)
 	case n > limit:
 		return s.sendLarge(p, pk, in, n)
 	default:

@@ -384,3 +384,23 @@ func TestDense(t *testing.T) {
 		}
 	}
 }
+
+// An acknowledgement that no reply carries arrives all the same.
+func TestAckAlone(t *testing.T) {
+	p := newPair(t, nil)
+	back, _ := p.b.Table.Self()
+	to, _ := p.b.LSI(t, p.a)
+	if err := p.a.Shim.Output(tcp(p.src, p.dst, 0x18, make([]byte, 100), 0)); err != nil {
+		t.Fatal(err)
+	}
+	p.ub.next(t)
+	ack := tcp(back, to, 0x10, nil, 0)
+	ack.Transport[1], ack.Transport[3] = 2, 1
+	binary.BigEndian.PutUint32(ack.Transport[8:], 1100)
+	if err := p.b.Shim.Output(ack); err != nil {
+		t.Fatal(err)
+	}
+	if b := p.ua.next(t); binary.BigEndian.Uint32(b[28:]) != 1100 || len(b) != 40 {
+		t.Errorf("% x", b)
+	}
+}
