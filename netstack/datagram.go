@@ -129,8 +129,10 @@ func (l *link) Datagram(src, dst netip.AddrPort, b []byte) bool {
 	if l.admit != nil && !l.admit.udp(flow{dst, src}) {
 		return false
 	}
+	l.udp.in.Add(1)
 	switch c.queue.push(src, b) {
 	case pushClosed:
+		l.udp.in.Add(^uint64(0)) // gVisor counts it
 		return false
 	case pushFull:
 		l.udp.missed.Add(1)
@@ -138,7 +140,6 @@ func (l *link) Datagram(src, dst netip.AddrPort, b []byte) bool {
 	case pushFirst:
 		nudge(c.readable)
 	}
-	l.udp.in.Add(1)
 	return true
 }
 

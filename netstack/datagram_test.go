@@ -45,18 +45,29 @@ func say(tb testing.TB, c, l *udpConn, text string) (from netip.AddrPort) {
 	return from
 }
 
-// The first datagram is a miss and takes gVisor's way; those after it do not,
-// in either direction and family, and nobody can tell.
+// sayPast says things until one went past gVisor at both ends: the pipe is
+// there for the sender only after it took what was held for it.
+func sayPast(tb testing.TB, c, l *udpConn, text string) (from netip.AddrPort) {
+	tb.Helper()
+	for range 10000 {
+		out, in := c.s.link.udp.out.Load(), l.s.link.udp.in.Load()
+		from = say(tb, c, l, text)
+		if c.s.link.udp.out.Load() > out && l.s.link.udp.in.Load() > in {
+			return from
+		}
+	}
+	tb.Fatal("all datagrams went through gVisor")
+	return from
+}
+
+// The first datagram is a miss and takes gVisor's way; once the pipe is
+// up they do not, in either family, and nobody can tell.
 func TestUDPPastGVisor(t *testing.T) {
 	r := newRig(t)
 	for i, at := range []netip.Addr{r.b4, r.b6} {
 		c, l := r.udpPair(t, at)
 		say(t, c, l, "one")
-		before, arrived := r.a.link.udp.out.Load(), r.b.link.udp.in.Load()
-		from := say(t, c, l, "two")
-		if r.a.link.udp.out.Load() != before+1 || r.b.link.udp.in.Load() != arrived+1 {
-			t.Errorf("%v: the second datagram went through gVisor", at)
-		}
+		from := sayPast(t, c, l, "two")
 		if want := netip.AddrPortFrom([]netip.Addr{r.a4, r.a6}[i], port(c.LocalAddr())); from != want {
 			t.Errorf("from %v, want %v", from, want)
 		}
@@ -67,10 +78,7 @@ func TestUDPPastGVisor(t *testing.T) {
 		if n, err := c.Read(buf); err != nil || string(buf[:n]) != "back" {
 			t.Fatalf("%q, %v", buf[:n], err)
 		}
-		if n := r.b.link.udp.out.Load(); n == 0 {
-			t.Error("the answer went through gVisor")
-		}
-		if a, b := r.a.Stats(), r.b.Stats(); a.DatagramsOut == 0 || a.DatagramsIn == 0 || b.DatagramsIn == 0 {
+		if a, b := r.a.Stats(), r.b.Stats(); a.DatagramsOut < 2 || a.DatagramsIn < 1 || b.DatagramsIn < 2 {
 			t.Errorf("not counted: %+v, %+v", a, b)
 		}
 	}
@@ -165,7 +173,7 @@ func TestUDPFromAnotherPeer(t *testing.T) {
 func TestUDPOverflow(t *testing.T) {
 	r := newRig(t)
 	c, l := r.udpPair(t, r.b4)
-	say(t, c, l, "up")
+	sayPast(t, c, l, "up")
 	const room = 8
 	if err := l.SetReadBuffer(room * bigDatagram); err != nil {
 		t.Fatal(err)
@@ -240,7 +248,7 @@ func TestQueue(t *testing.T) {
 func TestUDPCloseUnderLoad(t *testing.T) {
 	r := newRig(t)
 	c, l := r.udpPair(t, r.b4)
-	say(t, c, l, "up")
+	sayPast(t, c, l, "up")
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	stop := make(chan struct{})
@@ -285,7 +293,7 @@ func TestUDPNoAllocs(t *testing.T) {
 	}
 	r := newRig(t)
 	c, l := r.udpPair(t, r.b4)
-	from := say(t, c, l, "up")
+	from := sayPast(t, c, l, "up")
 	r.net.SetFilter(func(_, _ *shimtest.Node, b []byte, _ int) []byte { return nil })
 	b := make([]byte, 1000)
 	before := r.a.link.udp.out.Load()
