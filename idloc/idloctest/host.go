@@ -148,6 +148,15 @@ func (h *Host) Addrs() []netip.Addr {
 	return out
 }
 
+// Claim gives the host one more address that it shows as its own, but that
+// the network does not lead to it: what a liar would name to others. What the
+// host sends from there is lost.
+func (h *Host) Claim(ip netip.Addr) {
+	h.net.mu.Lock()
+	defer h.net.mu.Unlock()
+	h.addrs = append(h.addrs, address{ip, netip.PrefixFrom(ip, ip.BitLen()), newRealm(netip.MustParsePrefix("192.168.1.0/24"), nil)})
+}
+
 // SetLink changes the host's link. What is on its way stays so.
 func (h *Host) SetLink(l Link) {
 	h.net.mu.Lock()
