@@ -73,7 +73,12 @@ func (s *Shim) ackExpect(m *mapping, v6 bool, th []byte, n int) {
 		return
 	}
 	flow := ackFlow(v6, binary.BigEndian.Uint16(th[2:]), binary.BigEndian.Uint16(th[0:]))
-	a := m.acks.slot(flow)
+	all := m.acks.Load()
+	for all == nil {
+		m.acks.CompareAndSwap(nil, new(acks))
+		all = m.acks.Load()
+	}
+	a := all.slot(flow)
 	a.mu.Lock()
 	if a.flow != flow {
 		s.releaseAck(m, a)
@@ -85,9 +90,13 @@ func (s *Shim) ackExpect(m *mapping, v6 bool, th []byte, n int) {
 
 // holdAck sees every TCP packet that goes out, and says whether it was kept.
 func (s *Shim) holdAck(m *mapping, pk *Packet) bool {
+	all := m.acks.Load()
+	if all == nil {
+		return false
+	}
 	th := pk.Transport
 	flow := ackFlow(pk.V6, binary.BigEndian.Uint16(th[0:]), binary.BigEndian.Uint16(th[2:]))
-	a := m.acks.slot(flow)
+	a := all.slot(flow)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.flow != flow {

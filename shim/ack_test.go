@@ -26,7 +26,8 @@ func segment(in bool, seq, ack uint32, flags byte, n, options int) *Packet {
 // its slot with the timer off.
 func ackRig() (*Shim, *mapping, *ackSlot) {
 	m := new(mapping)
-	a := m.acks.slot(ackFlow(false, 1, 2))
+	m.acks.Store(new(acks))
+	a := m.acks.Load().slot(ackFlow(false, 1, 2))
 	a.armed = true
 	return new(Shim), m, a
 }

@@ -28,7 +28,7 @@ type mapping struct {
 	heldBytes  int
 
 	dense dense
-	acks  acks
+	acks  atomic.Pointer[acks] // nil until a small TCP segment comes in
 }
 
 // cow is a map read without a lock and copied, one shard at a time, by
