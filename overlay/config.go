@@ -40,6 +40,8 @@ type Config struct {
 	LSIPrefixes   []netip.Prefix // never a peer's real address
 	AllowLoopback bool           // take a peer's loopback candidates even if we have other addresses
 	Net           transport.Net  // nil is the kernel's
+
+	clock func() time.Time // what certificates and records are judged by; nil is time.Now
 }
 
 // The stages at which Connect can fail, as in a Dial's error.

@@ -146,7 +146,7 @@ func (o *Overlay) settleName(ctx context.Context, t *membership.Token, label str
 		if named {
 			try = label
 		}
-		rec, _, _ := o.names.fetch(ctx, try)
+		rec, _, _, _ := o.names.fetch(ctx, try)
 		free := rec == nil || rec.Peer == o.self || rec.Tombstone
 		if free {
 			return o.enter(t, try)
@@ -219,7 +219,7 @@ func (o *Overlay) takeDelegation(b []byte) {
 	if len(b) == 0 {
 		return
 	}
-	i, err := membership.NewDelegate(o.cfg.Key, b, o.ov, time.Now(), o.revoked.Load())
+	i, err := membership.NewDelegate(o.cfg.Key, b, o.ov, o.now(), o.revoked.Load())
 	if err != nil {
 		o.log.Warn("delegation not usable", "err", err)
 		return
@@ -304,7 +304,7 @@ func (o *Overlay) answerConfirm(q confirmQuestion, from *membership.Member) conf
 // issueConfirmed makes the subject of a chain a confirmed member under a
 // label that nobody else holds.
 func (o *Overlay) issueConfirmed(ctx context.Context, issuer *membership.Issuer, q confirmQuestion) (confirmAnswer, error) {
-	now := time.Now()
+	now := o.now()
 	m, err := membership.VerifyChain(q.chain, o.ov, now, o.revoked.Load())
 	if err != nil {
 		return confirmAnswer{}, err
@@ -382,7 +382,7 @@ func (o *Overlay) serveConfirmed(s network.Stream, _ *membership.Member) {
 		_ = s.Reset()
 		return
 	}
-	m, err := membership.VerifyChain(chain, o.ov, time.Now(), o.revoked.Load())
+	m, err := membership.VerifyChain(chain, o.ov, o.now(), o.revoked.Load())
 	if err != nil || !m.Confirmed {
 		_ = s.Reset()
 		return
@@ -405,7 +405,7 @@ func (o *Overlay) noteConfirmed(m *membership.Member) error {
 		return nil
 	}
 	held, ok := o.registry.get(m.Label)
-	if ok && held.Peer != m.Peer && held.Serial <= m.Serial && time.Now().Before(held.NotAfter) {
+	if ok && held.Peer != m.Peer && held.Serial <= m.Serial && o.now().Before(held.NotAfter) {
 		return nil
 	}
 	return o.registry.set(m.Label, heldBy(m))
@@ -455,7 +455,7 @@ func (o *Overlay) takenElsewhere(ctx context.Context, label string, p peerid.ID)
 	}
 	ctx, cancel := context.WithTimeout(ctx, confirmTimeout/2)
 	defer cancel()
-	rec, _, _ := o.names.fetch(ctx, label)
+	rec, _, _, _ := o.names.fetch(ctx, label)
 	return rec != nil && rec.Peer != p && !rec.Tombstone && rec.Member().Confirmed
 }
 

@@ -167,9 +167,10 @@ func TestRemoteCrash(t *testing.T) {
 	if _, err := peers[0].Connect(t.Context(), mars.Self()); err != nil {
 		t.Fatal(err)
 	}
+	old := earth.host.Network().ConnsToPeer(mars.host.ID())[0].Stat().Opened
 	_ = mars.sock.Close()
 	peers[0].pipes.Load().Pipe(mars.Self()).Close(nil)
-	time.Sleep(probeAge) // connections a blink apart are taken for simultaneous ones
+	await(t, "the connection not taken for simultaneous with the next", 10*probeAge, func() bool { return time.Since(old) > probeAge })
 	again := newNodeWith(t, mars.key, dir)
 	again.run(Open(t.Context(), again.config("mars")))
 	start := time.Now()

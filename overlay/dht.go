@@ -2,6 +2,7 @@ package overlay
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -95,7 +96,7 @@ func newDatabase(g *gate, prefix protocol.ID, valid record.Validator, log *slog.
 		d.host.stop()
 		return nil, fmt.Errorf("overlay: database: %w", err)
 	}
-	if d.rpc, err = pb.NewProtocolMessenger(d.kad.MessageSender()); err != nil {
+	if d.rpc, err = pb.NewProtocolMessenger(checkedSender{d.kad.MessageSender()}); err != nil {
 		d.close()
 		return nil, fmt.Errorf("overlay: database: %w", err)
 	}
@@ -269,4 +270,22 @@ func (h *gatedHost) SetStreamHandlerMatch(pid protocol.ID, match func(protocol.I
 		}
 		f(s)
 	})
+}
+
+// checkedSender keeps answers from kad-dht that it does not expect: its
+// PutValue reads the record of the answer without asking whether there is one,
+// so that any member could end this process.
+type checkedSender struct{ pb.MessageSender }
+
+var errNoRecord = errors.New("answer to a put without the record")
+
+func (s checkedSender) SendRequest(ctx context.Context, p peer.ID, m *pb.Message) (*pb.Message, error) {
+	answer, err := s.MessageSender.SendRequest(ctx, p, m)
+	if err != nil {
+		return nil, err
+	}
+	if m.GetType() == pb.Message_PUT_VALUE && answer.GetRecord() == nil {
+		return nil, errNoRecord
+	}
+	return answer, nil
 }

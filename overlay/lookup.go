@@ -13,6 +13,8 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/peerstore"
+
+	"github.com/idloc/idloc/overlay/membership"
 )
 
 const (
@@ -53,6 +55,8 @@ type walkResult struct {
 	nearest  []peer.ID // servers that answered, nearest first, at most replicas
 	answered int       // servers that answered
 	failed   int       // servers among the nearest that did not answer
+	untimely int       // servers that gave a record far out of its time
+	late     error     // what was wrong with one of those
 }
 
 // complete says whether enough of the servers nearest the key have answered
@@ -157,7 +161,15 @@ func (w *walker) askSelf(ctx context.Context) {
 
 // take checks a record and hands it on.
 func (w *walker) take(from peer.ID, value []byte) {
-	if w.done || w.d.valid.Validate(w.key, value) != nil {
+	if w.done {
+		return
+	}
+	if err := w.d.valid.Validate(w.key, value); err != nil {
+		var out *membership.TimeError
+		if errors.As(err, &out) && out.FarOff() {
+			w.res.untimely++
+			w.res.late = err
+		}
 		return
 	}
 	f := found{from, value}

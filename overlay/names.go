@@ -2,6 +2,7 @@ package overlay
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -106,7 +107,7 @@ func (n *names) holds(label string, p peerid.ID) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for id, m := range n.members {
-		if id != p && m.Confirmed && m.Label == label && time.Now().Before(m.NotAfter) && !n.o.revoked.Load().Revokes(m) {
+		if id != p && m.Confirmed && m.Label == label && n.o.now().Before(m.NotAfter) && !n.o.revoked.Load().Revokes(m) {
 			return true
 		}
 	}
@@ -227,8 +228,11 @@ func (n *names) finish(label string, c *call, f Found, err error) {
 
 // read asks the servers and judges what they say.
 func (n *names) read(ctx context.Context, label string) (Found, error) {
-	rec, via, complete := n.fetch(ctx, label)
+	rec, via, complete, untimely := n.fetch(ctx, label)
 	if rec == nil {
+		if untimely != nil {
+			return Found{}, temporaryError{untimely}
+		}
 		if complete {
 			return Found{}, ErrNotFound
 		}
@@ -258,7 +262,10 @@ func (n *names) read(ctx context.Context, label string) (Found, error) {
 
 // fetch reads the record of a label from all its keys, and says who gave the
 // one that counts, or whether enough servers have said that there is none.
-func (n *names) fetch(ctx context.Context, label string) (rec *naming.Record, via peerid.ID, complete bool) {
+// untimely is not nil if at least half of those that answered gave a record
+// that is far out of its time: rather than that so many keep what is stale,
+// this machine's clock is wrong. Or all were older than what was seen before.
+func (n *names) fetch(ctx context.Context, label string) (rec *naming.Record, via peerid.ID, complete bool, untimely error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	keys := naming.Keys(n.o.ov.ID, label)
@@ -269,6 +276,7 @@ func (n *names) fetch(ctx context.Context, label string) (rec *naming.Record, vi
 	var (
 		mu    sync.Mutex
 		all   []found
+		old   error // a record that this reader has seen a newer one of
 		timer *time.Timer
 		wg    sync.WaitGroup
 	)
@@ -276,6 +284,10 @@ func (n *names) fetch(ctx context.Context, label string) (rec *naming.Record, vi
 	each := func(f found) bool {
 		mu.Lock()
 		defer mu.Unlock()
+		if r, err := naming.Parse(f.value); err == nil && n.marks.Behind(r) {
+			old = fmt.Errorf("%q: %w: %d", label, naming.ErrRolledBack, r.Seq)
+			return true // no answer: not that of a server which is up to date
+		}
 		all = append(all, f)
 		if timer == nil {
 			timer = time.AfterFunc(settle, cancel)
@@ -288,6 +300,9 @@ func (n *names) fetch(ctx context.Context, label string) (rec *naming.Record, vi
 			mu.Lock()
 			defer mu.Unlock()
 			complete = complete && res.complete()
+			if res.untimely > 0 && 2*res.untimely >= res.answered {
+				untimely = res.late
+			}
 			if len(all) > 0 && agreeing(all, all[len(all)-1].value) >= enough {
 				cancel() // the walks of the other keys may end
 			}
@@ -302,11 +317,11 @@ func (n *names) fetch(ctx context.Context, label string) (rec *naming.Record, vi
 		values[i] = f.value
 	}
 	if len(values) == 0 {
-		return nil, via, complete
+		return nil, via, complete, cmp.Or(untimely, old)
 	}
 	rec, err := n.o.validator.SelectName(label, values)
 	if err != nil {
-		return nil, via, false
+		return nil, via, false, untimely
 	}
 	for _, f := range all {
 		if r, err := naming.Parse(f.value); err == nil && r.Peer == rec.Peer && r.Seq == rec.Seq {
@@ -314,7 +329,7 @@ func (n *names) fetch(ctx context.Context, label string) (rec *naming.Record, vi
 			break
 		}
 	}
-	return rec, via, complete
+	return rec, via, complete, nil
 }
 
 // agreeing counts the servers that gave a value.
@@ -355,7 +370,7 @@ func (n *names) known(id peerid.ID) bool {
 		m = n.members[id]
 		n.mu.Unlock()
 	}
-	return m != nil && time.Now().Before(m.NotAfter) && !n.o.revoked.Load().Revokes(m)
+	return m != nil && n.o.now().Before(m.NotAfter) && !n.o.revoked.Load().Revokes(m)
 }
 
 // contact reads a peer's contact record.

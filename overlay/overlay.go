@@ -174,7 +174,7 @@ func prepare(cfg Config) (*Overlay, *saved, error) {
 func (o *Overlay) issueSelf(label string) error {
 	chain, err := o.issuer.Issue(o.self, membership.MemberOptions{
 		Label: label, Roles: membership.RoleRelay | membership.RoleDelegate, Serial: 1,
-	}, time.Now())
+	}, o.now())
 	if err != nil {
 		return fmt.Errorf("overlay: founder's certificate: %w", err)
 	}
@@ -183,7 +183,7 @@ func (o *Overlay) issueSelf(label string) error {
 
 // enter makes this peer a provisional member by the token.
 func (o *Overlay) enter(t *membership.Token, label string) error {
-	chain, err := t.SelfIssue(o.cfg.Key, label, time.Now())
+	chain, err := t.SelfIssue(o.cfg.Key, label, o.now())
 	if err != nil {
 		return err
 	}
@@ -192,7 +192,7 @@ func (o *Overlay) enter(t *membership.Token, label string) error {
 
 // take adopts a chain for this peer.
 func (o *Overlay) take(chain []byte, label string) error {
-	m, err := membership.VerifyChain(chain, o.ov, time.Now(), o.revoked.Load())
+	m, err := membership.VerifyChain(chain, o.ov, o.now(), o.revoked.Load())
 	if err != nil {
 		return fmt.Errorf("own membership: %w", err)
 	}
@@ -222,7 +222,7 @@ func (o *Overlay) compose() error {
 	}
 	o.filter = o.newFilter()
 	o.mapped = newReflexive(o.demux, o.cfg.Socket.Conns, o.stunServers)
-	o.validator = &naming.Validator{Overlay: o.ov, Revoked: o.revoked.Load}
+	o.validator = &naming.Validator{Overlay: o.ov, Now: o.now, Revoked: o.revoked.Load}
 	if o.peers, err = newRemembered(o.cfg.State, o.self); err != nil {
 		return err
 	}
@@ -389,6 +389,14 @@ func (o *Overlay) spawn(f func()) bool {
 	return true
 }
 
+// now is the wall clock, which certificates and records are judged by.
+func (o *Overlay) now() time.Time {
+	if o.cfg.clock != nil {
+		return o.cfg.clock()
+	}
+	return time.Now()
+}
+
 // prefix begins the protocol IDs of this overlay: peers of two overlays on
 // one address do not even agree on a protocol.
 func (o *Overlay) prefix() protocol.ID {
@@ -399,7 +407,7 @@ func (o *Overlay) proto(name string) protocol.ID { return o.prefix() + protocol.
 
 // verify says whether a chain makes from a member now.
 func (o *Overlay) verify(chain []byte, from peerid.ID) (*membership.Member, error) {
-	m, err := membership.VerifyChain(chain, o.ov, time.Now(), o.revoked.Load())
+	m, err := membership.VerifyChain(chain, o.ov, o.now(), o.revoked.Load())
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrNotMember, err)
 	}

@@ -70,7 +70,7 @@ func (p *publisher) lastSeq() uint64 {
 func (p *publisher) nextSeq() uint64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.seq = naming.Seq(time.Now(), p.seq)
+	p.seq = naming.Seq(p.o.now(), p.seq)
 	return p.seq
 }
 
@@ -243,7 +243,7 @@ func (p *publisher) now(ctx context.Context) int {
 
 // putName signs and puts the name record under its keys.
 func (p *publisher) putName(ctx context.Context, chain []byte, label string, contact naming.Contact, tombstone bool) int {
-	now := time.Now()
+	now := p.o.now()
 	rec := naming.Record{
 		Label: label, Seq: p.nextSeq(), Issued: now, Expires: now.Add(naming.MaxLife),
 		Tombstone: tombstone, Contact: contact, Chain: chain,
@@ -277,7 +277,7 @@ func (p *publisher) putName(ctx context.Context, chain []byte, label string, con
 }
 
 func (p *publisher) putContact(ctx context.Context, chain []byte, contact naming.Contact) {
-	now := time.Now()
+	now := p.o.now()
 	rec := naming.ContactRecord{
 		Seq: p.nextSeq(), Issued: now, Expires: now.Add(naming.MaxContactLife), Contact: contact, Chain: chain,
 	}

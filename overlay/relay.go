@@ -57,7 +57,7 @@ func (o *Overlay) RelayFor(from, to peerid.ID) (account string, ok bool) {
 	o.names.mu.Lock()
 	defer o.names.mu.Unlock()
 	m := o.names.members[from] // its pipe came with a chain
-	if m == nil || !time.Now().Before(m.NotAfter) || o.revoked.Load().Revokes(m) {
+	if m == nil || !o.now().Before(m.NotAfter) || o.revoked.Load().Revokes(m) {
 		return "", false
 	}
 	return string(m.Invitation[:]), true
@@ -96,7 +96,7 @@ func (c *connects) relays(target peerid.ID) []peerid.ID {
 	}
 	c.o.names.mu.Lock()
 	for id, m := range c.o.names.members {
-		if m.Roles.Has(membership.RoleRelay) && !refuses[id] && time.Now().Before(m.NotAfter) {
+		if m.Roles.Has(membership.RoleRelay) && !refuses[id] && c.o.now().Before(m.NotAfter) {
 			add(id, 2)
 		}
 	}

@@ -155,7 +155,7 @@ func (o *Overlay) adopt(l *membership.RevocationList, from peer.ID) {
 // the list each time. It also ends memberships that have run out.
 func (o *Overlay) enforce() {
 	l := o.revoked.Load()
-	now := time.Now()
+	now := o.now()
 	gone := o.gate.expel(func(d *door) bool {
 		_, err := membership.VerifyChain(d.chain, o.ov, now, l)
 		return err == nil
@@ -177,6 +177,7 @@ func (o *Overlay) dismissed(id peerid.ID, label string) {
 	l := o.revoked.Load()
 	if l.Has(membership.RevokePeer, membership.KeyOf(id)) {
 		o.names.marks.Forget(id)
+		o.peers.forget(id)
 		o.cfg.Events.Emit(event.Event{Kind: event.Revoked, Peer: id, Name: o.fullName(label)})
 	}
 	o.log.Info("no member any more", "peer", id, "label", label)
@@ -203,7 +204,7 @@ func (o *Overlay) Revoke(ctx context.Context, label string) error {
 	if id == o.self {
 		return errors.New("overlay: the founder cannot be revoked")
 	}
-	now := time.Now()
+	now := o.now()
 	entries := []membership.Revocation{{Kind: membership.RevokePeer, Key: membership.KeyOf(id), Until: now.Add(membership.MaxMember + time.Hour)}}
 	if inv := o.invitationOf(id); !inv.IsZero() {
 		entries = append(entries, membership.Revocation{Kind: membership.RevokeInvitation, Key: inv})

@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -100,7 +101,7 @@ func (o *Overlay) restore(s *saved) error {
 		o.revoked.Store(l)
 	}
 	if len(s.Delegation) > 0 {
-		if i, err := membership.NewDelegate(o.cfg.Key, s.Delegation, o.ov, time.Now(), o.revoked.Load()); err == nil {
+		if i, err := membership.NewDelegate(o.cfg.Key, s.Delegation, o.ov, o.now(), o.revoked.Load()); err == nil {
 			o.issuer, o.delegation = i, s.Delegation
 		}
 	}
@@ -113,7 +114,7 @@ func (o *Overlay) restore(s *saved) error {
 func (o *Overlay) renewOffline(s *saved, t *membership.Token) error {
 	err := o.take(s.Chain, s.Label)
 	if o.root != nil {
-		if err != nil || membership.NeedsRenewal(o.member, time.Now()) {
+		if err != nil || membership.NeedsRenewal(o.member, o.now()) {
 			return o.issueSelf(s.Label)
 		}
 		return nil
@@ -165,6 +166,9 @@ type rememberedPeer struct {
 	Addrs  []string  `json:"addrs"`
 	Server bool      `json:"server"`
 	Seen   time.Time `json:"seen"`
+	// By is the member that told of it; zero if this peer was connected to it
+	// itself. Hearsay changes nothing about those, and makes room for them.
+	By peerid.ID `json:"by,omitzero"`
 }
 
 // remembered keeps addresses of members across restarts, so that the way back
@@ -193,31 +197,86 @@ func newRemembered(dir *state.Dir, self peerid.ID) (*remembered, error) {
 	return r, nil
 }
 
-// note adds or refreshes a member.
-func (r *remembered) note(id peerid.ID, addrs []ma.Multiaddr, server bool) {
+// note adds or refreshes a member. by is who told of it, zero if we are
+// connected to it.
+func (r *remembered) note(id peerid.ID, addrs []ma.Multiaddr, server bool, by peerid.ID) {
 	if id == r.self || len(addrs) == 0 {
 		return
 	}
-	p := rememberedPeer{Peer: id, Server: server, Seen: time.Now().UTC().Truncate(time.Second)}
+	p := rememberedPeer{Peer: id, Server: server, Seen: time.Now().UTC().Truncate(time.Second), By: by}
 	for _, a := range addrs[:min(len(addrs), maxRememberedAddrs)] {
 		p.Addrs = append(p.Addrs, a.String())
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	old, ok := r.peers[id]
-	if ok && old.Server == p.Server && slices.Equal(old.Addrs, p.Addrs) && p.Seen.Sub(old.Seen) < time.Hour {
+	if ok && old.By.IsZero() && !by.IsZero() && p.Seen.Sub(old.Seen) < forgetAfter {
+		return
+	}
+	if ok && old.By == p.By && old.Server == p.Server && slices.Equal(old.Addrs, p.Addrs) && p.Seen.Sub(old.Seen) < time.Hour {
 		return
 	}
 	r.peers[id] = p
 	r.dirty = true
-	if len(r.peers) > maxRemembered {
-		for _, q := range r.sortedLocked()[maxRemembered:] {
-			delete(r.peers, q.Peer)
+	for len(r.peers) > maxRemembered {
+		delete(r.peers, r.victimLocked())
+	}
+}
+
+// forget drops a peer that is no member any more, and what it told.
+func (r *remembered) forget(id peerid.ID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for k, p := range r.peers {
+		if k == id || p.By == id {
+			delete(r.peers, k)
+			r.dirty = true
 		}
 	}
 }
 
-// sortedLocked returns the most useful first: servers, then the newest.
+// victimLocked is whom to forget first: of what was only told, the oldest of
+// the member that has told most, so that one that lies crowds out its own lies;
+// if nothing was, the least useful.
+func (r *remembered) victimLocked() peerid.ID {
+	told := map[peerid.ID]int{}
+	for _, p := range r.peers {
+		if !p.By.IsZero() {
+			told[p.By]++
+		}
+	}
+	order := func(a, b rememberedPeer) int {
+		return cmp.Or(cmp.Compare(told[b.By], told[a.By]), a.Seen.Compare(b.Seen), a.Peer.Compare(b.Peer))
+	}
+	var out *rememberedPeer
+	for _, p := range r.peers {
+		if !p.By.IsZero() && (out == nil || order(p, *out) < 0) {
+			out = &p
+		}
+	}
+	if out != nil {
+		return out.Peer
+	}
+	all := slices.SortedFunc(maps.Values(r.peers), rememberedPeer.compare)
+	return all[len(all)-1].Peer
+}
+
+// compare orders the most useful first: those that this peer was connected to,
+// servers, then the newest.
+func (p rememberedPeer) compare(q rememberedPeer) int {
+	first := func(a, b bool) int {
+		switch {
+		case a == b:
+			return 0
+		case a:
+			return -1
+		}
+		return 1
+	}
+	return cmp.Or(first(p.By.IsZero(), q.By.IsZero()), first(p.Server, q.Server), q.Seen.Compare(p.Seen), p.Peer.Compare(q.Peer))
+}
+
+// sortedLocked returns the most useful first.
 func (r *remembered) sortedLocked() []rememberedPeer {
 	out := make([]rememberedPeer, 0, len(r.peers))
 	for _, p := range r.peers {
@@ -225,15 +284,7 @@ func (r *remembered) sortedLocked() []rememberedPeer {
 			out = append(out, p)
 		}
 	}
-	slices.SortFunc(out, func(a, b rememberedPeer) int {
-		if a.Server != b.Server {
-			if a.Server {
-				return -1
-			}
-			return 1
-		}
-		return cmp.Or(b.Seen.Compare(a.Seen), a.Peer.Compare(b.Peer))
-	})
+	slices.SortFunc(out, rememberedPeer.compare)
 	return out
 }
 
@@ -282,8 +333,9 @@ func addrInfos(texts []string) []peer.AddrInfo {
 	return out
 }
 
-// stunURLs reads "stun:host:port" with a literal address; names are resolved
-// by the caller of the library, so that no lookup happens behind its back.
+// stunURLs reads "stun:host:port". A host that is a name is looked up in the
+// system's DNS, each time: the user has named a server outside of the overlay,
+// and its address may change. What cannot be read or looked up is left out.
 func stunURLs(urls []string) []netip.AddrPort {
 	var out []netip.AddrPort
 	for _, u := range urls {

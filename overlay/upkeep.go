@@ -147,7 +147,7 @@ func (o *Overlay) pulse() {
 // remember keeps the addresses of those connected for the next start.
 func (o *Overlay) remember() {
 	for _, d := range o.gate.members() {
-		o.peers.note(d.id, o.host.Peerstore().Addrs(d.peer), o.db.speaks(d))
+		o.peers.note(d.id, o.host.Peerstore().Addrs(d.peer), o.db.speaks(d), peerid.ID{})
 	}
 }
 
@@ -196,7 +196,7 @@ func (o *Overlay) decideRole() {
 // is past half of its life (DESIGN §14.1).
 func (o *Overlay) renew(ctx context.Context) {
 	m, label := o.Member(), o.Label()
-	if !membership.NeedsRenewal(m, time.Now()) || len(o.gate.members()) == 0 {
+	if !membership.NeedsRenewal(m, o.now()) || len(o.gate.members()) == 0 {
 		return
 	}
 	if err := o.confirm(ctx, label); err != nil {
@@ -277,12 +277,16 @@ func (o *Overlay) askPeers(ctx context.Context) bool {
 	told := make([][]toldPeer, min(len(all), askPeersWidth))
 	var wg sync.WaitGroup
 	for i := range told {
-		wg.Go(func() { told[i] = o.askPeersOf(ctx, all[i].peer) })
+		wg.Go(func() {
+			told[i] = o.askPeersOf(ctx, all[i].peer)
+			for _, p := range told[i] {
+				o.peers.note(p.id, p.addrs, p.server, all[i].id)
+			}
+		})
 	}
 	wg.Wait()
 	var servers []peer.AddrInfo
 	for _, p := range slices.Concat(told...) {
-		o.peers.note(p.id, p.addrs, p.server)
 		id := toLibp2p(p.id)
 		if _, ok := o.gate.member(id); !ok && p.server && len(p.addrs) > 0 && p.id != o.self {
 			servers = append(servers, peer.AddrInfo{ID: id, Addrs: p.addrs})
@@ -371,7 +375,7 @@ func (o *Overlay) Invite(opts InviteOptions) (string, error) {
 	}
 	t, err := issuer.Invite(membership.InviteOptions{
 		Label: opts.Name, Expires: opts.Expires, Roles: roles, Addrs: o.tokenAddrs(),
-	}, time.Now())
+	}, o.now())
 	if err != nil {
 		return "", err
 	}

@@ -52,18 +52,21 @@ type TimeError struct {
 // two clocks within Tolerance can differ by.
 const farOff = time.Hour
 
+// FarOff says whether a wrong clock is a better explanation than a delay.
+func (e *TimeError) FarOff() bool { return e.Now.Sub(e.Limit).Abs() >= farOff }
+
 func (e *TimeError) Error() string {
 	off := e.Now.Sub(e.Limit).Abs().Round(time.Second)
 	limit, now := e.Limit.UTC().Format(time.RFC3339), e.Now.UTC().Format(time.RFC3339)
 	if e.Err == ErrNotYetValid {
 		s := fmt.Sprintf("%s: not yet valid: begins %s, %v after this machine's clock (%s)", e.What, limit, off, now)
-		if off >= farOff {
+		if e.FarOff() {
 			s += "; the clock of this machine, or of the one that issued it, is wrong"
 		}
 		return s
 	}
 	s := fmt.Sprintf("%s: expired at %s, %v ago by this machine's clock (%s)", e.What, limit, off, now)
-	if off >= farOff {
+	if e.FarOff() {
 		s += "; if that is not the time, the clock is wrong"
 	}
 	return s

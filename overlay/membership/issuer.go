@@ -75,10 +75,10 @@ func (i *Issuer) issue(c *Certificate, now time.Time) (*chain, error) {
 	return i.chain.with(l), nil
 }
 
-// span returns the life of a certificate issued at now: back by Tolerance, so
+// span returns the life of a certificate issued at now: back by backdate, so
 // that a verifier whose clock is behind takes it, and at most longest.
 func span(now, until time.Time, longest time.Duration) (from, to time.Time) {
-	from = now.Add(-Tolerance).Truncate(time.Second).UTC()
+	from = now.Add(-backdate).Truncate(time.Second).UTC()
 	to = until.Truncate(time.Second).UTC()
 	if last := from.Add(longest); until.IsZero() || to.After(last) {
 		to = last

@@ -131,8 +131,8 @@ func TestVerifyChainAttacks(t *testing.T) {
 		{name: "provisional below a delegate", chain: deep},
 		{name: "confirmed by a delegate", chain: conf},
 		{name: "confirmed by the root", chain: direct},
-		{name: "within tolerance of the end", chain: good, at: 2*day + 4*time.Minute},
-		{name: "within tolerance of the begin", chain: good, at: -time.Hour - 4*time.Minute},
+		{name: "within tolerance of the end", chain: good, at: 2*day + 9*time.Minute},
+		{name: "within tolerance of the begin", chain: good, at: -time.Hour - 9*time.Minute},
 		{name: "invitation over, member in its grace", chain: good, at: day + time.Hour},
 		{name: "another's revocation", chain: deep, rev: revoke(RevokePeer, xk)},
 		{name: "confirmed stays when its invitation goes", chain: direct, rev: revoke(RevokeInvitation, ik)},
@@ -144,10 +144,10 @@ func TestVerifyChainAttacks(t *testing.T) {
 		{name: "no certificates", chain: forge(t, o), want: ErrIncomplete},
 		{name: "ends in an invitation", chain: forge(t, o, signed{invite("mars"), rk}), want: ErrIncomplete},
 		{name: "ends in a delegate", chain: forge(t, o, signed{delegate(), rk}), want: ErrIncomplete},
-		{name: "expired", chain: good, at: 2*day + 6*time.Minute, want: ErrExpired},
+		{name: "expired", chain: good, at: 2*day + 11*time.Minute, want: ErrExpired},
 		{name: "delegate expired", chain: forge(t, o,
 			signed{with(delegate(), ends(day)), rk}, signed{with(confirmed("mars"), ends(day)), dk}), at: 2 * day, want: ErrExpired},
-		{name: "not yet valid", chain: good, at: -time.Hour - 6*time.Minute, want: ErrNotYetValid},
+		{name: "not yet valid", chain: good, at: -time.Hour - 11*time.Minute, want: ErrNotYetValid},
 		{name: "another root", chain: forge(t, other.Overlay(), signed{confirmed("mars"), other.key}), want: ErrWrongOverlay},
 		{name: "another overlay of the same root", chain: forge(t, renamed.Overlay(), signed{confirmed("mars"), rk}), want: ErrWrongOverlay},
 		{name: "another overlay's chain relabelled", chain: func() []byte {
@@ -228,7 +228,7 @@ func TestClockErrorsSayClock(t *testing.T) {
 		want  error
 		clock bool
 	}{
-		{-4 * time.Minute, nil, false},
+		{-9 * time.Minute, nil, false},
 		{-20 * time.Minute, ErrNotYetValid, false},
 		{-24 * time.Hour, ErrNotYetValid, true},
 		{31 * 24 * time.Hour, ErrExpired, true},

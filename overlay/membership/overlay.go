@@ -114,8 +114,13 @@ func (r *Root) GoString() string { return r.String() }
 
 // The times of DESIGN §8 and §14.1.
 const (
-	// Tolerance is how far clocks may differ.
-	Tolerance = 5 * time.Minute
+	// Tolerance is how far two clocks may differ. DESIGN §8 has ±5 min, for
+	// one clock against the truth: where what one peer wrote is judged by
+	// another's clock the errors of both add up, and a record that is fresh by
+	// a clock 4 min ahead lies 8 min in the future for one 4 min behind.
+	Tolerance = 10 * time.Minute
+	// backdate is how long before its issue a certificate begins.
+	backdate = 5 * time.Minute
 	// MaxMember bounds a member certificate's life.
 	MaxMember = 30 * 24 * time.Hour
 	// Grace is how long a provisional certificate may outlast its invitation.

@@ -103,6 +103,16 @@ func (h *HighWater) Accept(r *Record) error {
 	return nil
 }
 
+// Behind says whether a record, parsed or verified, is older than one of the
+// same peer that was accepted before. A reader that collects records goes on
+// looking when it meets one.
+func (h *HighWater) Behind(r *Record) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	p, ok := h.pins[r.Label]
+	return ok && p.Peer == r.Peer && r.Seq < p.Seq
+}
+
 // free says whether anybody may have the label.
 func (p pin) free(now time.Time) bool {
 	return p.Released || p.Until.Before(now.Add(-membership.Tolerance))

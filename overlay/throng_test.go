@@ -1,0 +1,264 @@
+package overlay
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/idloc/idloc/overlay/membership"
+)
+
+// throng is an overlay of many peers in this process, on sockets of the
+// kernel's loopback. A simulated network would carry the same node
+// (socket.Config.Net), at the price of a goroutine's turn for each packet: with
+// a thousand peers on few cores that is what one would measure.
+type throng struct {
+	tb    testing.TB
+	earth *node
+	peers []*node // called peer0, peer1 …
+}
+
+// joinWidth is how many join at a time.
+const joinWidth = 8
+
+// newThrong founds an overlay and joins n peers, at first through the founder,
+// then through any of those that have joined, as an overlay grows: the founder
+// keeps a few hundred connections, not a thousand. The first of them are
+// servers at once; the others find out what they are.
+func newThrong(tb testing.TB, n, servers int) *throng {
+	tb.Helper()
+	s := &throng{tb: tb, earth: founded(tb, "earth"), peers: make([]*node, n)}
+	var failed atomic.Int32
+	one := func(i int, from []string) {
+		j := newNode(tb, nil)
+		s.peers[i] = j
+		// The machine is busy with all the others: a join may fail.
+		for try := 0; ; try++ {
+			token, err := s.earth.issuer.Invite(membership.InviteOptions{Addrs: from}, time.Now())
+			if err == nil {
+				ctx, cancel := context.WithTimeout(tb.Context(), 30*time.Second)
+				j.Overlay, err = Join(ctx, token.String(), j.config(fmt.Sprintf("peer%d", i)))
+				cancel()
+			}
+			if err == nil {
+				j.ov.Store(j.Overlay)
+				break
+			}
+			if failed.Add(1); try == 3 {
+				tb.Errorf("peer %d: %v", i, err)
+				return
+			}
+		}
+		if i < servers {
+			j.db.setServer()
+			j.gate.greetAll()
+		}
+	}
+	tb.Cleanup(func() { s.shut(s.peers) })
+	for done := 0; done < n; {
+		batch := min(joinWidth, n-done)
+		var wg sync.WaitGroup
+		for i := done; i < done+batch; i++ {
+			from := s.earth.addrs()
+			if done >= 4*joinWidth {
+				from = nil
+				for range 3 {
+					from = append(from, s.peers[rand.IntN(min(done, max(servers, done/2)))].addrs()[0])
+				}
+			}
+			wg.Go(func() { one(i, from) })
+		}
+		wg.Wait()
+		if tb.Failed() {
+			tb.FailNow()
+		}
+		done += batch
+	}
+	if f := failed.Load(); f > 0 {
+		tb.Logf("%d of %d joins were tried again", f, n)
+	}
+	return s
+}
+
+// shut closes nodes, some at a time.
+func (s *throng) shut(nodes []*node) {
+	var wg sync.WaitGroup
+	sem := make(chan struct{}, 16)
+	for _, n := range nodes {
+		if n == nil {
+			continue
+		}
+		wg.Go(func() { sem <- struct{}{}; n.shut(); <-sem })
+	}
+	wg.Wait()
+}
+
+// lookups are what a number of questions for names came to.
+type lookups struct {
+	took        []time.Duration // of those answered, rising
+	asked       int
+	wrong       int
+	unavailable int // temporary errors
+	notFound    int
+}
+
+func (l *lookups) add(d time.Duration, ok bool, err error) {
+	l.asked++
+	switch {
+	case err == nil && !ok:
+		l.wrong++
+	case err == nil:
+		l.took = append(l.took, d)
+	case errors.Is(err, ErrNotFound):
+		l.notFound++
+	default:
+		l.unavailable++
+	}
+}
+
+func (l *lookups) success() float64 { return float64(len(l.took)) / float64(max(l.asked, 1)) }
+
+func (l *lookups) percentile(p float64) time.Duration {
+	if len(l.took) == 0 {
+		return 0
+	}
+	slices.SortFunc(l.took, cmp.Compare[time.Duration])
+	return l.took[min(len(l.took)-1, int(p*float64(len(l.took))))]
+}
+
+func (l *lookups) String() string {
+	return fmt.Sprintf("%d of %d resolved (%.2f %%), p50 %v, p99 %v; wrong %d, not found %d, unavailable %d",
+		len(l.took), l.asked, 100*l.success(), l.percentile(0.5).Round(time.Microsecond), l.percentile(0.99).Round(time.Microsecond), l.wrong, l.notFound, l.unavailable)
+}
+
+// lookup has readers ask for names of peers, a few at a time: each name is
+// asked for by rounds different readers, none of which has it in its cache.
+func (s *throng) lookup(readers, named []*node, rounds, width int) *lookups {
+	var mu sync.Mutex
+	l := &lookups{}
+	sem := make(chan struct{}, width)
+	var wg sync.WaitGroup
+	for r := range rounds {
+		for i, want := range named {
+			from := readers[(i+7*r+1)%len(readers)]
+			if from == want {
+				continue
+			}
+			sem <- struct{}{}
+			wg.Go(func() {
+				defer func() { <-sem }()
+				label := want.Label()
+				from.forgetLabel(label)
+				start := time.Now()
+				f, err := from.Resolve(s.tb.Context(), label)
+				took := time.Since(start)
+				mu.Lock()
+				defer mu.Unlock()
+				l.add(took, f.Peer == want.Self(), err)
+			})
+		}
+	}
+	wg.Wait()
+	return l
+}
+
+// forgetLabel takes a name out of the cache.
+func (n *node) forgetLabel(label string) {
+	n.names.mu.Lock()
+	defer n.names.mu.Unlock()
+	delete(n.names.cache, label)
+}
+
+// crash ends nodes without a word to anybody.
+func (s *throng) crash(nodes []*node) {
+	for _, n := range nodes {
+		_ = n.sock.Close()
+	}
+}
+
+func (s *throng) servers() int {
+	k := 0
+	for _, p := range s.peers {
+		if p.Server() {
+			k++
+		}
+	}
+	return k
+}
+
+// TestThrong is the small form of BenchmarkThrong: everyone finds everyone, and
+// when a third is gone from one moment to the next the names still resolve,
+// those of the dead as well.
+func TestThrong(t *testing.T) {
+	n := 14
+	if testing.Short() {
+		n = 10
+	}
+	s := newThrong(t, n, n/2)
+	l := s.lookup(s.peers, s.peers, 3, 4)
+	t.Logf("%d peers: %v", n, l)
+	if l.wrong > 0 || l.success() < 1 {
+		t.Error("a name was not found, or found wrong")
+	}
+	gone := n * 3 / 10
+	left := s.peers[gone:] // the servers are first: most of the dead were some
+	s.crash(s.peers[:gone])
+	deadline := time.Now().Add(60 * time.Second)
+	for {
+		l = s.lookup(left, s.peers, 1, 4)
+		if l.success() == 1 || time.Now().After(deadline) {
+			break
+		}
+	}
+	t.Logf("%d of %d gone: %v", gone, n, l)
+	if l.wrong > 0 || l.success() < 1 {
+		t.Error("not all names resolve within 60 s")
+	}
+}
+
+// BenchmarkThrong measures lookups in overlays of 10, 100 and 1,000 peers, what
+// a peer costs, and what is left of the names when 30 % leave at once. It
+// measures once whatever b.N is; a thousand peers take some minutes:
+//
+//	go test -run - -bench Throng -benchtime 1x -timeout 30m ./overlay
+func BenchmarkThrong(b *testing.B) {
+	for _, n := range []int{10, 100, 1000} {
+		b.Run(fmt.Sprintf("peers=%d", n), func(b *testing.B) {
+			runtime.GC()
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			goroutines := runtime.NumGoroutine()
+			start := time.Now()
+			s := newThrong(b, n, max(5, n/10))
+			b.Logf("joined in %v, %d servers", time.Since(start).Round(time.Second), s.servers())
+			runtime.GC()
+			runtime.ReadMemStats(&after)
+			mem := float64(after.HeapInuse+after.StackInuse) - float64(before.HeapInuse+before.StackInuse)
+			b.ReportMetric(mem/1024/float64(n), "KiB/peer")
+			b.ReportMetric(float64(runtime.NumGoroutine()-goroutines)/float64(n), "goroutines/peer")
+			l := s.lookup(s.peers, s.peers, max(1, 1000/n), 2)
+			b.Logf("all there: %v", l)
+			b.ReportMetric(float64(l.percentile(0.5))/1e6, "p50-ms")
+			b.ReportMetric(float64(l.percentile(0.99))/1e6, "p99-ms")
+			b.ReportMetric(100*l.success(), "resolved-%")
+			gone := n * 3 / 10
+			left := s.peers[gone:]
+			s.crash(s.peers[:gone])
+			now := s.lookup(left, s.peers, 1, 2)
+			b.Logf("%d just gone, %d servers left: %v", gone, s.servers()-min(gone, max(5, n/10)), now)
+			pause(b.Context(), time.Minute)
+			l = s.lookup(left, s.peers, max(1, 1000/n), 2)
+			b.Logf("a minute after: %v", l)
+			b.ReportMetric(100*l.success(), "after-60s-%")
+			b.ReportMetric(0, "ns/op")
+		})
+	}
+}
