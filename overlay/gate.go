@@ -26,6 +26,7 @@ const (
 	helloTimeout = 5 * time.Second
 	// refusalGrace is how long a refused peer has to read why.
 	refusalGrace = 500 * time.Millisecond
+	refusalsMax  = 256
 	dialledMax   = 16384
 	// probeAge is how much older a second connection must be to be doubted;
 	// two that were dialled at once are both good.
@@ -62,7 +63,16 @@ type gate struct {
 	// reach us proves nothing.
 	dialled map[peer.ID]bool
 	reached bool // a member reached us unasked
-	timers  map[network.Conn]*time.Timer
+	// refusals are why peers were refused of late, or refused us: who waits
+	// for them may come when the connection is gone already.
+	refusals map[peer.ID]refusal
+	timers   map[network.Conn]*time.Timer
+}
+
+// refusal is the end of a hello.
+type refusal struct {
+	err  error
+	when time.Time
 }
 
 // door is what the gate knows about one connected peer.
@@ -84,6 +94,8 @@ func newGate(h host.Host, proto protocol.ID, log *slog.Logger) *gate {
 		doors:   map[peer.ID]*door{},
 		dialled: map[peer.ID]bool{},
 		timers:  map[network.Conn]*time.Timer{},
+
+		refusals: map[peer.ID]refusal{},
 	}
 	g.ctx, g.cancel = context.WithCancel(context.Background())
 	return g
@@ -233,7 +245,11 @@ func (g *gate) greetOn(ctx context.Context, c network.Conn) error {
 	_ = s.CloseWrite()
 	h, err := readHello(rw)
 	if err != nil {
-		return fmt.Errorf("hello: %w", err)
+		err = fmt.Errorf("hello: %w", err)
+		// Before the stream ends: the peer closes the connection then, and
+		// those who wait would not learn the reason.
+		g.refuse(c.RemotePeer(), err)
+		return err
 	}
 	return g.admit(c, h)
 }
@@ -259,10 +275,20 @@ func (g *gate) serveHello(s network.Stream) {
 	g.log.Debug("refusing a hello", "peer", c.RemotePeer(), "err", err)
 	_, _ = s.Write(appendRefusal(nil, err.Error()))
 	_ = s.CloseWrite()
-	// The peer closes when it has read the reason; do not wait for long.
-	_ = s.SetReadDeadline(time.Now().Add(refusalGrace))
-	var b [1]byte
-	_, _ = s.Read(b[:])
+	// The peer closes the connection when it has read the reason; closing it
+	// from here at once would overtake that. Do not wait for long.
+	g.mu.Lock()
+	d := g.doorLocked(c.RemotePeer())
+	g.mu.Unlock()
+	if d != nil {
+		t := time.NewTimer(refusalGrace)
+		defer t.Stop()
+		select {
+		case <-d.gone:
+		case <-t.C:
+		case <-g.ctx.Done():
+		}
+	}
 	_ = s.Reset()
 	_ = c.Close()
 }
@@ -294,6 +320,7 @@ func (g *gate) admit(c network.Conn, h hello) error {
 		t.Stop()
 		delete(g.timers, c)
 	}
+	delete(g.refusals, p)
 	if first {
 		close(d.open)
 	}
@@ -322,6 +349,10 @@ func (g *gate) probeOthers(c network.Conn) {
 func (g *gate) refuse(p peer.ID, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if len(g.refusals) >= refusalsMax {
+		clear(g.refusals)
+	}
+	g.refusals[p] = refusal{err, time.Now()}
 	if d := g.doors[p]; d != nil && d.member == nil {
 		delete(g.doors, p)
 		d.err = err
@@ -333,8 +364,12 @@ func (g *gate) refuse(p peer.ID, err error) {
 func (g *gate) wait(ctx context.Context, p peer.ID) (*membership.Member, error) {
 	g.mu.Lock()
 	d := g.doorLocked(p)
+	why, ok := g.refusals[p]
 	g.mu.Unlock()
 	if d == nil {
+		if ok && time.Since(why.when) < helloTimeout {
+			return nil, fmt.Errorf("peer %s: %w", p, why.err)
+		}
 		return nil, network.ErrNoConn
 	}
 	select {

@@ -1,8 +1,6 @@
 package overlay
 
 import (
-	"os"
-	"strconv"
 	"testing"
 	"time"
 
@@ -93,12 +91,9 @@ func (n *node) lie(kind int, all lies) {
 // is wrong, nobody goes back behind what it has seen, and 99.9 % of the names
 // resolve. The liars have stored nothing that they said they had.
 func TestLiars(t *testing.T) {
-	n, rounds := 20, 17 // IDLOC_TEST_PEERS=60 for the overlay of 60, which takes a minute or more
+	n, rounds := 60, 17
 	if testing.Short() {
-		n, rounds = 10, 10
-	}
-	if s := os.Getenv("IDLOC_TEST_PEERS"); s != "" {
-		n, _ = strconv.Atoi(s)
+		n, rounds = 15, 10
 	}
 	begin := time.Now()
 	s := newThrong(t, n, 4)
