@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -11,6 +12,11 @@ import (
 
 // maxRead is the read buffer: the longest that UDP, and so a GRO run, can be.
 const maxRead = 65535
+
+// yieldAfter is how many bytes a reader takes before it lets another goroutine
+// run. Under load its calls never block, and without that whoever shares its
+// processor waits for the scheduler's 10 ms.
+const yieldAfter = 512 << 10
 
 // link is one bound socket, of the kernel or of a simulated network.
 //
@@ -117,12 +123,17 @@ func (c *Conn) sendError(err error) error {
 func (c *Conn) read() {
 	b := make([]byte, maxRead)
 	pause := time.Duration(0)
+	taken := 0
 	for {
 		n, seg, from, err := c.link.read(b)
 		switch {
 		case err == nil:
 			pause = 0
 			c.demux(b[:n], seg, from)
+			if taken += n; taken >= yieldAfter {
+				taken = 0
+				runtime.Gosched()
+			}
 			continue
 		case c.isClosed():
 			return
