@@ -45,7 +45,6 @@ const (
 
 var (
 	errRelayOnly = errors.New("direct paths are ruled out here")
-	errNoRelay   = errors.New("no member relays")
 )
 
 // RelayFor says whether this peer forwards between two members, and to whom
