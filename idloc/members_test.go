@@ -1,0 +1,158 @@
+package idloc_test
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/idloc/idloc/idloc"
+)
+
+// TestRevoke: a conn through the pipe of a revoked member ends within 60 s, its
+// name is gone, it dials nobody, and a restart of everyone changes nothing
+// about that.
+func TestRevoke(t *testing.T) {
+	t.Parallel()
+	tmp := t.TempDir()
+	earthDir, venusDir, marsDir := filepath.Join(tmp, "earth"), filepath.Join(tmp, "venus"), filepath.Join(tmp, "mars")
+	earth := found(t, idloc.Config{Dir: earthDir})
+	venus := join(t, earth, "venus", idloc.Config{Dir: venusDir})
+	mars := join(t, earth, "mars", idloc.Config{Dir: marsDir})
+	port := echo(t, venus)
+	c, err := dialTimeout(t, mars, "tcp", "venus:"+port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := roundTrip(c, []byte("before")); err != nil {
+		t.Fatal(err)
+	}
+	start := time.Now()
+	if err := earth.Revoke(t.Context(), "mars.example.com"); err != nil {
+		t.Fatal(err)
+	}
+	within(t, "the pipe to mars gone", 60*time.Second, func() bool { return !hasPipe(venus, mars.ID()) })
+	t.Logf("pipe gone after %v", time.Since(start).Round(time.Millisecond))
+	c.SetDeadline(time.Now().Add(time.Second))
+	if _, err := c.Write([]byte("after")); err == nil {
+		if _, err := c.Read(make([]byte, 5)); err == nil {
+			t.Error("the conn of a revoked member still carries data")
+		}
+	}
+	// Venus was told by earth, not by mars: it may not even ask for it.
+	if _, err := dialTimeout(t, venus, "tcp", "mars:"+port); err == nil {
+		t.Error("the revoked member's name can be dialled")
+	}
+	for _, n := range []*idloc.Node{earth, venus, mars} {
+		if err := n.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+
+	open := func(dir string) *idloc.Node {
+		n, err := idloc.Open(t.Context(), idloc.Config{Dir: dir, Addrs: loopback})
+		if err != nil {
+			t.Fatalf("Open(%s): %v", dir, err)
+		}
+		t.Cleanup(func() { n.Close() })
+		return n
+	}
+	earth, venus = open(earthDir), open(venusDir)
+	if got := earth.Status().Self.Revoked; got != 1 {
+		t.Errorf("the founder came back with revocation list %d", got)
+	}
+	if got := venus.Status().Self.Revoked; got != 1 {
+		t.Errorf("venus came back with revocation list %d", got)
+	}
+	port = echo(t, venus)
+	// Mars may have heard of it or not; in neither case does it get anywhere.
+	if again, err := idloc.Open(t.Context(), idloc.Config{Dir: marsDir, Addrs: loopback}); err == nil {
+		defer again.Close()
+		if c, err := dialTimeout(t, again, "tcp", "venus:"+port); err == nil {
+			c.Close()
+			t.Error("the revoked member dials after a restart")
+		}
+	}
+	if _, err := dialTimeout(t, venus, "tcp", "mars:"+port); err == nil {
+		t.Error("the revoked member's name can be dialled after a restart")
+	}
+}
+
+// hasPipe says whether n has a pipe to a peer.
+func hasPipe(n *idloc.Node, id idloc.PeerID) bool {
+	for _, p := range n.Status().Peers {
+		if p.ID == id {
+			return p.Connected
+		}
+	}
+	return false
+}
+
+// within looks again and again: a node's background work has no end to wait on.
+func within(t *testing.T, what string, limit time.Duration, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(limit); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("not within %v: %s", limit, what)
+		}
+	}
+}
+
+// TestDamagedState: each file of a node's directory, cut or changed, gives an
+// error that names it, and stays as it is.
+func TestDamagedState(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "earth")
+	earth := found(t, idloc.Config{Dir: dir})
+	join(t, earth, "mars", idloc.Config{}).Close()
+	if err := earth.Close(); err != nil {
+		t.Fatal(err)
+	}
+	files, err := filepath.Glob(filepath.Join(dir, "*.json"))
+	if err != nil || len(files) < 4 {
+		t.Fatalf("state files: %v, %v", files, err)
+	}
+	for _, file := range files {
+		good, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info, err := os.Stat(file); err != nil || runtime.GOOS != "windows" && info.Mode().Perm()&0o077 != 0 {
+			t.Errorf("%s is readable by others: %v, %v", file, info, err)
+		}
+		for desc, bad := range map[string]string{
+			"cut": string(good[:len(good)/2]), "empty": "", "other text": "hello",
+			"changed": strings.Replace(string(good), ":", " :", 1) + "x",
+		} {
+			if err := os.WriteFile(file, []byte(bad), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			n, err := idloc.Open(t.Context(), idloc.Config{Dir: dir, Addrs: loopback})
+			if err == nil {
+				n.Close()
+				t.Errorf("Open with %s %s succeeded", filepath.Base(file), desc)
+			} else if !strings.Contains(err.Error(), file) {
+				t.Errorf("Open with %s %s: %v, want an error that names it", filepath.Base(file), desc, err)
+			}
+			if errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("Open with %s %s: %v", filepath.Base(file), desc, err)
+			}
+			if now, err := os.ReadFile(file); err != nil || string(now) != bad {
+				t.Errorf("%s %s was overwritten: %q, %v", filepath.Base(file), desc, now, err)
+			}
+		}
+		if err := os.WriteFile(file, good, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	again, err := idloc.Open(t.Context(), idloc.Config{Dir: dir, Addrs: loopback})
+	if err != nil {
+		t.Fatalf("Open with all files mended: %v", err)
+	}
+	again.Close()
+}
