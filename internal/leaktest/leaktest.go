@@ -2,6 +2,8 @@
 // for TestMain only:
 //
 //	func TestMain(m *testing.M) { leaktest.Main(m) }
+//
+// Own is for packages whose tests run libraries that leave some of theirs.
 package leaktest
 
 import (
@@ -22,23 +24,35 @@ const grace = 10 * time.Second
 // allow is a piece of text in a stack that makes it one to keep, a function
 // name with its package.
 func Main(m *testing.M, allow ...string) {
-	code := m.Run()
-	if code == 0 {
-		if left := wait(allow); len(left) > 0 {
-			fmt.Fprintf(os.Stderr, "leaktest: %d goroutines left behind:\n\n%s\n", len(left), strings.Join(left, "\n\n"))
-			code = 1
-		}
-	}
-	os.Exit(code)
+	os.Exit(check(m.Run(), func(g string) bool { return !kept(g, allow) }))
 }
 
-// wait polls until no goroutine is left or the grace is over. Goroutines that
+// Own is Main for the goroutines alone whose stacks have text in them: the
+// path of a package and what follows it there, "/internal/socket.".
+func Own(m *testing.M, text string) {
+	os.Exit(check(m.Run(), func(g string) bool { return strings.Contains(g, text) && !kept(g, nil) }))
+}
+
+// check returns the exit code of tests that ended with code.
+func check(code int, ours func(stack string) bool) int {
+	if code != 0 {
+		return code
+	}
+	left := wait(ours, grace)
+	if len(left) == 0 {
+		return 0
+	}
+	fmt.Fprintf(os.Stderr, "leaktest: %d goroutines left behind:\n\n%s\n", len(left), strings.Join(left, "\n\n"))
+	return 1
+}
+
+// wait polls until none of our goroutines is left or the grace is over. Those that
 // are about to end offer nothing to wait on, so this is the one place that
 // looks again and again.
-func wait(allow []string) []string {
+func wait(ours func(stack string) bool, grace time.Duration) []string {
 	deadline := time.Now().Add(grace)
 	for {
-		left := running(allow)
+		left := running(ours)
 		if len(left) == 0 || time.Now().After(deadline) {
 			return left
 		}
@@ -46,7 +60,7 @@ func wait(allow []string) []string {
 	}
 }
 
-func running(allow []string) []string {
+func running(ours func(stack string) bool) []string {
 	buf := make([]byte, 1<<20)
 	for {
 		n := runtime.Stack(buf, true)
@@ -58,7 +72,7 @@ func running(allow []string) []string {
 	}
 	var left []string
 	for _, g := range strings.Split(string(buf), "\n\n") {
-		if !kept(g, allow) {
+		if ours(g) {
 			left = append(left, g)
 		}
 	}
@@ -67,7 +81,8 @@ func running(allow []string) []string {
 
 func kept(stack string, allow []string) bool {
 	for _, s := range append([]string{
-		"leaktest.Main(",          // this one
+		"leaktest.Main(", // these ask
+		"leaktest.Own(",
 		"testing.(*M).startAlarm", // -timeout
 		"os/signal.signal_recv",
 		"runtime/pprof.profileWriter", // -cpuprofile

@@ -9,12 +9,9 @@ func TestSeesAGoroutine(t *testing.T) {
 	stop, done := make(chan struct{}), make(chan struct{})
 	go func() { defer close(done); waitFor(stop) }()
 	seen := func() bool {
-		for _, g := range running([]string{"testing.tRunner", "testing.(*T).Run"}) {
-			if strings.Contains(g, "leaktest.waitFor") {
-				return true
-			}
-		}
-		return false
+		return len(running(func(g string) bool {
+			return strings.Contains(g, "leaktest.waitFor") && !kept(g, []string{"testing.tRunner", "testing.(*T).Run"})
+		})) > 0
 	}
 	// The goroutine's first frame may not be on its stack yet.
 	for !seen() {
@@ -24,11 +21,21 @@ func TestSeesAGoroutine(t *testing.T) {
 		default:
 		}
 	}
-	if left := running([]string{"leaktest.waitFor", "testing."}); len(left) > 0 {
+	if left := running(func(g string) bool { return !kept(g, []string{"leaktest.waitFor", "testing."}) }); len(left) > 0 {
 		t.Errorf("allowed goroutines are listed: %q", left)
+	}
+	ours := func(g string) bool { return strings.Contains(g, "leaktest.waitFor") }
+	if left := wait(ours, 0); len(left) != 1 {
+		t.Errorf("%d goroutines left, want 1: %q", len(left), left)
 	}
 	close(stop)
 	<-done
+	if code := check(0, ours); code != 0 {
+		t.Errorf("exit code %d after the goroutine ended", code)
+	}
+	if code := check(2, ours); code != 2 {
+		t.Errorf("failed tests' exit code becomes %d", code)
+	}
 }
 
 func waitFor(stop <-chan struct{}) { <-stop }
