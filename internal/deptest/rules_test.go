@@ -43,6 +43,7 @@ var stair = []rule{
 	{"internal/leaktest", ""},
 	{"shim/shimtest", "shim lsi internal/pipe internal/wire internal/peerid internal/event"},
 	{"internal/deptest", ""},
+	{"internal/soak", "idloc"},
 }
 
 // foreign says which packages may import what is not ours. What is not listed
@@ -65,7 +66,7 @@ var foreign = []struct {
 
 	// transport.Net is in Config of the packages that a user or a test hands
 	// a simulated network.
-	{"github.com/pion/transport", "internal/socket overlay/... idloc idloc/idloctest"},
+	{"github.com/pion/transport", "internal/socket overlay/... idloc idloc/idloctest internal/soak"},
 	{"github.com/pion/logging", "overlay/... idloc/idloctest"},
 	{"github.com/pion", "overlay/..."},
 

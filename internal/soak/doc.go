@@ -1,0 +1,30 @@
+// Command soak lets an overlay work for as long as it is told, with faults,
+// and checks every byte.
+//
+//	go run ./internal/soak -d 10m
+//
+// It founds an overlay of -n nodes on the loopback address. Each of them dials
+// the others by name without end and sends what a seeded generator yields,
+// over TCP in streams of up to 4 MiB and over UDP in datagrams of up to 8 KiB;
+// the other side returns it, and what returns is compared. Meanwhile, at
+// random (-seed makes the choices the same, not their moments):
+//
+//   - datagrams of a node are lost, doubled, changed or put off;
+//   - a node can send nothing for up to two seconds;
+//   - a node is told that its network changed;
+//   - a node closes and opens again from its folder.
+//
+// It exits with 1 if
+//
+//   - a wrong byte came back, over TCP or UDP;
+//   - a TCP stream failed whose two nodes were up all the time;
+//   - goroutines or file descriptors are left once all nodes are closed.
+//
+// A UDP datagram that does not come back and a dial that fails under faults
+// are counted only.
+//
+//	main.go     flags, the run, the verdict
+//	crew.go     nodes that come and go
+//	traffic.go  what they send each other
+//	wire.go     what the network does to it
+package main

@@ -1,0 +1,60 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"testing"
+	"time"
+
+	"github.com/idloc/idloc/internal/leaktest"
+)
+
+func TestMain(m *testing.M) { leaktest.Main(m) }
+
+// Two seconds of it: the command works, and so do the nodes.
+func TestRun(t *testing.T) {
+	got, err := run(context.Background(), config{duration: 2 * time.Second, nodes: 2, streams: 2, seed: 1, out: io.Discard})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.bad() || got.streams.Load() == 0 || got.datagrams.Load() == 0 {
+		t.Errorf("%v\n%q", got, got.complaints)
+	}
+}
+
+// The command would see a wrong byte, a lost one and one too many.
+func TestCompare(t *testing.T) {
+	good := make([]byte, 100_000)
+	if _, err := io.ReadFull(source(7), good); err != nil {
+		t.Fatal(err)
+	}
+	flipped := bytes.Clone(good)
+	flipped[99_999] ^= 1
+	for _, x := range []struct {
+		desc string
+		b    []byte
+		size int64
+		ok   bool
+	}{
+		{"all there", good, 100_000, true},
+		{"a bit flipped", flipped, 100_000, false},
+		{"the last byte missing", good[:99_999], 100_000, false},
+		{"a byte too many", good, 99_999, false},
+	} {
+		if err := compare(bytes.NewReader(x.b), source(7), x.size); (err == nil) != x.ok {
+			t.Errorf("%s: %v", x.desc, err)
+		}
+	}
+	d := datagram(3, 100)
+	if !genuine(d) {
+		t.Error("a datagram is not taken for genuine")
+	}
+	for i := range d {
+		d[i] ^= 1
+		if genuine(d) {
+			t.Errorf("byte %d is wrong and nobody sees", i)
+		}
+		d[i] ^= 1
+	}
+}
