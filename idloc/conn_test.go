@@ -1,0 +1,214 @@
+package idloc_test
+
+import (
+	"context"
+	"encoding/binary"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"runtime"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/net/nettest"
+
+	"github.com/idloc/idloc/idloc"
+)
+
+var (
+	manyConns  = flag.Int("conns", 500, "how many connections TestManyConns holds at once; 10000 take ten seconds")
+	leakRounds = flag.Int("rounds", 3, "how many rounds TestLeakRounds goes")
+)
+
+// Conns between two nodes are what golang.org/x/net/nettest wants of a
+// net.Conn.
+func TestNettest(t *testing.T) {
+	t.Parallel()
+	_, venus, mars := solar(t)
+	for _, network := range []string{"tcp4", "tcp6"} {
+		t.Run(network, func(t *testing.T) {
+			l, err := mars.Listen(network, ":0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.Close()
+			_, port, _ := net.SplitHostPort(l.Addr().String())
+			nettest.TestConn(t, func() (c1, c2 net.Conn, stop func(), err error) {
+				c1, err = dialTimeout(t, venus, network, "mars.example.com:"+port)
+				if err != nil {
+					return nil, nil, nil, err
+				}
+				if c2, err = l.Accept(); err != nil {
+					c1.Close()
+					return nil, nil, nil, err
+				}
+				return c1, c2, func() { c1.Close(); c2.Close() }, nil
+			})
+		})
+	}
+}
+
+// Many connections at once, each of which still carries its own bytes when
+// all are open.
+func TestManyConns(t *testing.T) {
+	_, venus, mars := solar(t)
+	l, err := mars.Listen("tcp", ":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	_, port, _ := net.SplitHostPort(l.Addr().String())
+
+	count := *manyConns
+	clients, servers := make([]net.Conn, count), make([]net.Conn, count)
+	defer func() {
+		for _, c := range append(clients, servers...) {
+			if c != nil {
+				c.Close()
+			}
+		}
+	}()
+	var accepting, dialing sync.WaitGroup
+	for range 16 {
+		accepting.Go(func() {
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				var b [4]byte
+				c.SetDeadline(time.Now().Add(time.Minute))
+				if _, err := io.ReadFull(c, b[:]); err != nil {
+					t.Error(err)
+					return
+				}
+				servers[binary.BigEndian.Uint32(b[:])] = c
+				if _, err := c.Write(b[:]); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	next := make(chan int)
+	for range 64 {
+		dialing.Go(func() {
+			for i := range next {
+				c, err := dialTimeout(t, venus, "tcp", "mars.example.com:"+port)
+				if err != nil {
+					t.Error(err)
+					continue
+				}
+				clients[i] = c
+				if err := roundTrip(c, binary.BigEndian.AppendUint32(nil, uint32(i))); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	began := time.Now()
+	for i := range count {
+		next <- i
+	}
+	close(next)
+	dialing.Wait()
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	t.Logf("%d connections in %v; heap of both nodes and the founder %d MiB", count, time.Since(began).Round(time.Millisecond), m.HeapAlloc>>20)
+	if t.Failed() {
+		t.FailNow()
+	}
+	for i := range count {
+		msg := fmt.Appendf(nil, "connection %d", i)
+		servers[i].SetDeadline(time.Now().Add(time.Minute))
+		clients[i].SetDeadline(time.Now().Add(time.Minute))
+		if _, err := clients[i].Write(msg); err != nil {
+			t.Fatal(err)
+		}
+		got := make([]byte, len(msg))
+		if _, err := io.ReadFull(servers[i], got); err != nil || string(got) != string(msg) {
+			t.Fatalf("%q, want %q: %v", got, msg, err)
+		}
+	}
+	l.Close()
+	accepting.Wait()
+}
+
+// Nodes that join, dial and close leave nothing with those that stay:
+// goroutines, file descriptors, connections. It is not parallel, so that the
+// process is its own.
+func TestLeakRounds(t *testing.T) {
+	earth := found(t, idloc.Config{})
+	port := echo(t, earth)
+	round := func(i int) {
+		token, err := earth.Invite(idloc.InviteOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		n, err := idloc.Join(t.Context(), token, idloc.Config{Name: fmt.Sprintf("n%d", i), Addrs: loopback})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() {
+			if err := n.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}()
+		for _, network := range []string{"tcp", "udp"} {
+			c, err := dialTimeout(t, n, network, "earth.example.com:"+port)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := roundTrip(c, []byte("a round")); err != nil {
+				t.Fatal(err)
+			}
+			if i%2 == 0 || network == "udp" { // else the node's Close closes it
+				c.Close()
+			}
+		}
+	}
+	round(0)
+	// How much is there once what ends has ended: the least of a while.
+	level := func(enough func(goroutines, files int) bool) (goroutines, files int) {
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		tick := time.NewTicker(20 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			goroutines, files = runtime.NumGoroutine(), openFiles()
+			if enough(goroutines, files) {
+				return goroutines, files
+			}
+			select {
+			case <-tick.C:
+			case <-ctx.Done():
+				return goroutines, files
+			}
+		}
+	}
+	quiet := 0
+	g0, f0 := level(func(int, int) bool { quiet++; return quiet > 100 })
+	for i := 1; i <= *leakRounds; i++ {
+		round(i)
+	}
+	// A node's leftovers would be one at least in each round.
+	slack := min(4, *leakRounds-1)
+	g1, f1 := level(func(g, f int) bool { return g <= g0+slack && f <= f0 })
+	t.Logf("%d rounds: goroutines %d → %d, file descriptors %d → %d", *leakRounds, g0, g1, f0, f1)
+	if g1 > g0+slack || f1 > f0 {
+		b := make([]byte, 1<<20)
+		t.Errorf("leaks: goroutines %d → %d, file descriptors %d → %d\n%s", g0, g1, f0, f1, b[:runtime.Stack(b, true)])
+	}
+}
+
+// openFiles is 0 where /proc does not say.
+func openFiles() int {
+	f, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return 0
+	}
+	return len(f)
+}
