@@ -102,7 +102,7 @@ func TestLiars(t *testing.T) {
 		p.db.setServer()
 		p.gate.greetAll()
 	}
-	await(t, "the names where they belong", 60*time.Second, func() bool { return s.lookup(s.peers, s.peers, 1, 4).success() == 1 })
+	await(t, "the names where they belong", 3*time.Minute, func() bool { return s.lookup(s.peers, s.peers, 1, 4).success() == 1 })
 	t.Logf("settled in %v", time.Since(begin).Round(time.Millisecond))
 	all := newLies(t, s.earth, s.peers)
 	liars := n * 3 / 10
