@@ -1,0 +1,112 @@
+package netstack
+
+import (
+	"encoding/binary"
+	"io"
+	"net/netip"
+	"runtime"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+
+	"github.com/idloc/idloc/shim"
+)
+
+// A member that sends SYNs and nothing more neither keeps others out nor
+// fills the memory.
+func TestSYNFlood(t *testing.T) {
+	var syns atomic.Int64
+	r := newRigWith(t, func(string, netip.AddrPort, netip.AddrPort) bool { syns.Add(1); return true })
+	other := newNode(t, r.net, nil)
+	at, _ := other.LSI(t, r.b.Node)
+	r.b.LSI(t, other.Node)
+	l, err := r.b.ListenTCP(netip.AddrPort{}, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() { _, _ = io.Copy(c, c); _ = c.Close() }()
+		}
+	}()
+	dial := func() {
+		t.Helper()
+		c, err := other.DialTCP(testContext(t), netip.AddrPort{}, netip.AddrPortFrom(at, port(l.Addr())))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		_ = c.SetDeadline(time.Now().Add(30 * time.Second))
+		if _, err := c.Write([]byte("hello")); err != nil {
+			t.Fatal(err)
+		}
+		var b [5]byte
+		if _, err := io.ReadFull(c, b[:]); err != nil || string(b[:]) != "hello" {
+			t.Fatalf("%q, %v", b, err)
+		}
+	}
+	dial()
+	before := heap()
+	// The attacker's stack would reset what it did not begin; it says nothing.
+	r.a.Shim.Attach(nil)
+	flood := func(round int) {
+		for p := 1024; p < 1024+20_000; p++ {
+			th := make(header.TCP, header.TCPMinimumSize)
+			th.Encode(&header.TCPFields{
+				SrcPort: uint16(p), DstPort: port(l.Addr()), SeqNum: uint32(round),
+				DataOffset: header.TCPMinimumSize, Flags: header.TCPFlagSyn, WindowSize: 65535,
+			})
+			_ = r.a.Shim.Output(&shim.Packet{IP: ipHeader(false, byte(header.TCPProtocolNumber), len(th), r.a.v4, r.b4), Transport: th})
+		}
+	}
+	for i := range 2 {
+		flood(i)
+		dial()
+	}
+	// Some find a full queue on the way, as at a real socket.
+	seen, grown := syns.Load(), heap()-before
+	t.Logf("%d SYNs cost %d KiB", seen, grown>>10)
+	if seen < 100 {
+		t.Errorf("%d SYNs are no flood", seen)
+	}
+	if grown > 128<<20 {
+		t.Errorf("%d SYNs cost %d MiB", seen, grown>>20)
+	}
+}
+
+// UDP flows that are only asked about are bounded in number.
+func TestFlowLimit(t *testing.T) {
+	asked := 0
+	a := newAdmission(func(string, netip.AddrPort, netip.AddrPort) bool { asked++; return true })
+	local := netip.MustParseAddrPort("198.18.0.1:53")
+	for i := range 3 * maxFlows {
+		var ip [4]byte
+		binary.BigEndian.PutUint32(ip[:], 198<<24|19<<16|uint32(i))
+		f := flow{local, netip.AddrPortFrom(netip.AddrFrom4(ip), 1)}
+		for range 2 {
+			if !a.udp(f) {
+				t.Fatal("refused")
+			}
+		}
+	}
+	if asked != 3*maxFlows {
+		t.Errorf("asked %d times about %d flows", asked, 3*maxFlows)
+	}
+	if n := len(a.flows); n > maxFlows {
+		t.Errorf("%d flows remembered, limit %d", n, maxFlows)
+	}
+}
+
+func heap() int64 {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
+}
