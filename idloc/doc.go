@@ -45,6 +45,14 @@
 //	candidates in an offer                         16
 //	size of an offer or answer                     4 KiB
 //	half-open handshakes                           256, 4 per peer
+//	connections that wait for Accept               4,096 a listener
+//	UDP flows whose admission is remembered        4,096; of those beyond, Admit is asked again
+//	a UDP datagram                                 65,507 bytes; EMSGSIZE beyond
+//	LSIs                                           65,532 in a /16; reused 15 min after the last flow, else ErrLSIExhausted
+//	names being looked up                          1,024; beyond, an error that is Temporary
+//	DNS queries being answered                     512; beyond, dropped: the client asks again
+//	DNS over TCP                                   128 connections, the next is closed; 16 queries each, the next waits
+//	a DNS client that says nothing                 closed after 10 s
 //
 // # Not yet
 //
