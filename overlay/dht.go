@@ -29,6 +29,10 @@ const (
 	// serverAfter is how long a peer must have been up before it becomes a
 	// server: one that lives for seconds costs lookups more than it gives.
 	serverAfter = 30 * time.Second
+	// takeOverSettle is how long after takeOver members may need to put their
+	// records again: twice the pause between two rounds of theirs.
+	takeOverSettle = 2 * publishPause
+	keepMax        = 1024
 	// fewServers is below which a peer does not wait for a dial-back.
 	fewServers = 3
 	// recordAge is how long a server keeps a record that nobody repeats;
@@ -55,6 +59,8 @@ type database struct {
 
 	mu     sync.Mutex // guards what follows
 	server bool
+	since  time.Time             // when it took the database over, if nobody served then
+	keep   map[peer.ID]struct{}  // servers that took records of ours
 	handed map[peer.ID]time.Time // when a server was given records
 
 	reach event.Emitter
@@ -69,7 +75,7 @@ func newDatabase(g *gate, prefix protocol.ID, valid record.Validator, log *slog.
 		return nil, err
 	}
 	store := dssync.MutexWrap(ds.NewMapDatastore())
-	d.store, d.handed = store, map[peer.ID]time.Time{}
+	d.store, d.handed, d.keep = store, map[peer.ID]time.Time{}, map[peer.ID]struct{}{}
 	d.local = records.NewValueStore(store, valid, recordAge)
 	if d.reach, err = d.host.bus.Emitter(new(event.EvtLocalReachabilityChanged), eventbus.Stateful); err != nil {
 		d.host.stop()
@@ -117,6 +123,43 @@ func (d *database) isServer() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.server
+}
+
+// takeOver makes this peer a server because there is no other any more. What
+// the others had kept comes back as their owners put it again.
+func (d *database) takeOver() {
+	d.mu.Lock()
+	if !d.server {
+		d.since = time.Now()
+	}
+	d.mu.Unlock()
+	d.setServer()
+}
+
+// tookOver says whether records may still be missing after takeOver.
+func (d *database) tookOver() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return !d.since.IsZero() && time.Since(d.since) < takeOverSettle
+}
+
+// holds notes that a server took a record of ours.
+func (d *database) holds(p peer.ID) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(d.keep) >= keepMax {
+		clear(d.keep)
+	}
+	d.keep[p] = struct{}{}
+}
+
+// lostHolder says whether a peer that has gone kept records of ours.
+func (d *database) lostHolder(p peer.ID) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	_, ok := d.keep[p]
+	delete(d.keep, p)
+	return ok
 }
 
 // setServer makes this peer a server. It stays one: taking the role back

@@ -57,6 +57,7 @@ type walkResult struct {
 	failed   int       // servers among the nearest that did not answer
 	untimely int       // servers that gave a record far out of its time
 	late     error     // what was wrong with one of those
+	self     bool      // this peer is one of those that answered
 }
 
 // complete says whether enough of the servers nearest the key have answered
@@ -152,7 +153,7 @@ func (w *walker) askSelf(ctx context.Context) {
 	if err != nil {
 		return
 	}
-	w.self = true
+	w.self, w.res.self = true, true
 	w.res.answered++
 	if rec != nil {
 		w.take(w.d.host.ID(), rec.GetValue())
@@ -334,6 +335,7 @@ func (d *database) put(ctx context.Context, key string, value []byte) (int, erro
 				return
 			}
 			stored++
+			d.holds(p)
 		})
 	}
 	wg.Wait()

@@ -140,6 +140,27 @@ func TestIssuersAgree(t *testing.T) {
 	}
 }
 
+// TestCutOffKnowsNothing: a peer that has lost everybody does not say of a
+// name that there is none.
+func TestCutOffKnowsNothing(t *testing.T) {
+	earth := founded(t, "earth")
+	venus := earth.join(t, "venus")
+	mars := earth.join(t, "mars")
+	await(t, "venus remembers", 5*time.Second, func() bool { return len(venus.peers.addrInfos()) > 0 })
+	earth.shut()
+	mars.shut()
+	await(t, "venus alone", 10*time.Second, func() bool { return len(venus.Peers()) == 0 })
+	await(t, "venus serves", 30*time.Second, venus.Server)
+	_, err := venus.Resolve(t.Context(), "pluto")
+	if err == nil || errors.Is(err, ErrNotFound) {
+		t.Errorf("Resolve of a name that nobody can be asked about: %v", err)
+	}
+	var temporary interface{ Temporary() bool }
+	if !errors.As(err, &temporary) || !temporary.Temporary() {
+		t.Errorf("not temporary: %v", err)
+	}
+}
+
 // TestJoinThroughOrdinaryMember enters with a token whose addresses are not the
 // founder's: the question for confirmation is passed on.
 func TestJoinThroughOrdinaryMember(t *testing.T) {

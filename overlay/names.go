@@ -299,7 +299,7 @@ func (n *names) fetch(ctx context.Context, label string) (rec *naming.Record, vi
 			res := n.o.db.walk(ctx, key, each)
 			mu.Lock()
 			defer mu.Unlock()
-			complete = complete && res.complete()
+			complete = complete && n.believes(res)
 			if res.untimely > 0 && 2*res.untimely >= res.answered {
 				untimely = res.late
 			}
@@ -389,7 +389,24 @@ func (n *names) contact(ctx context.Context, id peerid.ID) (rec *naming.ContactR
 		n.saw(rec.Member())
 		n.setHint(id, append(append([]peerid.ID(nil), rec.Contact.Members...), rec.Contact.Relays...))
 	}
-	return rec, via, res.complete()
+	return rec, via, n.believes(res)
+}
+
+// believes says whether a walk has heard from enough servers to say that there
+// is no record. A peer that is cut off from members it knows, or that has just
+// taken the database over because nobody served it any more, cannot tell from
+// its own part alone.
+func (n *names) believes(r walkResult) bool {
+	if !r.complete() {
+		return false
+	}
+	if !r.self || r.answered > 1 {
+		return true
+	}
+	if len(n.o.gate.members()) == 0 && len(n.o.peers.addrInfos()) > 0 {
+		return false
+	}
+	return !n.o.db.tookOver()
 }
 
 // forget drops what is cached of a peer: it could not be reached, or is none

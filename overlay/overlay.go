@@ -463,6 +463,9 @@ func (o *Overlay) heard(d *door, h hello) {
 func (o *Overlay) left(p peer.ID, m *membership.Member) {
 	o.cfg.Events.Emit(event.Event{Kind: event.PeerGone, Peer: m.Peer, Name: o.fullName(m.Label)})
 	o.publisher.contactChanged()
+	if o.db.lostHolder(p) {
+		o.publisher.changed() // the record needs another home
+	}
 	if o.db.kad.RoutingTable().Find(p) != "" {
 		// Leave a server that is gone out of the answers of this one soon:
 		// the question removes it if it is not there.

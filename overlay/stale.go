@@ -15,7 +15,7 @@ import (
 
 // staleTimeout is how long a member has to answer the question whether it is
 // still there.
-const staleTimeout = time.Second
+const staleTimeout = 2 * time.Second
 
 // stale finds out which connections are dead, one question at a time for each
 // member. It is safe for concurrent use.
@@ -27,8 +27,8 @@ type stale struct {
 }
 
 // check asks a member a question, and closes the connections to it if no
-// answer comes. It returns at once; done, if not
-// nil, is called after, or at once if a question is out.
+// answer comes. It returns at once; done, if not nil, is called after, or at
+// once if a question is out.
 func (s *stale) check(p peer.ID, done func()) {
 	s.mu.Lock()
 	busy := s.asked[p]

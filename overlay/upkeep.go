@@ -179,6 +179,7 @@ func (o *Overlay) decideRole() {
 	switch {
 	case len(servers) == 0:
 		// Nobody keeps the records any more.
+		o.db.takeOver()
 	case up && len(servers) < fewServers:
 	case up && o.gate.wasReached():
 	default:

@@ -30,7 +30,6 @@ import (
 	"github.com/coder/websocket"
 	"github.com/redis/go-redis/v9"
 	"golang.org/x/crypto/ssh"
-	"golang.org/x/net/nettest"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/health"
@@ -86,36 +85,6 @@ func listen(t testing.TB) (net.Listener, string) {
 }
 
 func dial(ctx context.Context, addr string) (net.Conn, error) { return venus.Dial(ctx, "tcp", addr) }
-
-// TestConn is golang.org/x/net/nettest's table, over both kinds of LSI.
-func TestConn(t *testing.T) {
-	for _, network := range []string{"tcp4", "tcp6"} {
-		t.Run(network, func(t *testing.T) {
-			nettest.TestConn(t, func() (c1, c2 net.Conn, stop func(), err error) {
-				l, err := mars.Listen(network, ":0")
-				if err != nil {
-					return nil, nil, nil, err
-				}
-				defer l.Close()
-				_, port, _ := net.SplitHostPort(l.Addr().String())
-				accepted := make(chan error, 1)
-				go func() {
-					var err error
-					c2, err = l.Accept()
-					accepted <- err
-				}()
-				if c1, err = venus.Dial(context.Background(), network, net.JoinHostPort("mars", port)); err != nil {
-					return nil, nil, nil, err
-				}
-				if err := <-accepted; err != nil {
-					c1.Close()
-					return nil, nil, nil, err
-				}
-				return c1, c2, func() { c1.Close(); c2.Close() }, nil
-			})
-		})
-	}
-}
 
 func certificate(t testing.TB, name string) (tls.Certificate, *x509.CertPool) {
 	t.Helper()
