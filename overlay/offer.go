@@ -47,6 +47,10 @@ const (
 	// offerStagger is when the next way is tried while one is quiet.
 	offerStagger = 500 * time.Millisecond
 	offerWays    = 8
+	// offerTries is how often one way is tried whose connection ends under
+	// the offer, offerAgain the pause between.
+	offerTries = 4
+	offerAgain = 50 * time.Millisecond
 
 	// What a member may have forwarded or delivered a second.
 	offerRate, offerBurst = 30, 100
@@ -305,7 +309,6 @@ func (r *router) route(ctx context.Context, target peerid.ID, offer []byte) (ans
 			busy++
 			next = nil
 			stagger.Reset(offerStagger)
-			rand.Read(q.transaction[:])
 			q := q
 			var id peerid.ID
 			if !w.direct {
@@ -352,14 +355,28 @@ func (r *router) route(ctx context.Context, target peerid.ID, offer []byte) (ans
 	return nil, peerid.ID{}, last
 }
 
-// try sends the offer one way, connecting first if need be.
-func (r *router) try(ctx context.Context, w way, q offerRequest) (offerResponse, error) {
-	if _, ok := r.o.gate.member(w.peer); !ok {
-		if _, err := r.o.gate.connect(ctx, peer.AddrInfo{ID: w.peer}); err != nil {
-			return offerResponse{}, err
+// try sends the offer one way, connecting first if need be, and again if the
+// connection ends under it: that says nothing about the target. An offer that
+// comes twice gets the same answer.
+func (r *router) try(ctx context.Context, w way, q offerRequest) (a offerResponse, err error) {
+	for n := range offerTries {
+		if n > 0 && !pause(ctx, offerAgain) {
+			break
+		}
+		if _, ok := r.o.gate.member(w.peer); !ok {
+			if _, err = r.o.gate.connect(ctx, peer.AddrInfo{ID: w.peer}); err != nil {
+				if n == 0 {
+					break // it was not there before either
+				}
+				continue
+			}
+		}
+		rand.Read(q.transaction[:])
+		if a, err = r.ask(ctx, w.peer, q); err == nil || ctx.Err() != nil {
+			break
 		}
 	}
-	return r.ask(ctx, w.peer, q)
+	return a, err
 }
 
 // ways sends the ways to a target, the likeliest first, to out.

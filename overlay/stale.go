@@ -55,7 +55,9 @@ func (s *stale) question(p peer.ID) {
 	}
 	ctx, cancel := context.WithTimeout(s.o.ctx, staleTimeout)
 	defer cancel()
-	if s.answers(ctx, p) || s.o.ctx.Err() != nil {
+	// Only silence counts: any other failure is an answer, or a connection
+	// that has ended by itself.
+	if s.answers(ctx, p) || ctx.Err() == nil || s.o.ctx.Err() != nil {
 		return
 	}
 	s.o.log.Debug("a member does not answer on its connection", "peer", p)
