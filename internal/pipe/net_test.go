@@ -20,6 +20,8 @@ import (
 // after latency, which the fake clock of a synctest bubble makes exact; with
 // latency zero it delivers within WriteBatch.
 type network struct {
+	dropping sync.Mutex // held while drop is asked
+
 	mu      sync.Mutex
 	at      map[netip.AddrPort]*sender
 	latency time.Duration
@@ -78,7 +80,7 @@ func (s *sender) WriteBatch(b []byte, seg int, to netip.AddrPort) error {
 	for b := bytes.Clone(b); len(b) > 0; {
 		d := b[:min(seg, len(b))]
 		b = b[len(d):]
-		if drop != nil && drop(from, to, d) {
+		if drop != nil && n.drops(drop, from, to, d) {
 			if len(run) > 0 {
 				target.deliver(from, run, seg, latency)
 				run = nil
@@ -108,6 +110,13 @@ func (s *sender) divert() *[]byte {
 	s.tap = func(b []byte) { *last = append((*last)[:0], b...) }
 	s.n.mu.Unlock()
 	return last
+}
+
+// drops asks drop, one datagram at a time: it may keep a record.
+func (n *network) drops(drop func(from, to netip.AddrPort, d []byte) bool, from, to netip.AddrPort, d []byte) bool {
+	n.dropping.Lock()
+	defer n.dropping.Unlock()
+	return drop(from, to, d)
 }
 
 func (n *network) setDrop(drop func(from, to netip.AddrPort, d []byte) bool) {
