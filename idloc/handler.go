@@ -15,10 +15,10 @@ import (
 )
 
 const (
-	pageEvents      = 512 // events that the page can look back on
-	captureDefault  = 10 * time.Second
-	captureLongest  = 10 * time.Minute
-	pageContentType = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+	pageEvents     = 512 // events that the page can look back on
+	captureDefault = 10 * time.Second
+	captureLongest = 10 * time.Minute
+	pagePolicy     = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 
 //go:embed page
@@ -64,7 +64,7 @@ func (n *Node) Handler() http.Handler {
 		}
 		h := w.Header()
 		h.Set("Cache-Control", "no-store")
-		h.Set("Content-Security-Policy", pageContentType)
+		h.Set("Content-Security-Policy", pagePolicy)
 		h.Set("X-Content-Type-Options", "nosniff")
 		h.Set("Referrer-Policy", "no-referrer")
 		mux.ServeHTTP(w, r)
