@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"net/netip"
 	"sync"
+
+	"github.com/idloc/idloc/internal/pipe"
 )
 
 // UDP without IP packets: what a stack that knows its sockets needs for a
@@ -57,6 +59,49 @@ func (s *Shim) SendDatagram(src uint16, dst netip.AddrPort, b []byte) bool {
 	d.payload[0] = nil
 	datagramPool.Put(d)
 	return true
+}
+
+// sendDatagrams cuts a UDP super packet, which a program made by UDP_SEGMENT,
+// into the datagrams that it stands for: each with the payload of MSS bytes,
+// the last with the rest.
+func (s *Shim) sendDatagrams(m *mapping, p *pipe.Pipe, pk *Packet, in parsed, limit int) {
+	if in.next != protoUDP || len(pk.Transport) != udpLen {
+		s.count.drop(DropOutMalformed)
+		return
+	}
+	s.flushDense(m) // what was sent before stays before
+	var large *[maxPlain]byte
+	if 1+udpLen+pk.MSS > limit {
+		large = plainPool.Get().(*[maxPlain]byte)
+		defer plainPool.Put(large)
+	}
+	c := cursor{pieces: pk.Payload}
+	b := p.Batch(pk.V6)
+	for off := 0; off < pk.Size; off += pk.MSS {
+		n := 1 + udpLen + min(pk.MSS, pk.Size-off)
+		var r []byte
+		if large != nil {
+			r = large[:n]
+		} else if r = b.Room(n); r == nil {
+			s.flush(b)
+			r = b.Room(n)
+		}
+		if r == nil {
+			s.count.drop(DropOutTooBig)
+			break
+		}
+		r[0] = protoUDP
+		copy(r[1:], pk.Transport)
+		binary.BigEndian.PutUint16(r[1+4:], uint16(n-1))
+		c.fill(r[1+udpLen:])
+		if large == nil {
+			b.Seal()
+		} else if p.SendLarge(pk.V6, r) != nil {
+			s.count.drop(DropOutPipe)
+		}
+	}
+	s.flush(b)
+	b.Free()
 }
 
 // deliverDatagram offers k to u, which may be nil, as a datagram.

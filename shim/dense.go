@@ -68,8 +68,7 @@ func (s *Shim) sendDense(m *mapping, p *pipe.Pipe, pk *Packet, in parsed, n int)
 			r = d.cur.Room(n)
 		}
 		if r != nil {
-			c := cursor{pieces: pk.Payload}
-			c.fill(r[in.head(r, pk):])
+			in.write(r, pk)
 			d.cur.Seal()
 			wake := !d.queued
 			d.queued = true

@@ -57,6 +57,7 @@
 //	ack.go       acknowledgements that a reply carries  RFC 9293 §3.8.6.3
 //	dense.go     small packets in quick succession
 //	input.go     runs up, TCP merged          DESIGN §13
+//	lend.go      packets up without a View
 //	inner.go     IP headers                   RFC 791, RFC 8200
 //	icmp.go      errors made and translated   RFC 792, RFC 4443
 //	fragment.go  next header 44 ↔ IPv4        RFC 8200 §4.5, RFC 791 §3.2

@@ -1,6 +1,11 @@
 package shim
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"net/netip"
+
+	"gvisor.dev/gvisor/pkg/tcpip/checksum"
+)
 
 // A fragment rides as next header 44 with the fragment header of RFC 8200
 // §4.5, for IPv4 LSIs too (DESIGN §6):
@@ -12,6 +17,14 @@ import "encoding/binary"
 //	+---------------------------------------------------------+
 //
 // IPv4's identification is the low 16 bits (RFC 791 §3.2, RFC 7915 §4.1).
+//
+// A fragment's checksum can be made anew by nobody who does not have all of
+// them. So the checksum in a first fragment travels without the addresses of
+// the pseudo-header: the sender takes its own LSIs out of the sum, and the
+// receiver puts its own in.
+//
+// Of ICMP only echo may be fragmented: what an error quotes is translated, and
+// for that it must be whole.
 
 // fragmentOf4 translates the fields of an IPv4 header of a fragment.
 func fragmentOf4(ip []byte) (h [fragmentLen]byte) {
@@ -55,8 +68,69 @@ func parseFragment(b []byte, v6 bool) (f fragment, rest []byte, ok bool) {
 	if !ok || len(rest) == 0 || f.more && len(rest)%8 != 0 || int(f.off)+len(rest) > limit {
 		return f, nil, false
 	}
-	if f.off == 0 && len(rest) < udpLen { // both headers have 8 bytes
+	if f.off == 0 && (len(rest) < udpLen || !fragmentPasses(f.next, rest[0])) { // both headers have 8 bytes
 		return f, nil, false
 	}
 	return f, rest, true
+}
+
+// parseFragment checks a fragment that goes out; in.ext is its header. TCP is
+// segmented, never fragmented.
+func (in *parsed) parseFragment(pk *Packet, src, dst netip.Addr) (Drop, bool) {
+	next := in.ext[0]
+	if next == protoTCP {
+		return DropOutProtocol, false
+	}
+	if binary.BigEndian.Uint16(in.ext[2:])&^7 != 0 {
+		return 0, true
+	}
+	first, found := pk.firstByte()
+	switch {
+	case len(pk.Transport)+pk.Size < udpLen:
+		return DropOutMalformed, false
+	case !found || !fragmentPasses(next, first):
+		return DropOutProtocol, false
+	case next == protoUDP || next == protoICMPv6:
+		in.addrs = sumAddrs(src, dst)
+	}
+	return 0, true
+}
+
+// fragmentPasses says whether a packet of protocol next, whose first byte
+// after the IP header is first, may come in fragments.
+func fragmentPasses(next, first byte) bool {
+	switch next {
+	case protoICMP:
+		return first == icmp4Echo || first == icmp4EchoReply
+	case protoICMPv6:
+		return first == icmp6Echo || first == icmp6EchoReply
+	}
+	return true
+}
+
+// sumAddrs is what two addresses add to the sum of a pseudo-header. It is
+// never 0.
+func sumAddrs(src, dst netip.Addr) uint16 {
+	s, d := src.As16(), dst.As16()
+	skip := 0
+	if src.Is4() {
+		skip = 12
+	}
+	return checksum.Checksum(d[skip:], checksum.Checksum(s[skip:], 0))
+}
+
+// addToChecksum adds sum to what the checksum of the UDP or ICMPv6 header at
+// the front of b covers (RFC 1624). No checksum stays none.
+func addToChecksum(next byte, b []byte, sum uint16) {
+	at := 2
+	if next == protoUDP {
+		if at = 6; b[6] == 0 && b[7] == 0 {
+			return
+		}
+	}
+	c := ^checksum.Combine(^binary.BigEndian.Uint16(b[at:]), sum)
+	if c == 0 && next == protoUDP {
+		c = 0xffff
+	}
+	binary.BigEndian.PutUint16(b[at:], c)
 }

@@ -24,7 +24,7 @@ import (
 //     merging (join) only takes the first one's sequence number. A datagram
 //     that fails to open, or that is malformed, costs only itself.
 //  4. Front to back, each packet gets a View with new headers and one on its
-//     payload, and goes to the stack.
+//     payload, and goes to the stack. A PacketUpper is lent the pieces instead.
 
 const (
 	maxRun   = 64 // datagrams opened into one View
@@ -43,6 +43,8 @@ type packet struct {
 	next     byte
 	hl       int // bytes of head in use
 	pay, n   int // offset and length of the payload
+	seg      int // the largest payload of those that were merged into it
+	merged   int // how many were merged into it
 	isFrag   bool
 	fragment fragment
 	head     [maxHead]byte
@@ -52,6 +54,7 @@ type packet struct {
 type run struct {
 	packets [maxRun]packet // in reverse order
 	n       int
+	head    [ipv6Len + maxHead]byte // of the one that a PacketUpper is lent
 }
 
 var runPool = sync.Pool{New: func() any { return new(run) }}
@@ -99,6 +102,8 @@ func (s *Shim) run(u Upper, r *run, m *mapping, p *pipe.Pipe, v6 bool, b []byte,
 	view := buffer.NewViewSize(size)
 	o := view.AsSlice()
 	src, dst := s.addrs(m, v6)
+	packets, _ := u.(PacketUpper)
+	mergeUDP := packets != nil && packets.MergesUDP()
 
 	r.n = 0
 	end := size
@@ -116,7 +121,7 @@ func (s *Shim) run(u Upper, r *run, m *mapping, p *pipe.Pipe, v6 bool, b []byte,
 		}
 		k.pay = at + len(plain) - k.n
 		end = k.pay
-		if r.n > 0 && r.packets[r.n-1].join(k) {
+		if k.seg, k.merged = k.n, 0; r.n > 0 && (r.packets[r.n-1].join(k) || mergeUDP && r.packets[r.n-1].joinUDP(k)) {
 			s.count.merged.Add(1)
 			continue
 		}
@@ -129,6 +134,10 @@ func (s *Shim) run(u Upper, r *run, m *mapping, p *pipe.Pipe, v6 bool, b []byte,
 		}
 		if k := &r.packets[i]; k.next == protoTCP && !k.isFrag {
 			s.ackExpect(m, v6, k.head[:], k.n)
+		}
+		if packets != nil {
+			s.lend(packets, r, &r.packets[i], v6, src, dst, o)
+			continue
 		}
 		s.deliver(u, &r.packets[i], v6, src, dst, view)
 	}
@@ -172,6 +181,9 @@ func (k *packet) parse(plain []byte, v6 bool, src, dst netip.Addr) (Drop, bool) 
 		f, rest, ok := parseFragment(b, v6)
 		if !ok {
 			return DropInFragment, false
+		}
+		if f.off == 0 && f.next != protoICMP {
+			addToChecksum(f.next, rest, sumAddrs(src, dst))
 		}
 		k.isFrag, k.fragment, k.hl, k.n = true, f, 0, len(rest)
 		if v6 {
@@ -217,8 +229,33 @@ func (k *packet) join(a *packet) bool {
 	}
 	copy(y[4:8], x[4:8])
 	y[13] |= x[13] & (flagPSH | flagCWR)
-	k.pay, k.n = a.pay, a.n+k.n
+	k.prepend(a)
 	return true
+}
+
+// joinUDP puts the datagram a before k, as a stack does that knows UDP_GRO:
+// same ports, and all of one size but the last, which may be shorter.
+func (k *packet) joinUDP(a *packet) bool {
+	switch {
+	case k.next != protoUDP || a.next != protoUDP || k.isFrag || a.isFrag || k.n == 0:
+		return false
+	case !bytes.Equal(a.head[:4], k.head[:4]):
+		return false
+	case a.n < k.seg || k.merged > 0 && a.n != k.seg:
+		return false
+	case k.hl+k.n+a.n > maxTransport:
+		return false
+	}
+	k.prepend(a)
+	binary.BigEndian.PutUint16(k.head[4:], uint16(udpLen+k.n))
+	return true
+}
+
+// prepend makes a's payload, which lies before k's, a part of it.
+func (k *packet) prepend(a *packet) {
+	k.pay, k.n = a.pay, a.n+k.n
+	k.seg = max(k.seg, a.n)
+	k.merged++
 }
 
 // sameOptions says whether the TCP options of a segment, x, and of the one
@@ -258,23 +295,28 @@ func (s *Shim) deliver(u Upper, k *packet, v6 bool, src, dst netip.Addr, view *b
 // stack clones the chunk that holds the network header, and would copy all of
 // it with the payload inside.
 func (k *packet) header(v6 bool, src, dst netip.Addr) *buffer.View {
+	n := ipv4Len + k.hl
+	if v6 {
+		n = ipv6Len + k.hl
+	}
+	hv := buffer.NewViewSize(n)
+	k.putHeader(hv.AsSlice(), v6, src, dst)
+	return hv
+}
+
+// putHeader writes the IP and transport headers to h and returns their length.
+func (k *packet) putHeader(h []byte, v6 bool, src, dst netip.Addr) int {
 	n := k.hl + k.n
 	if v6 {
-		hv := buffer.NewViewSize(ipv6Len + k.hl)
-		h := hv.AsSlice()
 		putIPv6(h, k.next, n, src, dst)
-		copy(h[ipv6Len:], k.head[:k.hl])
-		return hv
+		return ipv6Len + copy(h[ipv6Len:], k.head[:k.hl])
 	}
-	hv := buffer.NewViewSize(ipv4Len + k.hl)
-	h := hv.AsSlice()
 	var f *fragment
 	if k.isFrag {
 		f = &k.fragment
 	}
 	putIPv4(h, k.next, n, src, dst, f)
-	copy(h[ipv4Len:], k.head[:k.hl])
-	return hv
+	return ipv4Len + copy(h[ipv4Len:], k.head[:k.hl])
 }
 
 // Large implements pipe.Handler: a plaintext that the pipe put together.
@@ -298,8 +340,12 @@ func (s *Shim) Large(p *pipe.Pipe, v6 bool, plain []byte) {
 	r := runPool.Get().(*run)
 	k := &r.packets[0]
 	if why, ok := k.parse(view.AsSlice(), v6, src, dst); ok {
-		k.pay = len(plain) - k.n
-		s.deliver(*u, k, v6, src, dst, view)
+		k.pay, k.merged = len(plain)-k.n, 0
+		if packets, _ := (*u).(PacketUpper); packets != nil {
+			s.lend(packets, r, k, v6, src, dst, view.AsSlice())
+		} else {
+			s.deliver(*u, k, v6, src, dst, view)
+		}
 	} else {
 		s.count.drop(why)
 	}

@@ -11,7 +11,8 @@ import (
 //
 //  1. Output checks it (parse) and looks the mapping up. No mapping: miss.
 //  2. send decides by size: one datagram (sendOne), several TCP segments
-//     (sendSegments), or a plaintext that the pipe splits (SendLarge).
+//     (sendSegments) or UDP datagrams (sendDatagrams), or a plaintext that the
+//     pipe splits (SendLarge).
 //  3. Header and payload are copied once, into a pipe.Batch, and sealed there.
 //  4. Flush hands the batch to the socket: in the caller's goroutine, or for
 //     small packets in quick succession in the shim's (dense.go).
@@ -53,7 +54,7 @@ type Packet struct {
 	Transport []byte   // TCP or UDP header; may be empty for others and for fragments
 	Payload   [][]byte // the rest
 	Size      int      // bytes of Payload
-	MSS       int      // > 0: a TCP super packet, to be cut into segments of this payload
+	MSS       int      // > 0: a super packet, to be cut into TCP segments or UDP datagrams of this payload
 }
 
 // flat copies the packet into one fresh slice.
@@ -68,7 +69,14 @@ func (pk *Packet) flat() []byte {
 
 // unflatten is the reverse of flat; b is aliased.
 func unflatten(b []byte, mss int) (pk Packet, ok bool) {
-	pk.MSS = mss
+	ok = pk.Parse(b, mss)
+	return pk, ok
+}
+
+// Parse makes pk the packet that b holds in one piece, IP header first. b is
+// aliased. It is false if b is not even a header; Output checks the rest.
+func (pk *Packet) Parse(b []byte, mss int) (ok bool) {
+	pk.V6, pk.MSS = false, mss
 	var next byte
 	fragment := false
 	hl := 0
@@ -82,10 +90,10 @@ func unflatten(b []byte, mss int) (pk Packet, ok bool) {
 			hl, fragment = ipv6Len+fragmentLen, true
 		}
 	default:
-		return pk, false
+		return false
 	}
 	if hl < ipv4Len || len(b) < hl {
-		return pk, false
+		return false
 	}
 	pk.IP, b = b[:hl], b[hl:]
 	th := 0
@@ -97,11 +105,11 @@ func unflatten(b []byte, mss int) (pk Packet, ok bool) {
 		th = udpLen
 	}
 	if len(b) < th {
-		return pk, false
+		return false
 	}
 	pk.Transport = b[:th]
-	pk.Payload, pk.Size = [][]byte{b[th:]}, len(b)-th
-	return pk, true
+	pk.Payload, pk.Size = append(pk.Payload[:0], b[th:]), len(b)-th
+	return true
 }
 
 // parsed is what the way down needs to know about a Packet.
@@ -110,6 +118,7 @@ type parsed struct {
 	syn    bool // a TCP segment that opens a connection
 	hasExt bool
 	ext    [fragmentLen]byte // the fragment header, if hasExt
+	addrs  uint16            // sum of the addresses, if it is a first fragment
 }
 
 // len returns the plaintext's length, the next header byte included.
@@ -129,6 +138,15 @@ func (in *parsed) head(dst []byte, pk *Packet) int {
 		n += copy(dst[1:], in.ext[:])
 	}
 	return n + copy(dst[n:], pk.Transport)
+}
+
+// write writes the whole plaintext of a packet that is not cut.
+func (in *parsed) write(dst []byte, pk *Packet) {
+	c := cursor{pieces: pk.Payload}
+	c.fill(dst[in.head(dst, pk):])
+	if in.addrs != 0 {
+		addToChecksum(in.ext[0], dst[1+fragmentLen:], ^in.addrs)
+	}
 }
 
 // parse checks what the stack wants to send. It allocates nothing.
@@ -174,8 +192,8 @@ func (s *Shim) parse(pk *Packet) (in parsed, dst netip.Addr, why Drop, ok bool) 
 		in.syn = th[13]&(flagSYN|flagACK) == flagSYN
 	case protoUDP:
 	case protoFragment:
-		if in.ext[0] == protoTCP { // TCP is segmented, never fragmented
-			return in, dst, DropOutProtocol, false
+		if why, ok := in.parseFragment(pk, src, dst); !ok {
+			return in, dst, why, false
 		}
 	case protoICMP, protoICMPv6:
 		t, found := pk.firstByte()
@@ -229,6 +247,8 @@ func (s *Shim) send(m *mapping, p *pipe.Pipe, pk *Packet, in parsed) error {
 	switch {
 	case in.next == protoTCP:
 		s.sendTCP(m, p, pk, in, n, limit)
+	case pk.MSS > 0 && pk.Size > pk.MSS:
+		s.sendDatagrams(m, p, pk, in, limit)
 	case n > limit:
 		return s.sendLarge(p, pk, in, n)
 	default:
@@ -250,8 +270,7 @@ func (s *Shim) sendOne(m *mapping, p *pipe.Pipe, pk *Packet, in parsed, n int) {
 		s.count.drop(DropOutTooBig)
 		return
 	}
-	c := cursor{pieces: pk.Payload}
-	c.fill(r[in.head(r, pk):])
+	in.write(r, pk)
 	b.Seal()
 	s.flush(b)
 }
@@ -270,8 +289,7 @@ func (s *Shim) sendLarge(p *pipe.Pipe, pk *Packet, in parsed, n int) error {
 	buf := plainPool.Get().(*[maxPlain]byte)
 	defer plainPool.Put(buf)
 	r := buf[:n]
-	c := cursor{pieces: pk.Payload}
-	c.fill(r[in.head(r, pk):])
+	in.write(r, pk)
 	if p.SendLarge(pk.V6, r) != nil {
 		s.count.drop(DropOutPipe)
 	}
