@@ -21,11 +21,14 @@ const (
 	flowIdle = 3 * time.Minute // RFC 4787 REQ-5 has at least 2
 )
 
-// admission asks Config.Admit about inbound flows. A TCP flow begins with its
+// Admission asks Config.Admit about inbound flows. A TCP flow begins with its
 // SYN; a UDP flow with a datagram between two ports that exchanged none for
-// flowIdle, and is ours if we sent that one.
-type admission struct {
+// flowIdle, and is ours if we sent that one. The stack uses one, and so does
+// what puts the host's kernel in its place (netstack/tun). Its methods may be
+// used concurrently.
+type Admission struct {
 	ask     func(network string, local, remote netip.AddrPort) bool
+	shim    *shim.Shim // answers go there
 	refused atomic.Uint64
 
 	mu    sync.Mutex // guards flows
@@ -39,9 +42,14 @@ type verdict struct {
 	at time.Time // last datagram
 }
 
-func newAdmission(ask func(string, netip.AddrPort, netip.AddrPort) bool) *admission {
-	return &admission{ask: ask, flows: make(map[flow]verdict)}
+// NewAdmission returns an Admission that asks ask, see Config.Admit, and
+// answers refused flows through s.
+func NewAdmission(ask func(network string, local, remote netip.AddrPort) bool, s *shim.Shim) *Admission {
+	return &Admission{ask: ask, shim: s, flows: make(map[flow]verdict)}
 }
+
+// Refused returns how many flows were refused.
+func (a *Admission) Refused() uint64 { return a.refused.Load() }
 
 // inner is the part of a packet that decides: addresses, protocol, and the
 // first bytes of the transport header.
@@ -87,8 +95,8 @@ func (p *inner) ports() (src, dst uint16, ok bool) {
 	return binary.BigEndian.Uint16(p.head), binary.BigEndian.Uint16(p.head[2:]), true
 }
 
-// sent notes the flows that we begin.
-func (a *admission) sent(pk *shim.Packet) {
+// Sent notes the flows that we begin. It is shown what goes out.
+func (a *Admission) Sent(pk *shim.Packet) {
 	p, ok := parseInner(pk.V6, pk.IP, pk.Transport)
 	if !ok || p.next != byte(header.UDPProtocolNumber) || !p.first {
 		return
@@ -99,7 +107,7 @@ func (a *admission) sent(pk *shim.Packet) {
 }
 
 // began notes that we sent a datagram of f.
-func (a *admission) began(f flow) {
+func (a *Admission) began(f flow) {
 	a.mu.Lock()
 	a.putLocked(f, verdict{true, time.Now()})
 	a.mu.Unlock()
@@ -107,17 +115,33 @@ func (a *admission) began(f flow) {
 
 // received says whether the packet in b may go on to the stack; if not it was
 // answered. b stays the caller's.
-func (a *admission) received(l *link, v6 bool, b *buffer.Buffer) bool {
+func (a *Admission) received(v6 bool, b *buffer.Buffer) bool {
 	var head [header.IPv6MinimumSize + header.IPv6FragmentHeaderSize + header.TCPMinimumSize]byte
 	n, _ := b.ReadAt(head[:], 0)
+	if a.Received(v6, head[:n]) {
+		return true
+	}
+	quote := make([]byte, maxQuote)
+	n, _ = b.ReadAt(quote, 0)
+	a.Refuse(v6, quote[:n])
+	return false
+}
+
+// maxQuote is how much of a refused packet an answer quotes, at most.
+const maxQuote = 548
+
+// Received says whether a packet that came in may go on. head is the packet,
+// IP header first, or the first part of it: as far as the TCP header's end.
+// If it may not, Refuse is due.
+func (a *Admission) Received(v6 bool, head []byte) bool {
 	hl := header.IPv4MinimumSize
 	if v6 {
 		hl = header.IPv6MinimumSize
 	}
-	if n < hl {
+	if len(head) < hl {
 		return true // the stack's to reject
 	}
-	p, ok := parseInner(v6, head[:hl], head[hl:n])
+	p, ok := parseInner(v6, head[:hl], head[hl:])
 	if !ok || !p.first {
 		return true
 	}
@@ -133,19 +157,42 @@ func (a *admission) received(l *link, v6 bool, b *buffer.Buffer) bool {
 			return true
 		}
 		a.refused.Add(1)
-		a.reset(l, v6, f, p.head)
 	case byte(header.UDPProtocolNumber):
-		if a.udp(f) {
-			return true
-		}
-		a.unreachable(l, v6, f, b)
+		return a.udp(f)
 	default:
 		return true
 	}
 	return false
 }
 
-func (a *admission) udp(f flow) bool {
+// Refuse answers a packet that Received did not let on: a SYN with a reset,
+// a datagram with "port unreachable", which quotes 548 bytes at most.
+func (a *Admission) Refuse(v6 bool, packet []byte) {
+	hl := header.IPv4MinimumSize
+	if v6 {
+		hl = header.IPv6MinimumSize
+	}
+	if len(packet) < hl {
+		return
+	}
+	p, ok := parseInner(v6, packet[:hl], packet[hl:])
+	if !ok {
+		return
+	}
+	src, dst, ok := p.ports()
+	if !ok {
+		return
+	}
+	f := flow{netip.AddrPortFrom(p.dst, dst), netip.AddrPortFrom(p.src, src)}
+	switch {
+	case p.next == byte(header.TCPProtocolNumber) && len(p.head) >= header.TCPMinimumSize:
+		a.reset(v6, f, p.head)
+	case p.next == byte(header.UDPProtocolNumber):
+		a.unreachable(v6, f, packet[:min(len(packet), maxQuote)])
+	}
+}
+
+func (a *Admission) udp(f flow) bool {
 	now := time.Now()
 	a.mu.Lock()
 	v, known := a.flows[f]
@@ -168,7 +215,7 @@ func (a *admission) udp(f flow) bool {
 
 // putLocked remembers v, making room by forgetting what is idle, or else
 // something: it would be asked about again.
-func (a *admission) putLocked(f flow, v verdict) {
+func (a *Admission) putLocked(f flow, v verdict) {
 	if _, ok := a.flows[f]; !ok && len(a.flows) >= maxFlows {
 		for k, old := range a.flows {
 			if v.at.Sub(old.at) >= flowIdle {
@@ -186,7 +233,7 @@ func (a *admission) putLocked(f flow, v verdict) {
 }
 
 // reset answers a SYN as a closed port does (RFC 9293 §3.5.2).
-func (a *admission) reset(l *link, v6 bool, f flow, syn []byte) {
+func (a *Admission) reset(v6 bool, f flow, syn []byte) {
 	th := make(header.TCP, header.TCPMinimumSize)
 	th.Encode(&header.TCPFields{
 		SrcPort: f.local.Port(), DstPort: f.remote.Port(),
@@ -194,7 +241,7 @@ func (a *admission) reset(l *link, v6 bool, f flow, syn []byte) {
 		DataOffset: header.TCPMinimumSize,
 		Flags:      header.TCPFlagRst | header.TCPFlagAck,
 	})
-	_ = l.shim.Output(&shim.Packet{
+	_ = a.shim.Output(&shim.Packet{
 		V6:        v6,
 		IP:        ipHeader(v6, byte(header.TCPProtocolNumber), len(th), f.local.Addr(), f.remote.Addr()),
 		Transport: th,
@@ -202,11 +249,9 @@ func (a *admission) reset(l *link, v6 bool, f flow, syn []byte) {
 }
 
 // unreachable answers a datagram with "port unreachable".
-func (a *admission) unreachable(l *link, v6 bool, f flow, b *buffer.Buffer) {
-	quote := make([]byte, 548)
-	n, _ := b.ReadAt(quote, 0)
-	msg := make([]byte, 8, 8+n)
-	msg = append(msg, quote[:n]...)
+func (a *Admission) unreachable(v6 bool, f flow, quote []byte) {
+	msg := make([]byte, 8, 8+len(quote))
+	msg = append(msg, quote...)
 	next := byte(header.ICMPv4ProtocolNumber)
 	if v6 {
 		next = byte(header.ICMPv6ProtocolNumber)
@@ -215,7 +260,7 @@ func (a *admission) unreachable(l *link, v6 bool, f flow, b *buffer.Buffer) {
 		msg[0], msg[1] = byte(header.ICMPv4DstUnreachable), byte(header.ICMPv4PortUnreachable)
 		binary.BigEndian.PutUint16(msg[2:], ^checksum.Checksum(msg, 0))
 	}
-	_ = l.shim.Output(&shim.Packet{
+	_ = a.shim.Output(&shim.Packet{
 		V6:      v6,
 		IP:      ipHeader(v6, next, len(msg), f.local.Addr(), f.remote.Addr()),
 		Payload: [][]byte{msg},

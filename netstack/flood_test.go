@@ -84,7 +84,7 @@ func TestSYNFlood(t *testing.T) {
 // UDP flows that are only asked about are bounded in number.
 func TestFlowLimit(t *testing.T) {
 	asked := 0
-	a := newAdmission(func(string, netip.AddrPort, netip.AddrPort) bool { asked++; return true })
+	a := NewAdmission(func(string, netip.AddrPort, netip.AddrPort) bool { asked++; return true }, nil)
 	local := netip.MustParseAddrPort("198.18.0.1:53")
 	for i := range 3 * maxFlows {
 		var ip [4]byte

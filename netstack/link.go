@@ -39,7 +39,7 @@ const (
 // Upper. WritePackets runs in the goroutine of whoever sends.
 type link struct {
 	shim  *shim.Shim
-	admit *admission // nil: everything
+	admit *Admission // nil: everything
 	tap   atomic.Pointer[Tap]
 
 	connected sync.Map // flow → *udpConn: connected UDP, for noteUnreachable
@@ -107,7 +107,7 @@ func (l *link) WritePackets(pkts stack.PacketBufferList) (int, tcpip.Error) {
 			(*tap)(true, flat(pk))
 		}
 		if l.admit != nil {
-			l.admit.sent(pk)
+			l.admit.Sent(pk)
 		}
 		err := l.shim.Output(pk)
 		clear(pk.Payload)
@@ -159,7 +159,7 @@ func (l *link) Deliver(v6 bool, b buffer.Buffer) {
 	if tap := l.tap.Load(); tap != nil {
 		(*tap)(false, b.Flatten())
 	}
-	if l.admit != nil && !l.admit.received(l, v6, &b) {
+	if l.admit != nil && !l.admit.received(v6, &b) {
 		b.Release()
 		return
 	}

@@ -101,7 +101,7 @@ func New(cfg Config) (*Stack, error) {
 	}
 	s.link.self4, s.link.self6 = cfg.Shim.Table().Self()
 	if cfg.Admit != nil {
-		s.link.admit = newAdmission(cfg.Admit)
+		s.link.admit = NewAdmission(cfg.Admit, cfg.Shim)
 	}
 	s.stack = stack.New(stack.Options{
 		NetworkProtocols: []stack.NetworkProtocolFactory{
@@ -326,7 +326,7 @@ func (s *Stack) Stats() Stats {
 		DatagramsMissed: t.UDP.ReceiveBufferErrors.Value() + s.link.udp.missed.Load(),
 	}
 	if s.link.admit != nil {
-		st.Refused = s.link.admit.refused.Load()
+		st.Refused = s.link.admit.Refused()
 	}
 	return st
 }
