@@ -21,6 +21,7 @@ import (
 	"os"
 	"strings"
 	"sync/atomic"
+	"testing"
 	"time"
 
 	"github.com/idloc/idloc/idloc/idloctest"
@@ -32,15 +33,13 @@ const (
 )
 
 func main() {
-	lab := &stage{}
-	err := lab.run(roam)
-	if err != nil {
+	if err := idloctest.Run(roam); err != nil {
 		fmt.Fprintln(os.Stderr, "roam:", err)
 		os.Exit(1)
 	}
 }
 
-func roam(t *stage) error {
+func roam(t testing.TB) error {
 	lab := idloctest.New(t)
 	link := idloctest.Over(idloctest.Link{Delay: 10 * time.Millisecond})
 	lab.Node("earth", idloctest.DualStack(), link)

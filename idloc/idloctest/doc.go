@@ -36,11 +36,14 @@
 // All methods may be called from any goroutine, but those that take part in a
 // test's failing ([Lab.Node]) from the test's own only.
 //
+// A program that is no test makes its lab inside [Run].
+//
 // # Files
 //
-//	lab.go    Lab, Node: composition
-//	host.go   hosts, their links and counters
-//	nat.go    NAT boxes                        RFC 4787
-//	route.go  where a datagram goes, and when
-//	net.go    the network as pion's transport.Net, UDP sockets
+//	lab.go      Lab, Node: composition
+//	host.go     hosts, their links and counters
+//	nat.go      NAT boxes                        RFC 4787
+//	route.go    where a datagram goes, and when
+//	net.go      the network as pion's transport.Net, UDP sockets
+//	program.go  Run: labs outside a test
 package idloctest

@@ -1,0 +1,255 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+	"sync"
+
+	"github.com/emiago/sipgo"
+	"github.com/emiago/sipgo/sip"
+
+	"github.com/idloc/idloc/idloc"
+)
+
+// phone is a SIP user agent: sipgo's, on the sockets and the resolver of a
+// node. It knows nothing of overlays, and speaks plain client-server SIP.
+type phone struct {
+	user, host string
+	transport  string // "TCP", "TLS" or "UDP"
+	port       string
+	node       *idloc.Node
+	ua         *sipgo.UserAgent
+	dialogs    sipgo.DialogUA
+	line       *line // nil for UDP
+	close      func() error
+	wg         sync.WaitGroup
+
+	calls chan *call // those answered
+	mu    sync.Mutex
+	open  map[string]*call // by dialogue ID, those answered
+}
+
+// call is one conversation.
+type call struct {
+	*stream
+	stop context.CancelFunc
+	over chan struct{} // closed when the other side has hung up
+	once sync.Once
+
+	in  *sipgo.DialogServerSession
+	out *sipgo.DialogClientSession
+}
+
+// newPhone registers user at the node's own name. wrote is told the first
+// line of each message that the phone sends.
+func newPhone(node *idloc.Node, user, transport string, conf *tls.Config, wrote func(string)) (*phone, error) {
+	p := &phone{user: user, host: node.Name(), transport: transport, node: node, calls: make(chan *call, 1), open: map[string]*call{}}
+	p.port = strconv.Itoa(sip.DefaultPort(sip.NetworkToLower(transport)))
+	var err error
+	p.ua, err = sipgo.NewUA(sipgo.WithUserAgent(user), sipgo.WithUserAgentHostname(p.host), sipgo.WithUserAgentDNSResolver(node.Resolver()))
+	if err != nil {
+		return nil, err
+	}
+	server, err := sipgo.NewServer(p.ua)
+	if err != nil {
+		return nil, err
+	}
+	server.OnInvite(p.ring)
+	server.OnAck(p.ack)
+	server.OnBye(p.bye)
+
+	options := []sipgo.ClientOption{sipgo.WithClientHostname(p.host)}
+	var serve func() error
+	var sock interface{ Close() error }
+	switch transport {
+	case "UDP":
+		pc, err := node.ListenPacket("udp4", net.JoinHostPort(p.host, p.port))
+		if err != nil {
+			return nil, err
+		}
+		sock, serve = pc, func() error { return server.ServeUDP(&tappedPackets{pc, wrote}) }
+		options = append(options, sipgo.WithClientConnectionAddr(pc.LocalAddr().String()))
+	case "TCP":
+		conf = nil
+		fallthrough
+	case "TLS":
+		if p.line, err = newLine(node, p.port, conf, wrote); err != nil {
+			return nil, err
+		}
+		sock, serve = p.line, func() error { return server.ServeTCP(p.line) }
+		if transport == "TLS" {
+			serve = func() error { return server.ServeTLS(p.line) }
+		}
+	default:
+		return nil, fmt.Errorf("transport %q is none of TCP, TLS and UDP", transport)
+	}
+	client, err := sipgo.NewClient(p.ua, options...)
+	if err != nil {
+		sock.Close()
+		return nil, err
+	}
+	port, _ := strconv.Atoi(p.port)
+	contact := sip.Uri{Scheme: p.scheme(), User: user, Host: p.host, Port: port, UriParams: sip.NewParams()}
+	contact.UriParams.Add("transport", sip.NetworkToLower(transport))
+	p.dialogs = sipgo.DialogUA{Client: client, ContactHDR: sip.ContactHeader{Address: contact}, RewriteContact: true}
+	p.close = sync.OnceValue(func() error {
+		err := errors.Join(sock.Close(), p.ua.Close())
+		p.wg.Wait()
+		return err
+	})
+	p.wg.Go(func() { serve() }) // until Close
+	return p, nil
+}
+
+func (p *phone) Close() error { return p.close() }
+
+// scheme is that of the phone's address: sips is for TLS all the way.
+func (p *phone) scheme() string {
+	if p.transport == "TLS" {
+		return "sips"
+	}
+	return "sip"
+}
+
+// sound opens a socket for a call's media.
+func (p *phone) sound() (net.PacketConn, []byte, error) {
+	pc, err := p.node.ListenPacket("udp4", net.JoinHostPort(p.host, "0"))
+	if err != nil {
+		return nil, nil, err
+	}
+	body, err := describe(p.host, pc.LocalAddr().(*net.UDPAddr).Port)
+	if err != nil {
+		pc.Close()
+		return nil, nil, err
+	}
+	return pc, body, nil
+}
+
+// dial calls an address such as sip:fred@mars.example.com. It returns when
+// the other has answered.
+func (p *phone) dial(ctx context.Context, address string) (*call, error) {
+	var to sip.Uri
+	if err := sip.ParseUri(address, &to); err != nil {
+		return nil, err
+	}
+	pc, offer, err := p.sound()
+	if err != nil {
+		return nil, err
+	}
+	c, err := p.invite(ctx, to, pc, offer)
+	if err != nil {
+		pc.Close()
+		return nil, fmt.Errorf("calling %s: %w", address, err)
+	}
+	return c, nil
+}
+
+func (p *phone) invite(ctx context.Context, to sip.Uri, pc net.PacketConn, offer []byte) (*call, error) {
+	if p.line != nil {
+		if err := p.line.dial(ctx, to.Host, p.port); err != nil {
+			return nil, err
+		}
+	}
+	req := sip.NewRequest(sip.INVITE, to)
+	req.SetTransport(p.transport)
+	req.SetBody(offer)
+	req.AppendHeader(sip.NewHeader("Content-Type", "application/sdp"))
+	dialog, err := p.dialogs.WriteInvite(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	if err := dialog.WaitAnswer(ctx, sipgo.AnswerOptions{}); err != nil {
+		return nil, err
+	}
+	at, err := mediaAddress(ctx, p.node, dialog.InviteResponse.Body())
+	if err := errors.Join(err, dialog.Ack(ctx)); err != nil {
+		return nil, err
+	}
+	c := newCall(pc, at)
+	c.out = dialog
+	return c, nil
+}
+
+func newCall(pc net.PacketConn, to *net.UDPAddr) *call {
+	ctx, stop := context.WithCancel(context.Background())
+	return &call{stream: talk(ctx, pc, to), stop: stop, over: make(chan struct{})}
+}
+
+// end stops the sound.
+func (c *call) end() {
+	c.stop()
+	c.stream.end()
+}
+
+// hangUp ends a call that this phone has made.
+func (c *call) hangUp(ctx context.Context) error {
+	defer c.out.Close()
+	return c.out.Bye(ctx)
+}
+
+// ring is an INVITE: the phone rings and its owner answers at once.
+func (p *phone) ring(req *sip.Request, tx sip.ServerTransaction) {
+	dialog, err := p.dialogs.ReadInvite(req, tx)
+	if err != nil {
+		tx.Respond(sip.NewResponseFromRequest(req, sip.StatusBadRequest, err.Error(), nil))
+		return
+	}
+	fail := func(err error) { dialog.Respond(sip.StatusInternalServerError, err.Error(), nil) }
+	if err := dialog.Respond(sip.StatusRinging, "Ringing", nil); err != nil {
+		return
+	}
+	at, err := mediaAddress(dialog.Context(), p.node, req.Body())
+	if err != nil {
+		fail(err)
+		return
+	}
+	pc, answer, err := p.sound()
+	if err != nil {
+		fail(err)
+		return
+	}
+	c := newCall(pc, at)
+	c.in = dialog
+	p.mu.Lock()
+	p.open[dialog.ID] = c
+	p.mu.Unlock()
+	if err := dialog.RespondSDP(answer); err != nil { // returns after the ACK
+		c.hungUp()
+		c.end()
+		return
+	}
+	p.calls <- c
+}
+
+// of finds the call that a request belongs to.
+func (p *phone) of(req *sip.Request) *call {
+	id, err := sip.DialogIDFromRequestUAS(req)
+	if err != nil {
+		return nil
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.open[id]
+}
+
+func (p *phone) ack(req *sip.Request, tx sip.ServerTransaction) {
+	if c := p.of(req); c != nil {
+		c.in.ReadAck(req, tx)
+	}
+}
+
+func (p *phone) bye(req *sip.Request, tx sip.ServerTransaction) {
+	c := p.of(req)
+	if c == nil {
+		tx.Respond(sip.NewResponseFromRequest(req, sip.StatusCallTransactionDoesNotExists, "No such call", nil))
+		return
+	}
+	c.in.ReadBye(req, tx)
+	c.hungUp()
+}
+
+func (c *call) hungUp() { c.once.Do(func() { close(c.over) }) }
