@@ -38,7 +38,12 @@ type ladder struct {
 	rungs []rung
 }
 
-func newLadder() *ladder { return &ladder{begin: time.Now()} }
+// start sets the clock to zero. What was collected before is forgotten.
+func (l *ladder) start() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.begin, l.rungs = time.Now(), nil
+}
 
 func (l *ladder) add(r rung) {
 	l.mu.Lock()

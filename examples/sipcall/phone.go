@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"strconv"
 	"sync"
@@ -14,6 +15,9 @@ import (
 
 	"github.com/idloc/idloc/idloc"
 )
+
+// sipgo's logger is one for the process.
+func init() { sip.SetDefaultLogger(slog.New(slog.DiscardHandler)) }
 
 // phone is a SIP user agent: sipgo's, on the sockets and the resolver of a
 // node. It knows nothing of overlays, and speaks plain client-server SIP.

@@ -10,14 +10,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"math/big"
 	"strings"
 	"sync"
 	"testing"
 	"time"
-
-	"github.com/emiago/sipgo/sip"
 
 	"github.com/idloc/idloc/idloc"
 	"github.com/idloc/idloc/idloc/idloctest"
@@ -31,10 +28,9 @@ const (
 
 // run plays the story and prints it to out.
 func run(ctx context.Context, o options, out io.Writer) (*report, error) {
-	sip.SetDefaultLogger(slog.New(slog.DiscardHandler))
 	var r *report
 	err := idloctest.Run(func(t testing.TB) (err error) {
-		s := &story{o: o, out: out, ladder: newLadder()}
+		s := &story{o: o, out: out, ladder: &ladder{}}
 		r, err = s.play(ctx, t)
 		return err
 	})
@@ -98,7 +94,7 @@ func (s *story) play(ctx context.Context, t testing.TB) (*report, error) {
 func (s *story) call(ctx context.Context) (*report, error) {
 	address := s.fred.scheme() + ":fred@mars.example.com"
 	fmt.Fprintf(s.out, "wilma dials %s\n\n%s\n", address, heading("venus (wilma)", "earth", "mars (fred)"))
-	s.begin = time.Now()
+	s.start()
 	out, in, err := connect(ctx, s.wilma, s.fred, address)
 	if err != nil {
 		s.flush(s.out)
@@ -142,7 +138,7 @@ func (s *story) call(ctx context.Context) (*report, error) {
 func (s *story) callBack(ctx context.Context) error {
 	address := s.wilma.scheme() + ":wilma@venus.example.com"
 	fmt.Fprintf(s.out, "\nfred calls back: %s\n\n%s\n", address, heading("venus (wilma)", "earth", "mars (fred)"))
-	s.begin = time.Now()
+	s.start()
 	out, in, err := connect(ctx, s.fred, s.wilma, address)
 	if err == nil {
 		defer out.end()
