@@ -9,8 +9,6 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
-	"sync"
-	"time"
 )
 
 // forward says what comes in where and goes where.
@@ -142,72 +140,27 @@ func (g *gateway) accept(l net.Listener, dial func(context.Context) (net.Conn, e
 	}
 }
 
-const (
-	flowIdle = 2 * time.Minute // without a datagram: RFC 4787, REQ-5
-	flowsMax = 1024            // of one forward; further sources are not served until one ends
-)
-
 // datagrams joins each source of datagrams to a flow of its own that dial
 // makes, until pc is closed.
 func (g *gateway) datagrams(pc net.PacketConn, dial func(context.Context) (net.Conn, error)) {
-	var mu sync.Mutex
-	flows := map[string]net.Conn{}
+	f := newFlows(g.ctx)
+	defer f.close()
 	b := make([]byte, 65535)
 	for {
 		n, from, err := pc.ReadFrom(b)
 		if err != nil {
-			if g.ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
-				break
+			if g.ctx.Err() != nil || isClosed(err) {
+				return
 			}
 			continue // an ICMP error for an earlier answer
 		}
-		key := from.String()
-		mu.Lock()
-		up := flows[key]
-		full := len(flows) >= flowsMax
-		mu.Unlock()
-		if up == nil {
-			if full {
-				continue
+		f.send(from.String(), b[:n], dial, func(b []byte) error {
+			if _, err := pc.WriteTo(b, from); isClosed(err) {
+				return err
 			}
-			if up, err = dial(g.ctx); err != nil {
-				log.Printf("%v → %v: %v", from, pc.LocalAddr(), err)
-				continue
-			}
-			mu.Lock()
-			flows[key] = up
-			mu.Unlock()
-			g.wg.Go(func() {
-				stop := context.AfterFunc(g.ctx, func() { up.Close() })
-				defer stop()
-				defer up.Close()
-				answers(pc, from, up)
-				mu.Lock()
-				delete(flows, key)
-				mu.Unlock()
-			})
-		}
-		up.SetReadDeadline(time.Now().Add(flowIdle))
-		up.Write(b[:n])
-	}
-	mu.Lock()
-	defer mu.Unlock()
-	for _, c := range flows {
-		c.Close()
+			return nil
+		})
 	}
 }
 
-// answers copies what comes back on up until it was idle for too long.
-func answers(pc net.PacketConn, to net.Addr, up net.Conn) {
-	b := make([]byte, 65535)
-	for {
-		n, err := up.Read(b)
-		if err != nil {
-			return
-		}
-		up.SetReadDeadline(time.Now().Add(flowIdle))
-		if _, err := pc.WriteTo(b[:n], to); errors.Is(err, net.ErrClosed) {
-			return
-		}
-	}
-}
+func isClosed(err error) bool { return errors.Is(err, net.ErrClosed) }

@@ -235,21 +235,7 @@ func TestForwards(t *testing.T) {
 			go func() { defer c.Close(); io.Copy(c, c) }()
 		}
 	}()
-	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer pc.Close()
-	go func() {
-		b := make([]byte, 65535)
-		for {
-			n, from, err := pc.ReadFrom(b)
-			if err != nil {
-				return
-			}
-			pc.WriteTo(b[:n], from)
-		}
-	}()
+	pc := echo(t)
 	earth := up(t, t.TempDir(), "create", "-name", "earth", "-L", "0:mars:7", "-L", "udp:0:mars.example.com:7", "example.com")
 	token := must(t)(tell(t, earth.dir, "invite", "mars"))
 	up(t, t.TempDir(), "join", "-R", fmt.Sprintf("7:%s", l.Addr()), "-R", fmt.Sprintf("udp:7:%s", pc.LocalAddr()), token)

@@ -82,7 +82,7 @@ type options struct {
 	addrs                        list
 	port                         uint
 	local, remote                list
-	outside                      bool
+	outside, verbose             bool
 
 	// Of invite.
 	expires         time.Duration
@@ -117,6 +117,7 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 		fs.UintVar(&o.port, "port", 0, "UDP port of the node; 0 picks one")
 		fs.Var(&o.local, "L", "`[udp:][bind:]port:host:port`: forward a local port to a member; may be repeated")
 		fs.Var(&o.remote, "R", "`[udp:]port:host:port`: forward a port of this node in the overlay to a real address; may be repeated")
+		fs.BoolVar(&o.verbose, "v", false, "tell of every pipe and every failed dial on standard error")
 		fs.BoolVar(&o.outside, "outside", true, "let the proxies reach names outside the overlay, too")
 		if cmd != "run" {
 			least, most, what = 1, 1, map[string]string{"create": "<domain>", "join": "<token>"}[cmd]
@@ -159,7 +160,7 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 	}
 	switch cmd {
 	case "create", "join", "run":
-		return serve(ctx, cmd, arg, o, out)
+		return serve(ctx, cmd, arg, o, out, errOut)
 	}
 	c := client{dir: o.dir}
 	switch cmd {

@@ -41,6 +41,7 @@ func (g *gateway) socks(addr string) (net.Addr, error) {
 			}
 			return g.own(c), nil
 		}),
+		socks5.WithAssociateHandle(g.associate),
 	)
 	l = &owning{l, g}
 	g.keep(l)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
@@ -29,7 +30,7 @@ type gateway struct {
 }
 
 // serve runs a node and all that was asked for until ctx ends.
-func serve(ctx context.Context, cmd, arg string, o options, out io.Writer) error {
+func serve(ctx context.Context, cmd, arg string, o options, out, errOut io.Writer) error {
 	cfg := idloc.Config{Name: o.name, Dir: o.dir}
 	if o.port > 65535 {
 		return fmt.Errorf("-port %d: more than 65535", o.port)
@@ -58,6 +59,9 @@ func serve(ctx context.Context, cmd, arg string, o options, out io.Writer) error
 		forwards = append(forwards, f)
 	}
 
+	progress := watch(out, errOut, o.verbose)
+	defer progress.done()
+	cfg.Logger = slog.New(progress)
 	start := time.Now()
 	var node *idloc.Node
 	var err error
@@ -88,6 +92,7 @@ func serve(ctx context.Context, cmd, arg string, o options, out io.Writer) error
 		node.Close()
 		g.wg.Wait()
 	}()
+	progress.done()
 	v4, _ := node.LSIs()
 	fmt.Fprintf(out, "%s is up after %v, peer %s, LSI %s, UDP port %d\n", node.Name(), time.Since(start).Round(time.Millisecond), node.ID(), v4, node.Status().Self.Port)
 
