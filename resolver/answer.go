@@ -39,7 +39,7 @@ func (s *Server) Answer(ctx context.Context, q *dns.Msg) *dns.Msg {
 		}
 	}
 	question := q.Question[0]
-	if question.Qtype == dns.TypeOPT || question.Qtype == dns.TypeNone {
+	if question.Qtype == dns.TypeOPT || question.Qtype == dns.TypeNone || question.Qclass == 0 {
 		return fail(dns.RcodeFormatError)
 	}
 	if question.Qclass != dns.ClassINET || refusedType(question.Qtype) {

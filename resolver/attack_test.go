@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -470,4 +471,115 @@ func TestNoLoop(t *testing.T) {
 	if left := s.upstreams(); len(left) != 0 {
 		t.Errorf("would ask %v", left)
 	}
+}
+
+// mirror is a connection to a DNS server that asks us in turn: the host's
+// own, configured to ask this one about everything.
+type mirror struct {
+	net.Conn // nil: what is not below is not called
+	ask      func([]byte) []byte
+	asked    *atomic.Int32
+	query    []byte
+	ended    chan struct{}
+	once     sync.Once
+}
+
+func (m *mirror) Write(b []byte) (int, error) {
+	m.asked.Add(1)
+	m.query = append([]byte(nil), b...)
+	return len(b), nil
+}
+
+func (m *mirror) Read(b []byte) (int, error) {
+	answered := make(chan []byte, 1)
+	go func() { answered <- m.ask(m.query) }()
+	select {
+	case a := <-answered:
+		return copy(b, a), nil
+	case <-m.ended:
+		return 0, net.ErrClosed
+	}
+}
+
+func (m *mirror) SetDeadline(time.Time) error { m.once.Do(func() { close(m.ended) }); return nil }
+func (m *mirror) Close() error                { return m.SetDeadline(time.Time{}) }
+
+// A question for which the host's DNS server asks us again goes round once,
+// with another ID too, and ends as a failure.
+func TestUpstreamAsksUs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s *Server
+		var asked atomic.Int32
+		ask53 := func(b []byte) []byte {
+			b[0]++ // servers between hosts choose their own ID
+			a := s.reply(context.Background(), b, true)
+			if a != nil {
+				a[0]--
+			}
+			return a
+		}
+		s = serverOf(t, Config{
+			Upstream: Static(netip.MustParseAddrPort("127.0.0.53:53"), netip.MustParseAddrPort("127.0.0.54:53")),
+			Dial: func(context.Context, string, string) (net.Conn, error) {
+				return &mirror{ask: ask53, asked: &asked, ended: make(chan struct{})}, nil
+			},
+		})
+		a := s.Answer(t.Context(), ask("good.net.", dns.TypeA))
+		if a.Rcode != dns.RcodeServerFailure || asked.Load() != 2 {
+			t.Errorf("%s after %d questions to 2 servers", dns.RcodeToString[a.Rcode], asked.Load())
+		}
+		// It is not remembered: the configuration may be put right.
+		if n := len(s.outside.open); n != 0 {
+			t.Errorf("%d questions are still open", n)
+		}
+	})
+}
+
+// Many who ask for the same name outside at once share one question, and each
+// hears the letters that it asked with.
+func TestUpstreamIsAskedOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var asked atomic.Int32
+		hold := make(chan struct{})
+		answer := func(b []byte) []byte {
+			<-hold
+			q := new(dns.Msg)
+			if err := q.Unpack(b); err != nil {
+				t.Error(err)
+			}
+			a := new(dns.Msg).SetReply(q)
+			rr, err := dns.NewRR("good.net. 60 A 192.0.2.1") // not in the letters of the question
+			if err != nil {
+				t.Error(err)
+			}
+			a.Answer = []dns.RR{rr}
+			return pack(t, a)
+		}
+		s := serverOf(t, Config{
+			Upstream: Static(netip.MustParseAddrPort("192.0.2.53:53")),
+			Dial: func(context.Context, string, string) (net.Conn, error) {
+				return &mirror{ask: answer, asked: &asked, ended: make(chan struct{})}, nil
+			},
+		})
+		var wg sync.WaitGroup
+		for i := range 50 {
+			wg.Go(func() {
+				name := []string{"good.net.", "GooD.neT.", "GOOD.NET."}[i%3]
+				a := new(dns.Msg)
+				err := a.Unpack(s.reply(t.Context(), pack(t, ask(name, dns.TypeA)), true))
+				if err != nil || len(a.Answer) != 1 || a.Question[0].Name != name || a.Answer[0].Header().Name != name {
+					t.Errorf("%s: %v, %v", name, a, err)
+				}
+			})
+		}
+		wg.Go(func() { // another type is another question
+			s.reply(t.Context(), pack(t, ask("good.net.", dns.TypeAAAA)), true)
+		})
+		synctest.Wait()
+		close(hold)
+		wg.Wait()
+		if n := asked.Load(); n != 2 {
+			t.Errorf("50 equal questions and another became %d", n)
+		}
+	})
 }

@@ -34,7 +34,9 @@
 // prefixes are never sent upstream. The price: an ordinary name that begins
 // like that (mars.example.com.corp.example) does not exist for our clients.
 // Upstream's answers are not believed where they point into the LSI prefixes,
-// or speak about the overlay's names (DNS rebinding).
+// or speak about the overlay's names (DNS rebinding). A host whose own DNS
+// server asks us about everything is no loop: a question that is being asked
+// upstream is not asked there again.
 //
 // # Files
 //

@@ -25,7 +25,7 @@ func (s *Server) reply(ctx context.Context, raw []byte, udp bool) []byte {
 	var a *dns.Msg
 	if op := int(raw[2]>>3) & 15; op != dns.OpcodeQuery {
 		return header(raw, dns.RcodeNotImplemented)
-	} else if err := q.Unpack(raw); err != nil {
+	} else if err := q.Unpack(raw); err != nil || !whole(q, raw) {
 		return header(raw, dns.RcodeFormatError)
 	} else if a = s.Answer(ctx, q); a == nil {
 		return nil
@@ -45,6 +45,17 @@ func (s *Server) reply(ctx context.Context, raw []byte, udp bool) []byte {
 		return header(raw, dns.RcodeServerFailure)
 	}
 	return out
+}
+
+// whole says whether q has as many records as its header says: the parser is
+// content with a message that ends between two of them.
+func whole(q *dns.Msg, raw []byte) bool {
+	for i, n := range []int{len(q.Question), len(q.Answer), len(q.Ns), len(q.Extra)} {
+		if int(binary.BigEndian.Uint16(raw[4+2*i:])) != n {
+			return false
+		}
+	}
+	return true
 }
 
 // header is an answer without sections, for what we do not or cannot read.

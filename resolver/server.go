@@ -72,6 +72,7 @@ type Server struct {
 	infix   string // "." + domain: where it stands inside a longer name
 	serial  uint32
 	names   flights
+	outside inquiries
 	busy    chan struct{} // a token for each query being answered
 	context context.Context
 	cancel  context.CancelFunc

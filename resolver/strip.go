@@ -3,6 +3,7 @@ package resolver
 import (
 	"net"
 	"net/netip"
+	"strings"
 
 	"github.com/miekg/dns"
 )
@@ -10,7 +11,8 @@ import (
 // accept copies what upstream said into the answer a, without what it may not
 // say: records that point into the LSI prefixes, by which a page from outside
 // could reach peers under its own name (DNS rebinding), and records about
-// names that are ours.
+// names that are ours. Records about the name in the question are given its
+// letters: some clients hide entropy in their case ("0x20"). in is borrowed.
 func (s *Server) accept(a, in *dns.Msg) {
 	a.Rcode = in.Rcode
 	a.Truncated = in.Truncated
@@ -18,6 +20,12 @@ func (s *Server) accept(a, in *dns.Msg) {
 	a.Answer, n1 = s.strip(in.Answer)
 	a.Ns, n2 = s.strip(in.Ns)
 	a.Extra, n3 = s.strip(in.Extra)
+	for i, rr := range a.Answer {
+		if asked := a.Question[0].Name; rr.Header().Name != asked && strings.EqualFold(rr.Header().Name, asked) {
+			a.Answer[i] = dns.Copy(rr)
+			a.Answer[i].Header().Name = asked
+		}
+	}
 	if n1+n2+n3 == 0 {
 		a.AuthenticatedData = in.AuthenticatedData
 	} else {

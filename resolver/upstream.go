@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/miekg/dns"
@@ -68,8 +69,7 @@ func (s *Server) isSelf(ap netip.AddrPort) bool {
 	return false
 }
 
-// forward answers from upstream: each server in turn until one gives an
-// answer that is about the name, not about the server.
+// forward answers from upstream.
 func (s *Server) forward(ctx context.Context, a, q *dns.Msg) *dns.Msg {
 	servers := s.upstreams()
 	if len(servers) == 0 {
@@ -77,6 +77,86 @@ func (s *Server) forward(ctx context.Context, a, q *dns.Msg) *dns.Msg {
 		addEDNS(a, q, &dns.EDNS0_EDE{InfoCode: dns.ExtendedErrorCodeNotAuthoritative, ExtraText: "no DNS server for names outside the overlay"})
 		return a
 	}
+	in, err := s.outside.ask(ctx, s, servers, q)
+	if err != nil {
+		s.cfg.Logger.Debug("upstream DNS failed", "err", err)
+		a.Rcode = dns.RcodeServerFailure
+		addEDNS(a, q, &dns.EDNS0_EDE{InfoCode: dns.ExtendedErrorCodeNetworkError, ExtraText: "upstream DNS servers failed"})
+		return a
+	}
+	s.accept(a, in)
+	addEDNS(a, q, nil)
+	return a
+}
+
+// inquiries are the questions that upstream is being asked. Who asks for the
+// same at the same time shares the answer: guessing it does not get easier
+// (RFC 5452 §5), and where the host's own DNS server asks us in turn, for
+// names outside the overlay too, a question goes round once and not for ever.
+type inquiries struct {
+	mu   sync.Mutex
+	open map[question]*inquiry
+}
+
+// question is what makes the answers of upstream the same.
+type question struct {
+	dns.Question          // with the name in lower case
+	do, checking, ad bool // EDNS's DO, and the bits CD and AD
+}
+
+// inquiry is one of them. The results are set before done is closed, and not
+// changed afterwards.
+type inquiry struct {
+	done chan struct{}
+	in   *dns.Msg
+	err  error
+}
+
+// ask asks the servers, or waits for who asks them already. The answer is
+// shared: not to be changed. The caller holds s.work.
+func (is *inquiries) ask(ctx context.Context, s *Server, servers []netip.AddrPort, q *dns.Msg) (*dns.Msg, error) {
+	key := question{Question: q.Question[0], checking: q.CheckingDisabled, ad: q.AuthenticatedData}
+	key.Name = dns.CanonicalName(key.Name)
+	if opt := q.IsEdns0(); opt != nil {
+		key.do = opt.Do()
+	}
+	is.mu.Lock()
+	i := is.open[key]
+	if i == nil {
+		if len(is.open) >= maxFlights {
+			is.mu.Unlock()
+			return nil, errBusy
+		}
+		if is.open == nil {
+			is.open = make(map[question]*inquiry)
+		}
+		q = q.Copy() // the caller may give up before the servers do
+		i = &inquiry{done: make(chan struct{})}
+		is.open[key] = i
+		s.work.Add(1) // the caller's own keeps it above zero
+		go func() {
+			defer s.work.Done()
+			ctx, cancel := context.WithTimeout(s.context, s.cfg.Timeout)
+			defer cancel()
+			i.in, i.err = s.askEach(ctx, servers, q)
+			is.mu.Lock()
+			delete(is.open, key)
+			is.mu.Unlock()
+			close(i.done)
+		}()
+	}
+	is.mu.Unlock()
+	select {
+	case <-i.done:
+		return i.in, i.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// askEach asks each server in turn until one gives an answer that is about
+// the name, not about the server.
+func (s *Server) askEach(ctx context.Context, servers []netip.AddrPort, q *dns.Msg) (*dns.Msg, error) {
 	var last error
 	for _, server := range servers {
 		in, err := s.exchange(ctx, server, q)
@@ -90,14 +170,9 @@ func (s *Server) forward(ctx context.Context, a, q *dns.Msg) *dns.Msg {
 			}
 			continue
 		}
-		s.accept(a, in)
-		addEDNS(a, q, nil)
-		return a
+		return in, nil
 	}
-	s.cfg.Logger.Debug("upstream DNS failed", "err", last)
-	a.Rcode = dns.RcodeServerFailure
-	addEDNS(a, q, &dns.EDNS0_EDE{InfoCode: dns.ExtendedErrorCodeNetworkError, ExtraText: "upstream DNS servers failed"})
-	return a
+	return nil, last
 }
 
 // exchange asks one server, by UDP and, if the answer was cut, by TCP.
