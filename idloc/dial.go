@@ -62,18 +62,17 @@ func (n *Node) dial(ctx context.Context, network, address string, track *tracked
 	}
 	ctx, cancel := n.bind(ctx)
 	defer cancel()
-	t, err := n.lookup(ctx, host)
+	t, err := n.lookup(ctx, host, family)
 	if err != nil {
 		return nil, n.ended(err)
 	}
 	track.found(t.peer)
-	addr, err := t.addr(family)
+	addrs, err := t.of(family)
 	if err != nil {
 		return nil, err
 	}
-	raddr := netip.AddrPortFrom(addr, port)
 	if strings.HasPrefix(network, "udp") {
-		c, err := n.stack.DialUDP(ctx, netip.AddrPort{}, raddr)
+		c, err := n.stack.DialUDP(ctx, network, netip.AddrPort{}, netip.AddrPortFrom(addrs[0], port))
 		return c, n.ended(err)
 	}
 	if _, ok := ctx.Deadline(); !ok {
@@ -81,11 +80,32 @@ func (n *Node) dial(ctx context.Context, network, address string, track *tracked
 		ctx, stop = context.WithTimeout(ctx, connectTimeout)
 		defer stop()
 	}
-	c, err := n.stack.DialTCP(ctx, netip.AddrPort{}, raddr)
+	c, err := n.dialTCP(ctx, network, addrs, port)
 	if err != nil {
 		return nil, n.ended(n.explain(t.peer, err))
 	}
 	return c, nil
+}
+
+// dialTCP tries a peer's addresses one after the other, as package net does
+// with those of a name, while the peer refuses. What keeps packets from
+// reaching the peer at one of them does so at the others. The error is the
+// first one's.
+func (n *Node) dialTCP(ctx context.Context, network string, addrs []netip.Addr, port uint16) (net.Conn, error) {
+	var first error
+	for _, a := range addrs {
+		c, err := n.stack.DialTCP(ctx, network, netip.AddrPort{}, netip.AddrPortFrom(a, port))
+		if err == nil {
+			return c, nil
+		}
+		if first == nil {
+			first = err
+		}
+		if !errors.Is(err, syscall.ECONNREFUSED) {
+			break
+		}
+	}
+	return nil, first
 }
 
 // bind returns a context that ends with the node, too.
@@ -131,52 +151,73 @@ func stageOf(peer PeerID, err error) error {
 
 // target is what a host stands for: a peer and its LSIs on this node.
 type target struct {
-	peer   PeerID
-	v4, v6 netip.Addr
-	only   bool // v4 or v6 was given literally: no choice
+	host  string // as it was given
+	peer  PeerID
+	addrs []netip.Addr // in the order in which they are tried; valid ones
 }
 
-// addr chooses the LSI for a network's family (0, 4 or 6).
-func (t target) addr(family int) (netip.Addr, error) {
-	switch {
-	case family == 6 && t.v6.IsValid():
-		return t.v6, nil
-	case family == 4 && t.v4.IsValid():
-		return t.v4, nil
-	case family == 0 && t.v4.IsValid():
-		return t.v4, nil
-	case family == 0 && t.v6.IsValid():
-		return t.v6, nil
+// of returns the LSIs for a network's family (0, 4 or 6), at least one.
+func (t target) of(family int) ([]netip.Addr, error) {
+	var addrs []netip.Addr
+	for _, a := range t.addrs {
+		if a.IsValid() && (family == 0 || a.Is4() == (family == 4)) {
+			addrs = append(addrs, a)
+		}
 	}
-	return netip.Addr{}, &net.AddrError{Err: "no suitable LSI for this network", Addr: t.peer.String()}
+	if len(addrs) == 0 {
+		return nil, errNoSuitable(t.host)
+	}
+	return addrs, nil
 }
 
-// lookup finds the peer that host stands for and gives it LSIs. An LSI is
-// assigned only once the peer is known (draft §4.1; DESIGN "LSIs").
-func (n *Node) lookup(ctx context.Context, host string) (target, error) {
+// errNoSuitable is what package net says of a host that has no address of the
+// network's family.
+func errNoSuitable(host string) error {
+	return &net.AddrError{Err: "no suitable address found", Addr: host}
+}
+
+// lookup finds the peer that host stands for and gives it LSIs, for a network
+// of a family. An LSI is assigned only once the peer is known (draft §4.1;
+// DESIGN "LSIs"). No host and the unspecified addresses mean this node, as
+// they mean the local system in package net.
+func (n *Node) lookup(ctx context.Context, host string, family int) (target, error) {
+	v4, v6 := n.table.Self()
+	self := target{host: host, peer: n.id, addrs: []netip.Addr{v4, v6}}
+	if host == "" {
+		if family != 6 {
+			self.addrs = self.addrs[:1]
+		}
+		return self, nil
+	}
 	if a, err := netip.ParseAddr(host); err == nil {
-		a = a.Unmap()
-		if a == n.table.Resolver() {
-			return target{peer: n.id, v4: a, only: true}, nil
+		a = a.Unmap().WithZone("") // an LSI needs none
+		switch {
+		case a == netip.IPv6Unspecified():
+			self.addrs = []netip.Addr{v6, v4}
+			return self, nil
+		case family != 0 && a.Is4() != (family == 4):
+			return target{}, errNoSuitable(host)
+		case a.IsUnspecified():
+			self.addrs = []netip.Addr{v4}
+			return self, nil
+		case a == n.table.Resolver():
+			return target{host: host, peer: n.id, addrs: []netip.Addr{a}}, nil
 		}
 		peer, ok := n.table.Peer(a)
 		if !ok {
 			return target{}, &net.AddrError{Err: "not an LSI of this node", Addr: host}
 		}
-		if a.Is4() {
-			return target{peer: peer, v4: a, only: true}, nil
-		}
-		return target{peer: peer, v6: a, only: true}, nil
+		return target{host: host, peer: peer, addrs: []netip.Addr{a}}, nil
 	}
 	peer, name, err := n.resolve(ctx, host)
 	if err != nil {
 		return target{}, err
 	}
-	v4, v6, err := n.assign(peer, name)
+	v4, v6, err = n.assign(peer, name)
 	if err != nil {
 		return target{}, err
 	}
-	return target{peer: peer, v4: v4, v6: v6}, nil
+	return target{host: host, peer: peer, addrs: []netip.Addr{v4, v6}}, nil
 }
 
 // assign gives a resolved peer its LSIs.
@@ -270,6 +311,9 @@ func familyOf(network string) (int, error) {
 }
 
 func splitHostPort(ctx context.Context, network, address string) (string, uint16, error) {
+	if address == "" {
+		return "", 0, errMissingAddress
+	}
 	host, service, err := net.SplitHostPort(address)
 	if err != nil {
 		return "", 0, err

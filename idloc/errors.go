@@ -25,7 +25,8 @@ var (
 	// Config.LSIPrefix stands for a peer that is in use (draft §4.1).
 	ErrLSIExhausted = errors.New("idloc: no free LSI")
 
-	errCapturing = errors.New("idloc: a capture is running already")
+	errMissingAddress = errors.New("missing address") // package net's
+	errCapturing      = errors.New("idloc: a capture is running already")
 )
 
 // The stages of a Dial, in order. A failed Dial names one in its *StageError.

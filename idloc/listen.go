@@ -4,6 +4,8 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"os"
+	"strings"
 	"syscall"
 )
 
@@ -13,16 +15,11 @@ import (
 // *net.OpError, with syscall.EADDRINUSE or EADDRNOTAVAIL inside. Members of
 // the overlay reach the listener as soon as Listen returns.
 func (n *Node) Listen(network, address string) (net.Listener, error) {
-	switch network {
-	case "tcp", "tcp4", "tcp6":
-	default:
-		return nil, &net.OpError{Op: "listen", Net: network, Err: net.UnknownNetworkError(network)}
-	}
-	at, err := n.own(network, address)
+	at, err := n.own("tcp", network, address)
 	if err != nil {
 		return nil, err
 	}
-	l, err := n.stack.ListenTCP(at, 0)
+	l, err := n.stack.ListenTCP(network, at, 0)
 	if err != nil {
 		return nil, opError("listen", network, address, err)
 	}
@@ -33,31 +30,33 @@ func (n *Node) Listen(network, address string) (net.Listener, error) {
 // TCP: "udp", "udp4" or "udp6". On a wildcard address the source of what
 // WriteTo sends is the LSI of the family that it goes to.
 func (n *Node) ListenPacket(network, address string) (net.PacketConn, error) {
-	switch network {
-	case "udp", "udp4", "udp6":
-	default:
-		return nil, &net.OpError{Op: "listen", Net: network, Err: net.UnknownNetworkError(network)}
-	}
-	at, err := n.own(network, address)
+	at, err := n.own("udp", network, address)
 	if err != nil {
 		return nil, err
 	}
-	c, err := n.stack.ListenUDP(at)
+	c, err := n.stack.ListenUDP(network, at)
 	if err != nil {
 		return nil, opError("listen", network, address, err)
 	}
 	return c, nil
 }
 
-// own turns a local address into LSIs of this node. The unspecified address
-// of the family, or the zero address for both, stands for the wildcard.
-func (n *Node) own(network, address string) (netip.AddrPort, error) {
+// own turns a local address of a network of protocol ("tcp" or "udp") into
+// LSIs of this node. The zero address stands for the wildcard, as do both
+// unspecified ones and an empty host; an empty address is port 0 of it.
+func (n *Node) own(protocol, network, address string) (netip.AddrPort, error) {
 	fail := func(err error) (netip.AddrPort, error) {
 		return netip.AddrPort{}, opError("listen", network, address, err)
 	}
 	family, err := familyOf(network)
 	if err != nil {
 		return fail(err)
+	}
+	if !strings.HasPrefix(network, protocol) {
+		return fail(&net.AddrError{Err: "unexpected address type", Addr: address})
+	}
+	if address == "" {
+		address = ":0"
 	}
 	host, port, err := splitHostPort(context.Background(), network, address)
 	if err != nil {
@@ -69,26 +68,21 @@ func (n *Node) own(network, address string) (netip.AddrPort, error) {
 	v4, v6 := n.table.Self()
 	var at netip.Addr
 	switch a, err := netip.ParseAddr(host); {
-	case host == "" || (err == nil && a.IsUnspecified()):
-		if family == 4 || (err == nil && a.Is4()) {
-			at = netip.IPv4Unspecified()
-		} else if family == 6 {
-			at = netip.IPv6Unspecified()
-		}
+	case host == "":
+	case err == nil && family == 6 && a.Unmap().Is4(), err == nil && family == 4 && a.Is6() && !a.Is4In6() && !a.IsUnspecified():
+		return fail(errNoSuitable(host))
+	case err == nil && a.Unmap().IsUnspecified():
 	case err == nil && (a.Unmap() == v4 || a == v6):
 		at = a.Unmap()
-		if (family == 4 && !at.Is4()) || (family == 6 && at.Is4()) {
-			return fail(&net.AddrError{Err: "address of another family than " + network, Addr: host})
-		}
 	case err == nil:
-		return fail(syscall.EADDRNOTAVAIL)
+		return fail(os.NewSyscallError("bind", syscall.EADDRNOTAVAIL))
 	default:
 		label, err := n.label(host)
 		if err != nil {
 			return fail(err)
 		}
 		if label+"."+n.ov.Domain() != n.Name() {
-			return fail(syscall.EADDRNOTAVAIL)
+			return fail(os.NewSyscallError("bind", syscall.EADDRNOTAVAIL))
 		}
 		if at = v4; family == 6 || !v4.IsValid() {
 			at = v6

@@ -88,11 +88,11 @@ func (n *Node) startDNS() error {
 	if err := n.stack.AddAddress(at); err != nil {
 		return err
 	}
-	pc, err := n.stack.ListenUDP(netip.AddrPortFrom(at, 53))
+	pc, err := n.stack.ListenUDP("udp", netip.AddrPortFrom(at, 53))
 	if err != nil {
 		return err
 	}
-	l, err := n.stack.ListenTCP(netip.AddrPortFrom(at, 53), 0)
+	l, err := n.stack.ListenTCP("tcp", netip.AddrPortFrom(at, 53), 0)
 	if err != nil {
 		pc.Close()
 		return err

@@ -81,7 +81,7 @@ func (n *Node) Ping(ctx context.Context, name string) (PingResult, error) {
 	}
 	ctx, cancel := n.bind(ctx)
 	defer cancel()
-	t, err := n.lookup(ctx, name)
+	t, err := n.lookup(ctx, name, 0)
 	if err != nil {
 		return PingResult{}, n.ended(err)
 	}

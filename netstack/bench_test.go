@@ -59,7 +59,7 @@ func BenchmarkPingPong(b *testing.B) {
 // BenchmarkDial is connect, accept and close on a pipe that is up.
 func BenchmarkDial(b *testing.B) {
 	r := newRig(b)
-	l, err := r.b.ListenTCP(netip.AddrPort{}, 0)
+	l, err := r.b.ListenTCP("tcp", netip.AddrPort{}, 0)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -75,7 +75,7 @@ func BenchmarkDial(b *testing.B) {
 	}()
 	b.ReportAllocs()
 	for b.Loop() {
-		c, err := r.a.DialTCP(context.Background(), netip.AddrPort{}, netip.AddrPortFrom(r.b4, port(l.Addr())))
+		c, err := r.a.DialTCP(context.Background(), "tcp", netip.AddrPort{}, netip.AddrPortFrom(r.b4, port(l.Addr())))
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -87,12 +87,12 @@ func BenchmarkDial(b *testing.B) {
 // BenchmarkUDP sends datagrams one way and counts what arrives.
 func BenchmarkUDP(b *testing.B) {
 	r := newRig(b)
-	pc, err := r.b.ListenUDP(netip.AddrPort{})
+	pc, err := r.b.ListenUDP("udp", netip.AddrPort{})
 	if err != nil {
 		b.Fatal(err)
 	}
 	defer pc.Close()
-	c, err := r.a.DialUDP(context.Background(), netip.AddrPort{}, netip.AddrPortFrom(r.b4, port(pc.LocalAddr())))
+	c, err := r.a.DialUDP(context.Background(), "udp", netip.AddrPort{}, netip.AddrPortFrom(r.b4, port(pc.LocalAddr())))
 	if err != nil {
 		b.Fatal(err)
 	}

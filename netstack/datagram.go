@@ -268,12 +268,12 @@ func (q *queue) push(from netip.AddrPort, b []byte) int {
 	return pushed
 }
 
-// pop copies the oldest datagram to b, as far as it fits.
-func (q *queue) pop(b []byte) (n int, from netip.AddrPort, ok bool) {
+// pop copies the oldest datagram, of size bytes, to b, as far as it fits.
+func (q *queue) pop(b []byte) (n, size int, from netip.AddrPort, ok bool) {
 	q.mu.Lock()
 	if q.n == 0 {
 		q.mu.Unlock()
-		return 0, from, false
+		return 0, 0, from, false
 	}
 	w := q.ring[q.head]
 	q.ring[q.head] = waiting{}
@@ -283,7 +283,7 @@ func (q *queue) pop(b []byte) (n int, from netip.AddrPort, ok bool) {
 	q.mu.Unlock()
 	n = copy(b, w.bytes())
 	w.free()
-	return n, w.from, true
+	return n, w.n, w.from, true
 }
 
 func (q *queue) setLimit(n int) {

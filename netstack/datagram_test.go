@@ -17,11 +17,11 @@ import (
 // udpPair is a listening conn on b, and one on a that is connected to it.
 func (r *rig) udpPair(tb testing.TB, at netip.Addr) (c, l *udpConn) {
 	tb.Helper()
-	pc, err := r.b.ListenUDP(netip.AddrPort{})
+	pc, err := r.b.ListenUDP("udp", netip.AddrPort{})
 	if err != nil {
 		tb.Fatal(err)
 	}
-	d, err := r.a.DialUDP(context.Background(), netip.AddrPort{}, netip.AddrPortFrom(at, port(pc.LocalAddr())))
+	d, err := r.a.DialUDP(context.Background(), "udp", netip.AddrPort{}, netip.AddrPortFrom(at, port(pc.LocalAddr())))
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -147,7 +147,7 @@ func TestUDPFromAnotherPeer(t *testing.T) {
 
 	third := newNode(t, r.net, nil)
 	a4, _ := third.LSI(t, r.a.Node)
-	forger, err := third.DialUDP(context.Background(), netip.AddrPortFrom(third.v4, port(l.LocalAddr())), netip.AddrPortFrom(a4, port(c.LocalAddr())))
+	forger, err := third.DialUDP(context.Background(), "udp", netip.AddrPortFrom(third.v4, port(l.LocalAddr())), netip.AddrPortFrom(a4, port(c.LocalAddr())))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -204,7 +204,7 @@ func TestQueue(t *testing.T) {
 	next := 0
 	take := func(n int) {
 		for range n {
-			k, f, ok := q.pop(b)
+			k, _, f, ok := q.pop(b)
 			if want := next * 7 % bigDatagram; !ok || k != want || f != from || k > 0 && b[0] != byte(next) {
 				t.Fatalf("datagram %d: %d bytes, %v, %v", next, k, f, ok)
 			}
@@ -226,7 +226,7 @@ func TestQueue(t *testing.T) {
 		}
 	}
 	take(put - next)
-	if _, _, ok := q.pop(b); ok || q.size != 0 {
+	if _, _, _, ok := q.pop(b); ok || q.size != 0 {
 		t.Errorf("something is left: %v, %d", ok, q.size)
 	}
 	q.setLimit(bigDatagram)
@@ -239,7 +239,7 @@ func TestQueue(t *testing.T) {
 	if got := q.push(from, b); got != pushClosed {
 		t.Errorf("push after close: %d", got)
 	}
-	if _, _, ok := q.pop(b); ok {
+	if _, _, _, ok := q.pop(b); ok {
 		t.Error("pop after close")
 	}
 }
@@ -278,7 +278,7 @@ func TestUDPCloseUnderLoad(t *testing.T) {
 		if err := <-got; !errors.Is(err, net.ErrClosed) {
 			t.Fatal(err)
 		}
-		pc, err := r.b.ListenUDP(at)
+		pc, err := r.b.ListenUDP("udp", at)
 		if err != nil {
 			t.Fatal(err)
 		}

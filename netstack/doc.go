@@ -38,6 +38,7 @@
 //	tcp.go      net.Conn on a TCP endpoint      RFC 9293
 //	listener.go net.Listener
 //	udp.go      net.PacketConn, net.Conn        RFC 768
+//	udpconn.go  what net.UDPConn has beyond them
 //	datagram.go UDP past gVisor
 //	errors.go   tcpip.Error → package net's
 //	deadline.go deadlines as channels

@@ -72,9 +72,14 @@ func asyncError(err tcpip.Error) error {
 
 // syscallError dresses an errno as package net does.
 func syscallError(call string, err error) error {
-	var errno syscall.Errno
-	if errors.As(err, &errno) {
-		return os.NewSyscallError(call, err)
+	if errno, ok := err.(syscall.Errno); ok {
+		return os.NewSyscallError(call, errno)
 	}
 	return err
+}
+
+// setError is what package net's deadlines and buffer sizes return of a closed
+// conn or listener.
+func setError(network string, local net.Addr) error {
+	return &net.OpError{Op: "set", Net: network, Addr: local, Err: net.ErrClosed}
 }

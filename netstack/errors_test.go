@@ -122,21 +122,21 @@ func (refusal) Refused() bool { return true }
 func TestDialErrors(t *testing.T) {
 	r := newRig(t)
 	ctx := testContext(t)
-	l, err := r.a.ListenTCP(netip.AddrPort{}, 0)
+	l, err := r.a.ListenTCP("tcp", netip.AddrPort{}, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close()
 	nobody := netip.MustParseAddr("203.0.113.1")
 	for _, at := range []netip.Addr{r.b4, r.b6, r.a.v4, r.a.v6} {
-		_, err := r.a.DialTCP(ctx, netip.AddrPort{}, netip.AddrPortFrom(at, 9))
+		_, err := r.a.DialTCP(ctx, "tcp", netip.AddrPort{}, netip.AddrPortFrom(at, 9))
 		wantOpError(t, "closed port at "+at.String(), err, syscall.ECONNREFUSED)
 	}
-	_, err = r.a.DialTCP(ctx, netip.AddrPort{}, netip.AddrPortFrom(nobody, 9))
+	_, err = r.a.DialTCP(ctx, "tcp", netip.AddrPort{}, netip.AddrPortFrom(nobody, 9))
 	wantOpError(t, "outside the LSI prefixes", err, syscall.ENETUNREACH)
-	_, err = r.a.DialTCP(ctx, netip.AddrPortFrom(nobody, 0), netip.AddrPortFrom(r.b4, 9))
+	_, err = r.a.DialTCP(ctx, "tcp", netip.AddrPortFrom(nobody, 0), netip.AddrPortFrom(r.b4, 9))
 	wantOpError(t, "from an address not ours", err, syscall.EADDRNOTAVAIL)
-	_, err = r.a.DialTCP(ctx, netip.AddrPort{}, netip.AddrPort{})
+	_, err = r.a.DialTCP(ctx, "tcp", netip.AddrPort{}, netip.AddrPort{})
 	if err == nil {
 		t.Error("dialed nothing")
 	}
@@ -147,9 +147,9 @@ func TestDialErrors(t *testing.T) {
 		free4 = free4.Next()
 	}
 	for _, at := range []netip.Addr{free4, free6} {
-		_, err := r.a.DialTCP(ctx, netip.AddrPort{}, netip.AddrPortFrom(at, 9))
+		_, err := r.a.DialTCP(ctx, "tcp", netip.AddrPort{}, netip.AddrPortFrom(at, 9))
 		wantOpError(t, "nobody's LSI "+at.String(), err, syscall.EHOSTUNREACH)
-		u, err := r.a.DialUDP(ctx, netip.AddrPort{}, netip.AddrPortFrom(at, 9))
+		u, err := r.a.DialUDP(ctx, "udp", netip.AddrPort{}, netip.AddrPortFrom(at, 9))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -164,14 +164,14 @@ func TestDialErrors(t *testing.T) {
 		n.OnConnect = func(context.Context, peerid.ID) error { return why }
 		at4, at6 := n.LSI(t, r.b.Node)
 		for _, at := range []netip.Addr{at4, at6} {
-			_, err := n.DialTCP(ctx, netip.AddrPort{}, netip.AddrPortFrom(at, 9))
+			_, err := n.DialTCP(ctx, "tcp", netip.AddrPort{}, netip.AddrPortFrom(at, 9))
 			wantOpError(t, "no pipe to "+at.String(), err, syscall.EHOSTUNREACH)
 			if got := n.Shim.LastError(r.b.ID); !errors.Is(got, why) {
 				t.Errorf("LastError: %v", got)
 			}
 		}
 		for _, at := range []netip.Addr{at4, at6} {
-			u, err := n.DialUDP(ctx, netip.AddrPort{}, netip.AddrPortFrom(at, 9))
+			u, err := n.DialUDP(ctx, "udp", netip.AddrPort{}, netip.AddrPortFrom(at, 9))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -204,18 +204,18 @@ func TestDialContext(t *testing.T) {
 	to := netip.AddrPortFrom(at, 9)
 	ctx, cancel := context.WithCancel(context.Background())
 	go func() { <-asked; cancel() }()
-	_, err := n.DialTCP(ctx, netip.AddrPort{}, to)
+	_, err := n.DialTCP(ctx, "tcp", netip.AddrPort{}, to)
 	wantOpError(t, "cancelled", err, context.Canceled)
-	_, err = n.DialTCP(ctx, netip.AddrPort{}, to)
+	_, err = n.DialTCP(ctx, "tcp", netip.AddrPort{}, to)
 	wantOpError(t, "cancelled before", err, context.Canceled)
 	ctx, cancel = context.WithTimeout(context.Background(), 10*time.Millisecond)
 	defer cancel()
-	_, err = n.DialTCP(ctx, netip.AddrPort{}, to)
+	_, err = n.DialTCP(ctx, "tcp", netip.AddrPort{}, to)
 	wantOpError(t, "timed out", err, context.DeadlineExceeded)
 
 	failed := make(chan error)
 	go func() {
-		_, err := n.DialTCP(context.Background(), netip.AddrPort{}, to)
+		_, err := n.DialTCP(context.Background(), "tcp", netip.AddrPort{}, to)
 		failed <- err
 	}()
 	_ = n.Close()
@@ -230,11 +230,11 @@ func TestCloseUnblocks(t *testing.T) {
 	r := newRig(t)
 	c, _ := r.pair(t, r.b4)
 	w, _ := r.pair(t, r.b4)
-	l, err := r.a.ListenTCP(netip.AddrPort{}, 0)
+	l, err := r.a.ListenTCP("tcp", netip.AddrPort{}, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	u, err := r.a.ListenUDP(netip.AddrPort{})
+	u, err := r.a.ListenUDP("udp", netip.AddrPort{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -262,10 +262,10 @@ func TestCloseUnblocks(t *testing.T) {
 	for what, f := range calls {
 		wantOpError(t, what+" afterwards", f(), net.ErrClosed)
 	}
-	_, err = r.a.ListenTCP(netip.AddrPort{}, 0)
+	_, err = r.a.ListenTCP("tcp", netip.AddrPort{}, 0)
 	wantOpError(t, "ListenTCP afterwards", err, net.ErrClosed)
-	_, err = r.a.ListenUDP(netip.AddrPort{})
+	_, err = r.a.ListenUDP("udp", netip.AddrPort{})
 	wantOpError(t, "ListenUDP afterwards", err, net.ErrClosed)
-	_, err = r.a.DialTCP(context.Background(), netip.AddrPort{}, netip.AddrPortFrom(r.b4, 9))
+	_, err = r.a.DialTCP(context.Background(), "tcp", netip.AddrPort{}, netip.AddrPortFrom(r.b4, 9))
 	wantOpError(t, "DialTCP afterwards", err, net.ErrClosed)
 }

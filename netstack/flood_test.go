@@ -22,7 +22,7 @@ func TestSYNFlood(t *testing.T) {
 	other := newNode(t, r.net, nil)
 	at, _ := other.LSI(t, r.b.Node)
 	r.b.LSI(t, other.Node)
-	l, err := r.b.ListenTCP(netip.AddrPort{}, 0)
+	l, err := r.b.ListenTCP("tcp", netip.AddrPort{}, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -38,7 +38,7 @@ func TestSYNFlood(t *testing.T) {
 	}()
 	dial := func() {
 		t.Helper()
-		c, err := other.DialTCP(testContext(t), netip.AddrPort{}, netip.AddrPortFrom(at, port(l.Addr())))
+		c, err := other.DialTCP(testContext(t), "tcp", netip.AddrPort{}, netip.AddrPortFrom(at, port(l.Addr())))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -21,14 +21,15 @@ func TestListen(t *testing.T) {
 		listen   func() (net.Listener, error)
 		ok4, ok6 bool
 	}{
-		{"both families", func() (net.Listener, error) { return r.b.ListenTCP(netip.AddrPort{}, 0) }, true, true},
+		{"both families", func() (net.Listener, error) { return r.b.ListenTCP("tcp", netip.AddrPort{}, 0) }, true, true},
 		{"::", func() (net.Listener, error) {
-			return r.b.ListenTCP(netip.AddrPortFrom(netip.IPv6Unspecified(), 0), 0)
+			return r.b.ListenTCP("tcp", netip.AddrPortFrom(netip.IPv6Unspecified(), 0), 0)
 		}, true, true},
-		{"0.0.0.0", func() (net.Listener, error) { return r.b.ListenTCP(unspecified4, 0) }, true, false},
-		{"tcp6", func() (net.Listener, error) { return r.b.ListenTCP6(0, 0) }, false, true},
-		{"own IPv4 LSI", func() (net.Listener, error) { return r.b.ListenTCP(netip.AddrPortFrom(r.b.v4, 0), 5) }, true, false},
-		{"own IPv6 LSI", func() (net.Listener, error) { return r.b.ListenTCP(netip.AddrPortFrom(r.b.v6, 0), 5) }, false, true},
+		{"tcp4, 0.0.0.0", func() (net.Listener, error) { return r.b.ListenTCP("tcp4", unspecified4, 0) }, true, false},
+		{"0.0.0.0, both families as in package net", func() (net.Listener, error) { return r.b.ListenTCP("tcp", unspecified4, 0) }, true, true},
+		{"tcp6", func() (net.Listener, error) { return r.b.ListenTCP("tcp6", netip.AddrPort{}, 0) }, false, true},
+		{"own IPv4 LSI", func() (net.Listener, error) { return r.b.ListenTCP("tcp", netip.AddrPortFrom(r.b.v4, 0), 5) }, true, false},
+		{"own IPv6 LSI", func() (net.Listener, error) { return r.b.ListenTCP("tcp", netip.AddrPortFrom(r.b.v6, 0), 5) }, false, true},
 	} {
 		l, err := tt.listen()
 		if err != nil {
@@ -38,7 +39,7 @@ func TestListen(t *testing.T) {
 			t.Errorf("%s: %v", tt.what, l.Addr())
 		}
 		for at, want := range map[netip.Addr]bool{r.b4: tt.ok4, r.b6: tt.ok6} {
-			c, err := r.a.DialTCP(ctx, netip.AddrPort{}, netip.AddrPortFrom(at, port(l.Addr())))
+			c, err := r.a.DialTCP(ctx, "tcp", netip.AddrPort{}, netip.AddrPortFrom(at, port(l.Addr())))
 			if (err == nil) != want {
 				t.Errorf("%s: dial %v: %v", tt.what, at, err)
 			}
@@ -64,19 +65,19 @@ func TestListen(t *testing.T) {
 
 func TestAddressInUse(t *testing.T) {
 	r := newRig(t)
-	l, err := r.b.ListenTCP(netip.AddrPort{}, 0)
+	l, err := r.b.ListenTCP("tcp", netip.AddrPort{}, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	same := netip.AddrPortFrom(r.b.v4, port(l.Addr()))
 	for _, at := range []netip.AddrPort{same, netip.AddrPortFrom(netip.Addr{}, same.Port())} {
-		_, err := r.b.ListenTCP(at, 0)
+		_, err := r.b.ListenTCP("tcp", at, 0)
 		wantOpError(t, at.String(), err, syscall.EADDRINUSE)
 	}
-	_, err = r.b.ListenTCP(netip.AddrPortFrom(r.a4, 80), 0)
+	_, err = r.b.ListenTCP("tcp", netip.AddrPortFrom(r.a4, 80), 0)
 	wantOpError(t, "not our address", err, syscall.EADDRNOTAVAIL)
 	// Free at once after Close, even with a connection still open.
-	c, err := r.a.DialTCP(testContext(t), netip.AddrPort{}, netip.AddrPortFrom(r.b4, same.Port()))
+	c, err := r.a.DialTCP(testContext(t), "tcp", netip.AddrPort{}, netip.AddrPortFrom(r.b4, same.Port()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -85,23 +86,23 @@ func TestAddressInUse(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = l.Close()
-	if l, err = r.b.ListenTCP(netip.AddrPortFrom(netip.Addr{}, same.Port()), 0); err != nil {
+	if l, err = r.b.ListenTCP("tcp", netip.AddrPortFrom(netip.Addr{}, same.Port()), 0); err != nil {
 		t.Fatal(err)
 	}
 	_, _, _ = c.Close(), s.Close(), l.Close()
 
-	u, err := r.b.ListenUDP(netip.AddrPort{})
+	u, err := r.b.ListenUDP("udp", netip.AddrPort{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = r.b.ListenUDP(netip.AddrPortFrom(r.b.v4, port(u.LocalAddr())))
+	_, err = r.b.ListenUDP("udp", netip.AddrPortFrom(r.b.v4, port(u.LocalAddr())))
 	wantOpError(t, "UDP", err, syscall.EADDRINUSE)
 	_ = u.Close()
 }
 
 func TestAcceptErrors(t *testing.T) {
 	r := newRig(t)
-	nl, err := r.b.ListenTCP(netip.AddrPort{}, 0)
+	nl, err := r.b.ListenTCP("tcp", netip.AddrPort{}, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -125,7 +126,7 @@ func TestAcceptErrors(t *testing.T) {
 // Several goroutines in Accept each get their connections.
 func TestManyConns(t *testing.T) {
 	r := newRig(t)
-	l, err := r.b.ListenTCP(netip.AddrPort{}, 0)
+	l, err := r.b.ListenTCP("tcp", netip.AddrPort{}, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -145,7 +146,7 @@ func TestManyConns(t *testing.T) {
 	var dials sync.WaitGroup
 	for range conns {
 		dials.Go(func() {
-			c, err := r.a.DialTCP(testContext(t), netip.AddrPort{}, netip.AddrPortFrom(r.b4, port(l.Addr())))
+			c, err := r.a.DialTCP(testContext(t), "tcp", netip.AddrPort{}, netip.AddrPortFrom(r.b4, port(l.Addr())))
 			if err != nil {
 				t.Error(err)
 				return
@@ -182,12 +183,12 @@ func TestAdmit(t *testing.T) {
 		return local.Port() != 22
 	})
 	listen := func(p uint16) {
-		l, err := r.b.ListenTCP(netip.AddrPortFrom(netip.Addr{}, p), 0)
+		l, err := r.b.ListenTCP("tcp", netip.AddrPortFrom(netip.Addr{}, p), 0)
 		if err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = l.Close() })
-		u, err := r.b.ListenUDP(netip.AddrPortFrom(netip.Addr{}, p))
+		u, err := r.b.ListenUDP("udp", netip.AddrPortFrom(netip.Addr{}, p))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -211,9 +212,9 @@ func TestAdmit(t *testing.T) {
 			mine, theirs = r.a6, r.b.v6
 		}
 		asked = nil
-		_, err := r.a.DialTCP(testContext(t), netip.AddrPort{}, netip.AddrPortFrom(at, 22))
+		_, err := r.a.DialTCP(testContext(t), "tcp", netip.AddrPort{}, netip.AddrPortFrom(at, 22))
 		wantOpError(t, "refused", err, syscall.ECONNREFUSED)
-		c, err := r.a.DialTCP(testContext(t), netip.AddrPort{}, netip.AddrPortFrom(at, 80))
+		c, err := r.a.DialTCP(testContext(t), "tcp", netip.AddrPort{}, netip.AddrPortFrom(at, 80))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -227,7 +228,7 @@ func TestAdmit(t *testing.T) {
 		_ = c.Close()
 
 		buf := make([]byte, 10)
-		u, err := r.a.DialUDP(context.Background(), netip.AddrPort{}, netip.AddrPortFrom(at, 80))
+		u, err := r.a.DialUDP(context.Background(), "udp", netip.AddrPort{}, netip.AddrPortFrom(at, 80))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -239,7 +240,7 @@ func TestAdmit(t *testing.T) {
 			}
 		}
 		_ = u.Close()
-		u, err = r.a.DialUDP(context.Background(), netip.AddrPort{}, netip.AddrPortFrom(at, 22))
+		u, err = r.a.DialUDP(context.Background(), "udp", netip.AddrPort{}, netip.AddrPortFrom(at, 22))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -258,12 +259,12 @@ func TestAdmit(t *testing.T) {
 	mu.Lock()
 	asked = nil
 	mu.Unlock()
-	echo, err := r.a.ListenUDP(netip.AddrPort{})
+	echo, err := r.a.ListenUDP("udp", netip.AddrPort{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer echo.Close()
-	u, err := r.b.DialUDP(context.Background(), netip.AddrPort{}, netip.AddrPortFrom(r.a4, port(echo.LocalAddr())))
+	u, err := r.b.DialUDP(context.Background(), "udp", netip.AddrPort{}, netip.AddrPortFrom(r.a4, port(echo.LocalAddr())))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -18,10 +18,11 @@ const defaultBacklog = 4096
 // listener is a net.Listener on a TCP endpoint, to be used concurrently like
 // a net.TCPListener.
 type listener struct {
-	s    *Stack
-	ep   tcpip.Endpoint
-	wq   *waiter.Queue
-	addr *net.TCPAddr
+	s       *Stack
+	ep      tcpip.Endpoint
+	wq      *waiter.Queue
+	network string // as it was asked for: "tcp", "tcp4", "tcp6"
+	addr    *net.TCPAddr
 
 	bound netip.AddrPort // addr
 	only6 bool
@@ -35,35 +36,26 @@ type listener struct {
 
 var _ net.Listener = (*listener)(nil)
 
-// ListenTCP listens on addr: port 0 takes a free one; an invalid address and
-// :: stand for all of ours in both families, 0.0.0.0 for the IPv4 ones.
-// backlog is how many connections may wait for Accept, 0 a default. The error
-// is a *net.OpError.
-func (s *Stack) ListenTCP(addr netip.AddrPort, backlog int) (net.Listener, error) {
-	return s.opListenTCP(addr, backlog, false)
-}
-
-// ListenTCP6 is ListenTCP for all our IPv6 addresses alone ("tcp6", ":80").
-func (s *Stack) ListenTCP6(port uint16, backlog int) (net.Listener, error) {
-	return s.opListenTCP(netip.AddrPortFrom(netip.IPv6Unspecified(), port), backlog, true)
-}
-
-func (s *Stack) opListenTCP(addr netip.AddrPort, backlog int, only6 bool) (net.Listener, error) {
-	l, err := s.listenTCP(addr, backlog, only6)
+// ListenTCP listens on addr: port 0 takes a free one; an invalid or
+// unspecified address stands for all of ours, of both families with the
+// network "tcp", of one with "tcp4" and "tcp6". backlog is how many
+// connections may wait for Accept, 0 a default. The error is a *net.OpError.
+func (s *Stack) ListenTCP(network string, addr netip.AddrPort, backlog int) (net.Listener, error) {
+	l, err := s.listenTCP(network, addr, backlog)
 	if err != nil {
-		return nil, &net.OpError{Op: "listen", Net: "tcp", Addr: &net.TCPAddr{IP: addr.Addr().AsSlice(), Port: int(addr.Port())}, Err: err}
+		return nil, &net.OpError{Op: "listen", Net: network, Addr: &net.TCPAddr{IP: addr.Addr().AsSlice(), Port: int(addr.Port())}, Err: err}
 	}
 	return l, nil
 }
 
-func (s *Stack) listenTCP(addr netip.AddrPort, backlog int, only6 bool) (*listener, error) {
+func (s *Stack) listenTCP(network string, addr netip.AddrPort, backlog int) (*listener, error) {
 	if isClosed(s.done) {
 		return nil, net.ErrClosed
 	}
 	if backlog <= 0 {
 		backlog = defaultBacklog
 	}
-	proto, wildcard := family(addr.Addr())
+	proto, wildcard, only6 := family(network, addr.Addr())
 	wq := new(waiter.Queue)
 	ep, err := s.newTCP(proto, wq)
 	if err != nil {
@@ -86,10 +78,11 @@ func (s *Stack) listenTCP(addr netip.AddrPort, backlog int, only6 bool) (*listen
 	bound := addrPort(local, wildcard)
 	l := &listener{
 		s: s, ep: ep, wq: wq,
-		addr:   net.TCPAddrFromAddrPort(bound),
-		bound:  bound,
-		only6:  only6,
-		closed: make(chan struct{}),
+		network: network,
+		addr:    net.TCPAddrFromAddrPort(bound),
+		bound:   bound,
+		only6:   only6,
+		closed:  make(chan struct{}),
 	}
 	l.deadline.init()
 	l.entry, l.ready = waiter.NewChannelEntry(waiter.ReadableEvents | waiter.EventHUp | waiter.EventErr)
@@ -97,7 +90,7 @@ func (s *Stack) listenTCP(addr netip.AddrPort, backlog int, only6 bool) (*listen
 	if !s.claim(l) {
 		ep.Close()
 		if addr.Port() == 0 { // chosen among those that may be shared
-			return s.listenTCP(addr, backlog, only6)
+			return s.listenTCP(network, addr, backlog)
 		}
 		return nil, syscallError("bind", syscall.EADDRINUSE)
 	}
@@ -148,7 +141,7 @@ func (l *listener) Accept() (net.Conn, error) {
 	for {
 		c, err := l.accept()
 		if err != nil {
-			return nil, &net.OpError{Op: "accept", Net: "tcp", Addr: l.addr, Err: err}
+			return nil, &net.OpError{Op: "accept", Net: l.network, Addr: l.addr, Err: err}
 		}
 		if c != nil {
 			return c, nil
@@ -174,7 +167,7 @@ func (l *listener) accept() (*tcpConn, error) {
 			case l.ready <- struct{}{}:
 			default:
 			}
-			c, err := l.s.newTCPConn(ep, wq)
+			c, err := l.s.newTCPConn(l.network, ep, wq)
 			if err != nil && isClosed(l.s.done) {
 				return nil, net.ErrClosed
 			}
@@ -199,7 +192,7 @@ func (l *listener) Close() error {
 	first := false
 	l.end(func() { first = true })
 	if !first {
-		return &net.OpError{Op: "close", Net: "tcp", Addr: l.addr, Err: net.ErrClosed}
+		return &net.OpError{Op: "close", Net: l.network, Addr: l.addr, Err: net.ErrClosed}
 	}
 	return nil
 }
@@ -224,7 +217,7 @@ func (l *listener) Addr() net.Addr { return l.addr }
 // SetDeadline is net.TCPListener's.
 func (l *listener) SetDeadline(t time.Time) error {
 	if isClosed(l.closed) {
-		return &net.OpError{Op: "set", Net: "tcp", Addr: l.addr, Err: net.ErrClosed}
+		return setError(l.network, l.addr)
 	}
 	l.deadline.set(t)
 	return nil

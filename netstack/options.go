@@ -74,20 +74,28 @@ func (c *tcpConn) SetKeepAliveConfig(cfg net.KeepAliveConfig) error {
 	})
 }
 
+// MultipathTCP is net.TCPConn's: it is not used. A pipe has several paths of
+// its own.
+func (c *tcpConn) MultipathTCP() (bool, error) {
+	return false, nil
+}
+
 // SetReadBuffer is net.TCPConn's. It ends automatic tuning.
 func (c *tcpConn) SetReadBuffer(bytes int) error {
-	return c.option(func(o *tcpip.SocketOptions) tcpip.Error {
-		o.SetReceiveBufferSize(int64(bytes), true)
-		return nil
-	})
+	if isClosed(c.closed) {
+		return setError(c.network, c.laddr)
+	}
+	c.ep.SocketOptions().SetReceiveBufferSize(int64(bytes), true)
+	return nil
 }
 
 // SetWriteBuffer is net.TCPConn's. It ends automatic tuning.
 func (c *tcpConn) SetWriteBuffer(bytes int) error {
-	return c.option(func(o *tcpip.SocketOptions) tcpip.Error {
-		o.SetSendBufferSize(int64(bytes), true)
-		return nil
-	})
+	if isClosed(c.closed) {
+		return setError(c.network, c.laddr)
+	}
+	c.ep.SocketOptions().SetSendBufferSize(int64(bytes), true)
+	return nil
 }
 
 func (c *tcpConn) option(set func(*tcpip.SocketOptions) tcpip.Error) error {
@@ -95,7 +103,7 @@ func (c *tcpConn) option(set func(*tcpip.SocketOptions) tcpip.Error) error {
 		return err
 	}
 	if err := set(c.ep.SocketOptions()); err != nil {
-		return c.opError("set", sysError(err))
+		return c.opError("set", syscallError("setsockopt", sysError(err)))
 	}
 	return nil
 }

@@ -62,7 +62,7 @@ func testContext(tb testing.TB) context.Context {
 // pair returns both ends of a TCP connection from a to b at b's address.
 func (r *rig) pair(tb testing.TB, at netip.Addr) (client, server *tcpConn) {
 	tb.Helper()
-	l, err := r.b.ListenTCP(netip.AddrPort{}, 0)
+	l, err := r.b.ListenTCP("tcp", netip.AddrPort{}, 0)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -75,7 +75,7 @@ func (r *rig) pair(tb testing.TB, at netip.Addr) (client, server *tcpConn) {
 		}
 		accepted <- c
 	}()
-	c, err := r.a.DialTCP(testContext(tb), netip.AddrPort{}, netip.AddrPortFrom(at, port(l.Addr())))
+	c, err := r.a.DialTCP(testContext(tb), "tcp", netip.AddrPort{}, netip.AddrPortFrom(at, port(l.Addr())))
 	if err != nil {
 		tb.Fatal(err)
 	}

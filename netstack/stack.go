@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"strings"
 	"sync"
 	"time"
 
@@ -364,14 +365,18 @@ func addrPort(f tcpip.FullAddress, wildcard netip.Addr) netip.AddrPort {
 	return netip.AddrPortFrom(a.Unmap(), f.Port)
 }
 
-// family returns the protocol of an endpoint that is to be bound to a, and
-// whether it must not take IPv4: an invalid address and :: mean both families,
-// as ":80" does in package net; 0.0.0.0 is IPv4 alone.
-func family(a netip.Addr) (proto tcpip.NetworkProtocolNumber, wildcard netip.Addr) {
-	if a.IsValid() && a.Unmap().Is4() {
-		return header.IPv4ProtocolNumber, netip.IPv4Unspecified()
+// family says for an endpoint of a network ("tcp", "tcp4", "udp6") that is to
+// be bound to a, which protocol it is of, what its wildcard address is, and
+// whether it must not take IPv4. An unspecified address of either family and
+// none at all mean the same, as in package net: all addresses, of both
+// families if the network does not choose one.
+func family(network string, a netip.Addr) (proto tcpip.NetworkProtocolNumber, wildcard netip.Addr, only6 bool) {
+	a = a.Unmap()
+	wild := !a.IsValid() || a.IsUnspecified()
+	if strings.HasSuffix(network, "4") || a.Is4() && !wild {
+		return header.IPv4ProtocolNumber, netip.IPv4Unspecified(), false
 	}
-	return header.IPv6ProtocolNumber, netip.IPv6Unspecified()
+	return header.IPv6ProtocolNumber, netip.IPv6Unspecified(), strings.HasSuffix(network, "6")
 }
 
 var errNoAddress = errors.New("netstack: no address")

@@ -45,12 +45,12 @@ func TestSetTap(t *testing.T) {
 		{r.a.v4, r.a4, r.b.v4, r.b4},
 		{r.a.v6, r.a6, r.b.v6, r.b6},
 	} {
-		pc, err := r.b.ListenUDP(netip.AddrPort{})
+		pc, err := r.b.ListenUDP("udp", netip.AddrPort{})
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer pc.Close()
-		c, err := r.a.DialUDP(context.Background(), netip.AddrPort{}, netip.AddrPortFrom(tt.atB, port(pc.LocalAddr())))
+		c, err := r.a.DialUDP(context.Background(), "udp", netip.AddrPort{}, netip.AddrPortFrom(tt.atB, port(pc.LocalAddr())))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -109,7 +109,7 @@ func TestSetTap(t *testing.T) {
 func TestFragments(t *testing.T) {
 	r := newRig(t)
 	for _, to := range []netip.Addr{r.b4, r.b6} {
-		pc, err := r.b.ListenUDP(netip.AddrPort{})
+		pc, err := r.b.ListenUDP("udp", netip.AddrPort{})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -3,7 +3,6 @@ package netstack
 import (
 	"bytes"
 	"context"
-	"errors"
 	"io"
 	"net"
 	"net/netip"
@@ -26,6 +25,7 @@ type tcpConn struct {
 	s            *Stack
 	ep           tcpip.Endpoint
 	wq           *waiter.Queue
+	network      string // as it was asked for: "tcp", "tcp4", "tcp6"
 	laddr, raddr *net.TCPAddr
 	unpin        func()
 
@@ -67,7 +67,7 @@ func (s *Stack) newTCP(proto tcpip.NetworkProtocolNumber, wq *waiter.Queue) (tcp
 
 // newTCPConn wraps a connected endpoint. It takes ownership of ep: on an
 // error it is gone.
-func (s *Stack) newTCPConn(ep tcpip.Endpoint, wq *waiter.Queue) (*tcpConn, error) {
+func (s *Stack) newTCPConn(network string, ep tcpip.Endpoint, wq *waiter.Queue) (*tcpConn, error) {
 	local, err := ep.GetLocalAddress()
 	if err != nil {
 		ep.Close()
@@ -80,7 +80,7 @@ func (s *Stack) newTCPConn(ep tcpip.Endpoint, wq *waiter.Queue) (*tcpConn, error
 	}
 	l, r := addrPort(local, netip.Addr{}), addrPort(remote, netip.Addr{})
 	c := &tcpConn{
-		s: s, ep: ep, wq: wq,
+		s: s, ep: ep, wq: wq, network: network,
 		laddr: net.TCPAddrFromAddrPort(l), raddr: net.TCPAddrFromAddrPort(r),
 		closed: make(chan struct{}),
 		unpin:  s.pin(r.Addr()),
@@ -101,14 +101,15 @@ func (s *Stack) newTCPConn(ep tcpip.Endpoint, wq *waiter.Queue) (*tcpConn, error
 }
 
 // DialTCP connects to raddr, from laddr if that is valid; its port and its
-// address may be zero. The error is a *net.OpError. It ends at once when the
+// address may be zero. The network, "tcp", "tcp4" or "tcp6", is for the
+// errors of Dial and conn alone: raddr decides. The error is a *net.OpError. It ends at once when the
 // peer refuses (ECONNREFUSED), when no pipe to the peer can be opened
 // (EHOSTUNREACH; Shim.LastError has the reason), when ctx ends and when the
 // Stack is closed.
-func (s *Stack) DialTCP(ctx context.Context, laddr, raddr netip.AddrPort) (net.Conn, error) {
-	c, err := s.dialTCP(ctx, laddr, raddr)
+func (s *Stack) DialTCP(ctx context.Context, network string, laddr, raddr netip.AddrPort) (net.Conn, error) {
+	c, err := s.dialTCP(ctx, network, laddr, raddr)
 	if err != nil {
-		e := &net.OpError{Op: "dial", Net: "tcp", Addr: net.TCPAddrFromAddrPort(raddr), Err: err}
+		e := &net.OpError{Op: "dial", Net: network, Addr: net.TCPAddrFromAddrPort(raddr), Err: err}
 		if laddr.IsValid() {
 			e.Source = net.TCPAddrFromAddrPort(laddr)
 		}
@@ -117,7 +118,7 @@ func (s *Stack) DialTCP(ctx context.Context, laddr, raddr netip.AddrPort) (net.C
 	return c, nil
 }
 
-func (s *Stack) dialTCP(ctx context.Context, laddr, raddr netip.AddrPort) (*tcpConn, error) {
+func (s *Stack) dialTCP(ctx context.Context, network string, laddr, raddr netip.AddrPort) (*tcpConn, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, contextError(err)
 	}
@@ -163,7 +164,7 @@ func (s *Stack) dialTCP(ctx context.Context, laddr, raddr netip.AddrPort) (*tcpC
 		ep.Close()
 		return nil, syscallError("connect", asyncError(err))
 	}
-	return s.newTCPConn(ep, wq)
+	return s.newTCPConn(network, ep, wq)
 }
 
 func connecting(ep tcpip.Endpoint) bool {
@@ -174,8 +175,14 @@ func connecting(ep tcpip.Endpoint) bool {
 	return false
 }
 
-// timeoutError is what package net says when a context's deadline passes.
-type timeoutError struct{}
+// timeoutError and canceledError are what package net says when a context ends.
+type (
+	timeoutError  struct{}
+	canceledError struct{}
+)
+
+func (canceledError) Error() string     { return "operation was canceled" }
+func (canceledError) Is(err error) bool { return err == context.Canceled }
 
 func (timeoutError) Error() string   { return "i/o timeout" }
 func (timeoutError) Timeout() bool   { return true }
@@ -185,14 +192,17 @@ func (timeoutError) Is(err error) bool {
 }
 
 func contextError(err error) error {
-	if errors.Is(err, context.DeadlineExceeded) {
+	switch err {
+	case context.DeadlineExceeded:
 		return timeoutError{}
+	case context.Canceled:
+		return canceledError{}
 	}
 	return err
 }
 
 func (c *tcpConn) opError(op string, err error) error {
-	return &net.OpError{Op: op, Net: "tcp", Source: c.laddr, Addr: c.raddr, Err: syscallError(op, err)}
+	return &net.OpError{Op: op, Net: c.network, Source: c.laddr, Addr: c.raddr, Err: err}
 }
 
 // Read implements net.Conn.
@@ -201,7 +211,7 @@ func (c *tcpConn) Read(b []byte) (int, error) {
 	n, err := c.read(b)
 	c.readMu.Unlock()
 	if err != nil && err != io.EOF {
-		err = c.opError("read", err)
+		err = c.opError("read", syscallError("read", err))
 	}
 	return n, err
 }
@@ -213,10 +223,10 @@ func (c *tcpConn) read(b []byte) (int, error) {
 		switch {
 		case isClosed(c.closed):
 			return 0, net.ErrClosed
-		case isClosed(expired):
-			return 0, os.ErrDeadlineExceeded
 		case len(b) == 0:
 			return 0, nil
+		case isClosed(expired):
+			return 0, os.ErrDeadlineExceeded
 		}
 		c.dst = b
 		res, err := c.ep.Read(&c.dst, tcpip.ReadOptions{})
@@ -254,7 +264,7 @@ func (c *tcpConn) Write(b []byte) (int, error) {
 	n, err := c.write(b)
 	c.writeMu.Unlock()
 	if err != nil {
-		err = c.opError("write", err)
+		err = c.opError("write", syscallError("write", err))
 	}
 	return n, err
 }
@@ -303,7 +313,15 @@ func (c *tcpConn) write(b []byte) (n int, err error) {
 var copyPool = sync.Pool{New: func() any { return new([superPacket]byte) }}
 
 // ReadFrom implements io.ReaderFrom: it writes all of r in super packets.
-func (c *tcpConn) ReadFrom(r io.Reader) (n int64, err error) {
+func (c *tcpConn) ReadFrom(r io.Reader) (int64, error) {
+	n, err := c.readFrom(r)
+	if err != nil {
+		err = c.opError("readfrom", err)
+	}
+	return n, err
+}
+
+func (c *tcpConn) readFrom(r io.Reader) (n int64, err error) {
 	buf := copyPool.Get().(*[superPacket]byte)
 	defer copyPool.Put(buf)
 	for {
@@ -323,7 +341,15 @@ func (c *tcpConn) ReadFrom(r io.Reader) (n int64, err error) {
 
 // WriteTo implements io.WriterTo: it reads until the end, as much at a time
 // as has come.
-func (c *tcpConn) WriteTo(w io.Writer) (n int64, err error) {
+func (c *tcpConn) WriteTo(w io.Writer) (int64, error) {
+	n, err := c.writeTo(w)
+	if err != nil {
+		err = c.opError("writeto", err)
+	}
+	return n, err
+}
+
+func (c *tcpConn) writeTo(w io.Writer) (n int64, err error) {
 	buf := copyPool.Get().(*[superPacket]byte)
 	defer copyPool.Put(buf)
 	for {
@@ -388,7 +414,7 @@ func (c *tcpConn) shutdown(how tcpip.ShutdownFlags) error {
 		return c.opError("close", net.ErrClosed)
 	}
 	if err := c.ep.Shutdown(how); err != nil {
-		return c.opError("shutdown", sysError(err))
+		return c.opError("close", syscallError("shutdown", sysError(err)))
 	}
 	return nil
 }
@@ -401,8 +427,8 @@ func (c *tcpConn) RemoteAddr() net.Addr { return c.raddr }
 
 // SetDeadline implements net.Conn.
 func (c *tcpConn) SetDeadline(t time.Time) error {
-	if err := c.alive("set"); err != nil {
-		return err
+	if isClosed(c.closed) {
+		return setError(c.network, c.laddr)
 	}
 	c.readDeadline.set(t)
 	c.writeDeadline.set(t)
@@ -411,8 +437,8 @@ func (c *tcpConn) SetDeadline(t time.Time) error {
 
 // SetReadDeadline implements net.Conn.
 func (c *tcpConn) SetReadDeadline(t time.Time) error {
-	if err := c.alive("set"); err != nil {
-		return err
+	if isClosed(c.closed) {
+		return setError(c.network, c.laddr)
 	}
 	c.readDeadline.set(t)
 	return nil
@@ -420,8 +446,8 @@ func (c *tcpConn) SetReadDeadline(t time.Time) error {
 
 // SetWriteDeadline implements net.Conn.
 func (c *tcpConn) SetWriteDeadline(t time.Time) error {
-	if err := c.alive("set"); err != nil {
-		return err
+	if isClosed(c.closed) {
+		return setError(c.network, c.laddr)
 	}
 	c.writeDeadline.set(t)
 	return nil

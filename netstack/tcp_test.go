@@ -94,7 +94,7 @@ func TestTCPBulk(t *testing.T) {
 
 func TestTCPToSelf(t *testing.T) {
 	r := newRig(t)
-	l, err := r.a.ListenTCP(netip.AddrPort{}, 0)
+	l, err := r.a.ListenTCP("tcp", netip.AddrPort{}, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -114,7 +114,7 @@ func TestTCPToSelf(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, self := range []netip.Addr{r.a.v4, r.a.v6, resolver} {
-		c, err := r.a.DialTCP(testContext(t), netip.AddrPort{}, netip.AddrPortFrom(self, port(l.Addr())))
+		c, err := r.a.DialTCP(testContext(t), "tcp", netip.AddrPort{}, netip.AddrPortFrom(self, port(l.Addr())))
 		if err != nil {
 			t.Fatal(err)
 		}

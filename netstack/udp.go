@@ -27,6 +27,7 @@ type udpConn struct {
 	s            *Stack
 	ep           tcpip.Endpoint
 	wq           *waiter.Queue
+	network      string       // as it was asked for: "udp", "udp4", "udp6"
 	laddr, raddr *net.UDPAddr // raddr is nil if not connected
 	at           bound        // the same, for datagrams past gVisor
 	unpin        func()
@@ -57,36 +58,27 @@ var (
 
 // ListenUDP returns a net.PacketConn bound to laddr, which is understood as
 // in ListenTCP. The error is a *net.OpError.
-func (s *Stack) ListenUDP(laddr netip.AddrPort) (net.PacketConn, error) {
-	return s.opListenUDP(laddr, false)
-}
-
-// ListenUDP6 is ListenUDP for all our IPv6 addresses alone ("udp6", ":80").
-func (s *Stack) ListenUDP6(port uint16) (net.PacketConn, error) {
-	return s.opListenUDP(netip.AddrPortFrom(netip.IPv6Unspecified(), port), true)
-}
-
-func (s *Stack) opListenUDP(laddr netip.AddrPort, only6 bool) (net.PacketConn, error) {
-	c, err := s.newUDP(laddr, netip.AddrPort{}, only6)
+func (s *Stack) ListenUDP(network string, laddr netip.AddrPort) (net.PacketConn, error) {
+	c, err := s.newUDP(network, laddr, netip.AddrPort{})
 	if err != nil {
-		return nil, &net.OpError{Op: "listen", Net: "udp", Addr: &net.UDPAddr{IP: laddr.Addr().AsSlice(), Port: int(laddr.Port())}, Err: err}
+		return nil, &net.OpError{Op: "listen", Net: network, Addr: &net.UDPAddr{IP: laddr.Addr().AsSlice(), Port: int(laddr.Port())}, Err: err}
 	}
 	return c, nil
 }
 
 // DialUDP returns a UDP conn that is connected to raddr, from laddr if that
-// is valid. Nothing is sent. The error is a *net.OpError.
-func (s *Stack) DialUDP(ctx context.Context, laddr, raddr netip.AddrPort) (net.Conn, error) {
+// is valid. Nothing is sent. The network is for errors, as in DialTCP. The error is a *net.OpError.
+func (s *Stack) DialUDP(ctx context.Context, network string, laddr, raddr netip.AddrPort) (net.Conn, error) {
 	var c *udpConn
 	err := contextError(ctx.Err())
 	if err == nil && !raddr.Addr().IsValid() {
 		err = errNoAddress
 	}
 	if err == nil {
-		c, err = s.newUDP(laddr, raddr, false)
+		c, err = s.newUDP(network, laddr, raddr)
 	}
 	if err != nil {
-		e := &net.OpError{Op: "dial", Net: "udp", Addr: net.UDPAddrFromAddrPort(raddr), Err: err}
+		e := &net.OpError{Op: "dial", Net: network, Addr: net.UDPAddrFromAddrPort(raddr), Err: err}
 		if laddr.IsValid() {
 			e.Source = net.UDPAddrFromAddrPort(laddr)
 		}
@@ -95,13 +87,13 @@ func (s *Stack) DialUDP(ctx context.Context, laddr, raddr netip.AddrPort) (net.C
 	return c, nil
 }
 
-func (s *Stack) newUDP(laddr, raddr netip.AddrPort, only6 bool) (*udpConn, error) {
+func (s *Stack) newUDP(network string, laddr, raddr netip.AddrPort) (*udpConn, error) {
 	if isClosed(s.done) {
 		return nil, net.ErrClosed
 	}
-	proto, wildcard := family(laddr.Addr())
+	proto, wildcard, only6 := family(network, laddr.Addr())
 	if raddr.IsValid() {
-		proto = protocolOf(raddr.Addr())
+		proto, only6 = protocolOf(raddr.Addr()), false
 	}
 	wq := new(waiter.Queue)
 	ep, err := s.stack.NewEndpoint(udp.ProtocolNumber, proto, wq)
@@ -115,7 +107,7 @@ func (s *Stack) newUDP(laddr, raddr netip.AddrPort, only6 bool) (*udpConn, error
 			return nil, syscallError("bind", sysError(err))
 		}
 	}
-	c := &udpConn{s: s, ep: ep, wq: wq, closed: make(chan struct{}), unpin: func() {}}
+	c := &udpConn{s: s, ep: ep, wq: wq, network: network, closed: make(chan struct{}), unpin: func() {}}
 	if raddr.IsValid() {
 		if err := ep.Connect(full(raddr)); err != nil {
 			ep.Close()
@@ -187,31 +179,23 @@ func (c *udpConn) unreachable() {
 	}
 }
 
-func (c *udpConn) opError(op string, to net.Addr, err error) error {
-	e := &net.OpError{Op: op, Net: "udp", Source: c.laddr, Addr: to, Err: syscallError(op, err)}
-	if to == nil && c.raddr != nil {
-		e.Addr = c.raddr
-	}
-	return e
-}
-
-// read takes the next datagram; what does not fit into b is lost.
-func (c *udpConn) read(b []byte) (int, netip.AddrPort, error) {
+// read takes the next datagram, of size bytes; what does not fit into b is lost.
+func (c *udpConn) read(b []byte) (n, size int, from netip.AddrPort, err error) {
 	c.readMu.Lock()
 	defer c.readMu.Unlock()
 	expired := c.readDeadline.wait()
 	for {
 		switch {
 		case isClosed(c.closed):
-			return 0, netip.AddrPort{}, net.ErrClosed
+			return 0, 0, netip.AddrPort{}, net.ErrClosed
 		case isClosed(expired):
-			return 0, netip.AddrPort{}, os.ErrDeadlineExceeded
+			return 0, 0, netip.AddrPort{}, os.ErrDeadlineExceeded
 		}
 		// gVisor's errors and rare datagrams first, if there are any: else
 		// they would wait until the queue is empty.
 		if !c.stacked.Load() {
-			if n, from, ok := c.queue.pop(b); ok {
-				return n, from, nil
+			if n, size, from, ok := c.queue.pop(b); ok {
+				return n, size, from, nil
 			}
 		}
 		c.stacked.Store(false)
@@ -221,17 +205,17 @@ func (c *udpConn) read(b []byte) (int, netip.AddrPort, error) {
 		switch err.(type) {
 		case nil:
 			c.stacked.Store(true) // perhaps there is more
-			return res.Count, addrPort(res.RemoteAddr, netip.Addr{}), nil
+			return res.Count, res.Total, addrPort(res.RemoteAddr, netip.Addr{}), nil
 		case *tcpip.ErrWouldBlock:
-			if n, from, ok := c.queue.pop(b); ok {
-				return n, from, nil
+			if n, size, from, ok := c.queue.pop(b); ok {
+				return n, size, from, nil
 			}
 		default:
 			c.stacked.Store(true)
 			if isClosed(c.closed) {
-				return 0, netip.AddrPort{}, net.ErrClosed
+				return 0, 0, netip.AddrPort{}, net.ErrClosed
 			}
-			return 0, netip.AddrPort{}, asyncError(err)
+			return 0, 0, netip.AddrPort{}, asyncError(err)
 		}
 		select {
 		case <-c.readable:
@@ -241,37 +225,16 @@ func (c *udpConn) read(b []byte) (int, netip.AddrPort, error) {
 	}
 }
 
-// Read implements net.Conn.
-func (c *udpConn) Read(b []byte) (int, error) {
-	n, _, err := c.read(b)
-	if err != nil {
-		return 0, c.opError("read", nil, err)
-	}
-	return n, nil
-}
-
-// ReadFromUDPAddrPort is net.UDPConn's: ReadFrom without an allocation.
-func (c *udpConn) ReadFromUDPAddrPort(b []byte) (int, netip.AddrPort, error) {
-	n, from, err := c.read(b)
-	if err != nil {
-		return 0, netip.AddrPort{}, c.opError("read", nil, err)
-	}
-	return n, from, nil
-}
-
-// ReadFrom implements net.PacketConn; the address is a *net.UDPAddr.
-func (c *udpConn) ReadFrom(b []byte) (int, net.Addr, error) {
-	n, from, err := c.ReadFromUDPAddrPort(b)
-	if err != nil {
-		return 0, nil, err
-	}
-	return n, net.UDPAddrFromAddrPort(from), nil
-}
-
 // write sends one datagram; an invalid to is the connected address.
 func (c *udpConn) write(b []byte, to netip.AddrPort) (int, error) {
 	if len(b) > maxDatagram {
 		return 0, syscall.EMSGSIZE
+	}
+	if to.Addr().IsValid() {
+		var err error
+		if to, err = c.target(to); err != nil {
+			return 0, err
+		}
 	}
 	switch {
 	case isClosed(c.closed):
@@ -318,51 +281,12 @@ func (c *udpConn) write(b []byte, to netip.AddrPort) (int, error) {
 	}
 }
 
-// Write implements net.Conn.
-func (c *udpConn) Write(b []byte) (int, error) {
-	if c.raddr == nil {
-		return 0, c.opError("write", nil, syscall.EDESTADDRREQ)
-	}
-	n, err := c.write(b, netip.AddrPort{})
-	if err != nil {
-		return 0, c.opError("write", nil, err)
-	}
-	return n, nil
-}
-
-// WriteToUDPAddrPort is net.UDPConn's.
-func (c *udpConn) WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int, error) {
-	var err error
-	n := 0
-	switch {
-	case c.raddr != nil:
-		err = net.ErrWriteToConnected
-	case !to.IsValid():
-		err = syscall.EINVAL
-	default:
-		n, err = c.write(b, to)
-	}
-	if err != nil {
-		return 0, c.opError("write", net.UDPAddrFromAddrPort(to), err)
-	}
-	return n, nil
-}
-
-// WriteTo implements net.PacketConn; to must be a *net.UDPAddr.
-func (c *udpConn) WriteTo(b []byte, to net.Addr) (int, error) {
-	ua, ok := to.(*net.UDPAddr)
-	if !ok || ua == nil {
-		return 0, c.opError("write", to, syscall.EINVAL)
-	}
-	return c.WriteToUDPAddrPort(b, ua.AddrPort())
-}
-
 // Close implements net.Conn.
 func (c *udpConn) Close() error {
 	first := false
 	c.end(func() { first = true })
 	if !first {
-		return c.opError("close", nil, net.ErrClosed)
+		return c.opError("close", "close", c.opAddr(), net.ErrClosed)
 	}
 	return nil
 }
@@ -410,7 +334,7 @@ func (c *udpConn) SetDeadline(t time.Time) error {
 // SetReadDeadline implements net.Conn.
 func (c *udpConn) SetReadDeadline(t time.Time) error {
 	if isClosed(c.closed) {
-		return c.opError("set", nil, net.ErrClosed)
+		return setError(c.network, c.laddr)
 	}
 	c.readDeadline.set(t)
 	return nil
@@ -419,7 +343,7 @@ func (c *udpConn) SetReadDeadline(t time.Time) error {
 // SetWriteDeadline implements net.Conn.
 func (c *udpConn) SetWriteDeadline(t time.Time) error {
 	if isClosed(c.closed) {
-		return c.opError("set", nil, net.ErrClosed)
+		return setError(c.network, c.laddr)
 	}
 	c.writeDeadline.set(t)
 	return nil
@@ -428,7 +352,7 @@ func (c *udpConn) SetWriteDeadline(t time.Time) error {
 // SetReadBuffer is net.UDPConn's.
 func (c *udpConn) SetReadBuffer(bytes int) error {
 	if isClosed(c.closed) {
-		return c.opError("set", nil, net.ErrClosed)
+		return setError(c.network, c.laddr)
 	}
 	c.ep.SocketOptions().SetReceiveBufferSize(int64(bytes), true)
 	c.queue.setLimit(min(max(bytes, bigDatagram), udpBufferMax))
@@ -438,7 +362,7 @@ func (c *udpConn) SetReadBuffer(bytes int) error {
 // SetWriteBuffer is net.UDPConn's.
 func (c *udpConn) SetWriteBuffer(bytes int) error {
 	if isClosed(c.closed) {
-		return c.opError("set", nil, net.ErrClosed)
+		return setError(c.network, c.laddr)
 	}
 	c.ep.SocketOptions().SetSendBufferSize(int64(bytes), true)
 	return nil

@@ -15,11 +15,11 @@ import (
 func TestUDP(t *testing.T) {
 	r := newRig(t)
 	for _, at := range []netip.Addr{r.b4, r.b6} {
-		pc, err := r.b.ListenUDP(netip.AddrPort{})
+		pc, err := r.b.ListenUDP("udp", netip.AddrPort{})
 		if err != nil {
 			t.Fatal(err)
 		}
-		c, err := r.a.DialUDP(context.Background(), netip.AddrPort{}, netip.AddrPortFrom(at, port(pc.LocalAddr())))
+		c, err := r.a.DialUDP(context.Background(), "udp", netip.AddrPort{}, netip.AddrPortFrom(at, port(pc.LocalAddr())))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -89,11 +89,11 @@ func TestUDPErrors(t *testing.T) {
 		}, syscall.ECONNREFUSED},
 	} {
 		for _, at := range []netip.Addr{r.b4, r.b6} {
-			l, err := r.b.ListenUDP(netip.AddrPort{})
+			l, err := r.b.ListenUDP("udp", netip.AddrPort{})
 			if err != nil {
 				t.Fatal(err)
 			}
-			c, err := r.a.DialUDP(context.Background(), netip.AddrPort{}, netip.AddrPortFrom(at, port(l.LocalAddr())))
+			c, err := r.a.DialUDP(context.Background(), "udp", netip.AddrPort{}, netip.AddrPortFrom(at, port(l.LocalAddr())))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -106,7 +106,7 @@ func TestUDPErrors(t *testing.T) {
 // A datagram that is larger than the buffer is cut, the next is whole.
 func TestUDPTruncates(t *testing.T) {
 	r := newRig(t)
-	pc, err := r.a.ListenUDP(netip.AddrPortFrom(r.a.v4, 0))
+	pc, err := r.a.ListenUDP("udp", netip.AddrPortFrom(r.a.v4, 0))
 	if err != nil {
 		t.Fatal(err)
 	}
