@@ -93,6 +93,50 @@ func idlocPair(ctx context.Context) (*pair, error) {
 	}, nil
 }
 
+// idlocServe is the server on an impaired path, and the founder beside it; the
+// client is told its token.
+func idlocServe(ctx context.Context, e *end) (hello string, accept func() (stream, error), err error) {
+	cfg := func(name string) idloc.Config {
+		return idloc.Config{Name: name, Addrs: []netip.Addr{e.local}}
+	}
+	founder, err := idloc.Create(ctx, "bench.example", cfg("founder"))
+	if err != nil {
+		return "", nil, err
+	}
+	token, err := founder.Invite(idloc.InviteOptions{Name: "server"})
+	if err != nil {
+		return "", nil, err
+	}
+	server, err := idloc.Join(ctx, token, cfg("server"))
+	if err != nil {
+		return "", nil, err
+	}
+	l, err := server.Listen("tcp", ":7000")
+	if err != nil {
+		return "", nil, err
+	}
+	token, err = founder.Invite(idloc.InviteOptions{Name: "client"})
+	return token, func() (stream, error) { return l.Accept() }, err
+}
+
+func idlocConnect(ctx context.Context, e *end, token string) (stream, error) {
+	client, err := idloc.Join(ctx, token, idloc.Config{Name: "client", Addrs: []netip.Addr{e.local}})
+	if err != nil {
+		return nil, err
+	}
+	for { // until the server's name is published
+		c, err := client.Dial(ctx, "tcp", "server.bench.example:7000")
+		if err == nil || ctx.Err() != nil {
+			return c, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
 // stagesOf says how long after the step before it each step of a first dial
 // came, in ms.
 func stagesOf(events []idloc.Event) map[string]float64 {

@@ -7,8 +7,11 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"math/big"
 	"net"
+	"net/netip"
+	"syscall"
 	"time"
 )
 
@@ -70,6 +73,31 @@ func tlsPair(ctx context.Context) (*pair, error) {
 		return tls.Server(c.(net.Conn), server), nil
 	}
 	return p, nil
+}
+
+// kernelServe is the server on an impaired path, with that congestion control.
+func kernelServe(congestion string) func(context.Context, *end) (string, func() (stream, error), error) {
+	return func(ctx context.Context, e *end) (string, func() (stream, error), error) {
+		l, err := (&net.ListenConfig{Control: control(congestion)}).Listen(ctx, "tcp", netip.AddrPortFrom(e.local, 0).String())
+		if err != nil {
+			return "", nil, err
+		}
+		return l.Addr().String(), func() (stream, error) { return l.Accept() }, nil
+	}
+}
+
+func kernelConnect(congestion string) func(context.Context, *end, string) (stream, error) {
+	return func(ctx context.Context, _ *end, hello string) (stream, error) {
+		return (&net.Dialer{Control: control(congestion)}).DialContext(ctx, "tcp", hello)
+	}
+}
+
+func control(congestion string) func(_, _ string, c syscall.RawConn) error {
+	return func(_, _ string, c syscall.RawConn) error {
+		var set error
+		err := c.Control(func(fd uintptr) { set = setCongestion(fd, congestion) })
+		return errors.Join(err, set)
+	}
 }
 
 func certificate() (tls.Certificate, error) {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -25,6 +26,7 @@ var peers = []struct {
 	{"kernel", kernelPair},
 	{"kernel-tls", tlsPair},
 	{"wireguard", wireguardPair},
+	{"tsnet", tsnetPair},
 	{"libp2p-quic", libp2pQUIC},
 	{"libp2p-tcp", libp2pTCP},
 	{"quic-go", quicPair},
@@ -39,6 +41,13 @@ var (
 	svgFile    = flag.String("svg", "", "write a chart to this file")
 	quiet      = flag.Bool("q", false, "no progress on standard error")
 	child      = flag.String("child", "", "take one measurement of this peer and print it as JSON")
+	overPaths  = flag.Bool("impaired", false, "measure one stream over paths with delay, loss, reordering and a bottleneck")
+	only       = flag.String("cell", "", "with -impaired: only rows with this in their name")
+	warm       = flag.Duration("warm", 2*time.Second, "with -impaired: how long a stream runs before it is measured")
+	endRole    = flag.String("end", "", "with -child: be one end of an impaired path, serve or dial")
+	local      = flag.String("local", "", "with -end: the address of this end")
+	remote     = flag.String("remote", "", "with -end: the address of the other end")
+	hello      = flag.String("hello", "", "with -end dial: what the server said")
 	cpuProfile = flag.String("cpuprofile", "", "with -child: write a CPU profile to this file")
 )
 
@@ -56,15 +65,33 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	var err error
-	if *child != "" {
+	switch {
+	case *endRole != "":
+		err = anEnd(ctx)
+	case *child != "":
 		err = measure(ctx, *child, *workloads)
-	} else {
+	case *overPaths:
+		err = impaired(ctx)
+	default:
 		err = suite(ctx)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "peerbench:", err)
 		os.Exit(1)
 	}
+}
+
+// anEnd is what a child process in a namespace does.
+func anEnd(ctx context.Context) error {
+	var e end
+	var err error
+	if e.local, err = netip.ParseAddr(*local); err != nil {
+		return err
+	}
+	if e.peer, err = netip.ParseAddr(*remote); err != nil {
+		return err
+	}
+	return runEnd(ctx, *child, *endRole, *hello, &e)
 }
 
 // measure is what a child process does.

@@ -92,28 +92,38 @@ func (r *report) table(w io.Writer) error {
 	fmt.Fprintf(t, "\t%s\n", strings.Join(r.Peers, "\t"))
 	for _, x := range r.Medians {
 		fmt.Fprintf(t, "%s %s", x.Workload, x.Metric)
-		for i, p := range r.Peers {
-			v, ok := x.Values[p]
-			switch first, base := x.Values[r.Peers[0]]; {
-			case !ok:
-				fmt.Fprint(t, "\t–")
-			case i == 0 || !base || v == 0:
-				fmt.Fprintf(t, "\t%.4g", v)
-			default:
-				fmt.Fprintf(t, "\t%.4g (%.2f×)", v, first/v)
-			}
-		}
-		fmt.Fprintln(t)
+		r.printValues(t, x)
 	}
 	if err := t.Flush(); err != nil {
 		return err
 	}
+	r.printErrors(w)
+	return nil
+}
+
+// printValues prints the peers' values of a row, after its name.
+func (r *report) printValues(t io.Writer, x row) {
+	for i, p := range r.Peers {
+		v, ok := x.Values[p]
+		switch first, base := x.Values[r.Peers[0]]; {
+		case !ok:
+			fmt.Fprint(t, "\t–")
+		case i == 0 || !base || v == 0:
+			fmt.Fprintf(t, "\t%.4g", v)
+		default:
+			fmt.Fprintf(t, "\t%.4g (%.2f×)", v, first/v)
+		}
+	}
+	fmt.Fprintln(t)
+}
+
+// printErrors prints what failed.
+func (r *report) printErrors(w io.Writer) {
 	for _, s := range r.Samples {
 		if s.Err != "" {
 			fmt.Fprintf(w, "%s round %d, %s: %s\n", s.Workload, s.Round, s.Peer, s.Err)
 		}
 	}
-	return nil
 }
 
 // charted are the metrics of the chart, with their titles.

@@ -26,6 +26,7 @@ type datagrams interface {
 
 // pair is two nodes, a client and a server, that may not have met yet.
 type pair struct {
+	meet   func(ctx context.Context) error // before the first connection but W6's; may be nil
 	dial   func(ctx context.Context) (stream, error)
 	accept func() (stream, error)
 	flow   func() (client, server datagrams, err error) // nil: none
@@ -78,6 +79,11 @@ func with(ctx context.Context, mk maker, do func(*bench) error) error {
 	p, err := mk(ctx)
 	if err != nil {
 		return err
+	}
+	if p.meet != nil {
+		if err := p.meet(ctx); err != nil {
+			return err
+		}
 	}
 	b := &bench{pair: p}
 	go b.serve()
