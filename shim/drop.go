@@ -54,6 +54,8 @@ type counters struct {
 	in     atomic.Uint64
 	merged atomic.Uint64
 	misses atomic.Uint64
+
+	held, givenUp atomic.Uint64 // see order.go
 }
 
 func (c *counters) drop(d Drop) Drop {
@@ -67,6 +69,8 @@ type Stats struct {
 	In     uint64            // packets delivered to the stack (a merged run is one)
 	Merged uint64            // datagrams that were merged into a packet before them
 	Misses uint64            // Connects started
+	Early  uint64            // TCP segments that waited for one that was overtaken
+	Gaps   uint64            // times that such a wait was in vain
 	Drops  map[string]uint64 // by reason, zeros left out
 }
 
@@ -77,6 +81,8 @@ func (s *Shim) Stats() Stats {
 		In:     s.count.in.Load(),
 		Merged: s.count.merged.Load(),
 		Misses: s.count.misses.Load(),
+		Early:  s.count.held.Load(),
+		Gaps:   s.count.givenUp.Load(),
 		Drops:  make(map[string]uint64),
 	}
 	for d := range s.count.drops {

@@ -41,10 +41,11 @@ var plainPool = sync.Pool{New: func() any { return new([maxPlain]byte) }}
 // where in the run's View the rest is.
 type packet struct {
 	next     byte
-	hl       int // bytes of head in use
-	pay, n   int // offset and length of the payload
-	seg      int // the largest payload of those that were merged into it
-	merged   int // how many were merged into it
+	counter  uint32 // the pipe's, of the first datagram
+	hl       int    // bytes of head in use
+	pay, n   int    // offset and length of the payload
+	seg      int    // the largest payload of those that were merged into it
+	merged   int    // how many were merged into it
 	isFrag   bool
 	fragment fragment
 	head     [maxHead]byte
@@ -115,6 +116,7 @@ func (s *Shim) run(u Upper, r *run, m *mapping, p *pipe.Pipe, v6 bool, b []byte,
 			continue // counted by the pipe
 		}
 		k := &r.packets[r.n]
+		k.counter = binary.BigEndian.Uint32(d[4:])
 		if why, ok := k.parse(plain, v6, src, dst); !ok {
 			s.count.drop(why)
 			continue
@@ -127,6 +129,7 @@ func (s *Shim) run(u Upper, r *run, m *mapping, p *pipe.Pipe, v6 bool, b []byte,
 		}
 		r.n++
 	}
+	index := binary.BigEndian.Uint32(b) & wire.MaxIndex
 	datagrams, _ := u.(DatagramUpper)
 	for i := r.n - 1; i >= 0; i-- {
 		if s.deliverDatagram(datagrams, &r.packets[i], src, dst, o) {
@@ -139,7 +142,7 @@ func (s *Shim) run(u Upper, r *run, m *mapping, p *pipe.Pipe, v6 bool, b []byte,
 			s.lend(packets, r, &r.packets[i], v6, src, dst, o)
 			continue
 		}
-		s.deliver(u, &r.packets[i], v6, src, dst, view)
+		s.deliver(u, m, index, &r.packets[i], v6, src, dst, view)
 	}
 	view.Release()
 }
@@ -253,7 +256,7 @@ func (k *packet) joinUDP(a *packet) bool {
 
 // prepend makes a's payload, which lies before k's, a part of it.
 func (k *packet) prepend(a *packet) {
-	k.pay, k.n = a.pay, a.n+k.n
+	k.pay, k.n, k.counter = a.pay, a.n+k.n, a.counter
 	k.seg = max(k.seg, a.n)
 	k.merged++
 }
@@ -272,8 +275,8 @@ func sameOptions(x, y []byte) bool {
 }
 
 // deliver gives the stack one packet whose payload lies in view, which stays
-// the caller's.
-func (s *Shim) deliver(u Upper, k *packet, v6 bool, src, dst netip.Addr, view *buffer.View) {
+// the caller's. A TCP segment waits for those before it, if m is given.
+func (s *Shim) deliver(u Upper, m *mapping, index uint32, k *packet, v6 bool, src, dst netip.Addr, view *buffer.View) {
 	hv := k.header(v6, src, dst)
 	b := buffer.MakeWithView(hv)
 	if k.n > 0 {
@@ -286,6 +289,10 @@ func (s *Shim) deliver(u Upper, k *packet, v6 bool, src, dst netip.Addr, view *b
 			pv = buffer.NewViewWithData(view.AsSlice()[k.pay : k.pay+k.n])
 		}
 		b.Append(pv)
+	}
+	if m != nil && k.next == protoTCP && !k.isFrag && (k.n > 0 || k.head[13]&(flagSYN|flagRST) != 0) {
+		s.deliverInOrder(u, m, v6, index, k, b)
+		return
 	}
 	s.count.in.Add(1)
 	u.Deliver(v6, b)
@@ -344,7 +351,7 @@ func (s *Shim) Large(p *pipe.Pipe, v6 bool, plain []byte) {
 		if packets, _ := (*u).(PacketUpper); packets != nil {
 			s.lend(packets, r, k, v6, src, dst, view.AsSlice())
 		} else {
-			s.deliver(*u, k, v6, src, dst, view)
+			s.deliver(*u, nil, 0, k, v6, src, dst, view)
 		}
 	} else {
 		s.count.drop(why)

@@ -28,7 +28,8 @@ type mapping struct {
 	heldBytes  int
 
 	dense dense
-	acks  atomic.Pointer[acks] // nil until a small TCP segment comes in
+	acks  atomic.Pointer[acks]  // nil until a small TCP segment comes in
+	order atomic.Pointer[order] // nil until a TCP segment with payload does
 }
 
 // cow is a map read without a lock and copied, one shard at a time, by

@@ -124,6 +124,7 @@ func (s *Shim) Close() error {
 			s.removeLocked(m)
 			m.mu.Unlock()
 			m.dense.discard()
+			s.endOrder(m)
 		}
 	}
 	return nil
@@ -171,6 +172,7 @@ func (s *Shim) Down(p *pipe.Pipe, err error) {
 		return
 	}
 	m.dense.discard()
+	s.endOrder(m)
 	s.mu.Lock()
 	m.mu.Lock()
 	s.removeLocked(m)
