@@ -5,6 +5,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -102,5 +103,48 @@ func TestTCPLoss(t *testing.T) {
 			}
 			t.Logf("%v, %d datagrams lost, %d segments sent again", time.Since(begin), f.lost, r.a.Stats().Retransmits)
 		})
+	}
+}
+
+// Datagrams that are overtaken by those of the next 2 ms do not look like lost
+// ones: of what came late, TCP sends next to nothing again.
+func TestTCPReorder(t *testing.T) {
+	const delay, more = 5 * time.Millisecond, 2 * time.Millisecond
+	r := newRig(t)
+	client, server := r.pair(t, r.b4)
+	var mu sync.Mutex // guards rnd
+	rnd := rand.New(rand.NewPCG(1, 7))
+	var late atomic.Int64
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	r.net.SetDelay(delay)
+	r.net.SetFilter(func(from, to *shimtest.Node, b []byte, seg int) []byte {
+		mu.Lock()
+		chosen := from == r.a.Node && len(b) > 2*seg && rnd.Float64() < .2
+		mu.Unlock()
+		if !chosen {
+			return b
+		}
+		d := bytes.Clone(b[:seg]) // the first is overtaken by its batch, and more
+		late.Add(1)
+		wg.Add(1)
+		time.AfterFunc(delay+more, func() {
+			defer wg.Done()
+			to.Pipes.Receive(to, from.LocalAddr(), d, seg)
+		})
+		return bytes.Clone(b[seg:])
+	})
+	want := make([]byte, 8<<20)
+	_, _ = rand.NewChaCha8([32]byte{7}).Read(want)
+	go func() { _, _ = client.Write(want); _ = client.CloseWrite() }()
+	_ = server.SetReadDeadline(time.Now().Add(time.Minute))
+	got, err := io.ReadAll(server)
+	if !bytes.Equal(got, want) || err != nil {
+		t.Errorf("%d of %d bytes, %v", len(got), len(want), err)
+	}
+	again := r.a.Stats().Retransmits
+	t.Logf("%d datagrams late, %d segments sent again; %+v", late.Load(), again, r.b.Shim.Stats())
+	if late.Load() < 10 || again > uint64(late.Load()/4) {
+		t.Errorf("%d datagrams late, %d segments sent again", late.Load(), again)
 	}
 }

@@ -136,7 +136,10 @@ func (s *Stack) configure() error {
 	rack := tcpip.TCPRecovery(0)
 	// Not cubic: gVisor's truncates the window to whole packets at each
 	// acknowledgement. After a few losses it stays at two packets, and once it
-	// is 0 nothing is ever sent again, with no timer running.
+	// is 0 nothing is ever sent again, with no timer running. Over 5 ms each way
+	// and 200 Mbit/s (internal/peerbench -impaired) reno with RFC 6675 got 134,
+	// 49 and 15 Mbit/s at 0.01, 0.1 and 1 % of loss, cubic 90, 11 and 10, cubic
+	// with RACK 114, 27 and 10.
 	reno := tcpip.CongestionControlOption("reno")
 	rtoMin, rtoMax, tries := tcpip.TCPMinRTOOption(minRTO), tcpip.TCPMaxRTOOption(maxRTO), tcpip.TCPMaxRetriesOption(retries)
 	moderate := tcpip.TCPModerateReceiveBufferOption(true)

@@ -77,7 +77,7 @@ func capture(tb testing.TB, p *pair, pk *shim.Packet, n int) (runs [][]byte, seg
 }
 
 func TestNoAllocs(t *testing.T) {
-	if raceEnabled {
+	if shim.RaceEnabled {
 		t.Skip("the race detector makes pools forget")
 	}
 	p, _, _ := upPair(t)

@@ -39,9 +39,15 @@
 // While it exists the peer's LSIs are pinned in the table. Looking one up
 // takes no lock and allocates nothing: a sharded map that is copied on write.
 //
+// TCP segments that a path reorders are put in order again before the stack
+// sees them, within a window that follows what the path does (order.go): a
+// flow without a gap is never held up.
+//
 // Limits: 64 packets and 256 KiB held per peer, the oldest dropped; one
 // Connect per peer at a time; 64 answers waiting for the stack; all drops are
-// counted by reason (Stats).
+// counted by reason (Stats); 20 ms of waiting for a segment, twice that while
+// nothing comes in, and 2048 segments or 4 MiB of a flow meanwhile, 8 flows a
+// peer.
 //
 // The package uses gVisor's buffer package, so that what a pipe opened goes
 // to the stack without another copy. It does not import the stack: that is
@@ -58,6 +64,7 @@
 //	dense.go     small packets in quick succession
 //	input.go     runs up, TCP merged          DESIGN §13
 //	lend.go      packets up without a View
+//	order.go     segments overtaken           RFC 8985 §6.2
 //	inner.go     IP headers                   RFC 791, RFC 8200
 //	icmp.go      errors made and translated   RFC 792, RFC 4443
 //	fragment.go  next header 44 ↔ IPv4        RFC 8200 §4.5, RFC 791 §3.2

@@ -34,8 +34,8 @@ const (
 	orderWindow = 20 * time.Millisecond // the longest that a segment is held
 	orderSlack  = time.Millisecond      // scheduling, ours and the peer's
 	orderLosses = 16                    // gaps in a row that were losses end the holding
-	orderMax    = 1024                  // segments held of a flow
-	orderBytes  = 1 << 20               // bytes held of a flow
+	orderMax    = 2048                  // segments held of a flow
+	orderBytes  = 4 << 20               // bytes held of a flow
 )
 
 // order is what a mapping knows of the order in which segments come in.
@@ -252,7 +252,9 @@ func (f *orderFlow) drain() *early {
 
 // orderTimeout gives up the gap that has lasted for the window, and lets go
 // what is held after it. The timer is not set anew for each segment: if it is
-// early for the first one it comes again.
+// early for the first one it comes again. Where nothing has come in just now,
+// what lacks may stand in the socket's buffer while the machine is busy with
+// others; then it gets as much time again.
 func (s *Shim) orderTimeout(o *order, f *orderFlow) {
 	f.firing.Lock()
 	defer f.firing.Unlock()
@@ -261,9 +263,13 @@ func (s *Shim) orderTimeout(o *order, f *orderFlow) {
 	f.armed = false
 	var chain *early
 	if f.first != nil {
-		if left := f.first.at + window - time.Since(start); left > 0 {
+		now := time.Since(start)
+		switch left := f.first.at + window - now; {
+		case left > 0:
 			f.arm(s, o, left)
-		} else {
+		case now-f.last.at > orderSlack && left+window > 0:
+			f.arm(s, o, orderSlack)
+		default:
 			s.count.givenUp.Add(1)
 			f.gap = gap{true, f.next, f.first.seq, f.first.stamp}
 			f.next = f.first.seq

@@ -1,5 +1,6 @@
 //go:build race
 
-package shim_test
+package shim
 
-const raceEnabled = true
+// RaceEnabled is for the tests outside of the package too.
+const RaceEnabled = true
