@@ -30,8 +30,20 @@ type Config struct {
 	// LSIPrefix is where IPv4 LSIs come from (draft §4.1), /29 or wider; the
 	// zero prefix is a /16 of 198.18.0.0/15.
 	LSIPrefix netip.Prefix
-	// ICEServers are extra "stun:host:port" servers for finding this node's
-	// mapped addresses. None is needed: public members answer STUN.
+	// ICEServers are extra servers, as URLs of RFC 7064 and RFC 7065:
+	//
+	//	stun:host[:port]
+	//	turn:user:password@host[:port][?transport=udp|tcp]
+	//	turns:user:password@host[:port]
+	//
+	// None is needed: public members answer STUN and forward. A STUN server
+	// tells this node's mapped addresses. A TURN server lends the node an
+	// address that its peers reach it at, whatever is between them; the node
+	// keeps one from its start, on a socket of its own, and uses it for pipes
+	// that find no direct path, before members that relay. Paths of kind
+	// "turn" are end-to-end encrypted as all others. What is not a letter,
+	// digit, "-", ".", "_" or "~" in user and password is percent-encoded;
+	// ?username=…&credential=… is taken too. turns: speaks TLS.
 	ICEServers []string
 	// Null is the policy for null encapsulation (draft §4.3).
 	Null NullPolicy
@@ -67,12 +79,15 @@ type PathPolicy uint8
 
 const (
 	PathAny        PathPolicy = iota // direct if possible, else relayed
-	PathDirectOnly                   // never through a relay
+	PathDirectOnly                   // never through a relay or a TURN server
 	// PathRelayOnly names no real address in offers and answers, runs no
 	// connectivity checks and sends data through relays only. Members that
 	// relay for this node still see its addresses, as do those that it is
 	// connected to on the peer protocol and those that look up its contact
-	// record: it hides the node from who calls, not from the overlay.
+	// record: it hides the node from who calls, not from the overlay. Such
+	// a node relays for nobody, since that would show its addresses, and who
+	// takes direct paths only cannot call it. A TURN server counts as a
+	// relay.
 	PathRelayOnly
 )
 

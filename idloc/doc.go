@@ -56,8 +56,8 @@
 //
 // # Not yet
 //
-// Null encapsulation (Config.Null, Dialer.Encapsulation) and TURN URLs in
-// Config.ICEServers return an error that is errors.ErrUnsupported.
+// Null encapsulation (Config.Null, Dialer.Encapsulation) returns an error that
+// is errors.ErrUnsupported.
 //
 // # Seeing inside
 //

@@ -126,7 +126,7 @@ func TestUnsupportedSaysSo(t *testing.T) {
 	t.Parallel()
 	for desc, cfg := range map[string]idloc.Config{
 		"null encapsulation": {Null: idloc.NullTLS},
-		"TURN":               {ICEServers: []string{"turn:192.0.2.1:3478"}},
+		"STUN over TLS":      {ICEServers: []string{"stuns:192.0.2.1"}},
 	} {
 		if n, err := idloc.Create(t.Context(), "example.com", cfg); !errors.Is(err, errors.ErrUnsupported) {
 			if err == nil {

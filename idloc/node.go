@@ -436,13 +436,9 @@ func (cfg Config) withDefaults() (Config, error) {
 	if cfg.Paths > PathRelayOnly {
 		return cfg, fmt.Errorf("idloc: path policy %d", cfg.Paths)
 	}
-	for _, url := range cfg.ICEServers {
-		switch scheme, _, _ := strings.Cut(url, ":"); scheme {
-		case "stun":
-		case "turn", "turns", "stuns":
-			return cfg, fmt.Errorf("idloc: ICE server %q: %w", url, errors.ErrUnsupported)
-		default:
-			return cfg, fmt.Errorf("idloc: ICE server %q: want stun:host:port", url)
+	for _, text := range cfg.ICEServers {
+		if _, err := overlay.ParseICEServer(text); err != nil {
+			return cfg, fmt.Errorf("idloc: %w", err)
 		}
 	}
 	if cfg.Name == "" {

@@ -104,7 +104,7 @@ func (n *Node) Ping(ctx context.Context, name string) (PingResult, error) {
 	}
 	local, remote := path.Addrs()
 	return PingResult{Peer: n.peer(t.peer), RTT: rtt, Path: PathStatus{
-		Kind: kindOf(path.Via()), Local: local, Remote: remote, Via: path.Via(), RTT: rtt, Active: true}}, nil
+		Kind: kindOf(path.Via(), p.TURN(path)), Local: local, Remote: remote, Via: path.Via(), RTT: rtt, Active: true}}, nil
 }
 
 // Status returns a snapshot of the node. It may be called at any time, also
@@ -151,19 +151,23 @@ func fillPipe(s *PeerStatus, p *pipe.Pipe) {
 	s.PacketsSent, s.PacketsReceived = st.PacketsSent, st.PacketsReceived
 	s.Lost, s.Drops = st.Lost, st.Drops
 	for _, path := range st.Paths {
-		s.Paths = append(s.Paths, PathStatus{Kind: kindOf(path.Via), Local: path.Local, Remote: path.Remote, Via: path.Via, RTT: path.RTT, Active: path.Active})
+		s.Paths = append(s.Paths, PathStatus{Kind: kindOf(path.Via, path.TURN), Local: path.Local, Remote: path.Remote, Via: path.Via, RTT: path.RTT, Active: path.Active})
 	}
 	if err := p.Err(); err != nil {
 		s.LastError = err.Error()
 	}
 }
 
-// kindOf is the Kind of a path that leads through a member, zero for none.
-func kindOf(via PeerID) string {
-	if via.IsZero() {
-		return "direct"
+// kindOf is the Kind of a path that leads through a member, zero for none, or
+// a TURN server.
+func kindOf(via PeerID, turn bool) string {
+	switch {
+	case !via.IsZero():
+		return "relayed"
+	case turn:
+		return "turn"
 	}
-	return "relayed"
+	return "direct"
 }
 
 // self is the node's own part of Status.
@@ -179,6 +183,13 @@ func (n *Node) self() SelfStatus {
 	s.Members, s.Servers, s.Routing, s.Records = st.Members, st.Servers, st.RoutingTable, st.Records
 	s.Revoked, s.Reached, s.Mapped, s.NAT = st.Revocations, st.Reached, st.Mapped, st.NAT
 	s.Relay = RelayStatus(n.pipes.Load().RelayStatus())
+	for _, t := range st.TURN {
+		ts := TURNStatus{Server: t.Server, Addr: t.Address}
+		if t.Err != nil {
+			ts.Error = t.Err.Error()
+		}
+		s.TURN = append(s.TURN, ts)
+	}
 	if m := n.ov.Member(); m != nil {
 		s.NotAfter, s.Confirmed = m.NotAfter, m.Confirmed
 	}

@@ -36,6 +36,14 @@ type SelfStatus struct {
 	NotAfter  time.Time        `json:"not_after,omitzero"` // end of the membership certificate
 	Confirmed bool             `json:"confirmed,omitzero"` // by the founder or a delegate
 	Relay     RelayStatus      `json:"relay,omitzero"`     // what this node forwards for others
+	TURN      []TURNStatus     `json:"turn,omitzero"`      // one for each TURN server of Config.ICEServers
+}
+
+// TURNStatus is what one TURN server lends this node.
+type TURNStatus struct {
+	Server string         `json:"server"`          // URL without credentials
+	Addr   netip.AddrPort `json:"addr,omitzero"`   // where peers reach this node through it; none: not now
+	Error  string         `json:"error,omitempty"` // why not
 }
 
 // RelayStatus counts what a node forwards between two other members.

@@ -36,7 +36,7 @@ type Config struct {
 	Events event.Sink
 	Logger *slog.Logger // nil is silent
 
-	ICEServers    []string       // "stun:host:port" beyond the members
+	ICEServers    []string       // STUN and TURN servers beyond the members, see ICEServer
 	LSIPrefixes   []netip.Prefix // never a peer's real address
 	AllowLoopback bool           // take a peer's loopback candidates even if we have other addresses
 	Net           transport.Net  // nil is the kernel's

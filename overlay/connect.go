@@ -45,7 +45,8 @@ var (
 type establishment struct {
 	peer      peerid.ID
 	initiator bool
-	direct    bool          // looks for a direct path only, and quietly
+	direct    bool          // uses no relay; the initiator's: quietly
+	turn      bool          // may use TURN servers
 	session   [16]byte      // responder: of the offer
 	relays    []peerid.ID   // responder: those it named
 	answered  chan struct{} // responder: closed when answer is set or never will be
@@ -172,7 +173,8 @@ func (c *connects) begin(p peerid.ID, direct bool) (*establishment, error) {
 	if e := c.byPeer[p]; e != nil {
 		return e, nil
 	}
-	e := &establishment{peer: p, initiator: true, direct: direct, replaced: make(chan struct{}), done: make(chan struct{})}
+	turn := !direct && c.o.cfg.Paths != PathDirectOnly
+	e := &establishment{peer: p, initiator: true, direct: direct, turn: turn, replaced: make(chan struct{}), done: make(chan struct{})}
 	e.ctx, e.cancel = context.WithCancelCause(c.ctx)
 	c.byPeer[p] = e
 	c.wg.Go(func() {
@@ -219,7 +221,7 @@ func (c *connects) initiate(ctx context.Context, e *establishment) (*pipe.Pipe, 
 		}
 		return nil, &StageError{stage, e.peer, err}
 	}
-	agent, err := c.newAgent(0)
+	agent, err := c.newAgent(e, 0)
 	if err != nil {
 		return fail(StageOffer, err)
 	}
@@ -313,8 +315,16 @@ func (c *connects) awaitOffer(ctx context.Context, p peerid.ID) {
 
 // newAgent makes the agent of one establishment; pairs is how many remote
 // candidates are known already.
-func (c *connects) newAgent(pairs int) (*iceAgent, error) {
-	return newICE(c.o.demux, c.o.cfg.Socket.Conns(), c.o.mapped.of, c.o.cfg.Net, pairs)
+func (c *connects) newAgent(e *establishment, pairs int) (*iceAgent, error) {
+	var lent []*turnLink
+	if e.turn {
+		lent = c.o.turn.links()
+	}
+	a, err := newICE(c.o.demux, c.o.cfg.Socket.Conns(), c.o.mapped.of, lent, c.o.cfg.Net, pairs)
+	if err == nil && e.turn {
+		a.turn = c.o.demux.newTURNSession(a.ufrag, a.pwd)
+	}
+	return a, err
 }
 
 // retire closes an agent after a grace in which it still answers the peer.
@@ -339,18 +349,25 @@ func (c *connects) local(a *iceAgent, e *establishment, relays []peerid.ID) pipe
 	chain := c.o.chain
 	c.o.mu.Unlock()
 	l := pipe.Local{Chain: chain, Ufrag: a.ufrag, Pwd: a.pwd, Candidates: a.candidates, Relays: relays, MTU: maxMTU}
-	if c.o.cfg.Paths == PathRelayOnly && !e.direct {
-		l.Candidates = nil
+	if c.hides(e) {
+		_, l.Candidates = splitRelayed(l.Candidates)
 	}
 	return l
+}
+
+// hides says whether an establishment names none of this node's addresses and
+// checks none of the peer's: all but the way of a PathRelayOnly node to its
+// own relays.
+func (c *connects) hides(e *establishment) bool {
+	return c.o.cfg.Paths == PathRelayOnly && !(e.direct && e.initiator)
 }
 
 // check runs the connectivity checks with what the peer said of itself.
 func (c *connects) check(ctx context.Context, a *iceAgent, p peerid.ID, controlling bool, remote pipe.Remote) (pipe.Path, error) {
 	start := time.Now()
-	candidates := c.o.filter.keep(remote.Candidates)
+	candidates, lent := splitRelayed(c.o.filter.keep(remote.Candidates))
 	c.o.cfg.Events.Emit(event.Event{Kind: event.Candidates, Peer: p,
-		Detail: "local " + describe(a.candidates) + "; remote " + describe(candidates)})
+		Detail: "local " + describe(a.candidates) + "; remote " + describe(append(lent, candidates...))})
 	if len(candidates) == 0 {
 		return pipe.Path{}, fmt.Errorf("%w: none of the peer's %d addresses is usable", errNoPair, len(remote.Candidates))
 	}
@@ -494,14 +511,19 @@ func (c *connects) end(e *establishment, pp *pipe.Pipe, err error) {
 // answer accepts an offer.
 func (c *connects) answer(e *establishment, in *pipe.Incoming) (*iceAgent, *pipe.Session, error) {
 	defer close(e.answered)
-	agent, err := c.newAgent(len(in.Remote.Candidates))
+	// An offer that names no relay of members wants none.
+	e.direct = len(in.Remote.Relays) == 0
+	e.turn = c.o.cfg.Paths != PathDirectOnly
+	agent, err := c.newAgent(e, len(in.Remote.Candidates))
 	if err != nil {
 		in.Reject()
 		return nil, nil, err
 	}
-	// An offer that names no relay wants none; one without addresses must
-	// have one.
-	e.direct = len(in.Remote.Relays) == 0
+	if _, lent := splitRelayed(in.Remote.Candidates); c.hides(e) && e.direct && len(lent) == 0 && len(c.o.turn.links()) == 0 {
+		in.Reject()
+		agent.close()
+		return nil, nil, errRelayOnly // it wants to see our addresses
+	}
 	if !e.direct {
 		e.relays = c.relays(e.peer)
 	}

@@ -39,6 +39,17 @@
 // contact records name none, since offer and answer do; §8's "at once" has a
 // head start of 200 ms for the checks, which most pairs do not use up.
 //
+// # TURN servers
+//
+// A TURN server of Config.ICEServers lends this peer an address (RFC 8656), on
+// a socket of the client's own, from the start on: no offer waits for it, and
+// it outlives the agents. Its address is a candidate of type relay. Pairs with
+// such an address, of either side, are checked by turncheck.go and not by the
+// agent, which would be content with the first pair that works: direct checks
+// have a head start of 100 ms, those through servers of 300 ms more before
+// members are asked to relay. A pipe through a server looks for a direct path
+// as one through a member does. One allocation takes 64 addresses of peers.
+//
 // # Who is let in
 //
 // Each connection begins with hellos: membership chains and the number of the
@@ -103,6 +114,9 @@
 //	connect.go   establishments                        draft §4.2, DESIGN §14.7
 //	ice.go       candidates, agents                    RFC 8445
 //	stale.go     connections that nobody answers on
+//	iceserver.go URLs of STUN and TURN servers  RFC 7064, RFC 7065
+//	turn.go      addresses that TURN servers lend  RFC 8656, DESIGN §14.9
+//	turncheck.go checks through them            RFC 8445
 //	relay.go     members that relay, looking for direct paths  DESIGN §14.4
 //	icemux.go    agents on the shared port, pacing     DESIGN §14.9, RFC 8445 §14
 //	stun.go      demux, responder, mapped addresses    RFC 8489, DESIGN §14.9

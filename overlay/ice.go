@@ -48,6 +48,7 @@ type iceAgent struct {
 	conns      []*socket.Conn
 	ufrag, pwd string
 	candidates []wire.Candidate
+	turn       *turnSession // nil: no TURN servers here, by policy; or taken by who closes it
 
 	closing sync.Once
 	closed  chan struct{}
@@ -55,9 +56,9 @@ type iceAgent struct {
 
 // newICE registers credentials and collects this side's candidates. Nothing
 // is sent.
-func newICE(d *stunDemux, conns []*socket.Conn, mapped func(*socket.Conn) []netip.AddrPort, nw transport.Net, pairs int) (*iceAgent, error) {
+func newICE(d *stunDemux, conns []*socket.Conn, mapped func(*socket.Conn) []netip.AddrPort, lent []*turnLink, nw transport.Net, pairs int) (*iceAgent, error) {
 	a := &iceAgent{conns: conns, ufrag: randomText(12), pwd: randomText(24), closed: make(chan struct{})}
-	a.candidates = localCandidates(conns, mapped)
+	a.candidates = localCandidates(conns, mapped, lent)
 	if len(a.candidates) == 0 {
 		return nil, errors.New("no local address")
 	}
@@ -181,6 +182,7 @@ func (a *iceAgent) addRemote(ctx context.Context, candidates []wire.Candidate) e
 // close ends the agent and waits for its goroutines.
 func (a *iceAgent) close() {
 	a.closing.Do(func() {
+		a.turn.close()
 		_ = a.session.Close() // first: unblocks the agent's readers
 		_ = a.agent.GracefulClose()
 		close(a.closed)
@@ -195,10 +197,16 @@ func randomText(bytes int) string {
 }
 
 // localCandidates lists what we show: each socket's own address and what it is
-// mapped to, most preferred first. Loopback addresses are shown only among
+// mapped to, and what TURN servers lend. Loopback addresses are shown only among
 // themselves or when listed (socket decides which sockets exist).
-func localCandidates(conns []*socket.Conn, mapped func(*socket.Conn) []netip.AddrPort) []wire.Candidate {
+func localCandidates(conns []*socket.Conn, mapped func(*socket.Conn) []netip.AddrPort, lent []*turnLink) []wire.Candidate {
 	var out []wire.Candidate
+	for i, l := range lent { // first: nothing else may push them out
+		out = append(out, wire.Candidate{
+			Type: wire.Relayed, Addr: l.at, Foundation: fmt.Sprintf("r%d", i),
+			Priority: priority(ice.CandidateTypeRelay, preference(l.at.Addr(), i)),
+		})
+	}
 	for i, c := range conns {
 		at := c.LocalAddr()
 		out = append(out, wire.Candidate{

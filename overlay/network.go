@@ -55,6 +55,7 @@ func (o *Overlay) followNetwork() {
 				o.log.Warn("listening on a new address", "addr", a, "err", err)
 			}
 		}
+		o.turn.moved()
 		checked := o.stale.checkAll()
 		o.spawn(func() { o.connects.renewAll(o.ctx, checked) })
 		o.publisher.changed()

@@ -43,6 +43,8 @@ type Overlay struct {
 	validator *naming.Validator
 	demux     *stunDemux
 	mapped    *reflexive
+	turn      *turnServers
+	ice       []ICEServer // Config.ICEServers
 	names     *names
 	publisher *publisher
 	router    *router
@@ -162,6 +164,9 @@ func prepare(cfg Config) (*Overlay, *saved, error) {
 	if o.log == nil {
 		o.log = slog.New(slog.DiscardHandler)
 	}
+	if o.ice, err = parseICEServers(cfg.ICEServers); err != nil {
+		return nil, nil, err
+	}
 	o.ctx, o.cancel = context.WithCancel(context.Background())
 	s, err := loadSaved(cfg.State)
 	if err != nil {
@@ -222,6 +227,7 @@ func (o *Overlay) compose() error {
 	}
 	o.filter = o.newFilter()
 	o.mapped = newReflexive(o.demux, o.cfg.Socket.Conns, o.stunServers)
+	o.turn = newTURNServers(o, o.ice)
 	o.validator = &naming.Validator{Overlay: o.ov, Now: o.now, Revoked: o.revoked.Load}
 	if o.peers, err = newRemembered(o.cfg.State, o.self); err != nil {
 		return err
@@ -257,6 +263,7 @@ func (o *Overlay) compose() error {
 	o.gate.handle(o.proto("dialback"), o.serveDialBack)
 	o.gate.start()
 	o.wg.Go(func() { o.mapped.run(o.ctx) })
+	o.wg.Go(func() { o.turn.run(o.ctx) })
 	o.wg.Go(func() { o.publisher.run(o.ctx) })
 	o.wg.Go(o.keepUp)
 	o.wg.Go(o.followNetwork)
@@ -568,7 +575,7 @@ func (o *Overlay) addrs() []string {
 // stunServers lists whom to ask for mapped addresses: configured servers
 // first, then the connected database servers, which others reach.
 func (o *Overlay) stunServers() []netip.AddrPort {
-	out := stunURLs(o.cfg.ICEServers)
+	out := stunServersOf(o.ctx, o.ice)
 	for _, d := range o.gate.members() {
 		if !o.db.speaks(d) {
 			continue
@@ -579,6 +586,10 @@ func (o *Overlay) stunServers() []netip.AddrPort {
 	}
 	return out
 }
+
+// candidatesChanged tells establishments that this peer has other candidates
+// than before.
+func (o *Overlay) candidatesChanged() {}
 
 // newFilter decides which remote candidates are acceptable. Loopback ones
 // are, if loopback is all that this node has, or when it was asked for.

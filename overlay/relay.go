@@ -50,7 +50,7 @@ var (
 // RelayFor says whether this peer forwards between two members, and to whom
 // from's traffic is charged: its invitation. It is pipe.Config.Relay.
 func (o *Overlay) RelayFor(from, to peerid.ID) (account string, ok bool) {
-	if me := o.Member(); o.cfg.NoRelay || me == nil || !me.Roles.Has(membership.RoleRelay) {
+	if me := o.Member(); !o.relays() || me == nil || !me.Roles.Has(membership.RoleRelay) {
 		return "", false
 	}
 	o.names.mu.Lock()
@@ -61,6 +61,10 @@ func (o *Overlay) RelayFor(from, to peerid.ID) (account string, ok bool) {
 	}
 	return string(m.Invitation[:]), true
 }
+
+// relays says whether this peer forwards for others at all: not if it hides its
+// addresses, since those whom it relays for would have to know them.
+func (o *Overlay) relays() bool { return !o.cfg.NoRelay && o.cfg.Paths != PathRelayOnly }
 
 // relays are the members that this side names as relays towards a peer:
 // those connected first, of these the servers, which others reach.
@@ -139,7 +143,10 @@ func (c *connects) both(target peerid.ID, mine, theirs []peerid.ID) []peerid.ID 
 // tried is a path, or why there is none.
 type tried struct {
 	path pipe.Path
-	err  error
+	turn bool // it leads through a TURN server
+	// extra: nobody waits for it.
+	extra bool
+	err   error
 }
 
 // open finds a path for a session: by checks, or through a relay while they
@@ -148,7 +155,9 @@ func (c *connects) open(ctx context.Context, o opening) (*pipe.Pipe, error) {
 	checks, stopChecks := context.WithTimeout(c.ctx, checkTimeout)
 	unhook := context.AfterFunc(ctx, stopChecks)
 	binds, stopBinds := context.WithTimeout(c.ctx, connectTimeout)
-	later := false // the rest of the search goes on after the return
+	turn := o.agent.turn
+	o.agent.turn = nil // ours: it lives as long as the search, and answers a little longer
+	later := false     // the rest of the search goes on after the return
 	defer func() {
 		if !later {
 			stopBinds()
@@ -158,15 +167,21 @@ func (c *connects) open(ctx context.Context, o opening) (*pipe.Pipe, error) {
 	checked := make(chan tried, 1)
 	c.wg.Go(func() {
 		defer c.retire(o.agent)
-		if c.o.cfg.Paths == PathRelayOnly && !o.e.direct {
+		if c.hides(o.e) {
 			checked <- tried{err: errRelayOnly}
 			return
 		}
 		path, err := c.check(checks, o.agent, o.e.peer, o.e.initiator, o.remote)
-		checked <- tried{path, err}
+		checked <- tried{path: path, err: err}
 	})
-	relayed := make(chan tried, len(o.relays))
+	c.wg.Go(func() {
+		<-binds.Done()
+		pause(c.ctx, iceGrace)
+		turn.close()
+	})
+	relayed := make(chan tried, len(o.relays)+1)
 	waiting, relays := 1, o.relays
+	turning, alone := false, false // checks through TURN servers have begun; and members wait for them
 	bind := func() {
 		for _, r := range relays {
 			waiting++
@@ -176,21 +191,50 @@ func (c *connects) open(ctx context.Context, o opening) (*pipe.Pipe, error) {
 	}
 	head := time.NewTimer(relayHeadStart)
 	defer head.Stop()
+	throughTURN := func() {
+		if !turning && turn != nil {
+			turning = true
+			pairs := c.pairsOf(o)
+			if alone = len(pairs) > 0; alone {
+				waiting++
+				head.Reset(turnAlone)
+			}
+			c.wg.Go(func() {
+				f := c.throughTURN(binds, o, turn, pairs)
+				f.extra = len(pairs) == 0 // for addresses that the peer tells late
+				relayed <- f
+			})
+		}
+	}
+	turnHead := time.NewTimer(turnHeadStart)
+	defer turnHead.Stop()
 	var checkErr, relayErr error
 	for waiting > 0 {
 		var f tried
 		select {
+		case <-turnHead.C:
+			throughTURN()
+			continue
 		case <-head.C:
 			bind()
 			continue
 		case f = <-checked:
 			if f.err != nil {
 				checkErr = f.err
-				bind()
+				throughTURN()
+				if !alone {
+					bind()
+				}
 			}
 		case f = <-relayed:
 			if f.err != nil {
 				relayErr = f.err
+				if f.turn {
+					bind()
+				}
+			}
+			if f.extra {
+				waiting++
 			}
 		case <-ctx.Done():
 			if checkErr == nil {
@@ -206,15 +250,15 @@ func (c *connects) open(ctx context.Context, o opening) (*pipe.Pipe, error) {
 		if err == nil {
 			err = ready(ctx, pp)
 		}
-		via := f.path.Via()
+		direct := f.path.Via().IsZero() && !f.turn
 		if err != nil {
-			if via.IsZero() {
+			if direct {
 				return nil, &StageError{StageHandshake, o.e.peer, err}
 			}
 			relayErr = err
 			continue
 		}
-		if !via.IsZero() {
+		if !direct {
 			later = true
 			unhook()
 			c.wg.Go(func() {
@@ -250,12 +294,15 @@ func (c *connects) goOn(o opening, pp *pipe.Pipe, checked, relayed <-chan tried,
 		case f = <-checked:
 			failed = f.err != nil
 		case f = <-relayed:
+			if f.extra {
+				waiting++
+			}
 		}
 		if f.err == nil {
 			_, _ = c.o.pipes.Up(o.session, f.path) // the pipe has ended, or has one path more
 		}
 	}
-	if failed && o.e.initiator && len(o.remote.Candidates) > 0 && c.o.cfg.Paths == PathAny {
+	if direct, _ := splitRelayed(o.remote.Candidates); failed && o.e.initiator && len(direct) > 0 && c.o.cfg.Paths == PathAny {
 		c.improve(o.e.peer, pp)
 	}
 }

@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net"
-	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -329,33 +327,6 @@ func addrInfos(texts []string) []peer.AddrInfo {
 	out, err := peer.AddrInfosFromP2pAddrs(list...)
 	if err != nil {
 		return nil
-	}
-	return out
-}
-
-// stunURLs reads "stun:host:port". A host that is a name is looked up in the
-// system's DNS, each time: the user has named a server outside of the overlay,
-// and its address may change. What cannot be read or looked up is left out.
-func stunURLs(urls []string) []netip.AddrPort {
-	var out []netip.AddrPort
-	for _, u := range urls {
-		rest, ok := strings.CutPrefix(u, "stun:")
-		if !ok {
-			continue
-		}
-		hostPort, _, _ := strings.Cut(rest, "?")
-		if a, err := netip.ParseAddrPort(hostPort); err == nil {
-			out = append(out, a)
-			continue
-		}
-		if ip, err := netip.ParseAddr(hostPort); err == nil {
-			out = append(out, netip.AddrPortFrom(ip, 3478))
-			continue
-		}
-		if a, err := net.ResolveUDPAddr("udp", hostPort); err == nil {
-			ap := a.AddrPort()
-			out = append(out, netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port()))
-		}
 	}
 	return out
 }

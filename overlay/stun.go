@@ -88,9 +88,12 @@ func username(b []byte) []byte {
 // establishment that owns the fragment, responses to whoever asked, the rest
 // of the requests to the responder. It is safe for concurrent use.
 type stunDemux struct {
-	mu       sync.RWMutex // guards sessions and pending
+	mu       sync.RWMutex // guards the maps
 	sessions map[string]*iceSession
 	pending  map[transactionID]func(c *socket.Conn, from netip.AddrPort, b []byte)
+	// The same for pairs through TURN servers (turncheck.go).
+	turns    map[string]*turnSession
+	checking map[transactionID]func(from netip.AddrPort, b []byte)
 
 	limits *sourceLimits
 	pacer  *pacer // of the checks that this node sends
@@ -100,6 +103,8 @@ func newSTUNDemux() *stunDemux {
 	return &stunDemux{
 		sessions: map[string]*iceSession{},
 		pending:  map[transactionID]func(*socket.Conn, netip.AddrPort, []byte){},
+		turns:    map[string]*turnSession{},
+		checking: map[transactionID]func(netip.AddrPort, []byte){},
 		limits:   newSourceLimits(stunPerSource, stunBurst, stunTotal, stunSources),
 		pacer:    newPacer(),
 	}
@@ -107,7 +112,11 @@ func newSTUNDemux() *stunDemux {
 
 // handle takes one message from the socket; b is borrowed.
 func (d *stunDemux) handle(c *socket.Conn, from netip.AddrPort, b []byte) {
-	switch kind, id := classify(b); kind {
+	kind, id := classify(b)
+	if d.handleCheck(c, from, b, kind, id) {
+		return
+	}
+	switch kind {
 	case stunRequest:
 		if name := username(b); name != nil {
 			d.mu.RLock()

@@ -268,6 +268,7 @@
 //	rekey.go      new keys in the pipe           DESIGN §7, §14.3
 //	path.go       paths, challenges, choice      DESIGN §9
 //	pathrelay.go  paths through relays           DESIGN §14.4
+//	pathturn.go   paths through TURN servers     DESIGN §8, RFC 8656
 //	relay.go      relaying for others            DESIGN §8, §14.4
 //	mtu.go        sizes                          RFC 8899
 //	tick.go       what time brings               DESIGN §14.8, RFC 7675

@@ -33,7 +33,8 @@ type path struct {
 	fresh     atomic.Bool  // checks have found it, and the peer was not heard there yet
 	mtu       atomic.Int32 // UDP payload that gets through
 
-	relayed   bool // through a relay: only while there is no direct one; fixed
+	turn      atomic.Bool // through a TURN server
+	relayed   atomic.Bool // through a relay or a TURN server: only while there is no direct one
 	created   int64
 	doubt     int64 // when it failed; it is not preferred until heard after that
 	follow    bool  // the peer moved here: switch once validated, unless the old path lives
@@ -67,7 +68,9 @@ func (p *Pipe) newPath(at Path, now int64) *path {
 	if len(paths) >= maxPaths && !p.evict() {
 		return nil
 	}
-	t := &path{Path: at, relayed: at.relayed(), created: now}
+	t := &path{Path: at, created: now}
+	t.turn.Store(p.lent(at))
+	t.relayed.Store(at.relayed() || t.turn.Load())
 	t.mtu.Store(int32(baseMTU(at.Local)))
 	paths = append(slices.Clone(*p.paths.Load()), t)
 	p.paths.Store(&paths)
@@ -153,7 +156,7 @@ func (p *Pipe) addLocal(s Sender) {
 	}
 	for _, old := range *p.paths.Load() {
 		at := Path{Local: s, Remote: old.Remote}
-		if old.relayed || s.LocalAddr().Addr().Is4() != old.Remote.Addr().Is4() || !old.validated.Load() || p.find(s, old.Remote) != nil {
+		if old.relayed.Load() || s.LocalAddr().Addr().Is4() != old.Remote.Addr().Is4() || !old.validated.Load() || p.find(s, old.Remote) != nil {
 			continue
 		}
 		if t := p.newPath(at, now); t != nil {
@@ -299,8 +302,8 @@ func (t *path) better(best *path, now int64) bool {
 		return best.doubted()
 	case t.validated.Load() != best.validated.Load():
 		return t.validated.Load()
-	case t.relayed != best.relayed:
-		return best.relayed
+	case t.relayed.Load() != best.relayed.Load():
+		return best.relayed.Load()
 	}
 	return t.srtt > 0 && best.srtt > 0 && t.srtt < best.srtt-betterRTTAtLeast &&
 		float64(t.srtt) < betterRTT*float64(best.srtt) && t.heard.Load()+int64(5*time.Second) > now
@@ -331,7 +334,7 @@ func (p *Pipe) suspect(best *path, now int64) {
 // heard there, if the present one was silent since. The caller holds mu.
 func (p *Pipe) followPeer(t *path, now int64) {
 	t.fresh.Store(false)
-	if best := p.best.Load(); best != nil && best != t && best.heard.Load() <= t.created && best.relayed == t.relayed {
+	if best := p.best.Load(); best != nil && best != t && best.heard.Load() <= t.created && best.relayed.Load() == t.relayed.Load() {
 		best.doubt = now
 		p.switchTo(t)
 	}

@@ -91,7 +91,7 @@ func (at Path) Via() peerid.ID {
 // the relay, if it leads through one.
 func (at Path) Addrs() (local, remote netip.AddrPort) {
 	if l, ok := at.Local.(*relayLink); ok {
-		if t := l.relay.best.Load(); t != nil && !t.relayed {
+		if t := l.relay.best.Load(); t != nil && !t.relayed.Load() {
 			return t.Local.LocalAddr(), t.Remote
 		}
 		return netip.AddrPort{}, netip.AddrPort{}
@@ -99,12 +99,12 @@ func (at Path) Addrs() (local, remote netip.AddrPort) {
 	return at.Local.LocalAddr(), at.Remote
 }
 
-// Relayed says whether data goes through a relay now.
+// Relayed says whether data goes through a relay or a TURN server now.
 func (p *Pipe) Relayed() bool { return p.relayed() }
 
 func (p *Pipe) relayed() bool {
 	t := p.best.Load()
-	return t != nil && t.relayed
+	return t != nil && t.relayed.Load()
 }
 
 // bind is one channel that is wanted of a relay, or held.

@@ -461,6 +461,7 @@ func (p *Pipe) Status() Status {
 			Local:     local,
 			Remote:    remote,
 			Via:       t.Via(),
+			TURN:      t.turn.Load(),
 			Active:    t == best,
 			Validated: t.validated.Load(),
 			RTT:       t.srtt,

@@ -2,7 +2,9 @@ package pipe
 
 import (
 	"bytes"
+	"net/netip"
 	"slices"
+	"sync/atomic"
 
 	"github.com/idloc/idloc/internal/peerid"
 	"github.com/idloc/idloc/internal/wire"
@@ -19,6 +21,8 @@ type Session struct {
 	remote    Remote
 	created   int64    // when its offer was made or read
 	kp        *keypair // of the handshake; a pipe goes on with its successors
+
+	lent atomic.Pointer[[]netip.AddrPort] // addresses of TURN servers that the peer told late
 
 	pipe      *Pipe // nil until installed; guarded by e.mu
 	confirmed int64 // when the peer was first heard under it; the pipe's mu

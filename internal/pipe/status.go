@@ -30,8 +30,9 @@ type Status struct {
 // PathStatus is a snapshot of one path of a pipe.
 type PathStatus struct {
 	Local     netip.AddrPort `json:"local"`
-	Remote    netip.AddrPort `json:"remote"`       // of the relay, if there is one
-	Via       peerid.ID      `json:"via,omitzero"` // the relay; zero: direct
+	Remote    netip.AddrPort `json:"remote"`        // of the relay, if there is one
+	Via       peerid.ID      `json:"via,omitzero"`  // the relay; zero: direct
+	TURN      bool           `json:"turn,omitzero"` // through a TURN server, of either side
 	Active    bool           `json:"active"`
 	Validated bool           `json:"validated"`
 	RTT       time.Duration  `json:"rtt"`

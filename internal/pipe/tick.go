@@ -153,7 +153,7 @@ func (p *Pipe) keepPaths(now int64) (next int64) {
 		if !t.validated.Load() {
 			continue
 		}
-		if t != best && (!t.live(now) || t.relayed && best != nil && !best.relayed && now >= p.moved+relayGrace) {
+		if t != best && (!t.live(now) || t.relayed.Load() && best != nil && !best.relayed.Load() && now >= p.moved+relayGrace) {
 			p.removePath(t)
 			continue
 		}
