@@ -74,6 +74,9 @@ func (n *Node) Resolver() *net.Resolver { return n.dns.NetResolver() }
 // at the second well-known LSI.
 func (n *Node) startDNS() error {
 	v4, v6 := n.table.Prefixes()
+	if !n.cfg.LSIPrefix.IsValid() {
+		v4 = defaultLSIs // what a name outside may not point to are the LSIs of other nodes in this process, too
+	}
 	at := n.table.Resolver()
 	var err error
 	n.dns, err = resolver.New(resolver.Config{

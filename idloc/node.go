@@ -226,9 +226,12 @@ func (c connector) Connect(ctx context.Context, peer peerid.ID) (*pipe.Pipe, err
 
 var errStarting = errors.New("the node has not entered the overlay yet")
 
+// defaultLSIs is where nodes without a Config.LSIPrefix have their LSIs.
+var defaultLSIs = netip.MustParsePrefix("198.18.0.0/15")
+
 // lsiRanges are the addresses that may be LSIs: no real address lies there.
 func (cfg Config) lsiRanges() []netip.Prefix {
-	ranges := []netip.Prefix{netip.MustParsePrefix("198.18.0.0/15"), netip.MustParsePrefix("2001:20::/28")}
+	ranges := []netip.Prefix{defaultLSIs, netip.MustParsePrefix("2001:20::/28")}
 	if cfg.LSIPrefix.IsValid() {
 		ranges = append(ranges, cfg.LSIPrefix)
 	}
