@@ -45,7 +45,10 @@ type Config struct {
 	// digit, "-", ".", "_" or "~" in user and password is percent-encoded;
 	// ?username=…&credential=… is taken too. turns: speaks TLS.
 	ICEServers []string
-	// Null is the policy for null encapsulation (draft §4.3).
+	// Null is the policy for null encapsulation (draft §4.3), for flows that
+	// others open as for this node's own: Dialer.Encapsulation asks for it. A
+	// node that allows it also listens on a TCP port, with the number of its
+	// UDP port if that is free, and its flows have UDP sockets of their own.
 	Null NullPolicy
 	// Paths restricts which paths pipes may take.
 	Paths PathPolicy

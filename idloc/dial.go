@@ -35,8 +35,12 @@ const connectTimeout = 30 * time.Second
 // The conn of a TCP network has the methods of *net.TCPConn that make sense
 // here (CloseWrite, CloseRead, SetNoDelay, SetLinger, SetKeepAlive…).
 func (n *Node) Dial(ctx context.Context, network, address string) (net.Conn, error) {
+	return n.dialAs(ctx, network, address, OuterUDP)
+}
+
+func (n *Node) dialAs(ctx context.Context, network, address string, enc Encapsulation) (net.Conn, error) {
 	t := n.track(ctx, network, address)
-	c, err := n.dial(ctx, network, address, t)
+	c, err := n.dial(ctx, network, address, enc, t)
 	t.end(err)
 	if err != nil {
 		var op *net.OpError
@@ -48,7 +52,7 @@ func (n *Node) Dial(ctx context.Context, network, address string) (net.Conn, err
 	return c, nil
 }
 
-func (n *Node) dial(ctx context.Context, network, address string, track *tracked) (net.Conn, error) {
+func (n *Node) dial(ctx context.Context, network, address string, enc Encapsulation, track *tracked) (net.Conn, error) {
 	family, err := familyOf(network)
 	if err != nil {
 		return nil, err
@@ -70,6 +74,10 @@ func (n *Node) dial(ctx context.Context, network, address string, track *tracked
 	addrs, err := t.of(family)
 	if err != nil {
 		return nil, err
+	}
+	if enc == Null && t.peer != n.id { // packets to oneself have no encapsulation
+		c, err := n.dialNull(ctx, network, t, netip.AddrPortFrom(addrs[0], port))
+		return c, n.ended(err)
 	}
 	if strings.HasPrefix(network, "udp") {
 		c, err := n.stack.DialUDP(ctx, network, netip.AddrPort{}, netip.AddrPortFrom(addrs[0], port))

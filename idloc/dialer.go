@@ -2,7 +2,6 @@ package idloc
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -18,7 +17,11 @@ type Dialer struct {
 	// domain is its longest suffix, an LSI to the one node that has
 	// assigned it.
 	Nodes []*Node
-	// Encapsulation of the flows in an overlay (draft §4.3).
+	// Encapsulation of the flows in an overlay (draft §4.3). With Null each
+	// flow has real addresses of its own and no byte is added to it. Config.Null
+	// of both nodes must allow that; if not, or if no real addresses are found
+	// that reach each other, Dial fails and says so: it never falls back to the
+	// pipe.
 	Encapsulation Encapsulation
 	// Real dials names and addresses outside every overlay; nil refuses
 	// them with ErrRefusedByPolicy.
@@ -36,10 +39,7 @@ func (d *Dialer) Dial(ctx context.Context, network, address string) (net.Conn, e
 	if node == nil {
 		return d.Real.DialContext(ctx, network, address)
 	}
-	if d.Encapsulation != OuterUDP {
-		return nil, opError("dial", network, address, fmt.Errorf("%s encapsulation: %w", d.Encapsulation, errors.ErrUnsupported))
-	}
-	return node.Dial(ctx, network, address)
+	return node.dialAs(ctx, network, address, d.Encapsulation)
 }
 
 // node chooses the node for address; nil means Real.

@@ -54,10 +54,24 @@
 //	DNS over TCP                                   128 connections, the next is closed; 16 queries each, the next waits
 //	a DNS client that says nothing                 closed after 10 s
 //
-// # Not yet
+// # Null encapsulation
 //
-// Null encapsulation (Config.Null, Dialer.Encapsulation) returns an error that
-// is errors.ErrUnsupported.
+// A [Dialer] with Encapsulation Null opens flows that do not go through the
+// pipe: each has real addresses of its own, found by ICE, and its segments or
+// datagrams carry the application's bytes and nothing else (draft §4.3). Conns,
+// addresses, listeners, WhoIs and Admit are as always. A TCP conn lives through
+// changes of address and lost paths: it stands still until the peers have found
+// other addresses, and goes on at the byte where it stood; the package
+// documentation of internal/null says how, and why no byte is lost or doubled.
+//
+// Nothing encrypts such a flow, so the zero [Config].Null refuses them, NullTLS
+// has TCP only, under TLS 1.3 with the peers' keys, and NullPlain is for
+// applications that protect themselves. Who is at the other end was
+// authenticated when the flow was opened in every case, and no member but that
+// one can move or end it; but plain bytes can be read and changed by whoever is
+// on their way, as on any network. Both peers must allow a flow, and a real
+// address of one must be reachable from the other: there are no relays, and
+// nothing falls back to the pipe.
 //
 // # Seeing inside
 //
@@ -75,6 +89,7 @@
 //	dial.go      Dial: name, LSI, connect         draft §2, §4.1, §5
 //	dialer.go    several overlays at once         draft §4.1, §9.1
 //	listen.go    Listen, ListenPacket
+//	null.go      flows with null encapsulation    draft §4.3
 //	peer.go      WhoIs, Ping, Status
 //	watch.go     events
 //	track.go     one Dial's times: event, trace

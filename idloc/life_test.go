@@ -125,8 +125,7 @@ func TestJoinErrors(t *testing.T) {
 func TestUnsupportedSaysSo(t *testing.T) {
 	t.Parallel()
 	for desc, cfg := range map[string]idloc.Config{
-		"null encapsulation": {Null: idloc.NullTLS},
-		"STUN over TLS":      {ICEServers: []string{"stuns:192.0.2.1"}},
+		"STUN over TLS": {ICEServers: []string{"stuns:192.0.2.1"}},
 	} {
 		if n, err := idloc.Create(t.Context(), "example.com", cfg); !errors.Is(err, errors.ErrUnsupported) {
 			if err == nil {
@@ -363,8 +362,8 @@ func TestDialer(t *testing.T) {
 	}
 	real.Close()
 	d.Encapsulation = idloc.Null
-	if _, err := d.Dial(ctx, "tcp", "mars.example.com:"+port); !errors.Is(err, errors.ErrUnsupported) {
-		t.Errorf("null encapsulation: %v", err)
+	if _, err := d.Dial(ctx, "tcp", "mars.example.com:"+port); !errors.Is(err, idloc.ErrRefusedByPolicy) {
+		t.Errorf("null encapsulation, which is off: %v", err)
 	}
 }
 

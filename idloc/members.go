@@ -10,6 +10,7 @@ import (
 	"github.com/idloc/idloc/internal/peerid"
 	"github.com/idloc/idloc/overlay"
 	"github.com/idloc/idloc/resolver"
+	"github.com/idloc/idloc/shim"
 )
 
 // Invite mints a token: one line of text that lets its bearer in until it
@@ -60,6 +61,9 @@ func (n *Node) admit(network string, local, remote netip.AddrPort) bool {
 	peer, ok := n.table.Peer(remote.Addr())
 	if !ok || n.late.Load() == nil {
 		return false
+	}
+	if _, ok := n.bare.Load(shim.BareFlow{Local: local, Remote: remote}); ok && network == "udp" {
+		return true // asked when it was opened
 	}
 	return n.cfg.Admit(Flow{Peer: n.peer(peer), Network: network, Local: local, Remote: remote})
 }

@@ -55,6 +55,8 @@ type Node struct {
 	cancel context.CancelFunc
 	close  func() error // once
 
+	bare sync.Map // shim.BareFlow: UDP flows with null encapsulation
+
 	logOnce sync.Once // makes events
 	events  *eventLog // of the Handlers
 
@@ -140,7 +142,7 @@ func start(ctx context.Context, cfg Config, enter func(context.Context, overlay.
 		Name:  cfg.Name, NoRelay: cfg.NoRelay, Paths: overlay.PathPolicy(cfg.Paths),
 		Events: n.emit, Logger: cfg.Logger,
 		ICEServers: cfg.ICEServers, LSIPrefixes: cfg.lsiRanges(), AllowLoopback: listsLoopback(cfg.Addrs),
-		Net: cfg.Net,
+		Net: cfg.Net, Null: n.nullConfig(),
 	})
 	if errors.Is(err, overlay.ErrNoState) {
 		err = fmt.Errorf("%w: %s", ErrNoState, cfg.Dir)
@@ -433,8 +435,8 @@ func (cfg Config) withDefaults() (Config, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	if cfg.Null != NullRefuse {
-		return cfg, fmt.Errorf("idloc: null encapsulation: %w", errors.ErrUnsupported)
+	if cfg.Null > NullPlain {
+		return cfg, fmt.Errorf("idloc: null policy %d", cfg.Null)
 	}
 	if cfg.Paths > PathRelayOnly {
 		return cfg, fmt.Errorf("idloc: path policy %d", cfg.Paths)

@@ -129,6 +129,7 @@ func (n *Node) Status() Status {
 	for _, id := range n.ov.Members() {
 		at(id)
 	}
+	n.nullFlows(at)
 	delete(peers, n.id)
 	for id, p := range peers {
 		if err := n.shim.LastError(id); err != nil {

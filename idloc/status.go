@@ -74,7 +74,21 @@ type PeerStatus struct {
 	Lost            uint64            `json:"lost,omitempty"`  // datagrams of the peer that have not come, since the last rekey
 	Drops           map[string]uint64 `json:"drops,omitempty"` // by reason
 
+	Flows []FlowStatus `json:"flows,omitempty"` // those with null encapsulation; all others go through the pipe
+
 	LastError string `json:"last_error,omitempty"` // of the newest attempt that failed
+}
+
+// FlowStatus is a flow that does not go through the pipe.
+type FlowStatus struct {
+	Network       string         `json:"network"`              // "tcp" or "udp"
+	Local         netip.AddrPort `json:"local"`                // LSIs, as the conn has them
+	Remote        netip.AddrPort `json:"remote"`               //
+	Encapsulation string         `json:"encapsulation"`        // "null"
+	TLS           bool           `json:"tls,omitempty"`        // under TLS 1.3 (NullTLS)
+	RealLocal     netip.AddrPort `json:"real_local,omitzero"`  // what it travels between now
+	RealRemote    netip.AddrPort `json:"real_remote,omitzero"` //
+	Moved         int            `json:"moved,omitempty"`      // how often it got other real addresses
 }
 
 // sortPeers orders by name, then by ID, so that two snapshots compare.

@@ -37,6 +37,7 @@
 //	admit.go    inbound flows
 //	tcp.go      net.Conn on a TCP endpoint      RFC 9293
 //	listener.go net.Listener
+//	handed.go   connections made elsewhere      draft §4.3
 //	udp.go      net.PacketConn, net.Conn        RFC 768
 //	udpconn.go  what net.UDPConn has beyond them
 //	datagram.go UDP past gVisor

@@ -31,6 +31,7 @@ type listener struct {
 	closed    chan struct{}
 	ready     chan struct{}
 	entry     waiter.Entry
+	handed    chan net.Conn // connections that were made outside of the stack
 	deadline  deadline
 }
 
@@ -83,6 +84,7 @@ func (s *Stack) listenTCP(network string, addr netip.AddrPort, backlog int) (*li
 		bound:   bound,
 		only6:   only6,
 		closed:  make(chan struct{}),
+		handed:  make(chan net.Conn, min(backlog, maxHanded)),
 	}
 	l.deadline.init()
 	l.entry, l.ready = waiter.NewChannelEntry(waiter.ReadableEvents | waiter.EventHUp | waiter.EventErr)
@@ -150,7 +152,7 @@ func (l *listener) Accept() (net.Conn, error) {
 }
 
 // accept returns nil, nil for a connection that was reset while it waited.
-func (l *listener) accept() (*tcpConn, error) {
+func (l *listener) accept() (net.Conn, error) {
 	expired := l.deadline.wait()
 	for {
 		switch {
@@ -168,10 +170,13 @@ func (l *listener) accept() (*tcpConn, error) {
 			default:
 			}
 			c, err := l.s.newTCPConn(l.network, ep, wq)
-			if err != nil && isClosed(l.s.done) {
+			switch {
+			case err == nil:
+				return c, nil
+			case isClosed(l.s.done):
 				return nil, net.ErrClosed
 			}
-			return c, nil
+			return nil, nil
 		case *tcpip.ErrWouldBlock:
 		default:
 			if isClosed(l.closed) {
@@ -180,6 +185,8 @@ func (l *listener) accept() (*tcpConn, error) {
 			return nil, syscallError("accept", sysError(err))
 		}
 		select {
+		case c := <-l.handed:
+			return c, nil
 		case <-l.ready:
 		case <-expired:
 		case <-l.closed:
@@ -208,6 +215,7 @@ func (l *listener) end(mark func()) {
 		l.wq.EventUnregister(&l.entry)
 		l.deadline.set(time.Time{})
 		l.s.untrack(l)
+		l.refuseHanded()
 	})
 }
 

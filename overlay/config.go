@@ -41,6 +41,8 @@ type Config struct {
 	AllowLoopback bool           // take a peer's loopback candidates even if we have other addresses
 	Net           transport.Net  // nil is the kernel's
 
+	Null NullConfig // the zero one refuses null encapsulation
+
 	clock func() time.Time // what certificates and records are judged by; nil is time.Now
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/idloc/idloc/internal/event"
 	"github.com/idloc/idloc/internal/peerid"
 	"github.com/idloc/idloc/internal/pipe"
+	"github.com/idloc/idloc/internal/wire"
 )
 
 const (
@@ -388,6 +389,9 @@ func (c *connects) offered(q offerRequest, from peerid.ID) offerResponse {
 	in, err := c.o.pipes.ReadOffer(q.offer)
 	if err != nil {
 		c.o.log.Debug("offer not readable", "from", from, "err", err)
+		if errors.Is(err, pipe.ErrBusy) || errors.Is(err, pipe.ErrReplayed) {
+			return offerResponse{status: offerBusy} // a newer offer of the peer's may have overtaken it
+		}
 		return offerResponse{status: offerRefused}
 	}
 	m, err := c.o.verify(in.Remote.Chain, in.Peer)
@@ -402,6 +406,9 @@ func (c *connects) offered(q offerRequest, from peerid.ID) offerResponse {
 	}
 	c.o.cfg.Events.Emit(event.Event{Kind: event.OfferReceived, Peer: in.Peer, Via: via})
 	c.o.names.saw(m)
+	if in.Remote.Encapsulation == wire.Null {
+		return c.o.nulls.offered(in)
+	}
 	e, again, status := c.admit(in)
 	if e == nil {
 		if len(again) > 0 {

@@ -50,6 +50,17 @@
 // members are asked to relay. A pipe through a server looks for a direct path
 // as one through a member does. One allocation takes 64 addresses of peers.
 //
+// # Flows with null encapsulation
+//
+// A 5-tuple that asks for it (draft §4.3) gets an offer and an answer of its own,
+// routed and sealed like those of a pipe, and real sockets of its own. UDP has
+// ICE on those sockets (nulludp.go), TCP the checks of package icetcp, and on
+// top of the connection an internal/null.Stream, whose resumption is such an
+// exchange again (nulltcp.go). Either side may begin one; the attempts of a flow
+// are numbered, and of two that cross one stands. Policies are compared before
+// the answering side shows an address; the asking side's own policy has allowed
+// its offer.
+//
 // # Who is let in
 //
 // Each connection begins with hellos: membership chains and the number of the
@@ -118,6 +129,10 @@
 //	turn.go      addresses that TURN servers lend  RFC 8656, DESIGN §14.9
 //	turncheck.go checks through them            RFC 8445
 //	relay.go     members that relay, looking for direct paths  DESIGN §14.4
+//	null.go      flows with null encapsulation         draft §4.3, DESIGN §14.11
+//	nulltcp.go   their TCP: opening, resuming          draft §4.3
+//	nulludp.go   their UDP: sockets, consent           draft §4.3, RFC 7675
+//	icetcp/      connectivity checks over TCP          RFC 6544
 //	icemux.go    agents on the shared port, pacing     DESIGN §14.9, RFC 8445 §14
 //	stun.go      demux, responder, mapped addresses    RFC 8489, DESIGN §14.9
 package overlay

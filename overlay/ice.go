@@ -245,6 +245,9 @@ func preference(a netip.Addr, i int) uint16 {
 }
 
 func remoteCandidate(c wire.Candidate) (ice.Candidate, error) {
+	if c.TCP != 0 {
+		return nil, fmt.Errorf("TCP candidate %v", c.TCP)
+	}
 	address, port := c.Addr.Addr().String(), int(c.Addr.Port())
 	switch c.Type {
 	case wire.Host:
@@ -292,15 +295,20 @@ const minRemotePort = 1024
 
 func (f candidateFilter) keep(in []wire.Candidate) []wire.Candidate {
 	var out []wire.Candidate
-	seen := map[netip.AddrPort]bool{}
+	type place struct {
+		at  netip.AddrPort
+		tcp wire.TCPType
+	}
+	seen := map[place]bool{}
 	for _, c := range in {
 		if len(out) == wire.MaxCandidates {
 			break
 		}
-		if seen[c.Addr] || !f.allowed(c.Addr) {
+		p := place{c.Addr, c.TCP}
+		if seen[p] || !f.allowed(c.Addr) {
 			continue
 		}
-		seen[c.Addr] = true
+		seen[p] = true
 		out = append(out, c)
 	}
 	return out
@@ -336,6 +344,9 @@ func describe(cs []wire.Candidate) string {
 			b.WriteByte(' ')
 		}
 		fmt.Fprintf(&b, "%v/%v", c.Type, c.Addr)
+		if c.TCP != 0 {
+			fmt.Fprintf(&b, "/tcp-%v", c.TCP)
+		}
 	}
 	return b.String()
 }

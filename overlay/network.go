@@ -56,6 +56,7 @@ func (o *Overlay) followNetwork() {
 			}
 		}
 		o.turn.moved()
+		o.nulls.moved()
 		checked := o.stale.checkAll()
 		o.spawn(func() { o.connects.renewAll(o.ctx, checked) })
 		o.publisher.changed()

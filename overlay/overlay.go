@@ -49,6 +49,7 @@ type Overlay struct {
 	publisher *publisher
 	router    *router
 	connects  *connects
+	nulls     *nulls
 	stale     *stale
 	peers     *remembered
 	registry  *registry
@@ -250,6 +251,9 @@ func (o *Overlay) compose() error {
 	}
 	o.publisher = newPublisher(o)
 	o.connects = newConnects(o)
+	if o.nulls, err = newNulls(o); err != nil {
+		return err
+	}
 	o.router = newRouter(o)
 	o.stale = &stale{o: o, asked: map[peer.ID]bool{}}
 	if o.root != nil {
@@ -365,6 +369,9 @@ func (o *Overlay) Close() error {
 		errs = append(errs, o.peers.save())
 	}
 	o.cancel()
+	if o.nulls != nil {
+		o.nulls.close()
+	}
 	if o.connects != nil {
 		o.connects.close()
 	}

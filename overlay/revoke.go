@@ -170,6 +170,10 @@ func (o *Overlay) enforce() {
 			p.Close(fmt.Errorf("%w: %w", errRevoked, err))
 		}
 	}
+	o.nulls.enforce(func(chain []byte, p peerid.ID) bool {
+		_, err := membership.VerifyChain(chain, o.ov, now, l)
+		return err == nil || o.names.known(p)
+	})
 }
 
 func (o *Overlay) dismissed(id peerid.ID, label string) {

@@ -38,6 +38,9 @@ var datagramPool = sync.Pool{New: func() any { return new(datagram) }}
 // means that nothing was done: Output is to have it as a packet. Like Output
 // it does not tell what became of it.
 func (s *Shim) SendDatagram(src uint16, dst netip.AddrPort, b []byte) bool {
+	if s.sendBare(src, dst, b) {
+		return true
+	}
 	a := dst.Addr()
 	m := s.byLSI(a)
 	if m == nil {

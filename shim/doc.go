@@ -60,6 +60,7 @@
 //	hold.go      miss, hold queue, Connect    draft §6, DESIGN §12
 //	output.go    packets down, segmentation   DESIGN §13
 //	datagram.go  UDP without IP packets       DESIGN §6
+//	bare.go      UDP with null encapsulation  draft §4.3
 //	ack.go       acknowledgements that a reply carries  RFC 9293 §3.8.6.3
 //	dense.go     small packets in quick succession
 //	input.go     runs up, TCP merged          DESIGN §13

@@ -25,6 +25,7 @@ const (
 	DropInICMPType               // neither echo nor an error we pass
 	DropInICMPQuote              // quote too short or of the wrong family
 	DropInNoUpper                // no stack attached
+	DropOutBare                  // the real socket of a null flow did not take it
 	DropAnswer                   // ICMP answers queued faster than taken
 	numDrops
 )
@@ -33,7 +34,7 @@ var dropNames = [numDrops]string{
 	"out-malformed", "out-source", "out-protocol", "out-no-peer", "out-held", "out-failed",
 	"out-too-big", "out-pipe", "out-closed", "in-no-mapping", "in-short", "in-tcp-offset",
 	"in-udp-length", "in-protocol", "in-fragment", "in-icmp-type", "in-icmp-quote",
-	"in-no-upper", "answer-queue",
+	"in-no-upper", "out-bare", "answer-queue",
 }
 
 // String returns the name under which Stats counts it.

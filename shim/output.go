@@ -231,6 +231,9 @@ func (s *Shim) Output(pk *Packet) error {
 	if !ok {
 		return s.count.drop(why)
 	}
+	if s.outputBare(pk, &in, dst) {
+		return nil
+	}
 	if m := s.byLSI(dst); m != nil {
 		if p := m.pipe.Load(); p != nil {
 			return s.send(m, p, pk, in)

@@ -52,6 +52,7 @@ type Shim struct {
 	self4, self6 netip.Addr
 	upper        atomic.Pointer[Upper]
 	count        counters
+	bare         atomic.Pointer[bareTable] // nil: no UDP flow has null encapsulation
 
 	byAddr cow[netip.Addr]
 	byID   cow[peerid.ID]

@@ -20,6 +20,7 @@ var stair = []rule{
 	{"internal/wire", "internal/peerid"},
 	{"internal/state", "internal/peerid"},
 	{"internal/socket", ""},
+	{"internal/null", ""},
 	{"lsi", "internal/peerid"},
 
 	// The stair.
@@ -31,11 +32,12 @@ var stair = []rule{
 	{"overlay/membership/canon", ""},
 	{"overlay/membership", "overlay/membership/canon internal/peerid"},
 	{"overlay/naming", "overlay/membership/... internal/peerid"},
-	{"overlay", "overlay/... internal/socket internal/pipe internal/wire internal/state internal/peerid internal/event"},
+	{"overlay/icetcp", "internal/null internal/wire internal/peerid"},
+	{"overlay", "overlay/... internal/null internal/socket internal/pipe internal/wire internal/state internal/peerid internal/event"},
 	{"resolver", "internal/peerid internal/event"},
 
 	// The composition root, and who stands on its public API.
-	{"idloc", "netstack shim lsi overlay/... resolver internal/pipe internal/socket internal/wire internal/state internal/peerid internal/event"},
+	{"idloc", "netstack shim lsi internal/null overlay/... resolver internal/pipe internal/socket internal/wire internal/state internal/peerid internal/event"},
 	{"idloc/idloctest", "idloc"},
 	{"examples/...", "idloc/... examples/..."},
 

@@ -31,6 +31,9 @@ const (
 	PipeRekeyed     Kind = "pipe-rekeyed"     // Peer
 	PipeClosed      Kind = "pipe-closed"      // Peer, Err
 	PipeFailed      Kind = "pipe-failed"      // Peer, Stage, Err
+	FlowUp          Kind = "flow-up"          // null encapsulation: Peer, Local, Remote, Detail (protocol)
+	FlowMoved       Kind = "flow-moved"       // the same flow has other real addresses: Peer, Local, Remote, Detail
+	FlowClosed      Kind = "flow-closed"      // Peer, Local, Remote, Detail
 	PacketsReleased Kind = "packets-released" // Peer, LSI, Detail: count
 	PeerConnected   Kind = "peer-connected"   // a member on the peer protocol: Peer, Name, Remote
 	PeerGone        Kind = "peer-disconnected"

@@ -78,6 +78,7 @@ type Local struct {
 	MTU           uint16 // largest UDP payload that is received; 0 = 16384
 	Relays        []peerid.ID
 	Encapsulation uint8
+	Flow          wire.Flow // with wire.Null: the flow that the exchange is about
 }
 
 // Remote is what the other side said of itself. Its slices are owned by the
@@ -89,5 +90,6 @@ type Remote struct {
 	MTU           uint16 // ≥1200
 	Relays        []peerid.ID
 	Encapsulation uint8
+	Flow          wire.Flow
 	Start         uint64 // names the run of the peer's process
 }

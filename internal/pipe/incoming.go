@@ -375,6 +375,22 @@ func (e *Endpoint) settleSession(s *Session) {
 	}
 }
 
+// giveUp takes the offer of a cancelled session off the half-open ones.
+func (e *Endpoint) giveUp(s *Session) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	from := e.responder.initiators[s.peer]
+	if s.initiator || from == nil {
+		return
+	}
+	for _, in := range from.open {
+		if in.Session == s.id {
+			e.responder.settle(in)
+			return
+		}
+	}
+}
+
 // confirm takes in off the half-open ones after its initiator was heard.
 func (r *responder) confirm(in *Incoming) {
 	r.settle(in)

@@ -49,6 +49,7 @@ func (s *Session) Cancel() {
 	if pending {
 		s.kp.wipe()
 		s.e.table.remove(s.kp)
+		s.e.giveUp(s)
 	}
 }
 
@@ -62,6 +63,7 @@ func (l *Local) payload(kind wire.Kind) *wire.Payload {
 		Kind:          kind,
 		MTU:           mtu,
 		Encapsulation: l.Encapsulation,
+		Flow:          l.Flow,
 		Ufrag:         l.Ufrag,
 		Pwd:           l.Pwd,
 		Relays:        l.Relays,
@@ -80,6 +82,7 @@ func remoteOf(p *wire.Payload) Remote {
 		MTU:           max(p.MTU, wire.BaseMTU),
 		Relays:        slices.Clone(p.Relays),
 		Encapsulation: p.Encapsulation,
+		Flow:          p.Flow,
 		Start:         p.Start,
 	}
 }

@@ -163,12 +163,16 @@ func (c *Conn) read() {
 func (c *Conn) demux(b []byte, seg int, from netip.AddrPort) {
 	c.count.reads.Add(1)
 	c.count.receivedBytes.Add(uint64(len(b)))
+	if seg <= 0 || seg > len(b) {
+		seg = len(b)
+	}
+	if c.port.cfg.OnAny != nil {
+		c.port.cfg.OnAny(c, from, b, seg)
+		return
+	}
 	if len(b) == 0 {
 		c.count.drop(dropEmpty)
 		return
-	}
-	if seg <= 0 || seg > len(b) {
-		seg = len(b)
 	}
 	for len(b) > 0 {
 		k := kindOf(b[0])

@@ -29,6 +29,9 @@ type Config struct {
 	OnPipe func(c *Conn, from netip.AddrPort, b []byte, seg int)
 	// OnSTUN takes one STUN message. b is borrowed for the call.
 	OnSTUN func(c *Conn, from netip.AddrPort, b []byte)
+	// OnAny, if not nil, takes everything instead, without a look at the first
+	// byte: a run of datagrams from one sender like OnPipe.
+	OnAny func(c *Conn, from netip.AddrPort, b []byte, seg int)
 	// OnChange tells that the set of Conns changed after Listen. It is called
 	// by the goroutine that found out, must not call Port.Close, and is
 	// never called twice at once.

@@ -32,11 +32,36 @@ func (t CandidateType) String() string {
 	return fmt.Sprintf("CandidateType(%d)", uint8(t))
 }
 
+// TCPType says how a TCP candidate comes to a connection (RFC 6544 §4.5); zero
+// is a UDP candidate.
+type TCPType uint8
+
+// The TCP types, with their values on the wire.
+const (
+	Active  TCPType = 1
+	Passive TCPType = 2
+	SimOpen TCPType = 3
+)
+
+// String returns the type as SDP writes it (RFC 6544 §4.5).
+func (t TCPType) String() string {
+	switch t {
+	case Active:
+		return "active"
+	case Passive:
+		return "passive"
+	case SimOpen:
+		return "so"
+	}
+	return fmt.Sprintf("TCPType(%d)", uint8(t))
+}
+
 const maxFoundation = 32 // RFC 8839 §5.1
 
 // Candidate is a transport address at which a peer may be reached.
 type Candidate struct {
 	Type       CandidateType
+	TCP        TCPType // zero: UDP
 	Priority   uint32
 	Foundation string // ≤32 bytes
 	Addr       netip.AddrPort
@@ -45,7 +70,7 @@ type Candidate struct {
 
 // Append appends c, which must be valid.
 func (c Candidate) Append(b []byte) []byte {
-	b = append(b, byte(c.Type))
+	b = append(b, byte(c.TCP)<<4|byte(c.Type))
 	b = binary.BigEndian.AppendUint32(b, c.Priority)
 	b = append(b, byte(len(c.Foundation)))
 	b = append(b, c.Foundation...)
@@ -55,7 +80,7 @@ func (c Candidate) Append(b []byte) []byte {
 
 // valid says whether Append gives what parse accepts.
 func (c Candidate) valid() bool {
-	return c.Type >= Host && c.Type <= Relayed && len(c.Foundation) <= maxFoundation &&
+	return c.Type >= Host && c.Type <= Relayed && c.TCP <= SimOpen && len(c.Foundation) <= maxFoundation &&
 		c.Addr.IsValid() && plain(c.Addr) && plain(c.Related)
 }
 
@@ -76,8 +101,10 @@ func ParseCandidate(b []byte) (c Candidate, rest []byte, err error) {
 }
 
 func (cur *cursor) candidate() Candidate {
+	kind := cur.uint8("candidate type")
 	c := Candidate{
-		Type:       CandidateType(cur.uint8("candidate type")),
+		Type:       CandidateType(kind & 15),
+		TCP:        TCPType(kind >> 4),
 		Priority:   cur.uint32("candidate priority"),
 		Foundation: string(cur.bytes8(maxFoundation, "candidate foundation")),
 		Addr:       cur.addr("candidate address"),

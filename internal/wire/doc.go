@@ -48,8 +48,15 @@
 //	2+n ML-KEM-768        offer: encapsulation key (1184);
 //	                      answer: ciphertext (1088)
 //	2+n membership chain  opaque here, ≤2048 bytes
+//	48  flow              with null encapsulation only: kind (1), protocol (1),
+//	                      policy (1), flags (1; 1 IPv6 LSIs, 2 the peer's end
+//	                      was taken, 4 the sender has ended its stream), flow
+//	                      ID (16), epoch (4), opener's port (2), listener's
+//	                      port (2), bytes taken (8), end (8), how much may
+//	                      lie unread (4): see internal/null
 //
-// A candidate is: type (1) | priority (4) | foundation (1+n, ≤32) | address |
+// A candidate is: type (low 4 bits: RFC 8445, high 4 bits: 0 UDP, else the
+// TCP type of RFC 6544) | priority (4) | foundation (1+n, ≤32) | address |
 // related address. An address is: family (1; 4, 6, or 0 for none) | IP | port
 // (2).
 //
@@ -58,6 +65,7 @@
 //	header.go     demux header               draft §4.3, DESIGN §6
 //	payload.go    offer and answer           draft §4.2, DESIGN §7
 //	candidate.go  transport candidates       RFC 8445 §5.1
+//	flow.go       flows with null encapsulation  draft §4.3, DESIGN §14.11
 //	ctrl.go       control frames             RFC 8899 (probes), RFC 7675 (pings)
 //	rekey.go      payloads of an in-pipe rekey
 //	fragment.go   fragment header            DESIGN §14.3

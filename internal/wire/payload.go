@@ -60,6 +60,7 @@ type Payload struct {
 	Candidates    []Candidate
 	KEM           []byte // encapsulation key or ciphertext
 	Chain         []byte
+	Flow          Flow // with Null only
 }
 
 // Check says which field of p, if any, cannot be sent.
@@ -90,6 +91,8 @@ func (p *Payload) Check() error {
 		return bad("MTU")
 	case p.Encapsulation > Null:
 		return bad("encapsulation")
+	case (p.Encapsulation == Null) != (p.Flow != Flow{}), p.Flow != Flow{} && !p.Flow.valid():
+		return bad("flow")
 	case len(p.Ufrag) > MaxUfrag:
 		return bad("ufrag")
 	case len(p.Pwd) > MaxPwd:
@@ -129,7 +132,11 @@ func (p *Payload) Append(b []byte) []byte {
 		b = c.Append(b)
 	}
 	b = append(binary.BigEndian.AppendUint16(b, uint16(len(p.KEM))), p.KEM...)
-	return append(binary.BigEndian.AppendUint16(b, uint16(len(p.Chain))), p.Chain...)
+	b = append(binary.BigEndian.AppendUint16(b, uint16(len(p.Chain))), p.Chain...)
+	if p.Encapsulation == Null {
+		b = p.Flow.Append(b)
+	}
+	return b
 }
 
 // ParsePayload reads a payload that fills b. KEM and Chain alias b.
@@ -155,6 +162,9 @@ func ParsePayload(b []byte) (*Payload, error) {
 	}
 	p.KEM = c.bytes16(EncapKeyLen, "ML-KEM")
 	p.Chain = c.bytes16(MaxChain, "membership chain")
+	if p.Encapsulation == Null {
+		p.Flow = c.flow()
+	}
 	if err := c.end(); err != nil {
 		return nil, err
 	}

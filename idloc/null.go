@@ -1,0 +1,193 @@
+package idloc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+	"syscall"
+
+	"github.com/idloc/idloc/overlay"
+	"github.com/idloc/idloc/shim"
+)
+
+// Flows with null encapsulation (draft §4.3): what they are inside is told by
+// the package documentation of internal/null. Here they meet the stack, whose
+// ports, listeners and LSIs they use.
+
+func (n *Node) nullConfig() overlay.NullConfig {
+	return overlay.NullConfig{Policy: uint8(n.cfg.Null), Addrs: n.nullAddrs, TCP: n.nullTCP, UDP: n.nullUDP}
+}
+
+// nullAddrs names a flow by LSIs, and keeps the peer's until ended is called.
+func (n *Node) nullAddrs(f overlay.NullFlow) (local, remote netip.AddrPort, ended func(), err error) {
+	v4, v6, err := n.assign(f.Peer, n.ov.NameOf(f.Peer))
+	if err != nil {
+		return local, remote, nil, err
+	}
+	self, peer := n.selfLSI(f.V6), v4
+	if f.V6 {
+		peer = v6
+	}
+	if !self.IsValid() || !peer.IsValid() {
+		return local, remote, nil, &net.AddrError{Err: "no suitable LSI", Addr: f.Peer.String()}
+	}
+	ended = func() {}
+	if n.table.Pin(f.Peer) {
+		ended = func() { n.table.Unpin(f.Peer) }
+	}
+	return netip.AddrPortFrom(self, f.Local), netip.AddrPortFrom(peer, f.Remote), ended, nil
+}
+
+func (n *Node) selfLSI(v6 bool) netip.Addr {
+	a4, a6 := n.table.Self()
+	if v6 {
+		return a6
+	}
+	return a4
+}
+
+// admitNull asks Config.Admit about a flow that a peer opens.
+func (n *Node) admitNull(network string, f overlay.NullFlow, local, remote netip.AddrPort) bool {
+	if n.cfg.Admit == nil {
+		return true
+	}
+	return n.cfg.Admit(Flow{Peer: n.peer(f.Peer), Network: network, Local: local, Remote: remote, Encapsulation: Null})
+}
+
+// nullTCP is asked about a TCP flow of a peer's.
+func (n *Node) nullTCP(f overlay.NullFlow) (take func(net.Conn) error, err error) {
+	if n.late.Load() == nil {
+		return nil, errStarting
+	}
+	local, remote, ended, err := n.nullAddrs(f)
+	if err != nil {
+		return nil, err
+	}
+	ended()
+	if !n.stack.ListensTCP(local) || !n.admitNull("tcp", f, local, remote) {
+		return nil, syscall.ECONNREFUSED
+	}
+	return func(c net.Conn) error { return n.stack.HandTCP(local, c) }, nil
+}
+
+// nullUDP puts a UDP flow, ours or a peer's, into the shim.
+func (n *Node) nullUDP(f overlay.NullFlow, send func([]byte) error) (receive func([]byte), ended func(), err error) {
+	if n.late.Load() == nil {
+		return nil, nil, errStarting
+	}
+	local, remote, unpin, err := n.nullAddrs(f)
+	if err != nil {
+		return nil, nil, err
+	}
+	b := shim.BareFlow{Local: local, Remote: remote}
+	if !f.Opener && (!n.stack.ListensUDP(local, remote) || !n.admitNull("udp", f, local, remote)) {
+		unpin()
+		return nil, nil, syscall.ECONNREFUSED
+	}
+	receive, remove, err := n.shim.AddBare(b, send)
+	if err != nil {
+		unpin()
+		return nil, nil, err
+	}
+	n.bare.Store(b, struct{}{})
+	return receive, func() {
+		remove()
+		n.bare.Delete(b)
+		unpin()
+	}, nil
+}
+
+// dialNull opens a flow of its own to a peer. Nothing of it goes through a
+// pipe, and nothing falls back to one.
+func (n *Node) dialNull(ctx context.Context, network string, t target, to netip.AddrPort) (net.Conn, error) {
+	f := overlay.NullFlow{Peer: t.peer, V6: to.Addr().Is6(), Remote: to.Port()}
+	if strings.HasPrefix(network, "udp") {
+		return n.dialNullUDP(ctx, network, f, to)
+	}
+	local, release, err := n.stack.ReserveTCP(to.Addr())
+	if err != nil {
+		return nil, err
+	}
+	f.Local = local.Port()
+	c, err := n.ov.DialNull(ctx, f, release)
+	if err != nil {
+		return nil, n.nullError(t.peer, err)
+	}
+	return c, nil
+}
+
+func (n *Node) dialNullUDP(ctx context.Context, network string, f overlay.NullFlow, to netip.AddrPort) (net.Conn, error) {
+	c, err := n.stack.DialUDP(ctx, network, netip.AddrPort{}, to)
+	if err != nil {
+		return nil, err
+	}
+	u, ok := c.(udpConn)
+	if !ok {
+		_ = c.Close()
+		return nil, fmt.Errorf("%T as a UDP conn: %w", c, errors.ErrUnsupported)
+	}
+	f.Local = u.LocalAddr().(*net.UDPAddr).AddrPort().Port()
+	end, err := n.ov.DialNullUDP(ctx, f)
+	if err != nil {
+		_ = c.Close()
+		return nil, n.nullError(f.Peer, err)
+	}
+	return &bareConn{u, end}, nil
+}
+
+// udpConn is what the stack's conns of UDP have.
+type udpConn interface {
+	net.Conn
+	net.PacketConn
+	ReadFromUDPAddrPort(b []byte) (int, netip.AddrPort, error)
+	WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int, error)
+	SetReadBuffer(bytes int) error
+	SetWriteBuffer(bytes int) error
+}
+
+// bareConn is a conn whose flow ends with it.
+type bareConn struct {
+	udpConn
+	end func()
+}
+
+// Close implements net.Conn.
+func (c *bareConn) Close() error {
+	err := c.udpConn.Close()
+	if err == nil {
+		c.end()
+	}
+	return err
+}
+
+// nullError turns an error of the overlay's into the public one.
+func (n *Node) nullError(peer PeerID, err error) error {
+	switch {
+	case errors.Is(err, overlay.ErrNullRefused):
+		return os.NewSyscallError("connect", syscall.ECONNREFUSED)
+	case errors.Is(err, overlay.ErrNullForbidden):
+		return &StageError{Stage: StageOffer, Peer: peer, Err: fmt.Errorf("%w: %w", ErrRefusedByPolicy, err)}
+	}
+	return stageOf(peer, err)
+}
+
+// nullFlows adds the flows with null encapsulation to a status.
+func (n *Node) nullFlows(at func(PeerID) *PeerStatus) {
+	for _, f := range n.ov.NullFlows() {
+		s := FlowStatus{Network: "tcp", Encapsulation: Null.String(), TLS: f.TLS, RealLocal: f.RealLocal, RealRemote: f.RealPeer, Moved: f.Moved}
+		if f.UDP {
+			s.Network = "udp"
+		}
+		p := at(f.Peer)
+		peer := p.LSI4
+		if f.V6 {
+			peer = p.LSI6
+		}
+		s.Local, s.Remote = netip.AddrPortFrom(n.selfLSI(f.V6), f.Local), netip.AddrPortFrom(peer, f.Remote)
+		p.Flows = append(p.Flows, s)
+	}
+}
