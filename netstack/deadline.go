@@ -6,15 +6,15 @@ import (
 )
 
 // deadline is a point in time as a channel that is closed when it is reached.
-// It is safe for concurrent use; the zero deadline must be made ready with
-// init.
+// It is safe for concurrent use; the zero deadline is never. The channel is
+// made when somebody needs it: most conns have no deadline, and many idle ones
+// nobody who waits.
 type deadline struct {
 	mu     sync.Mutex // guards timer and cancel
 	timer  *time.Timer
-	cancel chan struct{}
+	cancel chan struct{} // nil: never, and nobody has waited
+	tell   chan struct{} // gets a token when the deadline changes; may be nil, set before use
 }
-
-func (d *deadline) init() { d.cancel = make(chan struct{}) }
 
 // set moves the deadline to t; the zero time is never. Whoever waits already
 // is moved along.
@@ -25,31 +25,60 @@ func (d *deadline) set(t time.Time) {
 		<-d.cancel // the timer's function is about to close it
 	}
 	d.timer = nil
-	closed := isClosed(d.cancel)
-	if t.IsZero() {
-		if closed {
-			d.cancel = make(chan struct{})
+	defer wake(d.tell)
+	reached := d.cancel != nil && isClosed(d.cancel)
+	left := time.Until(t)
+	switch {
+	case t.IsZero():
+		if reached {
+			d.cancel = nil
 		}
 		return
-	}
-	if dur := time.Until(t); dur > 0 {
-		if closed {
-			d.cancel = make(chan struct{})
-		}
-		ch := d.cancel
-		d.timer = time.AfterFunc(dur, func() { close(ch) })
+	case reached && left <= 0:
 		return
+	case reached || d.cancel == nil:
+		d.cancel = make(chan struct{})
 	}
-	if !closed {
+	if left <= 0 {
 		close(d.cancel)
+		return
 	}
+	ch := d.cancel
+	d.timer = time.AfterFunc(left, func() { close(ch) })
 }
 
 // wait returns a channel that is closed when the deadline is reached.
 func (d *deadline) wait() <-chan struct{} {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.cancel == nil {
+		d.cancel = make(chan struct{})
+	}
 	return d.cancel
+}
+
+// reached is wait for those who also wait for a token of tell: it returns nil,
+// which blocks forever, while there is no deadline.
+func (d *deadline) reached() <-chan struct{} {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.cancel
+}
+
+// passed says whether the deadline is reached.
+func (d *deadline) passed() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.cancel != nil && isClosed(d.cancel)
+}
+
+// wake puts a token into ch, whose capacity is 1, if there is room; ch may be
+// nil.
+func wake(ch chan struct{}) {
+	select {
+	case ch <- struct{}{}:
+	default:
+	}
 }
 
 func isClosed(c <-chan struct{}) bool {

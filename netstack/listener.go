@@ -86,7 +86,6 @@ func (s *Stack) listenTCP(network string, addr netip.AddrPort, backlog int) (*li
 		closed:  make(chan struct{}),
 		handed:  make(chan net.Conn, min(backlog, maxHanded)),
 	}
-	l.deadline.init()
 	l.entry, l.ready = waiter.NewChannelEntry(waiter.ReadableEvents | waiter.EventHUp | waiter.EventErr)
 	wq.EventRegister(&l.entry)
 	if !s.claim(l) {

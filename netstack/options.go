@@ -82,7 +82,7 @@ func (c *tcpConn) MultipathTCP() (bool, error) {
 
 // SetReadBuffer is net.TCPConn's. It ends automatic tuning.
 func (c *tcpConn) SetReadBuffer(bytes int) error {
-	if isClosed(c.closed) {
+	if c.closed.Load() {
 		return setError(c.network, c.laddr)
 	}
 	c.ep.SocketOptions().SetReceiveBufferSize(int64(bytes), true)
@@ -91,7 +91,7 @@ func (c *tcpConn) SetReadBuffer(bytes int) error {
 
 // SetWriteBuffer is net.TCPConn's. It ends automatic tuning.
 func (c *tcpConn) SetWriteBuffer(bytes int) error {
-	if isClosed(c.closed) {
+	if c.closed.Load() {
 		return setError(c.network, c.laddr)
 	}
 	c.ep.SocketOptions().SetSendBufferSize(int64(bytes), true)

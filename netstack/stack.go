@@ -19,6 +19,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
 
+	"github.com/idloc/idloc/internal/peerid"
 	"github.com/idloc/idloc/shim"
 )
 
@@ -292,12 +293,24 @@ func (s *Stack) untrack(c closer) {
 // pin keeps the LSI of the peer at a from being given to another while a
 // conn names it. The function it returns undoes that.
 func (s *Stack) pin(a netip.Addr) (unpin func()) {
+	id := s.pinPeer(a)
+	return sync.OnceFunc(func() { s.unpinPeer(id) })
+}
+
+// pinPeer is pin for those who call unpinPeer once, with the ID it returns: of
+// the peer at a, zero if there is none.
+func (s *Stack) pinPeer(a netip.Addr) peerid.ID {
 	table := s.shim.Table()
-	id, ok := table.Peer(a)
-	if !ok || !table.Pin(id) {
-		return func() {}
+	if id, ok := table.Peer(a); ok && table.Pin(id) {
+		return id
 	}
-	return sync.OnceFunc(func() { table.Unpin(id) })
+	return peerid.ID{}
+}
+
+func (s *Stack) unpinPeer(id peerid.ID) {
+	if id != (peerid.ID{}) {
+		s.shim.Table().Unpin(id)
+	}
 }
 
 // Stats is a snapshot of the stack's own counters.

@@ -8,11 +8,14 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/waiter"
+
+	"github.com/idloc/idloc/internal/peerid"
 )
 
 // keepAlive is package net's default for idle time and interval.
@@ -27,10 +30,10 @@ type tcpConn struct {
 	wq           *waiter.Queue
 	network      string // as it was asked for: "tcp", "tcp4", "tcp6"
 	laddr, raddr *net.TCPAddr
-	unpin        func()
+	pinned       peerid.ID // the peer; zero: none
 
 	closeOnce sync.Once
-	closed    chan struct{}
+	closed    atomic.Bool // set before whoever waits gets a token
 
 	readMu       sync.Mutex // one Read at a time; guards dst
 	dst          tcpip.SliceWriter
@@ -40,10 +43,16 @@ type tcpConn struct {
 
 	writeMu       sync.Mutex // one Write at a time; guards src and pos
 	src           bytes.Reader
-	pos           int // bytes since a super packet's boundary
-	writable      chan struct{}
-	writeEntry    waiter.Entry
+	pos           int                       // bytes since a super packet's boundary
+	writeWait     atomic.Pointer[writeWait] // nil until a Write has to wait
 	writeDeadline deadline
+}
+
+// writeWait is what a Write that waits needs. Most conns never have one.
+type writeWait struct {
+	writable   chan struct{}
+	entry      waiter.Entry
+	registered atomic.Bool
 }
 
 var (
@@ -65,6 +74,9 @@ func (s *Stack) newTCP(proto tcpip.NetworkProtocolNumber, wq *waiter.Queue) (tcp
 	return ep, nil
 }
 
+// gone are the events of an endpoint that is no longer connected.
+const gone = waiter.EventHUp | waiter.EventErr
+
 // newTCPConn wraps a connected endpoint. It takes ownership of ep: on an
 // error it is gone.
 func (s *Stack) newTCPConn(network string, ep tcpip.Endpoint, wq *waiter.Queue) (*tcpConn, error) {
@@ -82,16 +94,11 @@ func (s *Stack) newTCPConn(network string, ep tcpip.Endpoint, wq *waiter.Queue) 
 	c := &tcpConn{
 		s: s, ep: ep, wq: wq, network: network,
 		laddr: net.TCPAddrFromAddrPort(l), raddr: net.TCPAddrFromAddrPort(r),
-		closed: make(chan struct{}),
-		unpin:  s.pin(r.Addr()),
+		pinned: s.pinPeer(r.Addr()),
 	}
-	c.readDeadline.init()
-	c.writeDeadline.init()
-	const gone = waiter.EventHUp | waiter.EventErr
 	c.readEntry, c.readable = waiter.NewChannelEntry(waiter.ReadableEvents | waiter.EventRdHUp | gone)
-	c.writeEntry, c.writable = waiter.NewChannelEntry(waiter.WritableEvents | gone)
+	c.readDeadline.tell = c.readable
 	wq.EventRegister(&c.readEntry)
-	wq.EventRegister(&c.writeEntry)
 	_ = c.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true})
 	if !s.track(c) {
 		c.abort()
@@ -218,14 +225,13 @@ func (c *tcpConn) Read(b []byte) (int, error) {
 
 // read is Read with readMu held and a bare error.
 func (c *tcpConn) read(b []byte) (int, error) {
-	expired := c.readDeadline.wait()
 	for {
 		switch {
-		case isClosed(c.closed):
+		case c.closed.Load():
 			return 0, net.ErrClosed
 		case len(b) == 0:
 			return 0, nil
-		case isClosed(expired):
+		case c.readDeadline.passed():
 			return 0, os.ErrDeadlineExceeded
 		}
 		c.dst = b
@@ -239,20 +245,19 @@ func (c *tcpConn) read(b []byte) (int, error) {
 			}
 		case *tcpip.ErrWouldBlock:
 		case *tcpip.ErrClosedForReceive:
-			if isClosed(c.closed) {
+			if c.closed.Load() {
 				return 0, net.ErrClosed
 			}
 			return 0, io.EOF
 		default:
-			if isClosed(c.closed) {
+			if c.closed.Load() {
 				return 0, net.ErrClosed
 			}
 			return 0, asyncError(err)
 		}
 		select {
 		case <-c.readable:
-		case <-expired:
-		case <-c.closed:
+		case <-c.readDeadline.reached():
 		}
 	}
 }
@@ -274,13 +279,12 @@ func (c *tcpConn) Write(b []byte) (int, error) {
 // is given, and one that is a little larger than a super packet would go out
 // as a large and a small one (DESIGN §13).
 func (c *tcpConn) write(b []byte) (n int, err error) {
-	expired := c.writeDeadline.wait()
 	defer c.src.Reset(nil)
 	for {
 		switch {
-		case isClosed(c.closed):
+		case c.closed.Load():
 			return n, net.ErrClosed
-		case isClosed(expired):
+		case c.writeDeadline.passed():
 			return n, os.ErrDeadlineExceeded
 		case n == len(b):
 			return n, nil
@@ -297,16 +301,38 @@ func (c *tcpConn) write(b []byte) (n int, err error) {
 			continue
 		case *tcpip.ErrWouldBlock:
 		default:
-			if isClosed(c.closed) {
+			if c.closed.Load() {
 				return n, net.ErrClosed
 			}
 			return n, asyncError(err)
 		}
-		select {
-		case <-c.writable:
-		case <-expired:
-		case <-c.closed:
+		w := c.writeWait.Load()
+		if w == nil {
+			c.watchWritable()
+			continue // it may have become so meanwhile
 		}
+		select {
+		case <-w.writable:
+		case <-c.writeDeadline.wait():
+		}
+	}
+}
+
+// watchWritable has the endpoint tell when it takes more. writeMu is held.
+func (c *tcpConn) watchWritable() {
+	w := new(writeWait)
+	w.entry, w.writable = waiter.NewChannelEntry(waiter.WritableEvents | gone)
+	c.wq.EventRegister(&w.entry)
+	w.registered.Store(true)
+	c.writeWait.Store(w)
+	if c.closed.Load() {
+		c.unwatchWritable(w)
+	}
+}
+
+func (c *tcpConn) unwatchWritable(w *writeWait) {
+	if w.registered.Swap(false) {
+		c.wq.EventUnregister(&w.entry)
 	}
 }
 
@@ -376,12 +402,7 @@ func (c *tcpConn) writeTo(w io.Writer) (n int64, err error) {
 // Close implements net.Conn. What was written goes out in the background, as
 // SetLinger has it; unread data means a reset, as in the kernel.
 func (c *tcpConn) Close() error {
-	first := false
-	c.end(func() {
-		first = true
-		c.ep.Close()
-	})
-	if !first {
+	if !c.end(c.ep.Close) {
 		return c.opError("close", net.ErrClosed)
 	}
 	return nil
@@ -390,17 +411,27 @@ func (c *tcpConn) Close() error {
 // abort implements closer.
 func (c *tcpConn) abort() { c.end(c.ep.Abort) }
 
-func (c *tcpConn) end(how func()) {
+// end ends c by how and wakes who waits; false: it has ended before.
+func (c *tcpConn) end(how func()) (first bool) {
 	c.closeOnce.Do(func() {
-		close(c.closed)
+		first = true
+		c.closed.Store(true)
+		wake(c.readable)
+		w := c.writeWait.Load()
+		if w != nil {
+			wake(w.writable)
+		}
 		how()
 		c.wq.EventUnregister(&c.readEntry)
-		c.wq.EventUnregister(&c.writeEntry)
+		if w != nil {
+			c.unwatchWritable(w)
+		}
 		c.readDeadline.set(time.Time{})
 		c.writeDeadline.set(time.Time{})
-		c.unpin()
+		c.s.unpinPeer(c.pinned)
 		c.s.untrack(c)
 	})
+	return first
 }
 
 // CloseRead shuts down the reading side, as net.TCPConn's does.
@@ -410,7 +441,7 @@ func (c *tcpConn) CloseRead() error { return c.shutdown(tcpip.ShutdownRead) }
 func (c *tcpConn) CloseWrite() error { return c.shutdown(tcpip.ShutdownWrite) }
 
 func (c *tcpConn) shutdown(how tcpip.ShutdownFlags) error {
-	if isClosed(c.closed) {
+	if c.closed.Load() {
 		return c.opError("close", net.ErrClosed)
 	}
 	if err := c.ep.Shutdown(how); err != nil {
@@ -427,7 +458,7 @@ func (c *tcpConn) RemoteAddr() net.Addr { return c.raddr }
 
 // SetDeadline implements net.Conn.
 func (c *tcpConn) SetDeadline(t time.Time) error {
-	if isClosed(c.closed) {
+	if c.closed.Load() {
 		return setError(c.network, c.laddr)
 	}
 	c.readDeadline.set(t)
@@ -437,7 +468,7 @@ func (c *tcpConn) SetDeadline(t time.Time) error {
 
 // SetReadDeadline implements net.Conn.
 func (c *tcpConn) SetReadDeadline(t time.Time) error {
-	if isClosed(c.closed) {
+	if c.closed.Load() {
 		return setError(c.network, c.laddr)
 	}
 	c.readDeadline.set(t)
@@ -446,7 +477,7 @@ func (c *tcpConn) SetReadDeadline(t time.Time) error {
 
 // SetWriteDeadline implements net.Conn.
 func (c *tcpConn) SetWriteDeadline(t time.Time) error {
-	if isClosed(c.closed) {
+	if c.closed.Load() {
 		return setError(c.network, c.laddr)
 	}
 	c.writeDeadline.set(t)
@@ -454,7 +485,7 @@ func (c *tcpConn) SetWriteDeadline(t time.Time) error {
 }
 
 func (c *tcpConn) alive(op string) error {
-	if isClosed(c.closed) {
+	if c.closed.Load() {
 		return c.opError(op, net.ErrClosed)
 	}
 	return nil

@@ -122,8 +122,6 @@ func (s *Stack) newUDP(network string, laddr, raddr netip.AddrPort) (*udpConn, e
 		return nil, sysError(err)
 	}
 	c.laddr = net.UDPAddrFromAddrPort(addrPort(local, wildcard))
-	c.readDeadline.init()
-	c.writeDeadline.init()
 	c.at = boundTo(c.laddr, c.raddr, only6)
 	c.queue.limit = udpQueueDefault
 	c.readable, c.writable = make(chan struct{}, 1), make(chan struct{}, 1)
@@ -239,7 +237,7 @@ func (c *udpConn) write(b []byte, to netip.AddrPort) (int, error) {
 	switch {
 	case isClosed(c.closed):
 		return 0, net.ErrClosed
-	case isClosed(c.writeDeadline.wait()):
+	case c.writeDeadline.passed():
 		return 0, os.ErrDeadlineExceeded
 	case c.bypass(b, to):
 		return len(b), nil

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"runtime"
 	"runtime/pprof"
 	"slices"
 	"strings"
@@ -49,6 +50,7 @@ var (
 	remote     = flag.String("remote", "", "with -end: the address of the other end")
 	hello      = flag.String("hello", "", "with -end dial: what the server said")
 	cpuProfile = flag.String("cpuprofile", "", "with -child: write a CPU profile to this file")
+	memProfile = flag.String("memprofile", "", "with -child and W7: write what is live on the heap to this file")
 )
 
 // sample is one measurement.
@@ -117,6 +119,9 @@ func measure(ctx context.Context, name, workload string) error {
 			}
 			return func() { pprof.StopCPUProfile(); _ = f.Close() }, pprof.StartCPUProfile(f)
 		}
+	}
+	if *memProfile != "" {
+		runtime.MemProfileRate = 512
 	}
 	m := map[string]float64{}
 	if err := run(ctx, peers[i].make, m); err != nil {

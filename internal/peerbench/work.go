@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"runtime"
+	"runtime/pprof"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -455,6 +457,15 @@ func (b *bench) idle(ctx context.Context, m map[string]float64) error {
 	}
 	time.Sleep(300 * time.Millisecond)
 	m["kb_per_conn"] = (heap() - h0) / n / 1024
+	if *memProfile != "" {
+		f, err := os.Create(*memProfile)
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(pprof.Lookup("heap").WriteTo(f, 0), f.Close()); err != nil {
+			return err
+		}
+	}
 	m["goroutines_per_conn"] = float64(runtime.NumGoroutine()-g0)/n - 1 // the server's handler
 	c0 := cpuTime()
 	time.Sleep(*dur)
