@@ -107,7 +107,7 @@ func TestTCPLoss(t *testing.T) {
 }
 
 // Datagrams that are overtaken by those of the next 2 ms do not look like lost
-// ones: of what came late, TCP sends next to nothing again.
+// ones: TCP does not begin to recover from a loss.
 func TestTCPReorder(t *testing.T) {
 	const delay, more = 5 * time.Millisecond, 2 * time.Millisecond
 	r := newRig(t)
@@ -142,9 +142,11 @@ func TestTCPReorder(t *testing.T) {
 	if !bytes.Equal(got, want) || err != nil {
 		t.Errorf("%d of %d bytes, %v", len(got), len(want), err)
 	}
-	again := r.a.Stats().Retransmits
-	t.Logf("%d datagrams late, %d segments sent again; %+v", late.Load(), again, r.b.Shim.Stats())
-	if late.Load() < 10 || again > uint64(late.Load()/4) {
-		t.Errorf("%d datagrams late, %d segments sent again", late.Load(), again)
+	recoveries, st := r.a.stack.Stats().TCP.SACKRecovery.Value(), r.b.Shim.Stats()
+	t.Logf("%d datagrams late, %d recoveries; %+v", late.Load(), recoveries, st)
+	// On a machine so busy that late ones come later than can be waited for,
+	// each of these may cost a recovery.
+	if late.Load() < 10 || st.Early == 0 || recoveries > uint64(late.Load())/4+st.Gaps {
+		t.Errorf("%d datagrams late, %d recoveries from loss, %d waits in vain", late.Load(), recoveries, st.Gaps)
 	}
 }

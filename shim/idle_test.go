@@ -1,0 +1,74 @@
+package shim_test
+
+import (
+	"runtime"
+	"testing"
+
+	"github.com/idloc/idloc/shim"
+	"github.com/idloc/idloc/shim/shimtest"
+)
+
+// idlePipes opens a pipe from each of n nodes to each of m others, has one TCP
+// segment go over each in both directions, and returns what the ends of these
+// n·m pipes have left on the heap, with their mappings and LSIs, in bytes an
+// end; and how many goroutines they have made.
+func idlePipes(t testing.TB, n, m int) (size float64, goroutines int) {
+	net := shimtest.NewNet()
+	nodes := make([]*shimtest.Node, n+m)
+	got := make([]*upper, n+m)
+	for i := range nodes {
+		nodes[i] = net.Node(t, nil)
+		got[i] = newUpper()
+		nodes[i].Shim.Attach(got[i])
+	}
+	send := func(a, b int) {
+		src, _ := nodes[a].Table.Self()
+		dst, _ := nodes[a].LSI(t, nodes[b])
+		if err := nodes[a].Shim.Output(tcp(src, dst, 0x18, []byte("a small segment"), 0)); err != nil {
+			t.Fatal(err)
+		}
+		<-got[b].got
+	}
+	live := func() uint64 {
+		for range 3 { // pools forget in two
+			runtime.GC()
+		}
+		var s runtime.MemStats
+		runtime.ReadMemStats(&s)
+		return s.HeapAlloc + s.StackInuse
+	}
+	before, running := live(), runtime.NumGoroutine()
+	for a := range n {
+		for b := n; b < n+m; b++ {
+			send(a, b)
+			send(b, a)
+		}
+	}
+	return float64(live()-before) / float64(2*n*m), runtime.NumGoroutine() - running
+}
+
+// An idle pipe takes no goroutine and at most 10 KiB at each end, with all that
+// the shim and the LSI table keep for the peer.
+func TestIdlePipe(t *testing.T) {
+	if shim.RaceEnabled {
+		t.Skip("the race detector needs memory of its own")
+	}
+	size, goroutines := idlePipes(t, 12, 12)
+	t.Logf("%.1f KiB an end, %d goroutines for 144 pipes", size/1024, goroutines)
+	if size > 10<<10 {
+		t.Errorf("%.1f KiB an end", size/1024)
+	}
+	if goroutines > 12 { // those of Connects that are just ending
+		t.Errorf("%d goroutines", goroutines)
+	}
+}
+
+// BenchmarkIdlePipes opens 10,000 pipes between 100 nodes and 100 others.
+func BenchmarkIdlePipes(b *testing.B) {
+	for b.Loop() {
+		size, goroutines := idlePipes(b, 100, 100)
+		b.ReportMetric(size/1024, "KiB/end")
+		b.ReportMetric(size*10_000/(1<<20), "MiB/10000-pipe-node")
+		b.ReportMetric(float64(goroutines)/10_000, "goroutines/pipe")
+	}
+}
