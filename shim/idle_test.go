@@ -53,8 +53,8 @@ func TestIdlePipe(t *testing.T) {
 	if shim.RaceEnabled {
 		t.Skip("the race detector needs memory of its own")
 	}
-	size, goroutines := idlePipes(t, 12, 12)
-	t.Logf("%.1f KiB an end, %d goroutines for 144 pipes", size/1024, goroutines)
+	size, goroutines := idlePipes(t, 20, 20)
+	t.Logf("%.1f KiB an end, %d goroutines for 400 pipes", size/1024, goroutines)
 	if size > 10<<10 {
 		t.Errorf("%.1f KiB an end", size/1024)
 	}

@@ -40,9 +40,10 @@ const (
 
 // order is what a mapping knows of the order in which segments come in.
 type order struct {
-	window atomic.Int64 // a time.Duration
-	losses atomic.Int32 // gaps in a row that were losses
-	flows  [orderSlots]orderFlow
+	window atomic.Int64                          // a time.Duration
+	losses atomic.Int32                          // gaps in a row that were losses
+	ended  atomic.Bool                           // nothing is held any more
+	flows  [orderSlots]atomic.Pointer[orderFlow] // nil until used
 }
 
 // stamp is a datagram as the pipe knows it, and when it came.
@@ -63,7 +64,6 @@ type orderFlow struct {
 	firing sync.Mutex // held by the timer's function, so that end can wait for it
 
 	mu          sync.Mutex // guards what follows; taken after firing
-	ended       bool
 	flow        uint64
 	next        uint32 // sequence number after all that went up
 	gap         gap
@@ -95,19 +95,29 @@ func (m *mapping) watchOrder() *order {
 	return m.order.Load()
 }
 
+// slot returns where flow is watched, made if need be.
+func (o *order) slot(flow uint64) *orderFlow {
+	p := &o.flows[uint32(flow)*0x9e3779b1>>29]
+	if f := p.Load(); f != nil {
+		return f
+	}
+	p.CompareAndSwap(nil, new(orderFlow))
+	return p.Load()
+}
+
 // deliverInOrder gives the stack a TCP packet, k, as b, and what waited for it,
 // or has it wait.
 func (s *Shim) deliverInOrder(u Upper, m *mapping, v6 bool, index uint32, k *packet, b buffer.Buffer) {
 	o := m.watchOrder()
 	th := k.head[:k.hl]
 	flow := ackFlow(v6, binary.BigEndian.Uint16(th[0:]), binary.BigEndian.Uint16(th[2:]))
-	f := &o.flows[uint32(flow)*0x9e3779b1>>29]
+	f := o.slot(flow)
 	seq := binary.BigEndian.Uint32(th[4:])
 	f.mu.Lock()
 	var before, after *early
 	held := false
 	switch {
-	case f.ended:
+	case o.ended.Load():
 	case th[13]&(flagSYN|flagRST) != 0:
 		if f.flow == flow {
 			before = f.drain()
@@ -311,16 +321,19 @@ func (s *Shim) endOrder(m *mapping) {
 	if o == nil {
 		return
 	}
+	o.ended.Store(true)
 	for i := range o.flows {
-		f := &o.flows[i]
+		f := o.flows[i].Load()
+		if f == nil {
+			continue
+		}
+		f.firing.Lock()
 		f.mu.Lock()
-		f.ended = true
 		chain := f.drain()
 		if f.timer != nil {
 			f.timer.Stop()
 		}
 		f.mu.Unlock()
-		f.firing.Lock() // the timer's function has ended, or finds nothing
 		f.firing.Unlock()
 		var u Upper
 		if up := s.upper.Load(); up != nil {

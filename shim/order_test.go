@@ -197,15 +197,13 @@ func TestOrderLimits(t *testing.T) {
 				r.in(at(0))
 				r.take()
 				most := min(orderMax, (orderBytes-1)/n)
-				f, sent := &r.m.watchOrder().flows, 0
+				f, sent := r.m.watchOrder().slot(ackFlow(false, 1000, 80)), 0
 				var up []uint32
 				for ; len(up) == 0; up = r.take() {
 					r.in(at(sent + 2))
 					sent++
-					for i := range f {
-						if f[i].n > orderMax || f[i].bytes > orderBytes {
-							t.Fatalf("%d segments, %d bytes held", f[i].n, f[i].bytes)
-						}
+					if f.n > orderMax || f.bytes > orderBytes {
+						t.Fatalf("%d segments, %d bytes held", f.n, f.bytes)
 					}
 				}
 				if sent < most/2 || len(up) != sent {
