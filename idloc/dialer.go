@@ -75,7 +75,8 @@ func (d *Dialer) node(ctx context.Context, network, address string) (*Node, erro
 		name := strings.ToLower(strings.TrimSuffix(host, "."))
 		var best *Node
 		for _, n := range d.Nodes {
-			if strings.HasSuffix(name, "."+n.ov.Domain()) && (best == nil || len(n.ov.Domain()) > len(best.ov.Domain())) {
+			// The domain itself is no member, but its name stays inside too.
+			if strings.HasSuffix("."+name, "."+n.ov.Domain()) && (best == nil || len(n.ov.Domain()) > len(best.ov.Domain())) {
 				best = n
 			}
 		}

@@ -361,6 +361,17 @@ func TestDialer(t *testing.T) {
 		t.Fatalf("a real address: %v", err)
 	}
 	real.Close()
+	// Names of an overlay are not asked for outside, its own name neither.
+	d.Real = &net.Dialer{Resolver: &net.Resolver{PreferGo: true, Dial: func(context.Context, string, string) (net.Conn, error) {
+		t.Error("a DNS server outside is asked")
+		return nil, errors.New("no DNS here")
+	}}}
+	for _, host := range []string{"example.com", "Example.COM.", "pluto.example.org", "a.b.example.com"} {
+		var dns *net.DNSError
+		if _, err := d.Dial(ctx, "tcp", host+":80"); !errors.As(err, &dns) || !dns.IsNotFound {
+			t.Errorf("%s: %v", host, err)
+		}
+	}
 	d.Encapsulation = idloc.Null
 	if _, err := d.Dial(ctx, "tcp", "mars.example.com:"+port); !errors.Is(err, idloc.ErrRefusedByPolicy) {
 		t.Errorf("null encapsulation, which is off: %v", err)

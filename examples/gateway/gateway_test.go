@@ -183,7 +183,7 @@ func TestFromAShell(t *testing.T) {
 		t.Errorf("netcheck: %s", out)
 	}
 	page := "http://" + earth.at(t, "status page")
-	for path, want := range map[string]string{"/": "page.js", "/proxy.pac": `dnsDomainIs(host, ".example.com")`, "/metrics": "idloc_pipes 1"} {
+	for path, want := range map[string]string{"/": "page.js", "/proxy.pac": `if (dnsDomainIs(host, ".example.com")) return "SOCKS5 ` + earth.at(t, "SOCKS5 proxy") + `; PROXY ` + earth.at(t, "HTTP proxy") + `";`, "/metrics": "idloc_pipes 1"} {
 		resp, err := http.Get(page + path)
 		if err != nil {
 			t.Fatal(err)
@@ -201,6 +201,12 @@ func TestFromAShell(t *testing.T) {
 	}
 	if out, err := tell(t, mars.dir, "revoke", "earth"); err == nil || !strings.Contains(out, "policy") {
 		t.Errorf("a member revokes the founder: %v, %s", err, out)
+	}
+	// A token may come by standard input.
+	venus := command(t.Context(), "join", "-dir", t.TempDir(), "-")
+	venus.Stdin = strings.NewReader("idloc1nonsense\n")
+	if out, err := venus.CombinedOutput(); err == nil || !strings.Contains(string(out), "token") {
+		t.Errorf("nonsense by standard input: %v, %s", err, out)
 	}
 	// A restart keeps who it is.
 	mars.stop()
@@ -340,14 +346,15 @@ func TestCurl(t *testing.T) {
 func TestDig(t *testing.T) {
 	t.Parallel()
 	dig := program(t, "dig")
-	earth, _ := pair(t)
-	host, port, err := net.SplitHostPort(earth.at(t, "DNS for example.com"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	earth, mars := pair(t)
+	asked := earth
 	ask := func(args ...string) string {
 		t.Helper()
-		out, err := exec.CommandContext(t.Context(), dig, append([]string{"@" + host, "-p", port, "+time=5", "+tries=2"}, args...)...).CombinedOutput()
+		host, port, err := net.SplitHostPort(asked.at(t, "DNS for example.com"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, err := exec.CommandContext(t.Context(), dig, append([]string{"@" + host, "-p", port, "+time=10", "+tries=2"}, args...)...).CombinedOutput()
 		if err != nil {
 			t.Errorf("dig %v: %v: %s", args, err, out)
 		}
@@ -377,6 +384,12 @@ func TestDig(t *testing.T) {
 		if got := ask(c.name, c.kind); !strings.Contains(got, c.want) {
 			t.Errorf("%s %s without %q: %s", c.name, c.kind, c.want, got)
 		}
+	}
+	// Who is cut off from the database does not know whether there is a pluto.
+	earth.stop()
+	asked = mars
+	if got := ask("pluto.example.com", "A"); !strings.Contains(got, "status: SERVFAIL") || !strings.Contains(got, "EDE: ") {
+		t.Errorf("with nobody to ask: %s", got)
 	}
 }
 

@@ -32,7 +32,8 @@ const usage = `Usage: gateway <command> [flags] [arguments]
 
 Commands that run a node, until interrupted:
   create <domain>     found an overlay, such as example.com
-  join <token>        enter an overlay with a token
+  join <token>        enter an overlay with a token; - reads it from standard
+                      input, where no other user of the machine sees it
   run                 resume what create or join began in -dir
 
 Commands that ask the node that runs in -dir:
@@ -44,7 +45,8 @@ Commands that ask the node that runs in -dir:
   connect <host:port> join standard input and output to a connection, as
                       ssh -o ProxyCommand='gateway connect %h:%p' wants it
 
-'gateway <command> -h' prints the flags of a command.
+'gateway <command> -h' prints the flags of a command. idloc-gateway.service,
+beside the source, is a unit for systemd that keeps a gateway running.
 `
 
 func main() {
@@ -157,6 +159,13 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 	arg := fs.Arg(0)
 	if o.dir == "" {
 		return errors.New("no home folder is known: say -dir")
+	}
+	if cmd == "join" && arg == "-" {
+		b, err := io.ReadAll(io.LimitReader(in, 1<<16))
+		if err != nil {
+			return err
+		}
+		arg = strings.TrimSpace(string(b))
 	}
 	switch cmd {
 	case "create", "join", "run":

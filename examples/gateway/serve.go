@@ -21,6 +21,7 @@ import (
 type gateway struct {
 	node   *idloc.Node
 	dialer *idloc.Dialer
+	pac    []string // what proxy.pac offers
 	ctx    context.Context
 	wg     sync.WaitGroup
 
@@ -104,7 +105,7 @@ func serve(ctx context.Context, cmd, arg string, o options, out, errOut io.Write
 		{"socks", o.socks, g.socks, "SOCKS5 proxy (names are resolved in the overlay: socks5h) at %s"},
 		{"http", o.http, g.proxy, "HTTP proxy at %s"},
 		{"dns", o.dns, g.dns, "DNS for " + node.Status().Self.Domain + " at %s, UDP and TCP"},
-		{"page", o.page, func(a string) (net.Addr, error) { return g.page(a, o) }, "status page at http://%s/"},
+		{"page", o.page, g.page, "status page at http://%s/, for browsers /proxy.pac"},
 	} {
 		if s.addr == "" {
 			continue
@@ -114,6 +115,9 @@ func serve(ctx context.Context, cmd, arg string, o options, out, errOut io.Write
 			return fmt.Errorf("-%s: %w (choose another address, or none with -%s '')", s.flag, err, s.flag)
 		}
 		fmt.Fprintf(out, s.say+"\n", at)
+		if kind := map[string]string{"socks": "SOCKS5 ", "http": "PROXY "}[s.flag]; kind != "" {
+			g.pac = append(g.pac, kind+at.String())
+		}
 	}
 	for _, f := range forwards {
 		at, err := g.forward(f)
@@ -177,14 +181,18 @@ func (g *gateway) httpOn(l net.Listener, h http.Handler) {
 }
 
 // page serves the node's page, and a proxy auto-configuration that sends the
-// overlay's names to the SOCKS5 proxy.
-func (g *gateway) page(addr string, o options) (net.Addr, error) {
+// overlay's names to the proxies.
+func (g *gateway) page(addr string) (net.Addr, error) {
+	pac := "DIRECT"
+	if len(g.pac) > 0 {
+		pac = strings.Join(g.pac, "; ")
+	}
 	mux := http.NewServeMux()
 	mux.Handle("/", g.node.Handler())
 	mux.HandleFunc("GET /proxy.pac", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/x-ns-proxy-autoconfig")
 		fmt.Fprintf(w, "function FindProxyForURL(url, host) {\n  if (dnsDomainIs(host, %s)) return %s;\n  return \"DIRECT\";\n}\n",
-			strconv.Quote("."+g.node.Status().Self.Domain), strconv.Quote("SOCKS5 "+o.socks))
+			strconv.Quote("."+g.node.Status().Self.Domain), strconv.Quote(pac))
 	})
 	return g.http(addr, mux)
 }
