@@ -1,13 +1,9 @@
 package null
 
 import (
-	"errors"
-	"io"
 	"net"
 	"time"
 )
-
-func isEOF(err error) bool { return errors.Is(err, io.EOF) }
 
 // CloseWrite ends this side's stream, as net.TCPConn's does: the peer reads
 // what was written and then io.EOF. During a pause the end is sent after it.

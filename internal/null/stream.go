@@ -215,6 +215,9 @@ func (s *Stream) receiveLocked(b []byte) (int, error) {
 	s.reading = true
 	s.mu.Unlock()
 	n, err := c.Read(b)
+	if err == io.EOF && !c.Ended() {
+		err = syscall.ECONNRESET
+	}
 	s.mu.Lock()
 	s.reading = false
 	s.taken += uint64(n)

@@ -3,6 +3,7 @@ package null
 import (
 	"context"
 	"errors"
+	"io"
 	"time"
 )
 
@@ -135,7 +136,7 @@ func (s *Stream) drainLocked(c Conn) {
 			s.pending = append(s.pending, b[:n]...)
 		}
 		if n == 0 {
-			if err != nil && isEOF(err) && !(s.endKnown && s.taken != s.peerEnd) {
+			if err == io.EOF && c.Ended() && !(s.endKnown && s.taken != s.peerEnd) {
 				s.eof = true
 			}
 			return

@@ -66,6 +66,7 @@ func (c *tcpConn) Take(b []byte) (n int, err error) {
 	case errors.Is(err, unix.EAGAIN):
 		return 0, nil
 	case err != nil:
+		c.note(err)
 		return 0, &net.OpError{Op: "read", Net: "tcp", Source: c.LocalAddr(), Addr: c.RemoteAddr(), Err: syscall.Errno(err.(unix.Errno))}
 	case n == 0:
 		return 0, io.EOF
@@ -73,10 +74,23 @@ func (c *tcpConn) Take(b []byte) (n int, err error) {
 	return n, nil
 }
 
-func (c *tcpConn) Silent() bool {
-	var info *unix.TCPInfo
+func (c *tcpConn) info() (info *unix.TCPInfo) {
 	var err error
 	if !c.control(func(fd int) { info, err = unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO) }) || err != nil {
+		return nil
+	}
+	return info
+}
+
+// over says whether nothing will come or go any more.
+func (c *tcpConn) over() bool {
+	info := c.info()
+	return info == nil || info.State == tcpClose
+}
+
+func (c *tcpConn) Silent() bool {
+	info := c.info()
+	if info == nil {
 		return false
 	}
 	if info.State == tcpClose {

@@ -42,6 +42,7 @@ type end struct {
 	outFin   bool
 	finGone  bool
 	err      error
+	told     bool // a call has returned err: the next ones see an end
 	closed   bool
 	rd, wd   time.Time
 	rcv, snd int
@@ -175,10 +176,17 @@ func (e *end) takeLocked(b []byte) (int, error) {
 		e.l.moveLocked()
 		return n, nil
 	}
-	if e.inFin {
+	if e.inFin || e.told {
 		return 0, io.EOF
 	}
+	e.told = e.err != nil
 	return 0, e.err
+}
+
+func (e *end) Ended() bool {
+	e.l.mu.Lock()
+	defer e.l.mu.Unlock()
+	return e.err == nil || e.inFin && !e.told
 }
 
 func (e *end) Take(b []byte) (int, error) {
@@ -196,7 +204,10 @@ func (e *end) Write(b []byte) (n int, err error) {
 			return n, net.ErrClosed
 		case passed(e.wd):
 			return n, os.ErrDeadlineExceeded
+		case e.told:
+			return n, syscall.EPIPE
 		case e.err != nil:
+			e.told = true
 			return n, e.err
 		case e.outFin:
 			return n, syscall.EPIPE
