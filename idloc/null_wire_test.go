@@ -220,6 +220,9 @@ func TestNullResumes(t *testing.T) {
 }
 
 func nullResumes(t *testing.T, policy idloc.NullPolicy) {
+	if testing.Short() && *nullBytes > 16<<20 {
+		*nullBytes, *nullCut = 16<<20, 6<<20
+	}
 	venus, mars, vw, mw := wiredPair(t, policy, false)
 	l, err := mars.Listen("tcp", ":80")
 	if err != nil {

@@ -231,7 +231,13 @@ func (n *nulls) moved() {
 		have[a] = true
 	}
 	for _, f := range n.all() {
-		if local, _ := f.real(); local.IsValid() && !have[local.Addr()] {
+		f.mu.Lock()
+		local, a := f.local, f.attempt
+		f.mu.Unlock()
+		if a != nil {
+			a.cancel(errMoved) // it has shown addresses that are not ours any more
+		}
+		if local.IsValid() && !have[local.Addr()] {
 			f.lost(errMoved)
 		}
 	}
