@@ -63,6 +63,9 @@ const (
 	// writePiece is how much goes to the system between two looks at what was
 	// acknowledged.
 	writePiece = 256 << 10
+	// trimSlack is how much more than the peer's buffer is kept before the
+	// system is asked: it costs a call.
+	trimSlack = 512 << 10
 )
 
 // Stream is a TCP connection that outlives the connections it is made of. It
@@ -286,7 +289,9 @@ func (s *Stream) sendLocked(b []byte) int {
 	s.writing = true
 	s.mu.Unlock()
 
-	s.trim(c)
+	if s.kept.len()+min(len(b), writePiece) > int(s.peerUnread)+trimSlack {
+		s.trim(c)
+	}
 	room := s.limit() - s.kept.len()
 	b = b[:min(len(b), max(room, 0), writePiece)]
 	n, err := 0, error(nil)
