@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"runtime/pprof"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -36,7 +37,8 @@ var peers = []struct {
 var (
 	dur        = flag.Duration("dur", 1500*time.Millisecond, "how long one measurement takes")
 	rounds     = flag.Int("rounds", 5, "how often each is taken")
-	workloads  = flag.String("w", "W1,W2,W3,W4,W5,W5r,W6,W7,W8", "workloads")
+	workloads  = flag.String("w", "W1,W2,W3,W4,W5,W5r,W6,W7,W8,W9", "workloads")
+	idleConns  = flag.Int("conns", 1000, "connections of W7")
 	who        = flag.String("peers", "", "peers (default all)")
 	jsonFile   = flag.String("json", "", "write every measurement to this file")
 	svgFile    = flag.String("svg", "", "write a chart to this file")
@@ -190,7 +192,7 @@ var errNotApplicable = errors.New("not applicable")
 func spawn(ctx context.Context, self, peer, workload string) (map[string]float64, error) {
 	ctx, cancel := context.WithTimeout(ctx, 60*time.Second+10**dur)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, self, "-child", peer, "-w", workload, "-dur", dur.String())
+	cmd := exec.CommandContext(ctx, self, "-child", peer, "-w", workload, "-dur", dur.String(), "-conns", strconv.Itoa(*idleConns))
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()

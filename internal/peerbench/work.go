@@ -62,6 +62,9 @@ var work = map[string]func(ctx context.Context, mk maker, m map[string]float64) 
 	"W7": func(ctx context.Context, mk maker, m map[string]float64) error {
 		return with(ctx, mk, func(b *bench) error { return b.idle(ctx, m) })
 	},
+	"W9": func(ctx context.Context, mk maker, m map[string]float64) error {
+		return with(ctx, mk, func(b *bench) error { return b.still(m) })
+	},
 	"W8": func(ctx context.Context, mk maker, m map[string]float64) error {
 		return with(ctx, mk, func(b *bench) error { return b.loaded(ctx, m) })
 	},
@@ -434,7 +437,7 @@ func cold(ctx context.Context, mk maker, m map[string]float64) error {
 
 // idle opens connections and leaves them alone.
 func (b *bench) idle(ctx context.Context, m map[string]float64) error {
-	const n = 1000
+	n := *idleConns
 	heap := func() float64 {
 		runtime.GC()
 		runtime.GC()
@@ -456,7 +459,7 @@ func (b *bench) idle(ctx context.Context, m map[string]float64) error {
 		conns = append(conns, c)
 	}
 	time.Sleep(300 * time.Millisecond)
-	m["kb_per_conn"] = (heap() - h0) / n / 1024
+	m["kb_per_conn"] = (heap() - h0) / float64(n) / 1024
 	if *memProfile != "" {
 		f, err := os.Create(*memProfile)
 		if err != nil {
@@ -466,7 +469,7 @@ func (b *bench) idle(ctx context.Context, m map[string]float64) error {
 			return err
 		}
 	}
-	m["goroutines_per_conn"] = float64(runtime.NumGoroutine()-g0)/n - 1 // the server's handler
+	m["goroutines_per_conn"] = float64(runtime.NumGoroutine()-g0)/float64(n) - 1 // the server's handler
 	c0 := cpuTime()
 	time.Sleep(*dur)
 	m["cpu_percent"] = 100 * (cpuTime() - c0).Seconds() / dur.Seconds()
@@ -502,4 +505,15 @@ func (b *bench) loaded(ctx context.Context, m map[string]float64) error {
 	m["added_p50_us"] = percentile(beside, .5) - percentile(before, .5)
 	m["added_p99_us"] = percentile(beside, .99) - percentile(before, .99)
 	return wait()
+}
+
+// still measures what nodes use that have met and have nothing to do.
+func (b *bench) still(m map[string]float64) error {
+	const settle, d = 3 * time.Second, 20 * time.Second
+	time.Sleep(settle)
+	c0 := cpuTime()
+	time.Sleep(d)
+	m["cpu_percent"] = 100 * (cpuTime() - c0).Seconds() / d.Seconds()
+	m["goroutines"] = float64(runtime.NumGoroutine())
+	return nil
 }
