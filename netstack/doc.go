@@ -12,8 +12,8 @@
 // The link's MTU is the largest packet's, because nothing below needs IP fragments: the shim
 // cuts TCP to what the pipe takes, and the pipe splits other packets (DESIGN
 // §14.3). What TCP announces as its MSS is set on the endpoints instead, so
-// that a full segment with IPv4 or IPv6 LSIs fills a UDP payload of 1472
-// bytes. The link takes TCP's super packets whole (host GSO) and says that
+// that a full segment with IPv4 or IPv6 LSIs fills two UDP payloads of 1472
+// bytes (link.go says why two). The link takes TCP's super packets whole (host GSO) and says that
 // checksums are verified, because the pipe's AEAD did that (DESIGN §13).
 //
 // The stack has the node's own LSIs, to which it can talk through itself, and
