@@ -16,9 +16,19 @@
 //	  │    peer, or through a member that has one: those its name record or
 //	  │    contact record names, those connected here, those nearest its ID
 //	  │ 3. answer back the same way
-//	  │ 4. ICE checks on the shared port, nomination; after 200 ms without a
-//	  │    pair, or when the checks have failed, a relay beside them
+//	  │ 4. ICE checks on the shared port, until the peer has answered one; after
+//	  │    200 ms without a pair, or when they have failed, a relay beside them
 //	  └ 5. the pair becomes the pipe's first path
+//
+// No round trip more than that is waited for. Nobody waits for a nomination:
+// the pipe chooses among its paths by itself. The responder begins its checks
+// with its answer; they overtake it where no NAT holds them back, are answered,
+// and tell the initiator an address that only the peer can have sent from. It
+// uses that as soon as it has the answer, within three times the bytes that came
+// from there, until a challenge there is answered. So a first dial takes a round
+// trip for the name, two for offer and answer, none for the checks (one behind
+// NATs that filter), and one each to connect and to the first byte
+// (go test -run ColdDial -v ./idloc/idloctest).
 //
 // Offers that cross: the one from the smaller peer ID stands. The side with the
 // larger ID gives its own up; the side with the smaller answers "glare" and the

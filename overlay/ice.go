@@ -62,7 +62,7 @@ func newICE(d *stunDemux, conns []*socket.Conn, mapped func(*socket.Conn) []neti
 	if len(a.candidates) == 0 {
 		return nil, errors.New("no local address")
 	}
-	a.session = d.newSession(a.ufrag, conns)
+	a.session = d.newSession(a.ufrag, a.pwd, conns)
 	zero := time.Duration(0)
 	srflx, prflx, relay := srflxWait, prflxWait, relayWait
 	tick := iceTick + time.Duration(pairs*len(conns))*icePerPair
@@ -111,16 +111,33 @@ func newICE(d *stunDemux, conns []*socket.Conn, mapped func(*socket.Conn) []neti
 }
 
 // run checks the pairs with the remote candidates, which must have been
-// filtered, and returns the one that was nominated.
+// filtered, and returns the first that the peer has answered on. It does not
+// wait for a nomination: that would cost a round trip, and the pipe chooses
+// among its paths by itself.
 func (a *iceAgent) run(ctx context.Context, controlling bool, remote pipe.Remote, candidates []wire.Candidate) (pipe.Path, error) {
 	if err := a.addRemote(ctx, candidates); err != nil {
 		return pipe.Path{}, err
 	}
+	a.session.run(remote.Pwd)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() {
+		var err error
+		if controlling {
+			_, err = a.agent.Dial(ctx, remote.Ufrag, remote.Pwd)
+		} else {
+			_, err = a.agent.Accept(ctx, remote.Ufrag, remote.Pwd)
+		}
+		ended <- err
+	}()
 	var err error
-	if controlling {
-		_, err = a.agent.Dial(ctx, remote.Ufrag, remote.Pwd)
-	} else {
-		_, err = a.agent.Accept(ctx, remote.Ufrag, remote.Pwd)
+	select {
+	case err = <-ended:
+	case p := <-a.session.proven:
+		cancel()
+		<-ended // the agent goes on until it is closed
+		return pipe.Path{Local: p.local, Remote: p.remote}, nil
 	}
 	if err != nil {
 		if ctx.Err() != nil {

@@ -101,7 +101,7 @@ func TestPacing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for _, ports := range []int{1, 16} {
 			d := newSTUNDemux()
-			s := d.newSession("ufrag", nil)
+			s := d.newSession("ufrag", "password", nil)
 			c := &iceConn{session: s, done: make(chan struct{})}
 			sent := 0
 			victim := netip.MustParseAddr("192.0.2.1")

@@ -12,6 +12,7 @@ import (
 	"github.com/pion/stun/v2"
 
 	"github.com/idloc/idloc/internal/socket"
+	"github.com/idloc/idloc/internal/wire"
 )
 
 const (
@@ -37,12 +38,16 @@ var checkGaps = []time.Duration{
 // §14.9). Here requests come by fragment and responses by transaction ID. It
 // is safe for concurrent use.
 type iceSession struct {
-	demux *stunDemux
-	ufrag string
-	conns map[netip.AddrPort]*iceConn // by local address; fixed
+	demux  *stunDemux
+	ufrag  string
+	key    stun.MessageIntegrity       // of requests to us
+	conns  map[netip.AddrPort]*iceConn // by local address; fixed
+	proven chan icePair                // capacity 1: the first pair that the peer has answered on
 
 	mu     sync.Mutex // guards the rest
 	closed bool
+	remote stun.MessageIntegrity // of the answers to us; nil until the agent runs
+	heard  []heardPair           // where the peer's checks came from before that
 	sent   []transactionID
 	pace   map[pacedPair]*pace
 	toIP   map[netip.Addr]int // unanswered requests
@@ -56,6 +61,18 @@ type pacedPair struct {
 	nominate bool
 }
 
+// icePair is a socket of the port and an address of the peer.
+type icePair struct {
+	local  *socket.Conn
+	remote netip.AddrPort
+}
+
+// heardPair is where a check of the peer came from, of n bytes.
+type heardPair struct {
+	icePair
+	n int
+}
+
 type pace struct {
 	n    int
 	next time.Time
@@ -64,9 +81,9 @@ type pace struct {
 var _ ice.UDPMux = (*iceSession)(nil)
 
 // newSession registers a fragment for the sockets given.
-func (d *stunDemux) newSession(ufrag string, conns []*socket.Conn) *iceSession {
+func (d *stunDemux) newSession(ufrag, pwd string, conns []*socket.Conn) *iceSession {
 	s := &iceSession{
-		demux: d, ufrag: ufrag, conns: map[netip.AddrPort]*iceConn{},
+		demux: d, ufrag: ufrag, key: stun.NewShortTermIntegrity(pwd), proven: make(chan icePair, 1), conns: map[netip.AddrPort]*iceConn{},
 		pace: map[pacedPair]*pace{}, toIP: map[netip.Addr]int{}, alive: map[netip.Addr]bool{},
 	}
 	for _, c := range conns {
@@ -129,8 +146,13 @@ func (s *iceSession) request(c *socket.Conn, from netip.AddrPort, b []byte) {
 	if ic == nil {
 		return
 	}
-	// A triggered check (RFC 8445 §7.3.1.4) goes out at once.
 	s.mu.Lock()
+	if s.remote == nil {
+		s.mu.Unlock()
+		s.early(c, from, b)
+		return
+	}
+	// A triggered check (RFC 8445 §7.3.1.4) goes out at once.
 	for _, nominate := range []bool{false, true} {
 		if p := s.pace[pacedPair{ic, from, nominate}]; p != nil {
 			p.next = time.Time{}
@@ -138,6 +160,72 @@ func (s *iceSession) request(c *socket.Conn, from netip.AddrPort, b []byte) {
 	}
 	s.mu.Unlock()
 	ic.push(from, b)
+}
+
+// early answers a check that came before the agent runs, because the peer has
+// our offer and we do not have its answer yet (RFC 8445 §7.3), and remembers
+// where it came from.
+func (s *iceSession) early(c *socket.Conn, from netip.AddrPort, b []byte) {
+	if answerCheck(s.key, c, from, b) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if len(s.heard) < wire.MaxCandidates {
+			s.heard = append(s.heard, heardPair{icePair{c, from}, len(b)})
+		}
+	}
+}
+
+// answerCheck answers a request if its integrity holds, and says whether. b is
+// borrowed.
+func answerCheck(key stun.MessageIntegrity, local interface {
+	WriteTo(b []byte, to netip.AddrPort) error
+}, from netip.AddrPort, b []byte) bool {
+	m := &stun.Message{Raw: slices.Clone(b)}
+	if m.Decode() != nil || key.Check(m) != nil {
+		return false
+	}
+	a, err := stun.Build(stun.NewTransactionIDSetter(m.TransactionID), stun.BindingSuccess,
+		&stun.XORMappedAddress{IP: from.Addr().AsSlice(), Port: int(from.Port())}, key, stun.Fingerprint)
+	if err != nil {
+		return false
+	}
+	_ = local.WriteTo(a.Raw, from) // the peer asks again
+	return true
+}
+
+// run says that the agent runs from now on, and the peer's password.
+func (s *iceSession) run(pwd string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.remote = stun.NewShortTermIntegrity(pwd)
+}
+
+// firstHeard is where the peer was first heard before the agent ran.
+func (s *iceSession) firstHeard(allowed func(netip.AddrPort) bool) (heardPair, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	i := slices.IndexFunc(s.heard, func(h heardPair) bool { return allowed(h.remote) })
+	if i < 0 {
+		return heardPair{}, false
+	}
+	return s.heard[i], true
+}
+
+// prove tells of the first pair on which the peer has answered (RFC 8445
+// §7.2.5): packets pass in both directions. Nomination would say the same one
+// round trip later.
+func (s *iceSession) prove(p icePair, c *socket.Conn, from netip.AddrPort, b []byte) {
+	s.mu.Lock()
+	key := s.remote
+	s.mu.Unlock()
+	m := &stun.Message{Raw: slices.Clone(b)}
+	if c != p.local || from != p.remote || m.Decode() != nil || m.Type != stun.BindingSuccess || key.Check(m) != nil {
+		return
+	}
+	select {
+	case s.proven <- p:
+	default:
+	}
 }
 
 // response takes the response to one of our checks; b is borrowed.
@@ -177,7 +265,10 @@ func (s *iceSession) permit(c *iceConn, to netip.AddrPort, nominate bool, id tra
 	s.sent = append(s.sent, id)
 	s.mu.Unlock()
 	s.demux.mu.Lock()
-	s.demux.pending[id] = s.response
+	s.demux.pending[id] = func(rc *socket.Conn, from netip.AddrPort, b []byte) {
+		s.prove(icePair{c.sock, to}, rc, from, b)
+		s.response(rc, from, b)
+	}
 	s.demux.mu.Unlock()
 	// Close may have run in between; it has not seen this entry then.
 	s.mu.Lock()

@@ -130,17 +130,9 @@ func (d *stunDemux) handleCheck(local turnEnd, from netip.AddrPort, b []byte, ki
 // request answers a check of the peer, and checks the pair in return: the
 // peer's address may be one that it does not know itself (RFC 8445 §7.3.1.4).
 func (t *turnSession) request(local turnEnd, from netip.AddrPort, b []byte) {
-	m := &stun.Message{Raw: slices.Clone(b)}
-	key := stun.NewShortTermIntegrity(t.pwd)
-	if m.Decode() != nil || key.Check(m) != nil {
+	if !answerCheck(stun.NewShortTermIntegrity(t.pwd), local, from, b) {
 		return
 	}
-	a, err := stun.Build(stun.NewTransactionIDSetter(m.TransactionID), stun.BindingSuccess,
-		&stun.XORMappedAddress{IP: from.Addr().AsSlice(), Port: int(from.Port())}, key, stun.Fingerprint)
-	if err != nil {
-		return
-	}
-	_ = local.WriteTo(a.Raw, from)
 	t.mu.Lock()
 	begin := t.begin
 	t.mu.Unlock()

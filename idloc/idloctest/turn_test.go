@@ -204,16 +204,19 @@ func TestPoliciesThatContradict(t *testing.T) {
 func TestTURNServerDies(t *testing.T) {
 	t.Parallel()
 	lab := New(t)
-	lab.Node("earth")
+	earth := lab.Node("earth")
 	url, stop := turnServer(t, lab.Host("server"))
+	// On a busy machine the member might be first: it has no part in the
+	// beginning.
+	lab.Filter(func(p Packet) bool { return p.From != earth.Host || p.Payload[0]>>6 != 2 })
 	venus := lab.Node("venus", BehindNAT(Symmetric), withTURN(url))
 	mars := lab.Node("mars", BehindNAT(Symmetric))
 	lent(t, venus)
 	s := startStream(t, venus, mars, 80)
 	if p, _ := active(venus, mars); p.Kind != "turn" {
-		t.Fatalf("path %+v; a server that the user has named spares the members", p)
+		t.Fatalf("path %+v", p)
 	}
-	stall := s.disturb(t, stop)
+	stall := s.disturb(t, func() { lab.Filter(nil); stop() })
 	s.end(t)
 	if p, _ := active(venus, mars); p.Kind != "relayed" {
 		t.Errorf("path %+v", p)

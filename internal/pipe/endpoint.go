@@ -224,6 +224,35 @@ func (e *Endpoint) Up(s *Session, path Path) (*Pipe, error) {
 	return p, nil
 }
 
+// Try is Up for the initiator of s and a path that has shown less: n bytes
+// came from there that only the peer can have sent. It is challenged, and
+// until the peer answers no more than three times as many bytes are sent
+// there. If it does not answer the path is forgotten.
+func (e *Endpoint) Try(s *Session, path Path, n int) (*Pipe, error) {
+	if path.Local == nil || !path.Remote.IsValid() || !s.initiator {
+		return nil, ErrNoPath
+	}
+	p, err := e.install(s)
+	if err != nil {
+		return nil, err
+	}
+	now := e.now()
+	p.mu.Lock()
+	defer p.unlock()
+	if p.state == stateClosed {
+		return nil, p.err
+	}
+	if p.find(path.Local, path.Remote) == nil {
+		if t := p.newPath(path, now); t != nil {
+			t.budget.Store(int64(amplification * n))
+			t.heard.Store(now)
+			p.startChallenge(t, now)
+		}
+	}
+	p.adopt(s.kp, now)
+	return p, nil
+}
+
 // install gives s to the peer's pipe. It does nothing the second time.
 func (e *Endpoint) install(s *Session) (*Pipe, error) {
 	e.mu.Lock()

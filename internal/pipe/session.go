@@ -40,6 +40,13 @@ func (s *Session) Remote() Remote { return s.remote }
 // ID is the session ID, chosen by the initiator.
 func (s *Session) ID() [16]byte { return s.id }
 
+// In says whether p is the pipe that s was installed in.
+func (s *Session) In(p *Pipe) bool {
+	s.e.mu.Lock()
+	defer s.e.mu.Unlock()
+	return s.pipe == p
+}
+
 // Cancel lets go of a session that is not Up. After Up it does nothing.
 func (s *Session) Cancel() {
 	s.e.mu.Lock()
