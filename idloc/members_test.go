@@ -3,6 +3,7 @@ package idloc_test
 import (
 	"errors"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -155,4 +156,75 @@ func TestDamagedState(t *testing.T) {
 		t.Fatalf("Open with all files mended: %v", err)
 	}
 	again.Close()
+}
+
+// TestLeave: the name of a node that left is gone at once, for those that had
+// asked for it before as well; and it is there again when the node comes back.
+func TestLeave(t *testing.T) {
+	t.Parallel()
+	earth := found(t, idloc.Config{})
+	venus := join(t, earth, "venus", idloc.Config{})
+	dir := filepath.Join(t.TempDir(), "mars")
+	mars := join(t, earth, "mars", idloc.Config{Dir: dir})
+	port := echo(t, mars)
+	c, err := dialTimeout(t, venus, "tcp", "mars:"+port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+	if err := mars.Leave(t.Context()); err != nil {
+		t.Fatalf("Leave: %v", err)
+	}
+	if err := mars.Leave(t.Context()); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("Leave again: %v", err)
+	}
+	notFound := func(err error) bool {
+		var dns *net.DNSError
+		return errors.As(err, &dns) && dns.IsNotFound
+	}
+	if _, err := dialTimeout(t, earth, "tcp", "mars:"+port); !notFound(err) {
+		t.Errorf("dialling who has left: %v, want a DNSError that says not found", err)
+	}
+	// Venus has the answer from before for a while; a Dial that fails ends that.
+	if _, err := dialTimeout(t, venus, "tcp", "mars:"+port); err == nil {
+		t.Error("a conn to a node that has left")
+	}
+	if _, err := dialTimeout(t, venus, "tcp", "mars:"+port); !notFound(err) {
+		t.Errorf("dialling once more who has left: %v, want a DNSError that says not found", err)
+	}
+	again, err := idloc.Open(t.Context(), idloc.Config{Dir: dir, Addrs: loopback})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { again.Close() })
+	if again.Name() != "mars.example.com" || again.ID() != mars.ID() {
+		t.Errorf("came back as %s, %s", again.Name(), again.ID())
+	}
+	port = echo(t, again)
+	if c, err = dialTimeout(t, earth, "tcp", "mars:"+port); err != nil {
+		t.Fatalf("dialling who came back: %v", err)
+	}
+	c.Close()
+}
+
+// TestLeaveUnheard: with nobody there to take the tombstone, Leave says so, and
+// closes all the same. A founder that is alone has nobody to tell.
+func TestLeaveUnheard(t *testing.T) {
+	t.Parallel()
+	earth := found(t, idloc.Config{})
+	mars := join(t, earth, "mars", idloc.Config{})
+	if err := earth.Leave(t.Context()); err != nil && !strings.Contains(err.Error(), "tombstone") {
+		t.Errorf("the founder leaves: %v", err) // mars, no server yet, may not take it
+	}
+	within(t, "the founder gone", 20*time.Second, func() bool { return mars.Status().Self.Members == 0 })
+	if err := mars.Leave(t.Context()); err == nil || !strings.Contains(err.Error(), `giving up the name "mars"`) {
+		t.Errorf("Leave with nobody there: %v", err)
+	}
+	if _, err := mars.Listen("tcp", ":0"); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("Listen after Leave: %v", err)
+	}
+	alone := found(t, idloc.Config{})
+	if err := alone.Leave(t.Context()); err != nil {
+		t.Errorf("a lone founder leaves: %v", err)
+	}
 }

@@ -245,6 +245,27 @@ func (cfg Config) lsiRanges() []netip.Prefix {
 // ended when it returns. It is idempotent and may be called at any time.
 func (n *Node) Close() error { return n.close() }
 
+// Leave is Close for a node that does not come back soon: first it puts a
+// tombstone in place of its name's record, so that whoever asks for the name
+// hears at once that there is none, instead of finding a record for up to four
+// hours that leads nowhere. The membership is not given up: Open on the same
+// Config.Dir comes back under the name while the certificate lasts.
+//
+// The node is closed in any case. The error says, besides what Close would,
+// if no member has taken the tombstone until ctx ended, for at most 15 s.
+func (n *Node) Leave(ctx context.Context) error {
+	if err := n.alive(); err != nil {
+		return err
+	}
+	ctx, cancel := n.bind(ctx)
+	err := n.ov.Withdraw(ctx)
+	cancel()
+	if err != nil {
+		err = n.ended(fmt.Errorf("idloc: %w", err))
+	}
+	return errors.Join(err, n.Close())
+}
+
 func (n *Node) shutDown() error {
 	n.cancel()
 	var errs []error

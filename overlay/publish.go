@@ -3,6 +3,7 @@ package overlay
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -297,21 +298,36 @@ func (p *publisher) putContact(ctx context.Context, chain []byte, contact naming
 }
 
 // withdraw puts a tombstone: the name is given up at once instead of when its
-// record expires.
-func (p *publisher) withdraw(ctx context.Context) {
+// record expires. It fails if there are servers and none has taken it.
+func (p *publisher) withdraw(ctx context.Context) error {
 	p.round.Lock()
 	defer p.round.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
+	defer cancel()
+	stop := context.AfterFunc(p.o.ctx, cancel)
+	defer stop()
 	p.mu.Lock()
 	p.ended = true
 	p.mu.Unlock()
 	p.o.mu.Lock()
 	chain, label := p.o.chain, p.o.label
 	p.o.mu.Unlock()
-	if label != "" {
-		p.putName(ctx, chain, label, naming.Contact{}, true)
+	if label == "" || p.putName(ctx, chain, label, naming.Contact{}, true) > 0 {
+		return nil
 	}
+	if len(p.o.gate.members()) == 0 {
+		if len(p.o.peers.addrInfos()) == 0 {
+			return nil // there never was anybody to tell
+		}
+		return fmt.Errorf("giving up the name %q: no member is connected", label)
+	}
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("giving up the name %q: %w", label, err)
+	}
+	return fmt.Errorf("giving up the name %q: no server of the database has taken the tombstone", label)
 }
 
 // Withdraw gives this peer's name up in the database, to be called before
-// Close by a peer that does not come back.
-func (o *Overlay) Withdraw(ctx context.Context) { o.publisher.withdraw(ctx) }
+// Close by a peer that does not come back soon: whoever asks for the name is
+// told from then on that there is none. Nothing is published any more.
+func (o *Overlay) Withdraw(ctx context.Context) error { return o.publisher.withdraw(ctx) }

@@ -11,9 +11,11 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/idloc/idloc/idloc"
+	"github.com/idloc/idloc/resolver"
 )
 
 // socketName is the control socket in a running node's directory. The
@@ -76,6 +78,14 @@ func listen(dir string, node *idloc.Node, stop func()) (*control, error) {
 		b, err := json.MarshalIndent(node.Status(), "", "  ")
 		return string(b), err
 	})
+	handle("zone", func(context.Context, request) (string, error) { return zone(node) })
+	handle("leave", func(ctx context.Context, _ request) (string, error) {
+		// The node closes with this; what runs it hears so by stop.
+		err := node.Leave(ctx)
+		stop()
+		<-c.ended
+		return node.Name() + " has left", err
+	})
 	handle("stop", func(context.Context, request) (string, error) {
 		stop()
 		<-c.ended
@@ -100,6 +110,20 @@ func (c *control) close() {
 	defer cancel()
 	_ = c.srv.Shutdown(ctx)
 	<-c.done
+}
+
+// zone returns a line for a zone file for each name that the node knows, its
+// own first: the draft's "MAY be stored in DNS as well" (§5).
+func zone(node *idloc.Node) (string, error) {
+	st := node.Status()
+	names, ids := []string{st.Self.Name}, map[string]idloc.PeerID{st.Self.Name: st.Self.ID}
+	for _, p := range st.Peers {
+		if p.Name != "" && ids[p.Name].IsZero() {
+			names, ids[p.Name] = append(names, p.Name), p.ID
+		}
+	}
+	lines, err := resolver.ZoneLines(names, func(name string) idloc.PeerID { return ids[name] }, time.Hour)
+	return strings.TrimSuffix(lines, "\n"), err
 }
 
 // ping tries until the peer answers: it may have to join first.

@@ -43,7 +43,9 @@ Commands that ask the node that runs in DIR:
   revoke DIR LABEL    end a membership: everywhere within 60 s, and for good
   ping DIR LABEL      wait until LABEL is reached, and say how
   status DIR          name and members known, as JSON
+  zone DIR            names and peer IDs of the members known, as lines for a DNS zone file
   stop DIR            close the node and return when it has ended
+  leave DIR           stop, and give the name up in the database at once
 
 Flags:
 `
@@ -105,7 +107,7 @@ func run(ctx context.Context, args []string, out, diag io.Writer) error {
 	arg := strings.Join(rest, " ")
 	want, known := map[string][2]int{ // fewest and most arguments after DIR
 		"found": {1, 1}, "join": {1, 1}, "open": {0, 0},
-		"invite": {0, 1}, "revoke": {1, 1}, "ping": {1, 1}, "status": {0, 0}, "stop": {0, 0},
+		"invite": {0, 1}, "revoke": {1, 1}, "ping": {1, 1}, "status": {0, 0}, "zone": {0, 0}, "stop": {0, 0}, "leave": {0, 0},
 	}[command]
 	if !known || len(rest) < want[0] || len(rest) > want[1] {
 		return bad()

@@ -110,11 +110,33 @@ func TestFiveLines(t *testing.T) {
 	}
 }
 
+// TestZoneAndLeave: the zone-file lines name everybody; who leaves is not known
+// any more, at once.
+func TestZoneAndLeave(t *testing.T) {
+	t.Parallel()
+	s := newShell(t)
+	t.Cleanup(func() { s.run("invite -wait 5s stop earth") })
+	out, err := s.run(`invite found earth example.com &
+token=$(invite invite earth mars)
+invite join mars "$token" & invite ping earth mars && invite zone earth`)
+	for _, name := range []string{"earth", "mars"} {
+		if !regexp.MustCompile(`(?m)^`+name+`\.example\.com\.\t3600\tIN\tTXT\t"idloc=12D3KooW\w+"$`).MatchString(out) || err != nil {
+			t.Errorf("no zone-file line for %s: %v", name, err)
+		}
+	}
+	if out, err := s.run("invite leave mars"); err != nil || !strings.Contains(out, "mars.example.com has left") {
+		t.Errorf("leave: %v", err)
+	}
+	if out, err := s.run("invite -wait 2s ping earth mars"); err == nil || !strings.Contains(out, "no such host") {
+		t.Errorf("ping of who has left: %v", err)
+	}
+}
+
 func TestUsage(t *testing.T) {
 	t.Parallel()
 	var diag bytes.Buffer
 	_ = run(t.Context(), []string{"-h"}, &diag, &diag)
-	for _, command := range []string{"found DIR DOMAIN", "join DIR TOKEN", "open DIR", "invite DIR [LABEL]", "revoke DIR LABEL", "ping DIR LABEL", "status DIR", "stop DIR", "-addrs", "-delegate", "-expires", "-wait"} {
+	for _, command := range []string{"found DIR DOMAIN", "join DIR TOKEN", "open DIR", "invite DIR [LABEL]", "revoke DIR LABEL", "ping DIR LABEL", "status DIR", "zone DIR", "stop DIR", "leave DIR", "-addrs", "-delegate", "-expires", "-wait"} {
 		if !strings.Contains(diag.String(), command) {
 			t.Errorf("-h does not say %q", command)
 		}
