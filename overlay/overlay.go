@@ -67,6 +67,8 @@ type Overlay struct {
 
 	started time.Time
 	backAt  time.Time // when a dial-back was last asked for; of keepUp
+	near    []peer.ID // servers nearest this peer's ID, kept connected; of keepUp
+	nearAt  time.Time // when they were last looked for
 	ctx     context.Context
 	cancel  context.CancelFunc
 	wg      sync.WaitGroup
@@ -477,13 +479,22 @@ func (o *Overlay) heard(d *door, h hello) {
 func (o *Overlay) left(p peer.ID, m *membership.Member) {
 	o.cfg.Events.Emit(event.Event{Kind: event.PeerGone, Peer: m.Peer, Name: o.fullName(m.Label)})
 	o.publisher.contactChanged()
-	if o.db.lostHolder(p) {
+	held := o.db.lostHolder(p)
+	if held && o.db.small() {
 		o.publisher.changed() // the record needs another home
+		held = false
 	}
-	if o.db.kad.RoutingTable().Find(p) != "" {
+	if held || o.db.kad.RoutingTable().Find(p) != "" {
 		// Leave a server that is gone out of the answers of this one soon:
-		// the question removes it if it is not there.
-		o.gate.spawn(func() { o.db.ask(o.ctx, p, string(p)) })
+		// the question removes it if it is not there. If it is, and has only
+		// closed a connection among many, it still has what it had.
+		o.gate.spawn(func() {
+			if o.db.ask(o.ctx, p, string(p)).err != nil && held {
+				o.publisher.changed()
+			} else if held {
+				o.db.holds(p)
+			}
+		})
 	}
 	o.wake()
 }

@@ -44,9 +44,10 @@ type publisher struct {
 	mu      sync.Mutex // guards the rest
 	seq     uint64
 	why     reason
-	stored  int // servers that took the name in the last round
-	members []peerid.ID
-	settled bool // the name is decided; nothing is put before
+	stored  int         // servers that took the name in the last round
+	members []peerid.ID // that the last contact record named
+	hints   []peerid.ID // that the last name record named
+	settled bool        // the name is decided; nothing is put before
 	ended   bool
 }
 
@@ -103,41 +104,57 @@ func (p *publisher) serverFound() {
 	}
 }
 
-// contactChanged: a connection came or went.
+// contactChanged: a connection came or went. The contact record follows at
+// once. The name record, which is put under three keys, has its contacts as a
+// hint only: it is put again when none of them is connected any more.
 func (p *publisher) contactChanged() {
 	p.mu.Lock()
-	same := slices.Equal(p.members, p.contacts())
+	now := p.contactsLocked()
+	var why reason
+	if !slices.Equal(p.members, now) {
+		why = contactDue
+	}
+	if len(now) > 0 && !slices.ContainsFunc(p.hints, p.connected) {
+		why |= nameDue
+	}
 	p.mu.Unlock()
-	if !same {
-		p.due(nameDue | contactDue)
+	if why != 0 {
+		p.due(why)
 	}
 }
 
-// contacts are the members through which this peer is reached: those
-// connected that serve, the nearest to this peer first, because that is where
-// a walk would look.
-func (p *publisher) contacts() []peerid.ID {
+func (p *publisher) connected(id peerid.ID) bool {
+	_, ok := p.o.gate.member(toLibp2p(id))
+	return ok
+}
+
+// contactsLocked are the members through which this peer is reached: those
+// connected that serve; of these first the ones that the last record named, so
+// that not each newcomer causes a put, then the nearest to this peer, because
+// that is where a walk would look.
+func (p *publisher) contactsLocked() []peerid.ID {
 	self := kb.ConvertPeerID(p.o.host.ID())
 	type near struct {
-		id     peerid.ID
-		server bool
-		dist   kb.ID
+		id   peerid.ID
+		rank int
+		dist kb.ID
 	}
 	var all []near
 	for _, d := range p.o.gate.members() {
 		if d.flags&flagNoRelay != 0 {
 			continue
 		}
-		all = append(all, near{d.id, p.o.db.speaks(d), distance(kb.ConvertPeerID(d.peer), self)})
+		rank := 0
+		if !p.o.db.speaks(d) {
+			rank += 2
+		}
+		if !slices.Contains(p.members, d.id) {
+			rank++
+		}
+		all = append(all, near{d.id, rank, distance(kb.ConvertPeerID(d.peer), self)})
 	}
 	slices.SortFunc(all, func(a, b near) int {
-		if a.server != b.server {
-			if a.server {
-				return -1
-			}
-			return 1
-		}
-		return cmp.Or(slices.Compare(a.dist, b.dist), a.id.Compare(b.id))
+		return cmp.Or(cmp.Compare(a.rank, b.rank), slices.Compare(a.dist, b.dist), a.id.Compare(b.id))
 	})
 	var out []peerid.ID
 	for _, n := range all[:min(len(all), naming.MaxMembers)] {
@@ -169,18 +186,16 @@ func (p *publisher) run(ctx context.Context) {
 			contact.Reset(contactEvery)
 			continue
 		}
-		stored := p.now(ctx)
+		again := p.now(ctx)
 		wait := publishPause
 		switch {
-		case stored > 0 || len(p.o.db.servers()) == 0:
-			// Kept; if no server is known, the next that appears kicks.
+		case again == 0:
 			retry = publishRetry
+		case len(p.o.db.servers()) == 0:
+			continue // the next that appears kicks
 		default:
 			wait, retry = retry, min(2*retry, publishRetryMax)
-			p.due(nameDue | contactDue)
-		}
-		if stored == 0 && len(p.o.db.servers()) == 0 {
-			continue
+			p.due(again)
 		}
 		if !pause(ctx, wait) {
 			return
@@ -204,42 +219,49 @@ func pause(ctx context.Context, d time.Duration) bool {
 func (p *publisher) first(ctx context.Context) {
 	p.mu.Lock()
 	p.settled = true
+	p.why = nameDue | contactDue
 	p.mu.Unlock()
-	if p.now(ctx) == 0 && len(p.o.db.servers()) > 0 {
-		p.due(nameDue | contactDue)
+	if again := p.now(ctx); again != 0 && len(p.o.db.servers()) > 0 {
+		p.due(again)
 	}
 }
 
-// now puts both records once and returns how many other servers took the
-// name.
-func (p *publisher) now(ctx context.Context) int {
+// now puts what is due once, and returns what no other server has taken.
+func (p *publisher) now(ctx context.Context) (again reason) {
 	p.round.Lock()
 	defer p.round.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
 	defer cancel()
 	stop := context.AfterFunc(p.o.ctx, cancel)
 	defer stop()
+	p.o.mu.Lock()
+	chain, label := p.o.chain, p.o.label
+	p.o.mu.Unlock()
 	p.mu.Lock()
+	why := p.why
 	p.why = 0
 	ended := p.ended
-	p.members = p.contacts()
-	contact := naming.Contact{Members: p.members}
+	contact := naming.Contact{Members: p.contactsLocked()}
+	p.members = contact.Members
+	if why&nameDue != 0 {
+		p.hints = contact.Members
+	}
 	p.mu.Unlock()
 	if ended {
 		return 0
 	}
-	p.o.mu.Lock()
-	chain, label := p.o.chain, p.o.label
-	p.o.mu.Unlock()
 
 	var wg sync.WaitGroup
-	wg.Go(func() { p.putContact(ctx, chain, contact) })
-	stored := 0
-	if label != "" {
-		stored = p.putName(ctx, chain, label, contact, false)
+	contacted := 0
+	wg.Go(func() { contacted = p.putContact(ctx, chain, contact) })
+	if why&nameDue != 0 && label != "" && p.putName(ctx, chain, label, contact, false) == 0 {
+		again |= nameDue
 	}
 	wg.Wait()
-	return stored
+	if contacted == 0 {
+		again |= contactDue
+	}
+	return again
 }
 
 // putName signs and puts the name record under its keys.
@@ -277,7 +299,9 @@ func (p *publisher) putName(ctx context.Context, chain []byte, label string, con
 	return stored
 }
 
-func (p *publisher) putContact(ctx context.Context, chain []byte, contact naming.Contact) {
+// putContact signs and puts the contact record, and returns how many other
+// servers took it.
+func (p *publisher) putContact(ctx context.Context, chain []byte, contact naming.Contact) int {
 	now := p.o.now()
 	rec := naming.ContactRecord{
 		Seq: p.nextSeq(), Issued: now, Expires: now.Add(naming.MaxContactLife), Contact: contact, Chain: chain,
@@ -290,11 +314,13 @@ func (p *publisher) putContact(ctx context.Context, chain []byte, contact naming
 	value, err := rec.Sign(p.o.cfg.Key, p.o.ov)
 	if err != nil {
 		p.o.log.Error("signing the contact record", "err", err)
-		return
+		return 0
 	}
-	if _, err := p.o.db.put(ctx, naming.ContactKey(p.o.ov.ID, p.o.self), value); err != nil {
+	n, err := p.o.db.put(ctx, naming.ContactKey(p.o.ov.ID, p.o.self), value)
+	if err != nil {
 		p.o.log.Debug("putting the contact record", "err", err)
 	}
+	return n
 }
 
 // withdraw puts a tombstone: the name is given up at once instead of when its

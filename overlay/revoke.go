@@ -25,6 +25,10 @@ import (
 const (
 	compareTimeout = 5 * time.Second
 	compareEvery   = 20 * time.Second
+	// compareWidth is with how many members the numbers are compared each
+	// time. A change is flooded; this finds what the flood has missed, and
+	// spreads as rumours do: a thousand peers know within three rounds.
+	compareWidth = 4
 )
 
 var errRevoked = errors.New("membership revoked")

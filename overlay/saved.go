@@ -5,7 +5,6 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -215,10 +214,14 @@ func (r *remembered) note(id peerid.ID, addrs []ma.Multiaddr, server bool, by pe
 		return
 	}
 	r.peers[id] = p
-	r.dirty = true
-	for len(r.peers) > maxRemembered {
-		delete(r.peers, r.victimLocked())
+	if len(r.peers) > maxRemembered {
+		victim := r.victimLocked()
+		delete(r.peers, victim)
+		if victim == id {
+			return // there is no room for it: nothing has changed
+		}
 	}
+	r.dirty = true
 }
 
 // forget drops a peer that is no member any more, and what it told.
@@ -237,9 +240,12 @@ func (r *remembered) forget(id peerid.ID) {
 // the member that has told most, so that one that lies crowds out its own lies;
 // if nothing was, the least useful.
 func (r *remembered) victimLocked() peerid.ID {
-	told := map[peerid.ID]int{}
+	var told map[peerid.ID]int
 	for _, p := range r.peers {
 		if !p.By.IsZero() {
+			if told == nil {
+				told = map[peerid.ID]int{}
+			}
 			told[p.By]++
 		}
 	}
@@ -252,11 +258,14 @@ func (r *remembered) victimLocked() peerid.ID {
 			out = &p
 		}
 	}
-	if out != nil {
-		return out.Peer
+	if out == nil {
+		for _, p := range r.peers {
+			if out == nil || p.compare(*out) > 0 {
+				out = &p
+			}
+		}
 	}
-	all := slices.SortedFunc(maps.Values(r.peers), rememberedPeer.compare)
-	return all[len(all)-1].Peer
+	return out.Peer
 }
 
 // compare orders the most useful first: those that this peer was connected to,

@@ -53,7 +53,7 @@ func newThrong(tb testing.TB, n, servers int) *throng {
 				break
 			}
 			if failed.Add(1); try == 3 {
-				tb.Errorf("peer %d: %v", i, err)
+				tb.Errorf("peer %d: %v; drops %v", i, err, s.drops())
 				return
 			}
 		}
@@ -86,6 +86,20 @@ func newThrong(tb testing.TB, n, servers int) *throng {
 		tb.Logf("%d of %d joins were tried again", f, n)
 	}
 	return s
+}
+
+// drops adds up what the nodes' sockets have dropped, by reason.
+func (s *throng) drops() map[string]uint64 {
+	out := map[string]uint64{}
+	for _, n := range append([]*node{s.earth}, s.peers...) {
+		if n == nil {
+			continue
+		}
+		for why, k := range n.sock.Stats().Dropped {
+			out[why] += k
+		}
+	}
+	return out
 }
 
 // shut closes nodes, some at a time.

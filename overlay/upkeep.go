@@ -26,11 +26,14 @@ const (
 	// nearServers is how many of the servers nearest its own ID a peer keeps
 	// connections to: where others look for it (DESIGN §8).
 	nearServers = 3
+	nearEvery   = 2 * time.Minute // how often nearer ones are looked for
+	protectNear = "near"          // tag of their connections
 	// bootstrapTimeout bounds the start's wait for a first member.
 	bootstrapTimeout = 10 * time.Second
 	bootstrapWidth   = 8
 	peersTimeout     = 3 * time.Second
 	askPeersPause    = 5 * time.Second // between questions that an arrival causes
+	rememberPause    = 5 * time.Second // between notes of who is connected
 	askPeersWidth    = 3               // how many members are asked at a time
 	peersMax         = 16
 	peersAddrs       = 4
@@ -94,7 +97,7 @@ func (o *Overlay) keepUp() {
 	defer t.Stop()
 	role := time.NewTimer(serverAfter)
 	defer role.Stop()
-	var compared, asked time.Time
+	var compared, asked, remembered time.Time
 	for {
 		pulse := false
 		select {
@@ -117,7 +120,10 @@ func (o *Overlay) keepUp() {
 		if (pulse || time.Since(asked) > pause) && o.askPeers(o.ctx) {
 			asked = time.Now()
 		}
-		o.remember()
+		if pulse || time.Since(remembered) > rememberPause {
+			remembered = time.Now()
+			o.remember()
+		}
 		if !o.connected() {
 			next = orphanRetry
 		}
@@ -129,13 +135,17 @@ func (o *Overlay) keepUp() {
 // pulse is what happens every upkeepEvery.
 func (o *Overlay) pulse() {
 	o.enforce()
-	for _, d := range o.gate.members() {
+	all := o.gate.members()
+	rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+	for _, d := range all[:min(len(all), compareWidth)] {
 		o.gate.spawn(func() { o.compareLists(d.peer) })
 	}
 	if o.root == nil {
 		o.renew(o.ctx)
 	}
-	o.stayNear()
+	if o.nearDue() {
+		o.stayNear()
+	}
 	if err := o.peers.save(); err != nil {
 		o.log.Error("saving known peers", "err", err)
 	}
@@ -209,16 +219,34 @@ func (o *Overlay) renew(ctx context.Context) {
 	}
 }
 
+// nearDue says whether it is time to look for the nearest servers: one is not
+// connected any more, or nearer ones may have come.
+func (o *Overlay) nearDue() bool {
+	for _, p := range o.near {
+		if _, ok := o.gate.member(p); !ok {
+			return true
+		}
+	}
+	return len(o.near) < min(nearServers, len(o.db.servers())) || time.Since(o.nearAt) > nearEvery
+}
+
 // stayNear connects to the servers nearest this peer's ID, where others look
 // for somebody who can pass an offer on.
 func (o *Overlay) stayNear() {
 	ctx, cancel := context.WithTimeout(o.ctx, lookupTimeout)
 	defer cancel()
 	res := o.db.walk(ctx, string(o.host.ID()), nil)
-	for _, p := range res.nearest[:min(len(res.nearest), nearServers)] {
-		// The walk has connected to it; keep it.
-		o.host.ConnManager().Protect(p, "near")
+	// The walk has connected to them; keep these connections, and no others.
+	near := res.nearest[:min(len(res.nearest), nearServers)]
+	for _, p := range o.near {
+		if !slices.Contains(near, p) {
+			o.host.ConnManager().Unprotect(p, protectNear)
+		}
 	}
+	for _, p := range near {
+		o.host.ConnManager().Protect(p, protectNear)
+	}
+	o.near, o.nearAt = near, time.Now()
 	if len(res.nearest) > 0 {
 		o.publisher.contactChanged()
 	}

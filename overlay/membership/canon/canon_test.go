@@ -3,6 +3,7 @@ package canon
 import (
 	"bytes"
 	"crypto/ed25519"
+	"encoding/binary"
 	"errors"
 	"testing"
 
@@ -42,5 +43,27 @@ func TestReaderRefuses(t *testing.T) {
 		if err := r.End(); !errors.Is(err, ErrNonCanonical) {
 			t.Errorf("%x: %v", b, err)
 		}
+	}
+}
+
+// The memo holds what it was given last, is bounded, and tells apart where one
+// field ends and the next begins.
+func TestMemo(t *testing.T) {
+	var m memo
+	id := func(i int) (id [32]byte) { binary.BigEndian.PutUint64(id[:], uint64(i)); return id }
+	const n = 5 * memoSize
+	for i := range n {
+		m.add(id(i))
+		if !m.has(id(0)) {
+			t.Fatalf("what is asked for again and again is gone after %d", i)
+		}
+	}
+	if len(m.young)+len(m.old) > 2*memoSize || !m.has(id(n-1)) || !m.has(id(n-memoSize/2)) || m.has(id(1)) {
+		t.Errorf("%d and %d held", len(m.young), len(m.old))
+	}
+	pub := make([]byte, ed25519.PublicKeySize)
+	sig := make([]byte, SignatureSize)
+	if digest(pub, "ab", []byte("c"), sig) == digest(pub, "a", []byte("bc"), sig) {
+		t.Error("two statements are one")
 	}
 }

@@ -24,4 +24,5 @@
 //	file         specified in
 //	reader.go    DESIGN §8, §14.1 (size, canonical form)
 //	envelope.go  libp2p RFC 0002
+//	memo.go      which signatures were good
 package canon

@@ -63,10 +63,15 @@ func Verify(pub ed25519.PublicKey, domain string, payload, sig []byte) error {
 	if len(pub) != ed25519.PublicKeySize || len(sig) != SignatureSize {
 		return ErrSignature
 	}
+	id := digest(pub, domain, payload, sig)
+	if good.has(id) {
+		return nil
+	}
 	_, err := record.ConsumeTypedEnvelope(Envelope(pub, payload, sig), &statement{domain: domain})
 	if err != nil {
 		return ErrSignature
 	}
+	good.add(id)
 	return nil
 }
 
