@@ -93,13 +93,11 @@ func (p *publisher) due(why reason) {
 // changed: the chain or the label is another one.
 func (p *publisher) changed() { p.due(nameDue | contactDue) }
 
-// serverFound: there is a new place for the records. Beyond twice the
-// replicas it hardly is among the nearest, and the hour will do.
+// serverFound: there is a new place for the records. With more servers than
+// twice the replicas it is hardly among the nearest; if it is, those that have
+// the records hand them over (handover.go).
 func (p *publisher) serverFound() {
-	p.mu.Lock()
-	few := p.stored < 2*replicas
-	p.mu.Unlock()
-	if few {
+	if len(p.o.db.servers()) <= 2*replicas {
 		p.due(nameDue | contactDue)
 	}
 }
@@ -290,9 +288,6 @@ func (p *publisher) putName(ctx context.Context, chain []byte, label string, con
 	}
 	wg.Wait()
 	stored := slices.Max(counts)
-	p.mu.Lock()
-	p.stored = stored
-	p.mu.Unlock()
 	if stored > 0 || p.o.db.isServer() {
 		p.o.cfg.Events.Emit(event.Event{Kind: event.NamePublished, Name: p.o.fullName(label)})
 	}
