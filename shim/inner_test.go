@@ -79,6 +79,9 @@ func TestParseIn(t *testing.T) {
 		{"fragment past the largest packet", []byte{protoFragment, protoUDP, 0, 0xff, 0xf8, 0, 0, 0, 1, 1, 2, 3, 4, 5, 6, 7, 8}, false, DropInFragment, false},
 		{"first fragment shorter than a header", []byte{protoFragment, protoUDP, 0, 0, 0, 0, 0, 0, 1, 1, 2, 3}, false, DropInFragment, false},
 		{"fragment in a fragment", []byte{protoFragment, protoFragment, 0, 0, 8, 0, 0, 0, 1, 1, 2, 3}, true, DropInFragment, false},
+		{"first fragment of an ICMP error", []byte{protoFragment, protoICMP, 0, 0, 1, 0, 0, 0, 1, 3, 1, 0, 0, 0, 0, 0, 0}, false, DropInFragment, false},
+		{"first fragment of an ICMPv6 error", []byte{protoFragment, protoICMPv6, 0, 0, 1, 0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 0, 0}, true, DropInFragment, false},
+		{"first fragment of an echo", []byte{protoFragment, protoICMP, 0, 0, 1, 0, 0, 0, 1, 8, 0, 0, 0, 0, 0, 0, 0}, false, 0, true},
 		{"last fragment", []byte{protoFragment, protoUDP, 0, 0, 8, 0, 0, 0, 1, 1}, true, 0, true},
 	} {
 		self, peer := self4, peer4
