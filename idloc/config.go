@@ -30,6 +30,16 @@ type Config struct {
 	// LSIPrefix is where IPv4 LSIs come from (draft §4.1), /29 or wider; the
 	// zero prefix is a /16 of 198.18.0.0/15.
 	LSIPrefix netip.Prefix
+	// TUN names a TUN device that the node makes, "idloc0"; "idloc%d" has the
+	// kernel number it. Then the host's kernel stands above the shim in place
+	// of the TCP/IP in the process (draft §2, Figure 1): every program of the
+	// host reaches members by their LSIs, and members reach whatever listens on
+	// the host, as Admit allows. Dial, Listen and the node's DNS use kernel
+	// sockets at the LSIs. It needs Linux and the right CAP_NET_ADMIN, and for
+	// the DNS server CAP_NET_BIND_SERVICE; else starting fails with an error
+	// that is fs.ErrPermission or errors.ErrUnsupported. "" makes no device.
+	// Null must be NullRefuse with it.
+	TUN string
 	// ICEServers are extra servers, as URLs of RFC 7064 and RFC 7065:
 	//
 	//	stun:host[:port]

@@ -85,6 +85,7 @@
 // # Files
 //
 //	node.go      composition of the layers        DESIGN §4
+//	stack.go     gVisor's TCP/IP or the kernel's  draft §2, Figure 1
 //	config.go    Config and the plain types
 //	dial.go      Dial: name, LSI, connect         draft §2, §4.1, §5
 //	dialer.go    several overlays at once         draft §4.1, §9.1

@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
+	"slices"
+	"sync"
 
 	"github.com/idloc/idloc/internal/peerid"
 	"github.com/idloc/idloc/overlay"
@@ -74,6 +77,25 @@ func (n *Node) admit(network string, local, remote netip.AddrPort) bool {
 // overlay are never sent there.
 func (n *Node) Resolver() *net.Resolver { return n.dns.NetResolver() }
 
+// upstream are the DNS servers of the host, but not the node's own: with a TUN
+// device the host may have been told to ask that for everything. Those it
+// asked before are asked on then.
+func (n *Node) upstream() func() []netip.AddrPort {
+	v4, v6 := n.table.Prefixes()
+	own := func(a netip.AddrPort) bool { return v4.Contains(a.Addr()) || v6.Contains(a.Addr()) }
+	system := resolver.System()
+	var mu sync.Mutex
+	var last []netip.AddrPort
+	return func() []netip.AddrPort {
+		mu.Lock()
+		defer mu.Unlock()
+		if now := slices.DeleteFunc(slices.Clone(system()), own); len(now) > 0 || last == nil {
+			last = now
+		}
+		return last
+	}
+}
+
 // startDNS makes the node's DNS server and lets it listen inside the stack,
 // at the second well-known LSI.
 func (n *Node) startDNS() error {
@@ -82,11 +104,13 @@ func (n *Node) startDNS() error {
 		v4 = defaultLSIs // what a name outside may not point to are the LSIs of other nodes in this process, too
 	}
 	at := n.table.Resolver()
+	upstream := n.upstream()
+	upstream() // before somebody points the host at us
 	var err error
 	n.dns, err = resolver.New(resolver.Config{
 		Domain: n.ov.Domain(), Names: dnsNames{n}, LSIs: n.table,
 		NameOf:   func(id peerid.ID) string { return n.peer(id).Name },
-		Prefixes: []netip.Prefix{v4, v6}, Addr: at, Upstream: resolver.System(),
+		Prefixes: []netip.Prefix{v4, v6}, Addr: at, Upstream: upstream,
 		Events: n.emit, Logger: n.log,
 	})
 	if err != nil {
@@ -96,6 +120,9 @@ func (n *Node) startDNS() error {
 		return err
 	}
 	pc, err := n.stack.ListenUDP("udp", netip.AddrPortFrom(at, 53))
+	if errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("the DNS server needs the right CAP_NET_BIND_SERVICE: %w", err)
+	}
 	if err != nil {
 		return err
 	}

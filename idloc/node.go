@@ -22,7 +22,6 @@ import (
 	"github.com/idloc/idloc/internal/socket"
 	"github.com/idloc/idloc/internal/state"
 	"github.com/idloc/idloc/lsi"
-	"github.com/idloc/idloc/netstack"
 	"github.com/idloc/idloc/overlay"
 	"github.com/idloc/idloc/resolver"
 	"github.com/idloc/idloc/shim"
@@ -40,7 +39,7 @@ type Node struct {
 	state *state.Dir
 
 	// The stair, from the top. Each is closed by Close in this order.
-	stack *netstack.Stack
+	stack hostStack
 	shim  *shim.Shim
 	pipes atomic.Pointer[pipe.Endpoint] // the port receives before it is there
 	sock  *socket.Port
@@ -129,7 +128,7 @@ func start(ctx context.Context, cfg Config, enter func(context.Context, overlay.
 	}
 	n.sock, err = socket.Listen(socket.Config{
 		Net: cfg.Net, Addrs: cfg.Addrs, Port: cfg.Port, Logger: cfg.Logger,
-		OnPipe: n.onPipe, OnSTUN: n.onSTUN, OnChange: n.onChange,
+		NotReal: cfg.lsiRanges(), OnPipe: n.onPipe, OnSTUN: n.onSTUN, OnChange: n.onChange,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("idloc: %w", err)
@@ -172,11 +171,7 @@ func (n *Node) assemble(ov *overlay.Overlay, key ed25519.PrivateKey) (*pipe.Endp
 		return nil, err
 	}
 	n.shim = shim.New(shim.Config{Table: n.table, Connector: connector{n}, Events: n.emit, Logger: n.log})
-	scfg := netstack.Config{Shim: n.shim, Logger: n.log}
-	if n.cfg.Admit != nil { // asking costs each datagram a look at its flow
-		scfg.Admit = n.admit
-	}
-	if n.stack, err = netstack.New(scfg); err != nil {
+	if n.stack, err = n.newStack(); err != nil {
 		return nil, err
 	}
 	var last uint64
@@ -455,6 +450,9 @@ func (n *Node) save(name string, v any) {
 func (cfg Config) withDefaults() (Config, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.TUN != "" && cfg.Null != NullRefuse {
+		return cfg, fmt.Errorf("idloc: null encapsulation with a TUN device: %w", errors.ErrUnsupported)
 	}
 	if cfg.Null > NullPlain {
 		return cfg, fmt.Errorf("idloc: null policy %d", cfg.Null)

@@ -68,10 +68,14 @@ func (n *Node) nullTCP(f overlay.NullFlow) (take func(net.Conn) error, err error
 		return nil, err
 	}
 	ended()
-	if !n.stack.ListensTCP(local) || !n.admitNull("tcp", f, local, remote) {
+	stack, err := n.inProcess()
+	if err != nil {
+		return nil, err
+	}
+	if !stack.ListensTCP(local) || !n.admitNull("tcp", f, local, remote) {
 		return nil, syscall.ECONNREFUSED
 	}
-	return func(c net.Conn) error { return n.stack.HandTCP(local, c) }, nil
+	return func(c net.Conn) error { return stack.HandTCP(local, c) }, nil
 }
 
 // nullUDP puts a UDP flow, ours or a peer's, into the shim.
@@ -84,7 +88,12 @@ func (n *Node) nullUDP(f overlay.NullFlow, send func([]byte) error) (receive fun
 		return nil, nil, err
 	}
 	b := shim.BareFlow{Local: local, Remote: remote}
-	if !f.Opener && (!n.stack.ListensUDP(local, remote) || !n.admitNull("udp", f, local, remote)) {
+	stack, err := n.inProcess()
+	if err != nil {
+		unpin()
+		return nil, nil, err
+	}
+	if !f.Opener && (!stack.ListensUDP(local, remote) || !n.admitNull("udp", f, local, remote)) {
 		unpin()
 		return nil, nil, syscall.ECONNREFUSED
 	}
@@ -104,11 +113,15 @@ func (n *Node) nullUDP(f overlay.NullFlow, send func([]byte) error) (receive fun
 // dialNull opens a flow of its own to a peer. Nothing of it goes through a
 // pipe, and nothing falls back to one.
 func (n *Node) dialNull(ctx context.Context, network string, t target, to netip.AddrPort) (net.Conn, error) {
+	stack, err := n.inProcess()
+	if err != nil {
+		return nil, err
+	}
 	f := overlay.NullFlow{Peer: t.peer, V6: to.Addr().Is6(), Remote: to.Port()}
 	if strings.HasPrefix(network, "udp") {
 		return n.dialNullUDP(ctx, network, f, to)
 	}
-	local, release, err := n.stack.ReserveTCP(to.Addr())
+	local, release, err := stack.ReserveTCP(to.Addr())
 	if err != nil {
 		return nil, err
 	}

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 
 	"github.com/idloc/idloc/internal/pipe"
+	"github.com/idloc/idloc/netstack/tun"
 )
 
 // ID returns this node's peer ID.
@@ -177,6 +178,9 @@ func (n *Node) self() SelfStatus {
 		Peer: n.peer(n.id), DNS: n.table.Resolver(), Domain: n.ov.Domain(), Port: n.sock.Number(),
 		Founder: n.ov.Founder(), Server: n.ov.Server(),
 	}
+	if h, ok := n.stack.(*tun.Host); ok {
+		s.TUN = h.Name()
+	}
 	for _, c := range n.sock.Conns() {
 		s.Addrs = append(s.Addrs, c.LocalAddr())
 	}
@@ -205,6 +209,11 @@ func (n *Node) drops() map[string]uint64 {
 	}
 	for reason, count := range n.shim.Stats().Drops {
 		d["shim: "+reason] = count
+	}
+	if h, ok := n.stack.(*tun.Host); ok {
+		for reason, count := range h.Drops() {
+			d["tun: "+reason] = count
+		}
 	}
 	return d
 }

@@ -20,7 +20,8 @@ type Status struct {
 type SelfStatus struct {
 	Peer
 	Domain    string           `json:"domain"`
-	DNS       netip.Addr       `json:"dns"`             // this node's DNS server, port 53; only this node reaches it, by Dial
+	DNS       netip.Addr       `json:"dns"`             // this node's DNS server, port 53; only this node reaches it, by Dial, and with a TUN device its host
+	TUN       string           `json:"tun,omitempty"`   // name of the TUN device, if Config.TUN asked for one
 	Port      uint16           `json:"port"`            // the one UDP port
 	Addrs     []netip.AddrPort `json:"addrs"`           // local real addresses
 	Mapped    []netip.AddrPort `json:"mapped,omitzero"` // as STUN saw them from outside

@@ -27,6 +27,7 @@ var stair = []rule{
 	{"internal/pipe", "internal/wire internal/peerid internal/event"},
 	{"shim", "lsi internal/pipe internal/wire internal/peerid internal/event"},
 	{"netstack", "shim lsi internal/peerid internal/event"},
+	{"netstack/tun", "netstack shim"},
 
 	// Beside the stair.
 	{"overlay/membership/canon", ""},
@@ -37,7 +38,7 @@ var stair = []rule{
 	{"resolver", "internal/peerid internal/event"},
 
 	// The composition root, and who stands on its public API.
-	{"idloc", "netstack shim lsi internal/null overlay/... resolver internal/pipe internal/socket internal/wire internal/state internal/peerid internal/event"},
+	{"idloc", "netstack/... shim lsi internal/null overlay/... resolver internal/pipe internal/socket internal/wire internal/state internal/peerid internal/event"},
 	{"idloc/idloctest", "idloc"},
 	{"examples/...", "idloc/... resolver examples/..."}, // resolver: its zone-file lines
 
@@ -56,8 +57,9 @@ var foreign = []struct {
 	by   string
 }{
 	// The shim shares the packet buffer, which saves a copy, and nothing else.
-	{"gvisor.dev/gvisor/pkg/buffer", "netstack shim"},
-	{"gvisor.dev/gvisor/pkg/tcpip/checksum", "netstack shim"},
+	// netstack/tun gets such buffers from it.
+	{"gvisor.dev/gvisor/pkg/buffer", "netstack/... shim"},
+	{"gvisor.dev/gvisor/pkg/tcpip/checksum", "netstack/... shim"},
 	{"gvisor.dev/gvisor/pkg/tcpip/header", "netstack shim"},
 	{"gvisor.dev/gvisor", "netstack"},
 
@@ -81,6 +83,7 @@ var foreign = []struct {
 	{"github.com/miekg/dns", "resolver"},
 
 	{"github.com/flynn/noise", "internal/pipe"},
+	{"golang.zx2c4.com/wireguard/tun", "netstack/tun"},
 	{"golang.zx2c4.com/wireguard", "internal/pipe"},
 	{"filippo.io/edwards25519", "internal/pipe overlay/membership"},
 }

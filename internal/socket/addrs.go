@@ -45,7 +45,9 @@ func (p *Port) wanted() ([]localAddr, error) {
 	}
 	var want []localAddr
 	if p.cfg.Addrs == nil {
-		want = choose(have)
+		want = choose(slices.DeleteFunc(have, func(a localAddr) bool {
+			return slices.ContainsFunc(p.cfg.NotReal, func(r netip.Prefix) bool { return r.Contains(a.addr) })
+		}))
 	} else {
 		want = pick(have, p.cfg.Addrs)
 	}

@@ -24,6 +24,10 @@ type Config struct {
 	Port   uint16        // 0 = one that is free on all addresses
 	Logger *slog.Logger  // nil = silent
 
+	// NotReal are more prefixes of LSIs: with nil Addrs no address in them is
+	// used, because a TUN device may have it.
+	NotReal []netip.Prefix
+
 	// OnPipe takes a run of pipe datagrams from one sender: seg bytes each,
 	// the last maybe shorter. b is borrowed for the call.
 	OnPipe func(c *Conn, from netip.AddrPort, b []byte, seg int)

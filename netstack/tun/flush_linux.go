@@ -1,0 +1,80 @@
+package tun
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/binary"
+	"encoding/hex"
+	"net/netip"
+	"os"
+	"time"
+)
+
+// Limits of what Close waits for, as in netstack.
+const (
+	flushFor   = 500 * time.Millisecond
+	flushEvery = time.Millisecond
+)
+
+// flush waits until the peers have what connections in closing still send: a
+// program may end right after it closed a conn.
+func (h *Host) flush() {
+	end := time.Now().Add(flushFor)
+	tick := time.NewTicker(flushEvery)
+	defer tick.Stop()
+	for h.sending() && time.Now().Before(end) {
+		<-tick.C
+	}
+}
+
+// sending says whether a connection from an LSI of the node has a FIN that is
+// not acknowledged.
+func (h *Host) sending() bool {
+	found := false
+	for _, path := range []string{"/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"} {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			continue
+		}
+		eachTCP(b, func(local, remote netip.Addr, state byte) {
+			const finWait1, lastAck, closing = 4, 9, 11
+			switch state {
+			case finWait1, lastAck, closing:
+				found = found || local == h.self4 || local == h.self6
+			}
+		})
+	}
+	return found
+}
+
+// eachTCP reads the table in b (proc_pid_net(5)): addresses are words of the
+// machine's byte order in hexadecimal, states those of include/net/tcp_states.h.
+func eachTCP(b []byte, f func(local, remote netip.Addr, state byte)) {
+	s := bufio.NewScanner(bytes.NewReader(b))
+	for s.Scan() {
+		w := bytes.Fields(s.Bytes())
+		if len(w) < 4 {
+			continue
+		}
+		local, ok1 := procAddr(w[1])
+		remote, ok2 := procAddr(w[2])
+		state, err := hex.DecodeString(string(w[3]))
+		if ok1 && ok2 && err == nil && len(state) == 1 {
+			f(local, remote, state[0])
+		}
+	}
+}
+
+// procAddr reads "0100007F:0050".
+func procAddr(w []byte) (netip.Addr, bool) {
+	word, _, _ := bytes.Cut(w, []byte(":"))
+	b, err := hex.DecodeString(string(word))
+	if err != nil || len(b) != 4 && len(b) != 16 {
+		return netip.Addr{}, false
+	}
+	for i := 0; i < len(b); i += 4 {
+		binary.NativeEndian.PutUint32(b[i:], binary.BigEndian.Uint32(b[i:]))
+	}
+	a, ok := netip.AddrFromSlice(b)
+	return a.Unmap(), ok
+}
