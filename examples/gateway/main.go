@@ -1,6 +1,7 @@
 // Gateway lets programs that know nothing of idloc use an overlay: a browser
 // through a proxy, ssh and databases through forwards, dig through a DNS port.
-// It runs without root and touches nothing of the system.
+// It runs without root and touches nothing of the system, unless -tun gives it
+// a TUN device: then every program of the host is in the overlay.
 //
 //	gateway create example.com                 # found an overlay and run
 //	gateway invite mars                        # in another shell: a token for mars
@@ -85,6 +86,8 @@ type options struct {
 	port                         uint
 	local, remote                list
 	outside, verbose             bool
+	tun                          string
+	allow                        list
 
 	// Of invite.
 	expires         time.Duration
@@ -120,6 +123,8 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 		fs.Var(&o.local, "L", "`[udp:][bind:]port:host:port`: forward a local port to a member; may be repeated")
 		fs.Var(&o.remote, "R", "`[udp:]port:host:port`: forward a port of this node in the overlay to a real address; may be repeated")
 		fs.BoolVar(&o.verbose, "v", false, "tell of every pipe and every failed dial on standard error")
+		fs.StringVar(&o.tun, "tun", "", "name of a TUN device to make, such as idloc0: the programs of this host reach members without a proxy; Linux, needs CAP_NET_ADMIN and CAP_NET_BIND_SERVICE")
+		fs.Var(&o.allow, "allow", "`tcp:port` or udp:port or udp:first-last that members may reach here, and no other; may be repeated; all if not given")
 		fs.BoolVar(&o.outside, "outside", true, "let the proxies reach names outside the overlay, too")
 		if cmd != "run" {
 			least, most, what = 1, 1, map[string]string{"create": "<domain>", "join": "<token>"}[cmd]

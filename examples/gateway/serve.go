@@ -44,6 +44,11 @@ func serve(ctx context.Context, cmd, arg string, o options, out, errOut io.Write
 		}
 		cfg.Addrs = append(cfg.Addrs, a)
 	}
+	cfg.TUN = o.tun
+	var err error
+	if cfg.Admit, err = admit(o.allow); err != nil {
+		return fmt.Errorf("-allow: %w", err)
+	}
 	var forwards []forward
 	for _, s := range o.local {
 		f, err := parseForward(s, true)
@@ -65,7 +70,6 @@ func serve(ctx context.Context, cmd, arg string, o options, out, errOut io.Write
 	cfg.Logger = slog.New(progress)
 	start := time.Now()
 	var node *idloc.Node
-	var err error
 	switch cmd {
 	case "create":
 		node, err = idloc.Create(ctx, arg, cfg)
@@ -96,6 +100,10 @@ func serve(ctx context.Context, cmd, arg string, o options, out, errOut io.Write
 	progress.done()
 	v4, _ := node.LSIs()
 	fmt.Fprintf(out, "%s is up after %v, peer %s, LSI %s, UDP port %d\n", node.Name(), time.Since(start).Round(time.Millisecond), node.ID(), v4, node.Status().Self.Port)
+
+	if o.tun != "" {
+		hints(out, node.Status().Self, len(o.allow) > 0)
+	}
 
 	for _, s := range []struct {
 		flag, addr string
