@@ -283,7 +283,7 @@ func (*lendSink) MergesUDP() bool                    { return true }
 func (s *lendSink) Packet(bool, []byte, []byte, int) { s.n.Add(1) }
 
 func TestLendNoAllocs(t *testing.T) {
-	if raceEnabled {
+	if shim.RaceEnabled {
 		t.Skip("the race detector makes pools forget")
 	}
 	p, _, _ := upPair(t)
