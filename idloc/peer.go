@@ -188,6 +188,10 @@ func (n *Node) self() SelfStatus {
 	s.Members, s.Servers, s.Routing, s.Records = st.Members, st.Servers, st.RoutingTable, st.Records
 	s.Revoked, s.Reached, s.Mapped, s.NAT = st.Revocations, st.Reached, st.Mapped, st.NAT
 	s.Relay = RelayStatus(n.pipes.Load().RelayStatus())
+	s.Ported = PortMapping{Protocol: st.PortMapping.Protocol, Addr: st.PortMapping.Address}
+	if st.PortMapping.Err != nil {
+		s.Ported.Error = st.PortMapping.Err.Error()
+	}
 	for _, t := range st.TURN {
 		ts := TURNStatus{Server: t.Server, Addr: t.Address}
 		if t.Err != nil {

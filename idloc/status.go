@@ -27,17 +27,27 @@ type SelfStatus struct {
 	Mapped    []netip.AddrPort `json:"mapped,omitzero"` // as STUN saw them from outside
 	NAT       string           `json:"nat,omitempty"`   // RFC 4787: "none", "translated" (one server was asked), "endpoint-independent", "endpoint-dependent"
 	Founder   bool             `json:"founder,omitzero"`
-	Server    bool             `json:"server,omitzero"`    // serves the database (else only asks it)
-	Members   int              `json:"members"`            // members connected on the peer protocol
-	Servers   int              `json:"servers"`            // of those, how many serve the database
-	Routing   int              `json:"routing_table"`      // servers in the Kademlia routing table
-	Records   int              `json:"records,omitempty"`  // database records that this node keeps for the overlay
-	Revoked   uint64           `json:"revocation_seq"`     // sequence number of the revocation list in force
-	Reached   bool             `json:"reached"`            // a member connected to this node unasked: it can be reached from outside
-	NotAfter  time.Time        `json:"not_after,omitzero"` // end of the membership certificate
-	Confirmed bool             `json:"confirmed,omitzero"` // by the founder or a delegate
-	Relay     RelayStatus      `json:"relay,omitzero"`     // what this node forwards for others
-	TURN      []TURNStatus     `json:"turn,omitzero"`      // one for each TURN server of Config.ICEServers
+	Server    bool             `json:"server,omitzero"`       // serves the database (else only asks it)
+	Members   int              `json:"members"`               // members connected on the peer protocol
+	Servers   int              `json:"servers"`               // of those, how many serve the database
+	Routing   int              `json:"routing_table"`         // servers in the Kademlia routing table
+	Records   int              `json:"records,omitempty"`     // database records that this node keeps for the overlay
+	Revoked   uint64           `json:"revocation_seq"`        // sequence number of the revocation list in force
+	Reached   bool             `json:"reached"`               // a member connected to this node unasked: it can be reached from outside
+	NotAfter  time.Time        `json:"not_after,omitzero"`    // end of the membership certificate
+	Confirmed bool             `json:"confirmed,omitzero"`    // by the founder or a delegate
+	Relay     RelayStatus      `json:"relay,omitzero"`        // what this node forwards for others
+	Ported    PortMapping      `json:"port_mapping,omitzero"` // what the router before this node was asked for
+	TURN      []TURNStatus     `json:"turn,omitzero"`         // one for each TURN server of Config.ICEServers
+}
+
+// PortMapping is what the router before this node, asked by NAT-PMP or UPnP,
+// leads to the node's port. Nothing is asked where the node's address is no
+// private one, or on a simulated network.
+type PortMapping struct {
+	Protocol string         `json:"protocol,omitempty"` // "NAT-PMP", "UPnP"
+	Addr     netip.AddrPort `json:"addr,omitzero"`      // outer address; none: there is no mapping
+	Error    string         `json:"error,omitempty"`    // why not
 }
 
 // TURNStatus is what one TURN server lends this node.

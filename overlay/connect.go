@@ -321,7 +321,10 @@ func (c *connects) newAgent(e *establishment, pairs int) (*iceAgent, error) {
 	if e.turn {
 		lent = c.o.turn.links()
 	}
-	a, err := newICE(c.o.demux, c.o.cfg.Socket.Conns(), c.o.mapped.of, lent, c.o.cfg.Net, pairs)
+	a, err := newICE(c.o.demux, c.o.cfg.Socket.Conns(), c.o.outer, lent, c.o.cfg.Net, pairs)
+	if err == nil && c.hides(e) {
+		a.session.silence()
+	}
 	if err == nil && e.turn {
 		a.turn = c.o.demux.newTURNSession(a.ufrag, a.pwd)
 	}

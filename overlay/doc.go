@@ -136,6 +136,8 @@
 //	ice.go       candidates, agents                    RFC 8445
 //	stale.go     connections that nobody answers on
 //	iceserver.go URLs of STUN and TURN servers  RFC 7064, RFC 7065
+//	portmap.go   a port of the router           RFC 6886, UPnP IGD
+//	natpmp.go, upnp.go
 //	turn.go      addresses that TURN servers lend  RFC 8656, DESIGN §14.9
 //	turncheck.go checks through them            RFC 8445
 //	relay.go     members that relay, looking for direct paths  DESIGN §14.4

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/netip"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -115,10 +116,19 @@ func newICE(d *stunDemux, conns []*socket.Conn, mapped func(*socket.Conn) []neti
 // wait for a nomination: that would cost a round trip, and the pipe chooses
 // among its paths by itself.
 func (a *iceAgent) run(ctx context.Context, controlling bool, remote pipe.Remote, candidates []wire.Candidate) (pipe.Path, error) {
+	a.session.run(remote.Pwd)
+	// Who was heard before and answered may not check again: the agent would
+	// never learn of an address that the peer itself does not know.
+	for _, h := range a.session.early() {
+		known := slices.ContainsFunc(candidates, func(c wire.Candidate) bool { return c.Addr == h.remote })
+		if !known && len(candidates) < wire.MaxCandidates {
+			candidates = append(candidates, wire.Candidate{Type: wire.PeerReflexive, Addr: h.remote, Foundation: "heard",
+				Priority: priority(ice.CandidateTypePeerReflexive, preference(h.remote.Addr(), 0))})
+		}
+	}
 	if err := a.addRemote(ctx, candidates); err != nil {
 		return pipe.Path{}, err
 	}
-	a.session.run(remote.Pwd)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	ended := make(chan error, 1)

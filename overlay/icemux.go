@@ -46,6 +46,7 @@ type iceSession struct {
 
 	mu     sync.Mutex // guards the rest
 	closed bool
+	mute   bool                  // answers nothing before the agent runs
 	remote stun.MessageIntegrity // of the answers to us; nil until the agent runs
 	heard  []heardPair           // where the peer's checks came from before that
 	sent   []transactionID
@@ -149,7 +150,7 @@ func (s *iceSession) request(c *socket.Conn, from netip.AddrPort, b []byte) {
 	s.mu.Lock()
 	if s.remote == nil {
 		s.mu.Unlock()
-		s.early(c, from, b)
+		s.before(c, from, b)
 		return
 	}
 	// A triggered check (RFC 8445 §7.3.1.4) goes out at once.
@@ -162,13 +163,16 @@ func (s *iceSession) request(c *socket.Conn, from netip.AddrPort, b []byte) {
 	ic.push(from, b)
 }
 
-// early answers a check that came before the agent runs, because the peer has
+// before answers a check that came before the agent runs, because the peer has
 // our offer and we do not have its answer yet (RFC 8445 §7.3), and remembers
 // where it came from.
-func (s *iceSession) early(c *socket.Conn, from netip.AddrPort, b []byte) {
+func (s *iceSession) before(c *socket.Conn, from netip.AddrPort, b []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.mute || s.remote != nil { // it comes again
+		return
+	}
 	if answerCheck(s.key, c, from, b) {
-		s.mu.Lock()
-		defer s.mu.Unlock()
 		if len(s.heard) < wire.MaxCandidates {
 			s.heard = append(s.heard, heardPair{icePair{c, from}, len(b)})
 		}
@@ -193,22 +197,26 @@ func answerCheck(key stun.MessageIntegrity, local interface {
 	return true
 }
 
-// run says that the agent runs from now on, and the peer's password.
+// run says that the agent runs from now on, and the peer's password: what is
+// heard is complete then.
 func (s *iceSession) run(pwd string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.remote = stun.NewShortTermIntegrity(pwd)
 }
 
-// firstHeard is where the peer was first heard before the agent ran.
-func (s *iceSession) firstHeard(allowed func(netip.AddrPort) bool) (heardPair, bool) {
+// silence has the session answer nothing before the agent runs.
+func (s *iceSession) silence() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	i := slices.IndexFunc(s.heard, func(h heardPair) bool { return allowed(h.remote) })
-	if i < 0 {
-		return heardPair{}, false
-	}
-	return s.heard[i], true
+	s.mute = true
+}
+
+// early is where the peer was heard before the agent ran, and answered.
+func (s *iceSession) early() []heardPair {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.heard)
 }
 
 // prove tells of the first pair on which the peer has answered (RFC 8445

@@ -56,6 +56,9 @@ func (o *Overlay) followNetwork() {
 			}
 		}
 		o.turn.moved()
+		if o.portmap != nil {
+			o.portmap.moved()
+		}
 		o.nulls.moved()
 		checked := o.stale.checkAll()
 		o.spawn(func() { o.connects.renewAll(o.ctx, checked) })

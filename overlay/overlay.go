@@ -44,6 +44,7 @@ type Overlay struct {
 	demux     *stunDemux
 	mapped    *reflexive
 	turn      *turnServers
+	portmap   *portMapper // nil on a simulated network, which has no routers
 	ice       []ICEServer // Config.ICEServers
 	names     *names
 	publisher *publisher
@@ -231,6 +232,9 @@ func (o *Overlay) compose() error {
 	o.filter = o.newFilter()
 	o.mapped = newReflexive(o.demux, o.cfg.Socket.Conns, o.stunServers)
 	o.turn = newTURNServers(o, o.ice)
+	if o.cfg.Net == nil {
+		o.portmap = newPortMapper(o)
+	}
 	o.validator = &naming.Validator{Overlay: o.ov, Now: o.now, Revoked: o.revoked.Load}
 	if o.peers, err = newRemembered(o.cfg.State, o.self); err != nil {
 		return err
@@ -270,6 +274,9 @@ func (o *Overlay) compose() error {
 	o.gate.start()
 	o.wg.Go(func() { o.mapped.run(o.ctx) })
 	o.wg.Go(func() { o.turn.run(o.ctx) })
+	if o.portmap != nil {
+		o.wg.Go(func() { o.portmap.run(o.ctx) })
+	}
 	o.wg.Go(func() { o.publisher.run(o.ctx) })
 	o.wg.Go(o.keepUp)
 	o.wg.Go(o.followNetwork)
@@ -568,12 +575,24 @@ func (o *Overlay) HandleSTUN(c *socket.Conn, from netip.AddrPort, b []byte) {
 	o.demux.handle(c, from, b)
 }
 
+// outer are the addresses at which c is reached from outside: the one that
+// the router was asked for, and those that servers have seen.
+func (o *Overlay) outer(c *socket.Conn) []netip.AddrPort {
+	out := o.mapped.of(c)
+	if o.portmap != nil {
+		if a, ok := o.portmap.of(c); ok && !slices.Contains(out, a) {
+			out = append([]netip.AddrPort{a}, out...)
+		}
+	}
+	return out
+}
+
 // advertise adds the measured mapped addresses to those that libp2p tells
 // others, so that they end up in routing tables.
 func (o *Overlay) advertise(addrs []ma.Multiaddr) []ma.Multiaddr {
 	out := slices.Clone(addrs)
 	for _, c := range o.cfg.Socket.Conns() {
-		for _, a := range o.mapped.of(c) {
+		for _, a := range o.outer(c) {
 			out = append(out, quicAddr(a))
 		}
 	}
@@ -607,7 +626,10 @@ func (o *Overlay) stunServers() []netip.AddrPort {
 
 // candidatesChanged tells establishments that this peer has other candidates
 // than before.
-func (o *Overlay) candidatesChanged() {}
+func (o *Overlay) candidatesChanged() {
+	o.publisher.contactChanged()
+	o.wake()
+}
 
 // newFilter decides which remote candidates are acceptable. Loopback ones
 // are, if loopback is all that this node has, or when it was asked for.

@@ -164,6 +164,7 @@ func (c *connects) open(ctx context.Context, o opening) (*pipe.Pipe, error) {
 			stopChecks()
 		}
 	}()
+	o.agent.session.run(o.remote.Pwd)
 	c.tryHeard(o)
 	checked := make(chan tried, 1)
 	c.wg.Go(func() {
@@ -281,8 +282,11 @@ func (c *connects) tryHeard(o opening) {
 	if !o.e.initiator || c.hides(o.e) || c.o.pipes.Pipe(o.e.peer) != nil {
 		return
 	}
-	if h, ok := o.agent.session.firstHeard(c.o.filter.allowed); ok {
-		_, _ = c.o.pipes.Try(o.session, pipe.Path{Local: h.local, Remote: h.remote}, h.n)
+	for _, h := range o.agent.session.early() {
+		if c.o.filter.allowed(h.remote) {
+			_, _ = c.o.pipes.Try(o.session, pipe.Path{Local: h.local, Remote: h.remote}, h.n)
+			return
+		}
 	}
 }
 

@@ -17,6 +17,7 @@ type Stats struct {
 	Reached      bool             // a member has connected to this peer unasked: it is reachable from outside
 	NAT          string           // before the port: "none", "translated", "endpoint-independent", "endpoint-dependent"; "" is not known
 	Mapped       []netip.AddrPort // addresses of the port as servers saw them, where they differ from its own
+	PortMapping  PortMapping      // what the router was asked for
 	TURN         []TURNStatus     // one for each TURN server of Config.ICEServers, unless the paths are PathDirectOnly
 }
 
@@ -30,6 +31,9 @@ func (o *Overlay) Stats() Stats {
 		Reached:      o.gate.wasReached(),
 		NAT:          o.mapped.nat(),
 		TURN:         o.turn.status(),
+	}
+	if o.portmap != nil {
+		s.PortMapping = o.portmap.status()
 	}
 	if o.db.isServer() {
 		s.Records = len(o.db.records(o.ctx))

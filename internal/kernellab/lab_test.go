@@ -81,7 +81,6 @@ type lab struct {
 	t    *testing.T
 	self string
 	next int // of public addresses
-	wg   sync.WaitGroup
 }
 
 func newLab(t *testing.T) *lab {
@@ -196,6 +195,7 @@ type node struct {
 	name string // full
 	cmd  *exec.Cmd
 	in   io.WriteCloser
+	done chan struct{} // closed when the process says no more
 
 	mu      sync.Mutex // guards what follows
 	id      int
@@ -206,7 +206,7 @@ type node struct {
 // start runs a process in a namespace.
 func (l *lab) start(space, label string) *node {
 	l.t.Helper()
-	n := &node{l: l, name: label + "." + domain, waiting: map[int]chan answer{}}
+	n := &node{l: l, name: label + "." + domain, waiting: map[int]chan answer{}, done: make(chan struct{})}
 	n.cmd = exec.Command("ip", "netns", "exec", space, l.self)
 	n.cmd.Env = append(os.Environ(), roleVariable+"=node")
 	n.cmd.Stderr = os.Stderr
@@ -221,7 +221,7 @@ func (l *lab) start(space, label string) *node {
 	if err := n.cmd.Start(); err != nil {
 		l.t.Fatal(err)
 	}
-	l.wg.Go(func() { n.read(out) })
+	go func() { defer close(n.done); n.read(out) }()
 	return n
 }
 
@@ -275,15 +275,35 @@ func (n *node) ask(q request) (answer, error) {
 	return a, nil
 }
 
-// close has all nodes leave and waits for them.
+// join starts a node in the namespace of its label, with a token of earth's.
+func (l *lab) join(earth *node, label string) *node {
+	l.t.Helper()
+	n := l.start(label, label)
+	a, err := earth.ask(request{Op: "invite", Name: label})
+	if err == nil {
+		_, err = n.ask(request{Op: "join", Name: label, Token: a.Text})
+	}
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	return n
+}
+
+// leave has a node leave and waits for its process.
+func (l *lab) leave(n *node) {
+	_ = n.in.Close()
+	<-n.done
+	if err := n.cmd.Wait(); err != nil {
+		l.t.Errorf("%s: %v", n.name, err)
+	}
+}
+
+// close has all nodes leave at once and waits for them.
 func (l *lab) close(nodes []*node) {
 	for _, n := range nodes {
 		_ = n.in.Close()
 	}
-	l.wg.Wait()
 	for _, n := range nodes {
-		if err := n.cmd.Wait(); err != nil {
-			l.t.Errorf("%s: %v", n.name, err)
-		}
+		l.leave(n)
 	}
 }

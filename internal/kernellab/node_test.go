@@ -19,7 +19,7 @@ import (
 // output: one for each request, with its number, in any order.
 type request struct {
 	ID    int    `json:"id"`
-	Op    string `json:"op"` // create, invite, join, call, path, nat
+	Op    string `json:"op"` // create, invite, join, call, path, nat, ported
 	Name  string `json:"name,omitempty"`
 	Token string `json:"token,omitempty"`
 }
@@ -122,6 +122,10 @@ func serve(n *idloc.Node, q request) (a answer, err error) {
 					a.Path = path
 				}
 			}
+		}
+	case "ported":
+		if p := n.Status().Self.Ported; p.Addr.IsValid() {
+			a.Text = fmt.Sprint(p.Protocol, " ", p.Addr)
 		}
 	case "nat":
 		a.Text = n.Status().Self.NAT

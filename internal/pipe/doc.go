@@ -143,7 +143,8 @@
 // A path is a local address and a remote one. It is validated when ICE found
 // it (Up) or when the peer answered PATH_CHALLENGE (8 random bytes) sent
 // there; before, at most 3 bytes are sent for each authenticated byte from
-// there, and the challenges to one that this side tries of itself. An
+// there (those of an ICE check that only the peer can have sent count: Try), and
+// the challenges to one that this side tries of itself. An
 // authenticated packet with a higher counter than all before from an unknown
 // address starts a challenge, at most 3 at a time, 5 tries each, and switches
 // nothing; once answered, data moves there if the old path has been silent
