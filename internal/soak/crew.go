@@ -7,7 +7,6 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
-	"net/netip"
 	"path/filepath"
 	"sync"
 	"time"
@@ -45,7 +44,7 @@ func newCrew(ctx context.Context, cfg config, dir string, t *tally) (c *crew, er
 	}()
 	for i := range cfg.nodes {
 		p := &post{name: fmt.Sprintf("node%d", i), dir: filepath.Join(dir, fmt.Sprint(i))}
-		if p.wire, err = newWire(t); err != nil {
+		if p.wire, err = newWire(t, i); err != nil {
 			return c, err
 		}
 		var n *idloc.Node
@@ -61,7 +60,7 @@ func newCrew(ctx context.Context, cfg config, dir string, t *tally) (c *crew, er
 			return c, err
 		}
 		c.posts = append(c.posts, p)
-		if err = p.take(n); err != nil {
+		if err = p.take(n, t); err != nil {
 			return c, err
 		}
 	}
@@ -69,11 +68,11 @@ func newCrew(ctx context.Context, cfg config, dir string, t *tally) (c *crew, er
 }
 
 func (p *post) config() idloc.Config {
-	return idloc.Config{Name: p.name, Dir: p.dir, Net: p.wire, Addrs: []netip.Addr{netip.MustParseAddr("127.0.0.1")}}
+	return idloc.Config{Name: p.name, Dir: p.dir, Net: p.wire, Addrs: p.wire.addrs}
 }
 
 // take puts n in office: from now on it echoes.
-func (p *post) take(n *idloc.Node) error {
+func (p *post) take(n *idloc.Node, t *tally) error {
 	p.mu.Lock()
 	p.node = n
 	p.mu.Unlock()
@@ -85,6 +84,16 @@ func (p *post) take(n *idloc.Node) error {
 	if err != nil {
 		return err
 	}
+	p.serve.Go(func() {
+		for e := range n.Watch(context.Background()) { // until the node closes
+			switch e.Kind {
+			case idloc.EventPipeRekeyed:
+				t.rekeys.Add(1)
+			case idloc.EventPipeMoved:
+				t.pipesMoved.Add(1)
+			}
+		}
+	})
 	p.serve.Go(func() {
 		for {
 			conn, err := l.Accept()
@@ -162,6 +171,7 @@ func (c *crew) faults(ctx context.Context, rnd *rand.Rand) {
 		case 4:
 			if n, _ := p.now(); n != nil {
 				c.t.moves.Add(1)
+				p.wire.move()
 				n.NetworkChanged()
 			}
 		case 5:
@@ -175,7 +185,7 @@ func (c *crew) faults(ctx context.Context, rnd *rand.Rand) {
 			// The run's end does not stop a node from coming back.
 			n, err := idloc.Open(context.WithoutCancel(ctx), p.config())
 			if err == nil {
-				err = p.take(n)
+				err = p.take(n, c.t)
 			}
 			if err != nil {
 				c.t.complain(&c.t.lost, "%s does not come back: %v", p.name, err)

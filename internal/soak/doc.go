@@ -3,7 +3,8 @@
 //
 //	go run ./internal/soak -d 10m
 //
-// It founds an overlay of -n nodes on the loopback address. Each of them dials
+// It founds an overlay of -n nodes on loopback addresses (moves need the whole
+// 127.0.0.0/8, which Linux has; elsewhere a node is told of a change only). Each of them dials
 // the others by name without end and sends what a seeded generator yields,
 // over TCP in streams of up to 4 MiB and over UDP in datagrams of up to 8 KiB;
 // the other side returns it, and what returns is compared. Meanwhile, at
@@ -11,7 +12,7 @@
 //
 //   - datagrams of a node are lost, doubled, changed or put off;
 //   - a node can send nothing for up to two seconds;
-//   - a node is told that its network changed;
+//   - a node moves: its address goes, it has another, and it is told so;
 //   - a node closes and opens again from its folder.
 //
 // It exits with 1 if
@@ -20,7 +21,8 @@
 //   - a TCP stream failed whose two nodes were up all the time;
 //   - goroutines or file descriptors are left once all nodes are closed.
 //
-// A UDP datagram that does not come back and a dial that fails under faults
+// Keys are renewed by the pipes' own clock, after two minutes of traffic; the
+// report counts that, too. A UDP datagram that does not come back and a dial that fails under faults
 // are counted only.
 //
 //	main.go     flags, the run, the verdict

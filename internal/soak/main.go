@@ -31,7 +31,8 @@ type tally struct {
 	datagrams, returned   atomic.Uint64
 	dials, dialsFailed    atomic.Uint64
 	restarts, blackouts   atomic.Uint64
-	moves                 atomic.Uint64
+	moves, pipesMoved     atomic.Uint64
+	rekeys                atomic.Uint64
 	wrong, lost, leaked   atomic.Uint64 // what must not be
 	wireLost, wireDoubled atomic.Uint64
 	wireChanged, wireLate atomic.Uint64
@@ -53,10 +54,10 @@ func (t *tally) bad() bool { return t.wrong.Load()+t.lost.Load()+t.leaked.Load()
 
 func (t *tally) String() string {
 	return fmt.Sprintf("streams %d (%d MiB), cut by a restart %d; datagrams %d, back %d; dials %d, failed %d\n"+
-		"restarts %d, blackouts %d, network changes %d; wire: lost %d, doubled %d, changed %d, late %d\n"+
+		"restarts %d, blackouts %d, moves %d; pipes moved %d, rekeyed %d; wire: lost %d, doubled %d, changed %d, late %d\n"+
 		"wrong %d, lost streams %d, leaks %d",
 		t.streams.Load(), t.streamBytes.Load()>>20, t.cut.Load(), t.datagrams.Load(), t.returned.Load(), t.dials.Load(), t.dialsFailed.Load(),
-		t.restarts.Load(), t.blackouts.Load(), t.moves.Load(), t.wireLost.Load(), t.wireDoubled.Load(), t.wireChanged.Load(), t.wireLate.Load(),
+		t.restarts.Load(), t.blackouts.Load(), t.moves.Load(), t.pipesMoved.Load(), t.rekeys.Load(), t.wireLost.Load(), t.wireDoubled.Load(), t.wireChanged.Load(), t.wireLate.Load(),
 		t.wrong.Load(), t.lost.Load(), t.leaked.Load())
 }
 

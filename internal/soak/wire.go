@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"math/rand/v2"
 	"net"
+	"net/netip"
+	"runtime"
 	"sync/atomic"
 	"time"
 
@@ -17,16 +19,37 @@ type wire struct {
 	*stdnet.Net
 	t *tally
 
+	addrs []netip.Addr // those that the node has, one after the other
+
+	at      atomic.Int32 // which of them it has now
 	percent atomic.Int32 // of the datagrams suffer
 	dark    atomic.Bool  // nothing leaves
 }
 
-func newWire(t *tally) (*wire, error) {
+// newWire makes the wire of the i-th node.
+func newWire(t *tally, i int) (*wire, error) {
 	std, err := stdnet.NewNet()
 	if err != nil {
 		return nil, err
 	}
-	return &wire{Net: std, t: t}, nil
+	w := &wire{Net: std, t: t, addrs: []netip.Addr{netip.MustParseAddr("127.0.0.1")}}
+	if runtime.GOOS == "linux" {
+		w.addrs = nil
+		for j := range 8 {
+			w.addrs = append(w.addrs, netip.AddrFrom4([4]byte{127, 1, byte(i), byte(1 + j)}))
+		}
+	}
+	return w, nil
+}
+
+// move takes the node's address away and gives it another.
+func (w *wire) move() { w.at.Store((w.at.Load() + 1) % int32(len(w.addrs))) }
+
+// Interfaces implements transport.Net: one, with the address of now.
+func (w *wire) Interfaces() ([]*transport.Interface, error) {
+	i := transport.NewInterface(net.Interface{Index: 1, Name: "soak0", MTU: 1500, Flags: net.FlagUp})
+	i.AddAddress(&net.IPNet{IP: w.addrs[w.at.Load()].AsSlice(), Mask: net.CIDRMask(32, 32)})
+	return []*transport.Interface{i}, nil
 }
 
 // ListenUDP implements transport.Net.
