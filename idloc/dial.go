@@ -68,7 +68,7 @@ func (n *Node) dial(ctx context.Context, network, address string, enc Encapsulat
 	defer cancel()
 	t, err := n.lookup(ctx, host, family)
 	if err != nil {
-		return nil, n.ended(err)
+		return nil, n.ended(nameStage(err))
 	}
 	track.found(t.peer)
 	addrs, err := t.of(family)
@@ -131,21 +131,29 @@ func (n *Node) ended(err error) error {
 	return err
 }
 
-// explain puts the stage to an error of TCP's connect: when the SYN could not
+// explain puts the stage to an error of TCP's connect. When the SYN could not
 // leave because no pipe could be opened, that is what the caller wants to
-// read, not the ICMP error that the shim answered.
+// read, not the ICMP error that the shim answered; when the caller's patience
+// ended, how far the pipe had come.
 func (n *Node) explain(peer PeerID, err error) error {
-	if errors.Is(err, net.ErrClosed) || errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ECONNRESET) {
+	var op *net.OpError
+	if errors.Is(err, net.ErrClosed) || !errors.As(err, &op) {
 		return err
+	}
+	e := &StageError{Stage: StageConnect, Peer: peer, Err: op.Err}
+	switch {
+	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.ECONNRESET): // the peer's own answer
+		return &net.OpError{Op: op.Op, Net: op.Net, Source: op.Source, Addr: op.Addr, Err: e}
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		if stage := n.meter.at(peer); stage != "" {
+			e.Stage = stage
+		}
+		return e
 	}
 	if cause := n.shim.LastError(peer); cause != nil {
 		return stageOf(peer, cause)
 	}
-	var op *net.OpError
-	if errors.As(err, &op) {
-		err = op.Err
-	}
-	return &StageError{Stage: StageConnect, Peer: peer, Err: err}
+	return e
 }
 
 // stageOf turns the overlay's error into the public one.
@@ -155,6 +163,16 @@ func stageOf(peer PeerID, err error) error {
 		return &StageError{Stage: s.Stage, Peer: peer, Err: s.Err}
 	}
 	return &StageError{Stage: StageOffer, Peer: peer, Err: err}
+}
+
+// nameStage puts the stage to an error of a name; an address has none.
+func nameStage(err error) error {
+	var stage *StageError
+	var addr *net.AddrError
+	if errors.As(err, &stage) || errors.As(err, &addr) {
+		return err
+	}
+	return &StageError{Stage: StageName, Err: err}
 }
 
 // target is what a host stands for: a peer and its LSIs on this node.
@@ -269,8 +287,15 @@ func (n *Node) resolve(ctx context.Context, host string) (PeerID, string, error)
 		}
 		return PeerID{}, "", &net.DNSError{Err: what, Name: full, Server: "the overlay's database", IsNotFound: true}
 	}
+	text := err.Error()
+	switch { // as package net has it
+	case errors.Is(err, context.Canceled):
+		text = "operation was canceled"
+	case errors.Is(err, context.DeadlineExceeded):
+		text = "i/o timeout"
+	}
 	return PeerID{}, "", &StageError{Stage: StageName, Err: &net.DNSError{
-		Err: err.Error(), UnwrapErr: err, Name: full, Server: "the overlay's database",
+		Err: text, UnwrapErr: err, Name: full, Server: "the overlay's database",
 		IsTimeout: errors.Is(err, context.DeadlineExceeded), IsTemporary: true,
 	}}
 }

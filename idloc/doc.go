@@ -45,7 +45,11 @@
 //	candidates in an offer                         16
 //	size of an offer or answer                     4 KiB
 //	half-open handshakes                           256, 4 per peer
-//	connections that wait for Accept               4,096 a listener
+//	connections that wait for Accept               4,096 a listener, where peers take turns
+//	  of one peer, at all listeners                2,048; its next SYN is dropped and comes again
+//	inbound TCP connections of one peer            16,384 until they are over; the next is refused
+//	a closed connection that nobody acknowledges   2 minutes
+//	TCP handshakes half open                       4,095 a listener; SYN cookies beyond
 //	UDP flows whose admission is remembered        4,096; of those beyond, Admit is asked again
 //	a UDP datagram                                 65,507 bytes; EMSGSIZE beyond
 //	LSIs                                           65,532 in a /16; reused 15 min after the last flow, else ErrLSIExhausted

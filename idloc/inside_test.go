@@ -313,8 +313,8 @@ func TestFailedDialExplains(t *testing.T) {
 			}
 		}
 	}
-	try("wrong name", "nibiru.example.com:80", "", "no such host")
-	try("closed port", "mars.example.com:9", "", "refused")
+	try("wrong name", "nibiru.example.com:80", idloc.StageName, "no such host")
+	try("closed port", "mars.example.com:9", idloc.StageConnect, "refused")
 	pluto := join(t, earth, "pluto", idloc.Config{})
 	if _, err := venus.Ping(t.Context(), "pluto"); err != nil {
 		t.Fatal(err)
@@ -342,7 +342,7 @@ func TestFailedDialExplains(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	try("revoked", addr, "", "its membership was revoked")
+	try("revoked", addr, idloc.StageName, "its membership was revoked")
 }
 
 // TestLog: a Dial that needs a pipe is one line at Info, one that finds it is

@@ -19,9 +19,15 @@ type meter struct {
 	dial  *prometheus.HistogramVec // by network and result
 
 	mu    sync.Mutex
-	begun map[PeerID]time.Time // when the set-up of a pipe began that has not ended
+	begun map[PeerID]setUp     // of pipes, that have not ended
 	since map[PeerID]time.Time // when a pair was chosen whose pipe is not up yet
 	up    map[PeerID]time.Time // when the newest pipe came up
+}
+
+// setUp is the set-up of a pipe under way.
+type setUp struct {
+	at    time.Time // when it began
+	stage string    // that it is in
 }
 
 // sinceMax bounds the meter's maps; what is thrown away costs a measurement.
@@ -40,7 +46,7 @@ func newMeter() *meter {
 			Name: "idloc_dial_duration_seconds", Buckets: durations,
 			Help: "Time from the call of Dial to its return.",
 		}, []string{"network", "result"}),
-		begun: map[PeerID]time.Time{}, since: map[PeerID]time.Time{}, up: map[PeerID]time.Time{},
+		begun: map[PeerID]setUp{}, since: map[PeerID]time.Time{}, up: map[PeerID]time.Time{},
 	}
 }
 
@@ -54,16 +60,20 @@ func (m *meter) observe(e *Event) {
 			if len(m.begun) >= sinceMax {
 				clear(m.begun)
 			}
-			m.begun[e.Peer] = e.Time
+			m.begun[e.Peer] = setUp{e.Time, StageOffer}
 		}
 		m.mu.Unlock()
 	case event.NameResolved:
 		m.stage.WithLabelValues("name").Observe(e.Duration.Seconds())
 	case event.AnswerReceived:
 		m.stage.WithLabelValues("offer").Observe(e.Duration.Seconds())
+		m.mu.Lock()
+		m.entered(e.Peer, StageCheck)
+		m.mu.Unlock()
 	case event.PairChosen:
 		m.stage.WithLabelValues("check").Observe(e.Duration.Seconds())
 		m.mu.Lock()
+		m.entered(e.Peer, StageHandshake)
 		if len(m.since) >= sinceMax {
 			clear(m.since)
 		}
@@ -74,7 +84,7 @@ func (m *meter) observe(e *Event) {
 		t, ok := m.since[e.Peer]
 		delete(m.since, e.Peer)
 		if begun, ok := m.begun[e.Peer]; ok && e.Duration == 0 {
-			e.Duration = e.Time.Sub(begun)
+			e.Duration = e.Time.Sub(begun.at)
 		}
 		delete(m.begun, e.Peer)
 		if e.Kind == event.PipeUp {
@@ -88,6 +98,22 @@ func (m *meter) observe(e *Event) {
 			m.stage.WithLabelValues("handshake").Observe(max(0, e.Time.Sub(t).Seconds()))
 		}
 	}
+}
+
+// entered notes the stage of a set-up under way. m.mu is held.
+func (m *meter) entered(peer PeerID, stage string) {
+	if b, ok := m.begun[peer]; ok {
+		b.stage = stage
+		m.begun[peer] = b
+	}
+}
+
+// at returns the stage that the set-up of a pipe to peer is in, "" if none is
+// under way.
+func (m *meter) at(peer PeerID) string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.begun[peer].stage
 }
 
 // ready returns when TCP's handshake with a peer could begin: when the name

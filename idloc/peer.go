@@ -219,5 +219,13 @@ func (n *Node) drops() map[string]uint64 {
 			d["tun: "+reason] = count
 		}
 	}
+	st := n.stack.Stats()
+	for reason, count := range map[string]uint64{
+		"refused by Admit": st.Refused, "beyond a peer's share of TCP": st.Limited, "UDP receive buffer full": st.DatagramsMissed,
+	} {
+		if count > 0 {
+			d["netstack: "+reason] = count
+		}
+	}
 	return d
 }

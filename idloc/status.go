@@ -12,7 +12,8 @@ type Status struct {
 	Self  SelfStatus   `json:"self"`
 	Peers []PeerStatus `json:"peers"` // whom this node knows through a pipe, an LSI or the overlay; by name
 	// Drops counts datagrams and packets that this node dropped, by layer
-	// and reason ("socket: …", "shim: …").
+	// and reason ("socket: …", "shim: …",
+	// "netstack: …").
 	Drops map[string]uint64 `json:"drops,omitempty"`
 }
 

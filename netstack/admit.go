@@ -186,7 +186,7 @@ func (a *Admission) Refuse(v6 bool, packet []byte) {
 	f := flow{netip.AddrPortFrom(p.dst, dst), netip.AddrPortFrom(p.src, src)}
 	switch {
 	case p.next == byte(header.TCPProtocolNumber) && len(p.head) >= header.TCPMinimumSize:
-		a.reset(v6, f, p.head)
+		resetSYN(a.shim, v6, f, p.head)
 	case p.next == byte(header.UDPProtocolNumber):
 		a.unreachable(v6, f, packet[:min(len(packet), maxQuote)])
 	}
@@ -232,8 +232,8 @@ func (a *Admission) putLocked(f flow, v verdict) {
 	a.flows[f] = v
 }
 
-// reset answers a SYN as a closed port does (RFC 9293 §3.5.2).
-func (a *Admission) reset(v6 bool, f flow, syn []byte) {
+// resetSYN answers a SYN as a closed port does (RFC 9293 §3.5.2).
+func resetSYN(sh *shim.Shim, v6 bool, f flow, syn []byte) {
 	th := make(header.TCP, header.TCPMinimumSize)
 	th.Encode(&header.TCPFields{
 		SrcPort: f.local.Port(), DstPort: f.remote.Port(),
@@ -241,7 +241,7 @@ func (a *Admission) reset(v6 bool, f flow, syn []byte) {
 		DataOffset: header.TCPMinimumSize,
 		Flags:      header.TCPFlagRst | header.TCPFlagAck,
 	})
-	_ = a.shim.Output(&shim.Packet{
+	_ = sh.Output(&shim.Packet{
 		V6:        v6,
 		IP:        ipHeader(v6, byte(header.TCPProtocolNumber), len(th), f.local.Addr(), f.remote.Addr()),
 		Transport: th,

@@ -27,6 +27,10 @@
 // A UDP datagram that fits the pipe goes between conn and shim directly;
 // gVisor keeps the ports and has all that is rare (datagram.go).
 //
+// A peer can have a share of this node's TCP and no more: 16,384 inbound
+// connections until they are over, and 2,048 that wait for Accept, where peers
+// take turns (backlog.go).
+//
 // Refusing flows: Config.Admit is asked in link.go, before TCP sees a SYN and
 // before UDP sees the first datagram of a flow that this node did not begin.
 //
@@ -38,6 +42,7 @@
 //	tcp.go      net.Conn on a TCP endpoint      RFC 9293
 //	listener.go net.Listener
 //	handed.go   connections made elsewhere      draft §4.3
+//	backlog.go  each peer's share of inbound TCP
 //	udp.go      net.PacketConn, net.Conn        RFC 768
 //	udpconn.go  what net.UDPConn has beyond them
 //	datagram.go UDP past gVisor

@@ -56,20 +56,42 @@ func TestSYNFlood(t *testing.T) {
 	before := heap()
 	// The attacker's stack would reset what it did not begin; it says nothing.
 	r.a.Shim.Attach(nil)
-	flood := func(round int) {
-		for p := 1024; p < 1024+20_000; p++ {
+	seq := uint32(0)
+	flood := func(syns int) {
+		for range syns {
+			seq++
 			th := make(header.TCP, header.TCPMinimumSize)
 			th.Encode(&header.TCPFields{
-				SrcPort: uint16(p), DstPort: port(l.Addr()), SeqNum: uint32(round),
+				SrcPort: uint16(1024 + seq%60_000), DstPort: port(l.Addr()), SeqNum: seq,
 				DataOffset: header.TCPMinimumSize, Flags: header.TCPFlagSyn, WindowSize: 65535,
 			})
 			_ = r.a.Shim.Output(&shim.Packet{IP: ipHeader(false, byte(header.TCPProtocolNumber), len(th), r.a.v4, r.b4), Transport: th})
 		}
 	}
-	for i := range 2 {
-		flood(i)
+	for range 2 {
+		flood(20_000)
 		dial()
 	}
+	// And while it goes on, 20,000 a second of them.
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		tick := time.NewTicker(time.Millisecond)
+		defer tick.Stop()
+		for {
+			select {
+			case <-stop:
+				return
+			case <-tick.C:
+				flood(20)
+			}
+		}
+	}()
+	for range 20 {
+		dial()
+	}
+	close(stop)
+	<-stopped
 	// Some find a full queue on the way, as at a real socket.
 	seen, grown := syns.Load(), heap()-before
 	t.Logf("%d SYNs cost %d KiB", seen, grown>>10)

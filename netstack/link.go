@@ -54,6 +54,7 @@ type link struct {
 
 	connected sync.Map // flow → *udpConn: connected UDP, for noteUnreachable
 
+	shares       shares     // of inbound TCP
 	self4, self6 netip.Addr // the node's own LSIs
 	ports        udpPorts   // UDP conns
 	udp          udpCounters
@@ -170,6 +171,10 @@ func (l *link) Deliver(v6 bool, b buffer.Buffer) {
 		(*tap)(false, b.Flatten())
 	}
 	if l.admit != nil && !l.admit.received(v6, &b) {
+		b.Release()
+		return
+	}
+	if !l.withinShare(v6, &b) {
 		b.Release()
 		return
 	}

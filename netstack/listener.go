@@ -29,10 +29,16 @@ type listener struct {
 
 	closeOnce sync.Once
 	closed    chan struct{}
-	ready     chan struct{}
-	entry     waiter.Entry
 	handed    chan net.Conn // connections that were made outside of the stack
 	deadline  deadline
+
+	limit   int // of the backlog
+	waiting backlog
+	arrived chan struct{} // for pump: gVisor's queue is not empty
+	taken   chan struct{} // for pump: the backlog has room
+	ready   chan struct{} // for Accept: the backlog is not empty
+	entry   waiter.Entry
+	pumping sync.WaitGroup
 }
 
 var _ net.Listener = (*listener)(nil)
@@ -85,8 +91,11 @@ func (s *Stack) listenTCP(network string, addr netip.AddrPort, backlog int) (*li
 		only6:   only6,
 		closed:  make(chan struct{}),
 		handed:  make(chan net.Conn, min(backlog, maxHanded)),
+		limit:   backlog,
+		taken:   make(chan struct{}, 1),
+		ready:   make(chan struct{}, 1),
 	}
-	l.entry, l.ready = waiter.NewChannelEntry(waiter.ReadableEvents | waiter.EventHUp | waiter.EventErr)
+	l.entry, l.arrived = waiter.NewChannelEntry(waiter.ReadableEvents | waiter.EventHUp | waiter.EventErr)
 	wq.EventRegister(&l.entry)
 	if !s.claim(l) {
 		ep.Close()
@@ -100,6 +109,7 @@ func (s *Stack) listenTCP(network string, addr netip.AddrPort, backlog int) (*li
 		s.untrack(l)
 		return nil, syscallError("listen", sysError(err))
 	}
+	l.pumping.Go(l.pump)
 	if isClosed(s.done) { // Close may have come before l was whole
 		l.abort()
 		return nil, net.ErrClosed
@@ -137,20 +147,72 @@ func (l *listener) covers(o *listener) bool {
 	return b.Is6() || !l.only6
 }
 
-// Accept implements net.Listener.
-func (l *listener) Accept() (net.Conn, error) {
+// pump moves connections from gVisor's queue, which one peer could fill, to
+// the backlog until l is closed.
+func (l *listener) pump() {
 	for {
-		c, err := l.accept()
-		if err != nil {
-			return nil, &net.OpError{Op: "accept", Net: l.network, Addr: l.addr, Err: err}
+		for l.waiting.len() < l.limit {
+			ep, wq, err := l.ep.Accept(nil)
+			if err != nil {
+				break
+			}
+			l.queue(ep, wq)
 		}
-		if c != nil {
-			return c, nil
+		select {
+		case <-l.arrived:
+		case <-l.taken:
+		case <-l.closed:
+			return
 		}
 	}
 }
 
-// accept returns nil, nil for a connection that was reset while it waited.
+// queue puts a connection into the backlog, or resets it if its peer has its
+// share: handshakes under way are not counted when a SYN is let in.
+func (l *listener) queue(ep tcpip.Endpoint, wq *waiter.Queue) {
+	c, err := l.s.newTCPConn(l.network, ep, wq)
+	if err != nil {
+		return // reset meanwhile, or the stack is closed
+	}
+	if l.shared(c) {
+		if l.s.link.shares.mayOpen(c.pinned) != within {
+			l.s.link.shares.limited.Add(1)
+			c.abort()
+			return
+		}
+		l.s.link.shares.change(c.pinned, 1, 0)
+	}
+	if !l.waiting.push(c) {
+		l.leave(c, 0)
+		c.abort()
+		return
+	}
+	nudge(l.ready)
+}
+
+// shared says whether c counts: not if it comes from this node itself.
+func (l *listener) shared(c *tcpConn) bool { return c.pinned != l.s.self && !c.pinned.IsZero() }
+
+// leave takes c out of those that wait; open is 1 if it was accepted.
+func (l *listener) leave(c *tcpConn, open int) {
+	if !l.shared(c) {
+		return
+	}
+	l.s.link.shares.change(c.pinned, -1, open)
+	if open == 1 {
+		c.accepted()
+	}
+}
+
+// Accept implements net.Listener. Peers with connections that wait take turns.
+func (l *listener) Accept() (net.Conn, error) {
+	c, err := l.accept()
+	if err != nil {
+		return nil, &net.OpError{Op: "accept", Net: l.network, Addr: l.addr, Err: err}
+	}
+	return c, nil
+}
+
 func (l *listener) accept() (net.Conn, error) {
 	expired := l.deadline.wait()
 	for {
@@ -160,28 +222,13 @@ func (l *listener) accept() (net.Conn, error) {
 		case isClosed(expired):
 			return nil, os.ErrDeadlineExceeded
 		}
-		ep, wq, err := l.ep.Accept(nil)
-		switch err.(type) {
-		case nil:
-			// There may be more, for another Accept that waits.
-			select {
-			case l.ready <- struct{}{}:
-			default:
+		if c, left := l.waiting.pop(); c != nil {
+			if left > 0 { // for another Accept that waits
+				nudge(l.ready)
 			}
-			c, err := l.s.newTCPConn(l.network, ep, wq)
-			switch {
-			case err == nil:
-				return c, nil
-			case isClosed(l.s.done):
-				return nil, net.ErrClosed
-			}
-			return nil, nil
-		case *tcpip.ErrWouldBlock:
-		default:
-			if isClosed(l.closed) {
-				return nil, net.ErrClosed
-			}
-			return nil, syscallError("accept", sysError(err))
+			nudge(l.taken)
+			l.leave(c, 1)
+			return c, nil
 		}
 		select {
 		case c := <-l.handed:
@@ -210,7 +257,12 @@ func (l *listener) end(mark func()) {
 	l.closeOnce.Do(func() {
 		mark()
 		close(l.closed)
+		l.pumping.Wait()
 		l.ep.Close()
+		for _, c := range l.waiting.close() {
+			l.leave(c, 0)
+			c.abort()
+		}
 		l.wq.EventUnregister(&l.entry)
 		l.deadline.set(time.Time{})
 		l.s.untrack(l)

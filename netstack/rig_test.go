@@ -96,3 +96,19 @@ func port(a net.Addr) uint16 {
 	}
 	return 0
 }
+
+// eventually waits for what nothing tells of, and fails with otherwise if it
+// does not come about.
+func eventually(tb testing.TB, otherwise string, f func() bool) {
+	tb.Helper()
+	ctx := testContext(tb)
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for !f() {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			tb.Fatal(otherwise)
+		}
+	}
+}

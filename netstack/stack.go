@@ -74,6 +74,7 @@ type Stack struct {
 	stack *stack.Stack
 	link  *link
 	log   *slog.Logger
+	self  peerid.ID // this node
 
 	done chan struct{} // closed by Close
 
@@ -102,6 +103,8 @@ func New(cfg Config) (*Stack, error) {
 		s.log = slog.New(slog.DiscardHandler)
 	}
 	s.link.self4, s.link.self6 = cfg.Shim.Table().Self()
+	s.self, _ = cfg.Shim.Table().Peer(s.link.self4)
+	s.link.shares.init()
 	if cfg.Admit != nil {
 		s.link.admit = NewAdmission(cfg.Admit, cfg.Shim)
 	}
@@ -324,6 +327,7 @@ type Stats struct {
 	DatagramsOut    uint64
 	DatagramsMissed uint64 // dropped for a full receive buffer
 	Refused         uint64 // flows that Admit refused
+	Limited         uint64 // SYNs and connections beyond a peer's share
 }
 
 // Stats may be called at any time from any goroutine.
@@ -340,6 +344,7 @@ func (s *Stack) Stats() Stats {
 		ResetsOut:       t.TCP.ResetsSent.Value(),
 		DatagramsIn:     t.UDP.PacketsReceived.Value() + s.link.udp.in.Load(),
 		DatagramsOut:    t.UDP.PacketsSent.Value() + s.link.udp.out.Load(),
+		Limited:         s.link.shares.limited.Load(),
 		DatagramsMissed: t.UDP.ReceiveBufferErrors.Value() + s.link.udp.missed.Load(),
 	}
 	if s.link.admit != nil {

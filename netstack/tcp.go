@@ -34,6 +34,7 @@ type tcpConn struct {
 
 	closeOnce sync.Once
 	closed    atomic.Bool // set before whoever waits gets a token
+	counted   atomic.Bool // as one of the peer's share: it was accepted
 
 	readMu       sync.Mutex // one Read at a time; guards dst
 	dst          tcpip.SliceWriter
@@ -400,9 +401,15 @@ func (c *tcpConn) writeTo(w io.Writer) (n int64, err error) {
 }
 
 // Close implements net.Conn. What was written goes out in the background, as
-// SetLinger has it; unread data means a reset, as in the kernel.
+// SetLinger has it, for two minutes if nobody acknowledges it; unread data means
+// a reset, as in the kernel.
 func (c *tcpConn) Close() error {
-	if !c.end(c.ep.Close) {
+	close := func() {
+		orphan := tcpip.TCPUserTimeoutOption(orphanFor)
+		_ = c.ep.SetSockOpt(&orphan)
+		c.ep.Close()
+	}
+	if !c.end(close) {
 		return c.opError("close", net.ErrClosed)
 	}
 	return nil
@@ -410,6 +417,20 @@ func (c *tcpConn) Close() error {
 
 // abort implements closer.
 func (c *tcpConn) abort() { c.end(c.ep.Abort) }
+
+// accepted has c counted as one of its peer's share until it is over.
+func (c *tcpConn) accepted() {
+	c.counted.Store(true)
+	if c.closed.Load() {
+		c.finish()
+	}
+}
+
+func (c *tcpConn) finish() {
+	if c.counted.Swap(false) {
+		c.s.link.shares.closed(c.pinned, c.ep.(*tcp.Endpoint))
+	}
+}
 
 // end ends c by how and wakes who waits; false: it has ended before.
 func (c *tcpConn) end(how func()) (first bool) {
@@ -430,6 +451,7 @@ func (c *tcpConn) end(how func()) (first bool) {
 		c.writeDeadline.set(time.Time{})
 		c.s.unpinPeer(c.pinned)
 		c.s.untrack(c)
+		c.finish()
 	})
 	return first
 }

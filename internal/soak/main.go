@@ -2,16 +2,21 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
+	"net"
 	"os"
 	"os/signal"
 	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/idloc/idloc/idloc"
 )
 
 // config is one run.
@@ -38,6 +43,8 @@ type tally struct {
 	wireChanged, wireLate atomic.Uint64
 	mu                    sync.Mutex // guards complaints
 	complaints            []string
+	failures              map[string]int // dials between nodes that were up, by kind
+	firsts                []string       // the first of each kind
 }
 
 // complain keeps the first few reasons for a verdict.
@@ -50,13 +57,43 @@ func (t *tally) complain(n *atomic.Uint64, format string, args ...any) {
 	}
 }
 
+// failed counts a dial between two nodes that were up all the time, by what
+// its error says, and shows the first of a kind.
+func (t *tally) failed(from, to string, err error) {
+	t.dialsFailed.Add(1)
+	kind := "other"
+	var stage *idloc.StageError
+	var dns *net.DNSError
+	switch {
+	case errors.As(err, &dns) && dns.IsNotFound:
+		kind = "no such host"
+	case errors.As(err, &stage):
+		kind = stage.Stage
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.failures == nil {
+		t.failures = make(map[string]int)
+	}
+	if t.failures[kind]++; t.failures[kind] == 1 {
+		t.firsts = append(t.firsts, fmt.Sprintf("%s → %s: %v", from, to, err))
+	}
+}
+
+// byKind is the failed dials by kind.
+func (t *tally) byKind() map[string]int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return maps.Clone(t.failures)
+}
+
 func (t *tally) bad() bool { return t.wrong.Load()+t.lost.Load()+t.leaked.Load() > 0 }
 
 func (t *tally) String() string {
-	return fmt.Sprintf("streams %d (%d MiB), cut by a restart %d; datagrams %d, back %d; dials %d, failed %d\n"+
+	return fmt.Sprintf("streams %d (%d MiB), cut by a restart %d; datagrams %d, back %d; dials %d, failed %d %v\n"+
 		"restarts %d, blackouts %d, moves %d; pipes moved %d, rekeyed %d; wire: lost %d, doubled %d, changed %d, late %d\n"+
 		"wrong %d, lost streams %d, leaks %d",
-		t.streams.Load(), t.streamBytes.Load()>>20, t.cut.Load(), t.datagrams.Load(), t.returned.Load(), t.dials.Load(), t.dialsFailed.Load(),
+		t.streams.Load(), t.streamBytes.Load()>>20, t.cut.Load(), t.datagrams.Load(), t.returned.Load(), t.dials.Load(), t.dialsFailed.Load(), t.byKind(),
 		t.restarts.Load(), t.blackouts.Load(), t.moves.Load(), t.pipesMoved.Load(), t.rekeys.Load(), t.wireLost.Load(), t.wireDoubled.Load(), t.wireChanged.Load(), t.wireLate.Load(),
 		t.wrong.Load(), t.lost.Load(), t.leaked.Load())
 }
@@ -77,6 +114,9 @@ func main() {
 		os.Exit(1)
 	}
 	fmt.Println(t)
+	for _, c := range t.firsts {
+		fmt.Println("   first failed dial of its kind:", c)
+	}
 	for _, c := range t.complaints {
 		fmt.Println("  ", c)
 	}

@@ -32,10 +32,7 @@ func (c *crew) dial(ctx context.Context, network string, i int, rnd *rand.Rand) 
 	n, term := from.now()
 	m, theirs := to.now()
 	if n == nil || m == nil {
-		select { // one of them restarts
-		case <-ctx.Done():
-		case <-time.After(20 * time.Millisecond):
-		}
+		pause(ctx, 20*time.Millisecond) // one of them restarts
 		return nil, to, nil
 	}
 	same = func() bool {
@@ -44,16 +41,25 @@ func (c *crew) dial(ctx context.Context, network string, i int, rnd *rand.Rand) 
 		return a == term && b == theirs
 	}
 	c.t.dials.Add(1)
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	dctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	conn, err := n.Dial(ctx, network, net.JoinHostPort(to.name+".soak.example", port))
+	conn, err := n.Dial(dctx, network, net.JoinHostPort(to.name+".soak.example", port))
 	if err != nil {
-		if ctx.Err() == nil {
-			c.t.dialsFailed.Add(1)
+		if ctx.Err() == nil && same() {
+			c.t.failed(c.posts[i].name, to.name, err)
 		}
+		pause(ctx, 50*time.Millisecond)
 		return nil, to, nil
 	}
 	return conn, to, same
+}
+
+// pause waits for d or for the end of the run.
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
 }
 
 // stream runs TCP streams of post i, one after the other, until ctx ends.
