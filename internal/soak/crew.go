@@ -148,6 +148,13 @@ func (c *crew) close() error {
 	return errors.Join(errs...)
 }
 
+// settled says whether p neither moves nor restarts: the founder, so that the
+// others find each other again, and the second of more than two, so that a pipe
+// gets old enough for new keys.
+func (c *crew) settled(p *post) bool {
+	return p == c.posts[0] || len(c.posts) > 2 && p == c.posts[1]
+}
+
 // faults does harm until ctx ends, and leaves everything up.
 func (c *crew) faults(ctx context.Context, rnd *rand.Rand) {
 	wait := func(d time.Duration) {
@@ -169,15 +176,13 @@ func (c *crew) faults(ctx context.Context, rnd *rand.Rand) {
 			wait(time.Duration(rnd.IntN(2000)) * time.Millisecond)
 			p.wire.dark.Store(false)
 		case 4:
-			if n, _ := p.now(); n != nil {
+			if n, _ := p.now(); n != nil && !c.settled(p) {
 				c.t.moves.Add(1)
 				p.wire.move()
 				n.NetworkChanged()
 			}
 		case 5:
-			// Somebody must know the others, and a pipe must get old enough
-			// for new keys.
-			if p == c.posts[0] || len(c.posts) > 2 && p == c.posts[1] {
+			if c.settled(p) {
 				continue
 			}
 			c.t.restarts.Add(1)
