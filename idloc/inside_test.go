@@ -83,7 +83,7 @@ func TestMetrics(t *testing.T) {
 	for _, want := range []string{
 		`idloc_pipe_up{name="mars.example.com",peer="` + mars.ID().String() + `"} 1`,
 		`idloc_dial_duration_seconds_count{network="tcp",result="ok"} 1`,
-		`idloc_dial_duration_seconds_count{network="tcp",result="error"} 1`,
+		`idloc_dial_duration_seconds_count{network="tcp",result="name"} 1`,
 		`idloc_setup_stage_duration_seconds_count{stage="name"} 1`,
 		`idloc_setup_stage_duration_seconds_count{stage="offer"} 1`,
 		`idloc_setup_stage_duration_seconds_count{stage="check"} 1`,
