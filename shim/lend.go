@@ -9,7 +9,8 @@ type PacketUpper interface {
 	Upper
 
 	// Packet takes an inner packet: head has the IP and transport headers,
-	// payload the rest. Both are borrowed for the call. The checksum of a TCP
+	// payload the rest. Both are borrowed for the call; they may be written
+	// to. The checksum of a TCP
 	// or UDP header that is not in a fragment is not valid (DESIGN §6); who
 	// needs one computes it. With seg > 0 the packet is a run that was merged,
 	// TCP segments or UDP datagrams with at most seg bytes of payload each. It

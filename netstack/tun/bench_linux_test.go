@@ -118,20 +118,16 @@ func TestNoAllocations(t *testing.T) {
 			t.Errorf("protocol %d up: %v allocations", next, a)
 		}
 	}
-	pc, err := peer.ListenUDP("udp", netip.AddrPort{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer pc.Close()
 	datagrams(t, in{h}, peer, v4) // the pipe is up then
+	n.SetFilter(func(_, _ *shimtest.Node, b []byte, _ int) []byte { return nil })
 	b := append(make([]byte, vnetLen), packet(false, protoUDP, udpHeader(1200), 1200)...)
 	b = append(b, make([]byte, 1200)...)
 	copy(b[vnetLen+12:], h.v4.AsSlice())
 	copy(b[vnetLen+16:], v4.AsSlice())
 	before := h.Shim.Stats().Out
 	var pk shim.Packet
-	if a := testing.AllocsPerRun(1000, func() { h.sent(&pk, b) }); a > 0.5 && !raceEnabled {
-		t.Errorf("down: %v allocations", a) // the receiving end's, in the same process, are counted too
+	if a := testing.AllocsPerRun(1000, func() { h.sent(&pk, b) }); a != 0 && !raceEnabled {
+		t.Errorf("down: %v allocations", a)
 	}
 	if h.Shim.Stats().Out < before+1000 {
 		t.Errorf("%v", h.Shim.Stats())

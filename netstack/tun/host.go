@@ -277,8 +277,7 @@ func (h *Host) Packet(v6 bool, head, payload []byte, seg int) {
 	if tap := h.tap.Load(); tap != nil {
 		(*tap)(false, append(append([]byte(nil), head...), payload...))
 	}
-	if h.admit != nil && !h.admit.Received(v6, head) {
-		h.admit.Refuse(v6, append(append([]byte(nil), head...), payload...))
+	if h.admit != nil && !h.admitted(v6, head, payload) {
 		return
 	}
 	f := framePool.Get().(*frame)
@@ -287,6 +286,19 @@ func (h *Host) Packet(v6 bool, head, payload []byte, seg int) {
 		h.count.lost.Add(1)
 	}
 	framePool.Put(f)
+}
+
+// admitted asks about a packet and answers one that is refused. The ports of a
+// fragment are in its payload.
+func (h *Host) admitted(v6 bool, head, payload []byte) bool {
+	var b [ipv6Len + 60 + 8]byte
+	n := copy(b[:], head)
+	n += copy(b[n:], payload)
+	if h.admit.Received(v6, b[:n]) {
+		return true
+	}
+	h.admit.Refuse(v6, append(append([]byte(nil), head...), payload...))
+	return false
 }
 
 // MergesUDP implements shim.PacketUpper.

@@ -497,6 +497,49 @@ func TestAdmit(t *testing.T) {
 	}
 }
 
+// A flow that is refused does not come in as fragments either.
+func TestAdmitFragments(t *testing.T) {
+	n := shimtest.NewNet()
+	refused := make(chan uint16, 100)
+	a := newHost(t, n, func(_ string, local, _ netip.AddrPort) bool {
+		refused <- local.Port()
+		return false
+	})
+	b := newHost(t, n, nil)
+	if err := b.dev.netlink.link(b.dev.index, attr32(unix.IFLA_MTU, 1280)...); err != nil {
+		t.Fatal(err)
+	}
+	v4, v6 := b.LSI(t, a.Node)
+	for _, to := range []netip.Addr{v4, v6} {
+		pc, err := in{a}.ListenUDP("udp", netip.AddrPort{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer pc.Close()
+		port := addrOf(pc.LocalAddr()).Port()
+		c, err := in{b}.DialUDP(testContext(t), "udp", netip.AddrPort{}, netip.AddrPortFrom(to, port))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if _, err := c.Write(make([]byte, 4000)); err != nil {
+			t.Fatal(err)
+		}
+		_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+		if _, err := c.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNREFUSED) {
+			t.Errorf("fragments to a port that is refused: %v", err)
+		}
+		if p := <-refused; p != port {
+			t.Errorf("asked about port %d, want %d", p, port)
+		}
+	}
+	for name, n := range a.snmp(t) {
+		if (name == "UdpInDatagrams" || name == "Udp6InDatagrams") && n != 0 {
+			t.Errorf("%s = %d", name, n)
+		}
+	}
+}
+
 // Listening on the wildcard address means the LSIs: the host's other addresses
 // stay outside the overlay, and its own programs reach the LSIs.
 func TestWildcardIsTheLSIs(t *testing.T) {
