@@ -22,6 +22,7 @@ import (
 	"github.com/idloc/idloc/internal/socket"
 	"github.com/idloc/idloc/internal/state"
 	"github.com/idloc/idloc/lsi"
+	"github.com/idloc/idloc/netstack/tun"
 	"github.com/idloc/idloc/overlay"
 	"github.com/idloc/idloc/resolver"
 	"github.com/idloc/idloc/shim"
@@ -166,7 +167,11 @@ func (n *Node) assemble(ov *overlay.Overlay, key ed25519.PrivateKey) (*pipe.Endp
 		return nil, err
 	}
 	var err error
-	n.table, err = lsi.New(lsi.Config{Prefix4: n.cfg.LSIPrefix, Overlay: ov.ID(), Self: n.id, Saved: saved})
+	tcfg := lsi.Config{Prefix4: n.cfg.LSIPrefix, Overlay: ov.ID(), Self: n.id, Saved: saved}
+	if n.cfg.TUN != "" {
+		tcfg.InUse = tun.Remotes
+	}
+	n.table, err = lsi.New(tcfg)
 	if err != nil {
 		return nil, err
 	}

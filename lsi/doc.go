@@ -41,7 +41,8 @@
 //
 // Assign and the last Unpin start the lease anew. An address goes to another
 // peer only when no free one is left, then the least recently used of the
-// reclaimable ones; if there is none, Assign fails with [ErrExhausted].
+// reclaimable ones; if there is none, Assign fails with [ErrExhausted]. One that
+// Config.InUse names is not reclaimed but leased anew.
 //
 // # Several nodes in one process
 //

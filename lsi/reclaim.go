@@ -103,11 +103,22 @@ func (t *Table) nextFree() (uint32, bool) {
 }
 
 // reclaim takes the least recently used address from its peer, if lease and
-// quarantine are over, and returns its offset.
+// quarantine are over, and returns its offset. Those that turn out to be in
+// use get a new lease.
 func (t *Table) reclaim(now time.Time) (uint32, bool) {
+	var used map[netip.Addr]bool
 	e := t.idle.first
-	if e == nil || now.Sub(e.seen) < t.hold {
-		return 0, false
+	for ; ; e = t.idle.first {
+		if e == nil || now.Sub(e.seen) < t.hold {
+			return 0, false
+		}
+		if used == nil && t.inUse != nil {
+			used = t.inUse()
+		}
+		if !used[e.v4] && !used[e.v6] {
+			break
+		}
+		t.touch(e, now)
 	}
 	offset, _ := t.span.offset(e.v4)
 	t.idle.remove(e)

@@ -35,6 +35,11 @@ type Config struct {
 	Saved      []Entry          // what Entries returned before a restart
 	TTL        time.Duration    // lease after an Assign or the last Unpin; 0: DefaultTTL
 	Quarantine time.Duration    // after the lease; 0: DefaultQuarantine
+
+	// InUse, if set, tells which addresses flows use that nobody pinned, such
+	// as the kernel's. It is called when an address is to be given to another
+	// peer, with the Table locked.
+	InUse func() map[netip.Addr]bool
 }
 
 // Entry is an assignment as it is saved across restarts.
@@ -53,6 +58,7 @@ type Table struct {
 	self    *entry
 	now     func() time.Time
 	hold    time.Duration                            // TTL + quarantine
+	inUse   func() map[netip.Addr]bool               // Config.InUse
 	orchid  func(o [32]byte, p peerid.ID) netip.Addr // orchid, but in tests of collisions
 
 	// Written under mu, read without.
@@ -106,6 +112,7 @@ func New(cfg Config) (*Table, error) {
 		overlay: cfg.Overlay,
 		now:     cfg.Now,
 		hold:    cmp.Or(cfg.TTL, DefaultTTL) + cmp.Or(cfg.Quarantine, DefaultQuarantine),
+		inUse:   cfg.InUse,
 		orchid:  orchid,
 		byPeer:  newIndex(func(e *entry) peerid.ID { return e.peer }),
 		by6:     newIndex(func(e *entry) netip.Addr { return e.v6 }),

@@ -156,6 +156,34 @@ func TestReuse(t *testing.T) {
 	table.Unpin(testPeer(1))
 }
 
+// Flows that nobody pinned, the kernel's, keep their peer's LSIs as well.
+func TestInUse(t *testing.T) {
+	c := &clock{time.Unix(1e9, 0)}
+	used := map[netip.Addr]bool{}
+	table := testTable(t, Config{Prefix4: netip.MustParsePrefix("10.0.0.0/29"), Now: c.now, InUse: func() map[netip.Addr]bool { return used }})
+	for n := range 4 {
+		mustAssign(t, table, testPeer(n))
+	}
+	v4, _, _ := table.Of(testPeer(0))
+	_, v6, _ := table.Of(testPeer(1))
+	used[v4], used[v6] = true, true
+	c.t = c.t.Add(DefaultTTL + DefaultQuarantine)
+	for n, former := range []int{2, 3} {
+		want, _, _ := table.Of(testPeer(former))
+		if a := mustAssign(t, table, testPeer(10+n)); a != want {
+			t.Errorf("reused %v, not %v, which nobody uses", a, want)
+		}
+	}
+	if _, _, _, err := table.Assign(testPeer(12)); !errors.Is(err, ErrExhausted) {
+		t.Errorf("all others in use: %v", err)
+	}
+	clear(used)
+	c.t = c.t.Add(DefaultTTL + DefaultQuarantine)
+	if a := mustAssign(t, table, testPeer(12)); a != v4 {
+		t.Errorf("reused %v, not %v, whose flows have ended", a, v4)
+	}
+}
+
 func TestCollision(t *testing.T) {
 	table := testTable(t, Config{})
 	one := orchid([32]byte{}, testPeer(1))

@@ -54,9 +54,13 @@
 //     the own LSIs do not go out.
 //   - A device that was set down and up again gets its addresses and routes
 //     back. One that was deleted is gone: the node then reaches nobody.
-//   - The kernel's neighbours do not know when an LSI is given to another peer;
-//     it is not, for 15 minutes after the last packet and while a pipe is up
-//     (package lsi).
+//   - The kernel does not pin LSIs. Before one is given to another peer, which
+//     happens when there are no others left, the host's sockets are looked
+//     through (Remotes).
+//   - Of the IPv6 prefix a host has one route: with devices of two overlays, the
+//     second does without IPv6, and says so in the log.
+//   - UDP programs are told of a peer that cannot be reached as by any kernel: if
+//     they ask for it (IP_RECVERR). TCP ends at once.
 //
 // # Not here
 //
@@ -71,6 +75,6 @@
 //	any_linux.go      UDP on the wildcard address  ip(7), ipv6(7)
 //	device_linux.go   the device, reads, writes    DESIGN §13
 //	netlink_linux.go  addresses and routes         rtnetlink(7)
-//	flush_linux.go    what Close waits for
+//	proc_linux.go     sockets of the host          proc_pid_net(5)
 //	device_other.go   systems without
 package tun

@@ -716,6 +716,38 @@ func TestClose(t *testing.T) {
 	}
 }
 
+// Flows of the host's programs are found, so that their LSI is not given away.
+func TestRemotes(t *testing.T) {
+	n := shimtest.NewNet()
+	a, b := newHost(t, n, nil), newStack(t, n)
+	v4, v6 := a.LSI(t, b.Node)
+	remotes := func() (m map[netip.Addr]bool) {
+		a.in(func() { m = Remotes() })
+		return m
+	}
+	if m := remotes(); m[v4] || m[v6] {
+		t.Errorf("flows before there are any: %v", m)
+	}
+	l, err := b.ListenTCP("tcp", netip.AddrPort{}, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	c, err := in{a}.DialTCP(testContext(t), "tcp", netip.AddrPort{}, netip.AddrPortFrom(v4, addrOf(l.Addr()).Port()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	u, err := in{a}.DialUDP(testContext(t), "udp", netip.AddrPort{}, netip.AddrPortFrom(v6, 9))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer u.Close()
+	if m := remotes(); !m[v4] || !m[v6] {
+		t.Errorf("found %v, want %v and %v", m, v4, v6)
+	}
+}
+
 // Two devices cannot have one prefix, and the error says who has it.
 func TestPrefixTaken(t *testing.T) {
 	a := newHost(t, shimtest.NewNet(), nil)

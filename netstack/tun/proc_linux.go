@@ -27,6 +27,24 @@ func (h *Host) flush() {
 	}
 }
 
+// Remotes returns the addresses to which sockets of the host have flows, LSIs
+// and others: an LSI among them must not be given to another peer.
+func Remotes() map[netip.Addr]bool {
+	all := map[netip.Addr]bool{}
+	for _, name := range []string{"tcp", "tcp6", "udp", "udp6"} {
+		b, err := os.ReadFile("/proc/thread-self/net/" + name)
+		if err != nil {
+			continue
+		}
+		eachSocket(b, func(_, remote netip.Addr, _ byte) {
+			if !remote.IsUnspecified() {
+				all[remote] = true
+			}
+		})
+	}
+	return all
+}
+
 // sending says whether a connection from an LSI of the node has a FIN that is
 // not acknowledged.
 func (h *Host) sending() bool {
@@ -36,7 +54,7 @@ func (h *Host) sending() bool {
 		if err != nil {
 			continue
 		}
-		eachTCP(b, func(local, remote netip.Addr, state byte) {
+		eachSocket(b, func(local, remote netip.Addr, state byte) {
 			const finWait1, lastAck, closing = 4, 9, 11
 			switch state {
 			case finWait1, lastAck, closing:
@@ -47,9 +65,9 @@ func (h *Host) sending() bool {
 	return found
 }
 
-// eachTCP reads the table in b (proc_pid_net(5)): addresses are words of the
+// eachSocket reads the table in b (proc_pid_net(5)): addresses are words of the
 // machine's byte order in hexadecimal, states those of include/net/tcp_states.h.
-func eachTCP(b []byte, f func(local, remote netip.Addr, state byte)) {
+func eachSocket(b []byte, f func(local, remote netip.Addr, state byte)) {
 	s := bufio.NewScanner(bytes.NewReader(b))
 	for s.Scan() {
 		w := bytes.Fields(s.Bytes())
