@@ -136,7 +136,11 @@ func borrow(pk *shim.Packet, p *stack.PacketBuffer) {
 	pk.IP = p.NetworkHeader().Slice()
 	pk.Transport = p.TransportHeader().Slice()
 	pk.Payload, pk.Size, pk.MSS = pk.Payload[:0], p.Data().Size(), 0
-	if p.GSOOptions.Type != stack.GSONone {
+	if p.GSOOptions.Type != stack.GSONone && p.GSOOptions.MSS < gsoMSS {
+		// Else the peer takes segments as large as its socket reads, and the
+		// shim cuts at what the path takes, which may be more than an
+		// Ethernet frame: fewer segments, and a cipher that is quicker on
+		// long ones.
 		pk.MSS = int(p.GSOOptions.MSS)
 	}
 	views, skip := p.AsViewList()

@@ -262,7 +262,10 @@ func (s *Shim) send(m *mapping, p *pipe.Pipe, pk *Packet, in parsed) error {
 
 // sendOne puts a packet that fits into one datagram into p.
 func (s *Shim) sendOne(m *mapping, p *pipe.Pipe, pk *Packet, in parsed, n int) {
-	if n <= denseMax && m.dense.crowded() {
+	switch {
+	case n > denseMax:
+		s.flushDense(m) // what was sent before stays before
+	case m.dense.crowded():
 		s.sendDense(m, p, pk, in, n)
 		return
 	}

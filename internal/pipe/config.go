@@ -75,7 +75,7 @@ type Local struct {
 	Chain         []byte // membership chain, ≤2048 bytes; borrowed
 	Ufrag, Pwd    string // ICE credentials
 	Candidates    []wire.Candidate
-	MTU           uint16 // largest UDP payload that is received; 0 = 16384
+	MTU           uint16 // largest UDP payload that is received; 0 = 65507
 	Relays        []peerid.ID
 	Encapsulation uint8
 	Flow          wire.Flow // with wire.Null: the flow that the exchange is about

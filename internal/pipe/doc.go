@@ -169,7 +169,7 @@
 // consent is never older than 30 s while it is up.
 //
 // Sizes: 1200 bytes of UDP payload are assumed, then 1280, 1352, 1392, 1420,
-// 1452, 1472 (on loopback also 8972, 16332) are probed in turn, up to the MTU
+// 1452, 1472 (on loopback also 8972, 16332, 65472) are probed in turn, up to the MTU
 // the peer named (RFC 8899): MTU_PROBE padded to the size, 3 tries. While
 // datagrams above 1200 are sent the size is probed again every 2.5 s; if
 // that fails the path falls back to 1200 and searches anew.
