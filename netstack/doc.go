@@ -40,6 +40,7 @@
 //	link.go     stack.LinkEndpoint              DESIGN §13
 //	admit.go    inbound flows
 //	tcp.go      net.Conn on a TCP endpoint      RFC 9293
+//	near.go     the window that conns to a near peer share
 //	listener.go net.Listener
 //	handed.go   connections made elsewhere      draft §4.3
 //	backlog.go  each peer's share of inbound TCP

@@ -94,6 +94,7 @@ func (c *tcpConn) SetWriteBuffer(bytes int) error {
 	if c.closed.Load() {
 		return setError(c.network, c.laddr)
 	}
+	c.ownBuffer.Store(true)
 	c.ep.SocketOptions().SetSendBufferSize(int64(bytes), true)
 	return nil
 }

@@ -80,8 +80,9 @@ type Stack struct {
 
 	mu     sync.Mutex // guards what follows
 	closed bool
-	open   map[closer]struct{} // what Close closes: conns, listeners
-	ended  chan struct{}       // closed when Close has finished
+	open   map[closer]struct{}      // what Close closes: conns, listeners
+	near   map[netip.Addr]*nearPeer // of the conns that write much
+	ended  chan struct{}            // closed when Close has finished
 }
 
 // closer is a conn or a listener as Close sees it.
@@ -98,6 +99,7 @@ func New(cfg Config) (*Stack, error) {
 		done:  make(chan struct{}),
 		ended: make(chan struct{}),
 		open:  make(map[closer]struct{}),
+		near:  make(map[netip.Addr]*nearPeer),
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)

@@ -42,9 +42,12 @@ type tcpConn struct {
 	readEntry    waiter.Entry
 	readDeadline deadline
 
-	writeMu       sync.Mutex // one Write at a time; guards src and pos
+	writeMu       sync.Mutex // one Write at a time; guards src, pos and burst
 	src           bytes.Reader
 	pos           int                       // bytes since a super packet's boundary
+	burst         int                       // bytes since paced looked last
+	pace          atomic.Pointer[pace]      // nil until much was written
+	ownBuffer     atomic.Bool               // the application chose the send buffer's size
 	writeWait     atomic.Pointer[writeWait] // nil until a Write has to wait
 	writeDeadline deadline
 }
@@ -294,6 +297,7 @@ func (c *tcpConn) write(b []byte) (n int, err error) {
 		k, err := c.ep.Write(&c.src, tcpip.WriteOptions{})
 		n += int(k)
 		c.pos = (c.pos + int(k)) % superPacket
+		c.paced(int(k))
 		switch err.(type) {
 		case nil:
 			if n == len(b) {
@@ -452,6 +456,7 @@ func (c *tcpConn) end(how func()) (first bool) {
 		c.s.unpinPeer(c.pinned)
 		c.s.untrack(c)
 		c.finish()
+		c.unpace()
 	})
 	return first
 }

@@ -72,6 +72,17 @@ func (s *Shim) storeLSI(a netip.Addr, m *mapping) {
 	}
 }
 
+// Path says where the pipe to the peer at LSI a leads now (pipe.Pipe.Where); to
+// is invalid if there is no pipe or no direct path.
+func (s *Shim) Path(a netip.Addr) (to netip.AddrPort, inside bool, room int) {
+	if m := s.byLSI(a); m != nil {
+		if p := m.pipe.Load(); p != nil {
+			return p.Where()
+		}
+	}
+	return netip.AddrPort{}, false, 0
+}
+
 // mappingLocked returns the mapping of a peer that has LSIs, made if need be.
 // s.mu is held.
 func (s *Shim) mappingLocked(id peerid.ID) (*mapping, bool) {

@@ -2,6 +2,7 @@ package pipe
 
 import (
 	"errors"
+	"net/netip"
 	"sync"
 	"syscall"
 
@@ -193,6 +194,21 @@ func (p *Pipe) writeFailed(t *path, seg int, err error) {
 		t.search.collapse(t, p.e.now())
 	}
 	p.unlock()
+}
+
+// Where says where data goes now: the remote address, invalid without a direct
+// path; whether that is inside this host; and how many bytes the receive
+// buffer of the local socket holds, 0 if that is not known.
+func (p *Pipe) Where() (to netip.AddrPort, inside bool, room int) {
+	t := p.best.Load()
+	if t == nil || t.relayed.Load() {
+		return netip.AddrPort{}, false, 0
+	}
+	if s, ok := t.Local.(interface{ ReceiveBuffer() int }); ok {
+		room = s.ReceiveBuffer()
+	}
+	a := t.Local.LocalAddr().Addr()
+	return t.Remote, a.IsLoopback() || a == t.Remote.Addr(), room
 }
 
 // MaxSegment is how many bytes of transport header and payload fit one DATA

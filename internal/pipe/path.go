@@ -116,7 +116,6 @@ func (p *Pipe) trustPath(at Path, now int64) {
 	}
 	t.heard.Store(now)
 	p.validate(t, now)
-	p.follow(t, now) // checks were faster than our own challenge
 }
 
 func (p *Pipe) validate(t *path, now int64) {
@@ -247,20 +246,14 @@ func (p *Pipe) answeredChallenge(id uint64, now int64) {
 			t.sample(time.Duration(now - t.sentAt))
 		}
 		p.validate(t, now)
-		p.follow(t, now)
+		best := p.best.Load()
+		if t.follow && best != nil && best.heard.Load() <= t.created {
+			p.switchTo(t)
+		}
+		t.follow = false
 		p.update(now)
 		return
 	}
-}
-
-// follow moves data to a path that has just been validated if the peer was
-// heard there before, and since then nowhere else. The caller holds mu.
-func (p *Pipe) follow(t *path, now int64) {
-	if best := p.best.Load(); t.follow && best != nil && best != t && best.heard.Load() <= t.created {
-		best.doubt = now // its RTT, that may be better, is of no use
-		p.switchTo(t)
-	}
-	t.follow = false
 }
 
 // sample takes one RTT measurement (RFC 6298 §2).

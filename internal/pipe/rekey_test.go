@@ -273,43 +273,6 @@ func TestRebinding(t *testing.T) {
 	})
 }
 
-// The peer is heard at another address, and before the challenge there is
-// answered ICE's checks vouch for it: data goes there at once.
-func TestChecksBeforeChallenge(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		n := newNetwork(10 * time.Millisecond)
-		a, b := newHost(t, n, 1, "192.0.2.1:1000"), newHost(t, n, 2, "192.0.2.2:1000")
-		pa, pb := connect(t, a, b)
-		send(pa, packet(100))
-		settle(5 * time.Second)
-		outside := netip.MustParseAddrPort("198.51.100.7:7777")
-		n.mu.Lock()
-		n.at[outside] = a.s
-		n.rewrite = func(from, to netip.AddrPort) (netip.AddrPort, netip.AddrPort) {
-			if from == a.s.addr {
-				from = outside
-			}
-			return from, to
-		}
-		n.mu.Unlock()
-		sendNumber(pa, 1)
-		settle(11 * time.Millisecond)
-		if pb.best.Load().Remote != a.s.addr {
-			t.Error("switched without a challenge")
-		}
-		pb.mu.Lock()
-		pb.trustPath(Path{Local: b.s, Remote: outside}, b.now())
-		pb.unlock()
-		if got := pb.best.Load().Remote; got != outside {
-			t.Errorf("b sends to %v", got)
-		}
-		settle(time.Minute)
-		if got := pb.best.Load().Remote; got != outside {
-			t.Errorf("a minute later b sends to %v", got)
-		}
-	})
-}
-
 // Someone repeats packets from an address of theirs: no data goes there.
 func TestReflection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

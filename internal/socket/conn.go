@@ -65,6 +65,15 @@ func (c *Conn) LocalAddr() netip.AddrPort { return c.local }
 // String returns the local address.
 func (c *Conn) String() string { return c.local.String() }
 
+// ReceiveBuffer returns how many bytes the socket's receive buffer holds, 0 if
+// nothing is known of it.
+func (c *Conn) ReceiveBuffer() int {
+	if l, ok := c.link.(*kernelLink); ok {
+		return l.room
+	}
+	return 0
+}
+
 // Closed returns a channel that is closed when the Conn is.
 func (c *Conn) Closed() <-chan struct{} { return c.closed }
 

@@ -30,6 +30,7 @@ type kernelLink struct {
 	conn *net.UDPConn
 	log  *slog.Logger
 	max  int // the longest that one send call may be
+	room int // bytes that the receive buffer holds; 0: not known
 
 	// send is conn.WriteMsgUDPAddrPort; tests put the faults of network
 	// drivers in its place.
@@ -72,6 +73,7 @@ func newKernelLink(conn *net.UDPConn, log *slog.Logger) *kernelLink {
 			gso, gro := enableOffloads(fd)
 			l.gso.Store(gso)
 			l.gro = gro
+			l.room = receiveBuffer(fd)
 		})
 	}
 	if l.gro {

@@ -31,6 +31,16 @@ func forceBuffers(fd uintptr) {
 	}
 }
 
+// receiveBuffer returns what fits into the receive buffer of fd. The kernel
+// reports what its own bookkeeping may take, which is up to twice as much.
+func receiveBuffer(fd uintptr) int {
+	n, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF)
+	if err != nil {
+		return 0
+	}
+	return n / 2
+}
+
 // enableOffloads turns receive offload on and asks whether there is send
 // offload, which is asked for with each send. Old kernels know neither.
 func enableOffloads(fd uintptr) (gso, gro bool) {
