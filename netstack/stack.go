@@ -24,11 +24,13 @@ import (
 )
 
 // Buffer sizes in bytes. The largest TCP buffer is the bandwidth × delay of
-// 1 Gbit/s and 100 ms, and a quarter (DESIGN §12).
+// 1 Gbit/s and 100 ms, and a quarter (DESIGN §12); twice that to receive,
+// because gVisor announces half of the buffer.
 const (
 	tcpBufferMin     = 4 << 10
 	tcpBufferDefault = 4 << 20
 	tcpBufferMax     = 16 << 20
+	tcpReceiveMax    = 2 * tcpBufferMax
 	udpBufferDefault = 1 << 20
 	udpBufferMax     = 16 << 20
 )
@@ -154,7 +156,7 @@ func (s *Stack) configure() error {
 	for _, o := range []tcpip.SettableTransportProtocolOption{
 		&sack, &rack, &reno, &rtoMin, &rtoMax, &tries, &moderate, &wait, &reuse,
 		&tcpip.TCPSendBufferSizeRangeOption{Min: tcpBufferMin, Default: tcpBufferDefault, Max: tcpBufferMax},
-		&tcpip.TCPReceiveBufferSizeRangeOption{Min: tcpBufferMin, Default: tcpBufferDefault, Max: tcpBufferMax},
+		&tcpip.TCPReceiveBufferSizeRangeOption{Min: tcpBufferMin, Default: tcpBufferDefault, Max: tcpReceiveMax},
 	} {
 		if err := s.stack.SetTransportProtocolOption(tcp.ProtocolNumber, o); err != nil {
 			return fmt.Errorf("netstack: %T: %s", o, err)

@@ -162,7 +162,10 @@ func impaired(ctx context.Context) error {
 	defer l.close()
 	cells := impairments()
 	if *only != "" {
-		cells = slices.DeleteFunc(cells, func(c cell) bool { return !strings.Contains(c.String(), *only) })
+		exact := slices.ContainsFunc(cells, func(c cell) bool { return c.String() == *only })
+		cells = slices.DeleteFunc(cells, func(c cell) bool {
+			return exact && c.String() != *only || !strings.Contains(c.String(), *only)
+		})
 	}
 	var names []string
 	for _, r := range rivals {

@@ -45,7 +45,7 @@ var (
 	quiet      = flag.Bool("q", false, "no progress on standard error")
 	child      = flag.String("child", "", "take one measurement of this peer and print it as JSON")
 	overPaths  = flag.Bool("impaired", false, "measure one stream over paths with delay, loss, reordering and a bottleneck")
-	only       = flag.String("cell", "", "with -impaired: only rows with this in their name")
+	only       = flag.String("cell", "", "with -impaired: only the row of this name, or those with this in theirs")
 	warm       = flag.Duration("warm", 2*time.Second, "with -impaired: how long a stream runs before it is measured")
 	endRole    = flag.String("end", "", "with -child: be one end of an impaired path, serve or dial")
 	local      = flag.String("local", "", "with -end: the address of this end")
