@@ -48,7 +48,8 @@ type establishment struct {
 	initiator bool
 	direct    bool          // uses no relay; the initiator's: quietly
 	turn      bool          // may use TURN servers
-	session   [16]byte      // responder: of the offer
+	session   [16]byte      // responder: of the offer; initiator: once it was answered
+	checking  *checking     // nil until both sides are known
 	relays    []peerid.ID   // responder: those it named
 	answered  chan struct{} // responder: closed when answer is set or never will be
 	answer    []byte
@@ -240,7 +241,7 @@ func (c *connects) initiate(ctx context.Context, e *establishment) (*pipe.Pipe, 
 	if err != nil {
 		return fail(StageOffer, err)
 	}
-	answer, _, err := c.o.router.route(ctx, e.peer, offer.Bytes())
+	answer, via, err := c.o.router.route(ctx, e.peer, offer.Bytes())
 	if errors.Is(err, errGlare) {
 		offer.Cancel()
 		c.awaitOffer(ctx, e.peer)
@@ -264,6 +265,7 @@ func (c *connects) initiate(ctx context.Context, e *establishment) (*pipe.Pipe, 
 	}
 	c.o.names.saw(m)
 	owned = false
+	c.attach(e, agent, session, via)
 	o := opening{e: e, agent: agent, session: session, remote: remote}
 	if len(relays) > 0 {
 		o.relays = c.both(e.peer, relays, remote.Relays)
@@ -389,6 +391,12 @@ func (c *connects) check(ctx context.Context, a *iceAgent, p peerid.ID, controll
 // offered handles an offer for this peer that came from a member (the
 // initiator itself, or a forwarder).
 func (c *connects) offered(q offerRequest, from peerid.ID) offerResponse {
+	if len(q.offer) > 0 && q.offer[0] == trickleTag {
+		if err := c.trickled(q.from, q.offer); err != nil {
+			return offerResponse{status: offerNotHere}
+		}
+		return offerResponse{status: offerAnswered}
+	}
 	in, err := c.o.pipes.ReadOffer(q.offer)
 	if err != nil {
 		c.o.log.Debug("offer not readable", "from", from, "err", err)
@@ -432,7 +440,7 @@ func (c *connects) offered(q offerRequest, from peerid.ID) offerResponse {
 		}
 		return offerResponse{status: offerAnswered, answer: e.answer}
 	}
-	answer, err := c.respond(e, in)
+	answer, err := c.respond(e, in, via)
 	if err != nil {
 		c.o.log.Debug("offer not accepted", "peer", in.Peer, "err", err)
 		return offerResponse{status: offerRefused}
@@ -483,10 +491,11 @@ func (c *connects) admit(in *pipe.Incoming) (e *establishment, again []byte, sta
 }
 
 // respond answers an offer and leaves the checks to a goroutine.
-func (c *connects) respond(e *establishment, in *pipe.Incoming) ([]byte, error) {
+func (c *connects) respond(e *establishment, in *pipe.Incoming, via peerid.ID) ([]byte, error) {
 	agent, session, err := c.answer(e, in)
 	if err == nil {
 		remote := in.Remote
+		c.attach(e, agent, session, via)
 		c.mu.Lock()
 		if c.closed {
 			err = ErrClosed

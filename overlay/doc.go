@@ -133,6 +133,7 @@
 //	saved.go     what survives a restart
 //	offer.go     routing offers                        draft §4.2, §6; DESIGN §14.5
 //	connect.go   establishments                        draft §4.2, DESIGN §14.7
+//	trickle.go   candidates after the offer     RFC 8838, DESIGN §14.9
 //	ice.go       candidates, agents                    RFC 8445
 //	stale.go     connections that nobody answers on
 //	iceserver.go URLs of STUN and TURN servers  RFC 7064, RFC 7065

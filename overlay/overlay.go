@@ -231,6 +231,7 @@ func (o *Overlay) compose() error {
 	}
 	o.filter = o.newFilter()
 	o.mapped = newReflexive(o.demux, o.cfg.Socket.Conns, o.stunServers)
+	o.mapped.changed = func() { o.connects.trickle() }
 	o.turn = newTURNServers(o, o.ice)
 	if o.cfg.Net == nil {
 		o.portmap = newPortMapper(o)
@@ -627,6 +628,7 @@ func (o *Overlay) stunServers() []netip.AddrPort {
 // candidatesChanged tells establishments that this peer has other candidates
 // than before.
 func (o *Overlay) candidatesChanged() {
+	o.connects.trickle()
 	o.publisher.contactChanged()
 	o.wake()
 }

@@ -262,6 +262,8 @@ type reflexive struct {
 	conns   func() []*socket.Conn
 	servers func() []netip.AddrPort // members and configured servers, best first
 
+	changed func() // other mapped addresses than before; nil: nobody asks
+
 	kick chan struct{}
 
 	mu     sync.Mutex // guards what follows
@@ -387,8 +389,17 @@ func (r *reflexive) measure(ctx context.Context) {
 		return
 	}
 	r.mu.Lock()
+	fresh := false
+	for c, as := range next {
+		for _, a := range as {
+			fresh = fresh || !slices.Contains(r.mapped[c], a)
+		}
+	}
 	r.mapped, r.told = next, told
 	r.mu.Unlock()
+	if fresh && r.changed != nil {
+		r.changed()
+	}
 }
 
 // reaches says whether a datagram from a local address can get to a remote

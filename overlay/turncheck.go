@@ -62,6 +62,7 @@ type turnSession struct {
 	sent  []transactionID
 	pairs map[turnPair]bool // begun
 	begin func(turnPair)    // nil before run
+	early []turnPair        // added before run
 }
 
 type turnPair struct {
@@ -142,10 +143,13 @@ func (t *turnSession) request(local turnEnd, from netip.AddrPort, b []byte) {
 }
 
 // add has pairs with addresses that the peer has named late, or links that
-// have come late, checked too. Before run it does nothing.
+// have come late, checked too.
 func (t *turnSession) add(pairs []turnPair) {
 	t.mu.Lock()
 	begin := t.begin
+	if begin == nil && len(t.early) < turnPairs {
+		t.early = append(t.early, pairs...)
+	}
 	t.mu.Unlock()
 	if begin != nil {
 		for _, p := range pairs {
@@ -198,6 +202,7 @@ func (t *turnSession) run(ctx context.Context, remote pipe.Remote, pairs []turnP
 			}
 		})
 	}
+	pairs = append(pairs, t.early...)
 	t.mu.Unlock()
 	defer func() {
 		t.mu.Lock()
