@@ -3,6 +3,7 @@ package null
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"time"
 )
@@ -222,7 +223,9 @@ func (s *Stream) Install(c Conn, mine, peer Report) error {
 		c.Abort()
 		return ErrStale
 	}
-	if err := s.checkLocked(peer); err != nil {
+	if !s.fitsLocked(peer) {
+		err := fmt.Errorf("%w: %+v, with bytes from %d to %d here, %d confirmed, %d taken",
+			ErrCount, peer, s.kept.base, s.kept.end, s.confirmed, s.taken)
 		c.Abort()
 		s.failLocked(err)
 		return err
@@ -247,8 +250,8 @@ func (s *Stream) Install(c Conn, mine, peer Report) error {
 	return nil
 }
 
-// checkLocked says whether the peer's report fits what was sent and received.
-func (s *Stream) checkLocked(peer Report) error {
+// fitsLocked says whether the peer's report fits what was sent and received.
+func (s *Stream) fitsLocked(peer Report) bool {
 	switch {
 	case peer.Taken < s.kept.base || peer.Taken < s.confirmed || peer.Taken > s.kept.end,
 		peer.Ended && (!s.writeShut || peer.Taken != s.kept.end),
@@ -256,9 +259,9 @@ func (s *Stream) checkLocked(peer Report) error {
 		peer.Closed && (peer.End < s.taken || s.eof && peer.End != s.taken || s.endKnown && peer.End != s.peerEnd),
 		!peer.Closed && (s.eof || s.endKnown),
 		peer.Unread > MaxPeerUnread:
-		return ErrCount
+		return false
 	}
-	return nil
+	return true
 }
 
 // catchUp sends what the peer lacks. It has writing.

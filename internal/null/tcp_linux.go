@@ -15,9 +15,9 @@ var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 10 * time.Second, Interv
 
 const (
 	// MaxUnread is how much of what was sent here can lie unread: Linux gives
-	// twice of what is asked for, its own bookkeeping included, and announces
-	// no window beyond.
-	MaxUnread = 2 * receiveBuffer
+	// twice of what is asked for, its own bookkeeping included, and takes what
+	// arrives, up to 512 KiB at once, while that is not exceeded.
+	MaxUnread = 2*receiveBuffer + 1<<20
 	// maxUnacked bounds what the system takes without an acknowledgement.
 	maxUnacked = 2*sendBuffer + 64<<10
 
