@@ -318,6 +318,11 @@ func (f *nullFlow) resume(ctx context.Context, mine null.Report) error {
 		return err
 	}
 	defer f.stop(a)
+	// The peer's attempt may have ended between the report and ours; from here
+	// on another one ends ours first.
+	if !f.stream.Fresh(mine) {
+		return errOvertaken
+	}
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
 	s, err := n.port.NewSession(ctx)

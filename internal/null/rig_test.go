@@ -94,11 +94,7 @@ func (r *rig) link() (*link, Conn, Conn) {
 func (r *rig) resume(_ context.Context, i int, rep Report) error {
 	r.one.Lock()
 	defer r.one.Unlock()
-	s := r.streams[i]
-	s.mu.Lock()
-	fresh := s.conn == nil && s.installs == rep.installs
-	s.mu.Unlock()
-	if !fresh {
+	if !r.streams[i].Fresh(rep) {
 		return nil
 	}
 	r.mu.Lock()

@@ -42,7 +42,8 @@ type Config struct {
 	Local, Remote net.Addr // what LocalAddr and RemoteAddr return
 	// Resume makes a connection in place of the one lost and gives it to
 	// Install, with report, before it returns nil. It is called again, after a pause, if it
-	// fails; not if the error wraps ErrReset. One call at a time. Required.
+	// fails; not if the error wraps ErrReset. It must not send a report that is
+	// not Fresh. One call at a time. Required.
 	Resume func(ctx context.Context, report Report) error
 	// Ended is called once, when the stream needs no connection any more. nil
 	// is fine. It must not call the Stream.

@@ -99,6 +99,15 @@ func (s *Stream) reportLocked() Report {
 	return r
 }
 
+// Fresh says whether the stream still stands where r says: it has had no
+// connection since. Whoever tells a peer r must have made sure that none comes
+// in between.
+func (s *Stream) Fresh(r Report) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.conn == nil && s.installs == r.installs
+}
+
 // stop leaves the connection: after it nothing more of the old one is counted.
 func (s *Stream) stop() {
 	s.mu.Lock()
