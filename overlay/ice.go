@@ -116,6 +116,16 @@ func newICE(d *stunDemux, conns []*socket.Conn, mapped func(*socket.Conn) []neti
 // wait for a nomination: that would cost a round trip, and the pipe chooses
 // among its paths by itself.
 func (a *iceAgent) run(ctx context.Context, controlling bool, remote pipe.Remote, candidates []wire.Candidate) (pipe.Path, error) {
+	return a.check(ctx, controlling, remote, candidates, a.session.proven)
+}
+
+// nominate is run for who has no other way to agree upon a pair: it waits for
+// the one that the controlling side nominates.
+func (a *iceAgent) nominate(ctx context.Context, controlling bool, remote pipe.Remote, candidates []wire.Candidate) (pipe.Path, error) {
+	return a.check(ctx, controlling, remote, candidates, nil)
+}
+
+func (a *iceAgent) check(ctx context.Context, controlling bool, remote pipe.Remote, candidates []wire.Candidate, proven <-chan icePair) (pipe.Path, error) {
 	a.session.run(remote.Pwd)
 	// Who was heard before and answered may not check again: the agent would
 	// never learn of an address that the peer itself does not know.
@@ -144,7 +154,7 @@ func (a *iceAgent) run(ctx context.Context, controlling bool, remote pipe.Remote
 	var err error
 	select {
 	case err = <-ended:
-	case p := <-a.session.proven:
+	case p := <-proven:
 		cancel()
 		<-ended // the agent goes on until it is closed
 		return pipe.Path{Local: p.local, Remote: p.remote}, nil

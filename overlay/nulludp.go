@@ -41,9 +41,21 @@ type udpChecks struct {
 
 	ready  chan struct{} // closed when agent is set
 	flow   atomic.Pointer[nullUDP]
+	mu     sync.Mutex // guards early
+	early  []earlyDatagram
 	remote atomic.Pointer[udpRemote]
 	closed sync.Once
 }
+
+// earlyDatagram came before this side had the pair in use: the controlling side
+// has it first, and sends.
+type earlyDatagram struct {
+	conn *socket.Conn
+	from netip.AddrPort
+	b    []byte
+}
+
+const maxEarly = 16 // datagrams that wait for the pair
 
 // udpRemote is what is known of the other end.
 type udpRemote struct {
@@ -95,7 +107,7 @@ func (u *udpChecks) run(ctx context.Context, n *nulls, controlling bool, remote 
 	}
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
-	path, err := u.agent.run(ctx, controlling, remote, candidates)
+	path, err := u.agent.nominate(ctx, controlling, remote, candidates)
 	if err != nil {
 		return err
 	}
@@ -116,12 +128,43 @@ func (u *udpChecks) received(c *socket.Conn, from netip.AddrPort, b []byte, seg 
 		if u.check(c, from, d) {
 			continue
 		}
-		r := u.remote.Load()
 		f := u.flow.Load()
-		if f == nil || r == nil || r.conn != c || r.at != from {
-			continue // not from the nominated address
+		if f == nil && u.hold(c, from, d) {
+			continue
 		}
+		u.deliver(u.flow.Load(), c, from, d)
+	}
+}
+
+// deliver gives f a datagram if it came from the nominated address.
+func (u *udpChecks) deliver(f *nullUDP, c *socket.Conn, from netip.AddrPort, d []byte) {
+	if r := u.remote.Load(); f != nil && r != nil && r.conn == c && r.at == from {
 		f.deliver(u, d)
+	}
+}
+
+// hold keeps a datagram for use; false: use was called already.
+func (u *udpChecks) hold(c *socket.Conn, from netip.AddrPort, d []byte) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.flow.Load() != nil {
+		return false
+	}
+	if len(u.early) < maxEarly {
+		u.early = append(u.early, earlyDatagram{c, from, append([]byte(nil), d...)})
+	}
+	return true
+}
+
+// use gives what has come, and what comes, to f.
+func (u *udpChecks) use(f *nullUDP) {
+	u.mu.Lock()
+	u.flow.Store(f)
+	early := u.early
+	u.early = nil
+	u.mu.Unlock()
+	for _, e := range early {
+		u.deliver(f, e.conn, e.from, e.b)
 	}
 }
 
@@ -253,8 +296,9 @@ func (u *nullUDP) deliver(p *udpChecks, b []byte) {
 // use makes p the path.
 func (u *nullUDP) use(p *udpChecks) {
 	u.consent.Store(time.Now().UnixNano())
-	p.flow.Store(u)
-	if old := u.path.Swap(p); old != nil {
+	old := u.path.Swap(p)
+	p.use(u)
+	if old != nil {
 		old.Close()
 	}
 	if u.ctx.Err() != nil {

@@ -35,4 +35,5 @@
 //	lab_test.go     namespaces, boxes, processes
 //	node_test.go    a node as a process: commands on its standard input
 //	matrix_test.go  the table
+//	null_test.go    the table of flows with null encapsulation
 package kernellab

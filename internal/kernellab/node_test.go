@@ -19,9 +19,11 @@ import (
 // output: one for each request, with its number, in any order.
 type request struct {
 	ID    int    `json:"id"`
-	Op    string `json:"op"` // create, invite, join, call, path, nat, ported
+	Op    string `json:"op"` // create, invite, join, call, path, nat, ported, null
 	Name  string `json:"name,omitempty"`
 	Token string `json:"token,omitempty"`
+	Text  string `json:"text,omitempty"` // of null: the network
+	Null  bool   `json:"null,omitempty"` // of create and join: allow null encapsulation
 }
 
 type answer struct {
@@ -82,6 +84,9 @@ func start(q request) (*idloc.Node, error) {
 	var n *idloc.Node
 	var err error
 	cfg := idloc.Config{Name: q.Name}
+	if q.Null {
+		cfg.Null = idloc.NullPlain
+	}
 	if q.Op == "create" {
 		n, err = idloc.Create(ctx, domain, cfg)
 	} else {
@@ -103,6 +108,20 @@ func start(q request) (*idloc.Node, error) {
 			go func() { defer c.Close(); _, _ = io.Copy(c, c) }()
 		}
 	}()
+	pc, err := n.ListenPacket("udp", ":"+echoPort)
+	if err != nil {
+		return n, err
+	}
+	go func() {
+		b := make([]byte, 2048)
+		for {
+			k, from, err := pc.ReadFrom(b)
+			if err != nil {
+				return
+			}
+			_, _ = pc.WriteTo(b[:k], from)
+		}
+	}()
 	return n, nil
 }
 
@@ -114,7 +133,9 @@ func serve(n *idloc.Node, q request) (a answer, err error) {
 	case "invite":
 		a.Text, err = n.Invite(idloc.InviteOptions{Name: q.Name})
 	case "call":
-		err = call(n, q.Name)
+		err = call(n, q.Name, "tcp", idloc.OuterUDP)
+	case "null":
+		err = call(n, q.Name, q.Text, idloc.Null)
 	case "path":
 		for _, p := range n.Status().Peers {
 			for _, path := range p.Paths {
@@ -136,10 +157,11 @@ func serve(n *idloc.Node, q request) (a answer, err error) {
 }
 
 // call dials a peer's echo and wants a message back.
-func call(n *idloc.Node, name string) error {
+func call(n *idloc.Node, name, network string, enc idloc.Encapsulation) error {
 	ctx, cancel := context.WithTimeout(context.Background(), callWithin)
 	defer cancel()
-	c, err := n.Dial(ctx, "tcp", net.JoinHostPort(name, echoPort))
+	d := idloc.Dialer{Nodes: []*idloc.Node{n}, Encapsulation: enc}
+	c, err := d.Dial(ctx, network, net.JoinHostPort(name, echoPort))
 	if err != nil {
 		return err
 	}

@@ -10,6 +10,7 @@ import (
 func FuzzPayload(f *testing.F) {
 	f.Add(samplePayload(Offer).Append(nil))
 	f.Add(samplePayload(Answer).Append(nil))
+	f.Add(sampleFlow(Offer).Append(nil))
 	f.Add([]byte{1})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		p, err := ParsePayload(b)
@@ -26,7 +27,7 @@ func FuzzPayload(f *testing.F) {
 }
 
 func FuzzCandidate(f *testing.F) {
-	for _, c := range samplePayload(Offer).Candidates {
+	for _, c := range append(samplePayload(Offer).Candidates, sampleFlow(Offer).Candidates...) {
 		f.Add(c.Append(nil))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -35,6 +36,20 @@ func FuzzCandidate(f *testing.F) {
 			return
 		}
 		if got := append(c.Append(nil), rest...); !bytes.Equal(got, b) {
+			t.Fatalf("%x became %x", b, got)
+		}
+	})
+}
+
+func FuzzFlow(f *testing.F) {
+	sample := sampleFlow(Offer).Flow
+	f.Add(sample.Append(nil))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		flow, rest, err := ParseFlow(b)
+		if err != nil {
+			return
+		}
+		if got := append(flow.Append(nil), rest...); !bytes.Equal(got, b) {
 			t.Fatalf("%x became %x", b, got)
 		}
 	})

@@ -36,6 +36,19 @@ func samplePayload(kind Kind) *Payload {
 	return p
 }
 
+// sampleFlow is a payload about a flow with null encapsulation.
+func sampleFlow(kind Kind) *Payload {
+	p := samplePayload(kind)
+	p.Encapsulation = Null
+	p.Candidates = []Candidate{
+		{Type: Host, TCP: Passive, Priority: 1, Foundation: "1", Addr: netip.MustParseAddrPort("192.0.2.1:4000")},
+		{Type: ServerReflexive, TCP: SimOpen, Priority: 1, Foundation: "2", Addr: netip.MustParseAddrPort("[2001:db8::1]:5000")},
+	}
+	p.Flow = Flow{Kind: FlowResume, Protocol: FlowTCP, V6: true, Policy: PolicyTLS, ID: [16]byte{1, 15: 2}, Epoch: 3,
+		OpenerPort: 50000, ListenerPort: 80, Taken: 1 << 40, Ended: true, Closed: true, End: 1 << 41, Unread: 3 << 20}
+	return p
+}
+
 var sampleFrames = []struct {
 	name string
 	f    Frame
@@ -114,8 +127,9 @@ func TestHeader(t *testing.T) {
 }
 
 func TestPayload(t *testing.T) {
-	for kind, name := range map[Kind]string{Offer: "offer", Answer: "answer"} {
-		p := samplePayload(kind)
+	for name, p := range map[string]*Payload{
+		"offer": samplePayload(Offer), "answer": samplePayload(Answer), "flow-offer": sampleFlow(Offer), "flow-answer": sampleFlow(Answer),
+	} {
 		b := p.Append(nil)
 		golden(t, name, b)
 		got, err := ParsePayload(b)
@@ -139,6 +153,12 @@ func TestPayloadRefused(t *testing.T) {
 		"index zero":      func(p *Payload) { p.Index = 0 },
 		"MTU":             func(p *Payload) { p.MTU = 1199 },
 		"encapsulation":   func(p *Payload) { p.Encapsulation = 2 },
+		"null, no flow":   func(p *Payload) { p.Encapsulation = Null },
+		"flow kind":       func(p *Payload) { *p = *sampleFlow(Offer); p.Flow.Kind = 3 },
+		"flow protocol":   func(p *Payload) { *p = *sampleFlow(Offer); p.Flow.Protocol = 1 },
+		"flow policy":     func(p *Payload) { *p = *sampleFlow(Offer); p.Flow.Policy = 3 },
+		"flow's end":      func(p *Payload) { *p = *sampleFlow(Offer); p.Flow.Closed = false },
+		"TCP type":        func(p *Payload) { p.Candidates[0].TCP = 4 },
 		"no AEAD":         func(p *Payload) { p.AEADs = HasAES },
 		"unknown AEAD":    func(p *Payload) { p.AEADs |= 4 },
 		"ufrag":           func(p *Payload) { p.Ufrag = strings.Repeat("u", MaxUfrag+1) },
