@@ -102,8 +102,8 @@ func TestNullWireTCP(t *testing.T) {
 			out, asked := unframed(k.out)
 			in, answered := unframed(k.in)
 			k.mu.Unlock()
-			if len(out)+len(in) == 0 {
-				continue // not the one that was chosen
+			if len(out) == 0 && (len(in) == 0 || len(in) < 22 && in[0] == 0) {
+				continue // not chosen, and perhaps closed within a message
 			}
 			flows++
 			if !bytes.Equal(out, w.out) || !bytes.Equal(in, w.in) || asked == 0 || answered == 0 {
