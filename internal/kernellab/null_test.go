@@ -73,8 +73,8 @@ func TestNullMatrix(t *testing.T) {
 	}
 	for _, network := range []string{"udp", "tcp"} {
 		var cells [8][8]cell
+		var wg sync.WaitGroup
 		for i := range nullSituations {
-			var wg sync.WaitGroup
 			for j := range nullSituations {
 				wg.Go(func() {
 					start := time.Now()
@@ -82,8 +82,8 @@ func TestNullMatrix(t *testing.T) {
 					cells[i][j] = cell{kind: "works", took: time.Since(start), err: err}
 				})
 			}
-			wg.Wait()
 		}
+		wg.Wait()
 		t.Log(network + "\n" + table(&cells))
 		for i, a := range nullSituations {
 			for j, b := range nullSituations {
