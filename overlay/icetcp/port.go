@@ -33,8 +33,9 @@ type Config struct {
 
 const (
 	firstMessage = 5 * time.Second // within which an accepted connection must say what it is for
-	maxNameless  = 64              // accepted connections that have not
+	maxNameless  = 256             // accepted connections that have not
 	mappingHold  = 15 * time.Second
+	maxHeld      = 1024 // connections that are held open for peers' mappings
 )
 
 // Port is where the peers' connections come in: one TCP port number on each
@@ -49,6 +50,7 @@ type Port struct {
 	listeners map[netip.Addr]net.Listener
 	sessions  map[string]*Session
 	nameless  map[net.Conn]struct{}
+	held      map[net.Conn]struct{}
 	wg        sync.WaitGroup
 }
 
@@ -56,7 +58,7 @@ type Port struct {
 // added by Refresh.
 func Listen(cfg Config) (*Port, error) {
 	p := &Port{cfg: cfg, log: cfg.Logger, listeners: map[netip.Addr]net.Listener{},
-		sessions: map[string]*Session{}, nameless: map[net.Conn]struct{}{}}
+		sessions: map[string]*Session{}, nameless: map[net.Conn]struct{}{}, held: map[net.Conn]struct{}{}}
 	if p.log == nil {
 		p.log = slog.New(slog.DiscardHandler)
 	}
@@ -127,6 +129,9 @@ func (p *Port) Close() error {
 		_ = l.Close()
 	}
 	for c := range p.nameless {
+		_ = c.Close()
+	}
+	for c := range p.held {
 		_ = c.Close()
 	}
 	var sessions []*Session
@@ -260,22 +265,31 @@ func (p *Port) identify(c net.Conn) {
 			plain = true
 		}
 	}
-	if plain {
-		p.serve(c, m)
-	}
 	p.mu.Lock()
 	delete(p.nameless, c)
+	hold := plain && !p.closed && len(p.held) < maxHeld
+	if hold {
+		p.held[c] = struct{}{}
+	}
 	p.mu.Unlock()
+	if plain {
+		p.serve(c, m, hold)
+	}
+	if hold {
+		p.mu.Lock()
+		delete(p.held, c)
+		p.mu.Unlock()
+	}
 	if s == nil || !s.take(inbound{c, m}) {
 		_ = c.Close()
 	}
 }
 
-// serve tells a peer how its connection looks from here, and leaves it open
-// for a while: while it is, a NAT keeps the mapping.
-func (p *Port) serve(c net.Conn, m *stun.Message) {
+// serve tells a peer how its connection looks from here, and with hold leaves
+// it open for a while: while it is, a NAT keeps the mapping.
+func (p *Port) serve(c net.Conn, m *stun.Message, hold bool) {
 	r, err := success(m, addrPort(c.RemoteAddr()), "")
-	if err != nil || writeMessage(c, r) != nil {
+	if err != nil || writeMessage(c, r) != nil || !hold {
 		return
 	}
 	_ = c.SetDeadline(time.Now().Add(mappingHold))
