@@ -363,3 +363,46 @@ func heap() uint64 {
 	metrics.Read(s)
 	return s[0].Value.Uint64()
 }
+
+// A UDP flow gets another 5-tuple in place of the old when an address of
+// either side changes; conns and LSIs stay.
+func TestNullUDPMoves(t *testing.T) {
+	t.Parallel()
+	venus, mars, vw, mw := wiredPair(t, idloc.NullPlain, false)
+	port := echo(t, mars)
+	c, err := dialNull(t, venus, "udp", "mars.example.com:"+port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	answered := func(msg string) func() bool {
+		return func() bool {
+			if _, err := c.Write([]byte(msg)); err != nil {
+				t.Fatal(err)
+			}
+			_ = c.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+			b := make([]byte, 100)
+			n, err := c.Read(b)
+			return err == nil && string(b[:n]) == msg
+		}
+	}
+	eventually(t, "an echo", answered("before"))
+	last := flowsTo(venus, mars.ID())[0]
+	for i := range 4 {
+		w, n := vw, venus
+		if i%2 == 1 {
+			w, n = mw, mars
+		}
+		w.move()
+		n.NetworkChanged()
+		eventually(t, "the flow has moved", func() bool {
+			f := flowsTo(venus, mars.ID())
+			return len(f) == 1 && f[0].Moved > last.Moved && (f[0].RealLocal != last.RealLocal || f[0].RealRemote != last.RealRemote)
+		})
+		last = flowsTo(venus, mars.ID())[0]
+		eventually(t, "an echo over the new path", answered(fmt.Sprint("after move ", i)))
+	}
+	if got := last.Remote.String(); got != c.RemoteAddr().String() {
+		t.Errorf("the flow's LSI is %v, the conn's %v", got, c.RemoteAddr())
+	}
+}
