@@ -24,17 +24,17 @@ const grace = 10 * time.Second
 // allow is a piece of text in a stack that makes it one to keep, a function
 // name with its package.
 func Main(m *testing.M, allow ...string) {
-	os.Exit(check(m.Run(), func(g string) bool { return !kept(g, allow) }))
+	os.Exit(check(m.Run(), grace, func(g string) bool { return !kept(g, allow) }))
 }
 
 // Own is Main for the goroutines alone whose stacks have text in them: the
 // path of a package and what follows it there, "/internal/socket.".
 func Own(m *testing.M, text string) {
-	os.Exit(check(m.Run(), func(g string) bool { return strings.Contains(g, text) && !kept(g, nil) }))
+	os.Exit(check(m.Run(), grace, func(g string) bool { return strings.Contains(g, text) && !kept(g, nil) }))
 }
 
 // check returns the exit code of tests that ended with code.
-func check(code int, ours func(stack string) bool) int {
+func check(code int, grace time.Duration, ours func(stack string) bool) int {
 	if code != 0 {
 		return code
 	}

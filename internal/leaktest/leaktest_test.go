@@ -2,8 +2,29 @@ package leaktest
 
 import (
 	"strings"
+	"sync"
 	"testing"
+	"time"
 )
+
+func TestMain(m *testing.M) { Main(m) }
+
+// More stacks than the first buffer holds are all seen.
+func TestSeesMany(t *testing.T) {
+	const many = 5000
+	stop := make(chan struct{})
+	var began, done sync.WaitGroup
+	for range many {
+		began.Add(1)
+		done.Go(func() { began.Done(); waitFor(stop) })
+	}
+	began.Wait()
+	if n := len(running(func(g string) bool { return strings.Contains(g, "TestSeesMany.func") })); n < many {
+		t.Errorf("%d of %d seen", n, many)
+	}
+	close(stop)
+	done.Wait()
+}
 
 func TestSeesAGoroutine(t *testing.T) {
 	stop, done := make(chan struct{}), make(chan struct{})
@@ -28,12 +49,15 @@ func TestSeesAGoroutine(t *testing.T) {
 	if left := wait(ours, 0); len(left) != 1 {
 		t.Errorf("%d goroutines left, want 1: %q", len(left), left)
 	}
+	if code := check(0, 10*time.Millisecond, ours); code != 1 {
+		t.Errorf("exit code %d with a goroutine left", code)
+	}
 	close(stop)
 	<-done
-	if code := check(0, ours); code != 0 {
+	if code := check(0, grace, ours); code != 0 {
 		t.Errorf("exit code %d after the goroutine ended", code)
 	}
-	if code := check(2, ours); code != 2 {
+	if code := check(2, grace, ours); code != 2 {
 		t.Errorf("failed tests' exit code becomes %d", code)
 	}
 }

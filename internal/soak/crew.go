@@ -148,11 +148,11 @@ func (c *crew) close() error {
 	return errors.Join(errs...)
 }
 
-// settled says whether p neither moves nor restarts: the founder, so that the
-// others find each other again, and the second of more than two, so that a pipe
-// gets old enough for new keys.
+// settled says whether p neither moves nor restarts nor falls silent: the
+// founder, so that the others find each other again, and the second of more
+// than two, so that a pipe between two gets old enough for new keys.
 func (c *crew) settled(p *post) bool {
-	return p == c.posts[0] || len(c.posts) > 2 && p == c.posts[1]
+	return len(c.posts) > 2 && p == c.posts[1] || p == c.posts[0]
 }
 
 // faults does harm until ctx ends, and leaves everything up.
@@ -171,6 +171,9 @@ func (c *crew) faults(ctx context.Context, rnd *rand.Rand) {
 		case 2:
 			p.wire.percent.Store(0)
 		case 3:
+			if c.settled(p) {
+				continue
+			}
 			c.t.blackouts.Add(1)
 			p.wire.dark.Store(true)
 			wait(time.Duration(rnd.IntN(2000)) * time.Millisecond)

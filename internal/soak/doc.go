@@ -15,8 +15,8 @@
 //   - a node moves: its address goes, it has another, and it is told so;
 //   - a node closes and opens again from its folder.
 //
-// The first two nodes neither move nor close: the founder, so that the others
-// find each other again, and one more, so that a pipe gets old.
+// The first two nodes suffer the first of these only: the founder, so that the
+// others find each other again, and one more, so that a pipe gets old.
 //
 // It exits with 1 if
 //

@@ -1,0 +1,107 @@
+package shim_test
+
+import (
+	"encoding/binary"
+	"errors"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/idloc/idloc/shim"
+)
+
+// datagramUpper is an upper that takes datagrams without packets.
+type datagramUpper struct {
+	*upper
+	took []string
+}
+
+func (u *datagramUpper) Datagram(src, dst netip.AddrPort, b []byte) bool {
+	u.took = append(u.took, src.String()+" "+string(b))
+	return true
+}
+
+// A 5-tuple with null encapsulation needs no pipe either way; its neighbours go
+// on with theirs.
+func TestBareFlow(t *testing.T) {
+	p := newPair(t, nil)
+	flow := shim.BareFlow{Local: netip.AddrPortFrom(p.src, 1), Remote: netip.AddrPortFrom(p.dst, 2)}
+	var sent []string
+	var fail error
+	receive, remove, err := p.a.Shim.AddBare(flow, func(b []byte) error { sent = append(sent, string(b)); return fail })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := p.a.Shim.AddBare(flow, func([]byte) error { return nil }); err == nil {
+		t.Error("one 5-tuple has two flows")
+	}
+	other := flow
+	other.Local = netip.AddrPortFrom(p.src, 3)
+	_, removeOther, err := p.a.Shim.AddBare(other, func([]byte) error { t.Error("sent on another flow"); return nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	output := func(pk *shim.Packet) {
+		t.Helper()
+		if err := p.a.Shim.Output(pk); err != nil {
+			t.Fatal(err)
+		}
+	}
+	output(udp(p.src, p.dst, "as a packet"))
+	output(udp(p.src, p.dst, ""))
+	super := udp(p.src, p.dst, "aaabbbc")
+	super.MSS = 3
+	output(super)
+	if !p.a.Shim.SendDatagram(1, flow.Remote, []byte("as a datagram")) {
+		t.Error("a datagram is not sent")
+	}
+	if want := []string{"as a packet", "", "aaa", "bbb", "c", "as a datagram"}; !slices.Equal(sent, want) {
+		t.Errorf("sent %q, want %q", sent, want)
+	}
+	fail = errors.New("no route")
+	output(udp(p.src, p.dst, "lost"))
+	if n := p.a.Shim.Stats().Drops[shim.DropOutBare.String()]; n != 1 {
+		t.Errorf("%d drops counted, want 1", n)
+	}
+	if n := p.a.Connects.Load(); n != 0 {
+		t.Errorf("a pipe was asked for %d times", n)
+	}
+	neighbour := udp(p.src, p.dst, "by pipe")
+	binary.BigEndian.PutUint16(neighbour.Transport[2:], 9)
+	output(neighbour)
+	if b := p.ub.next(t); string(b[28:]) != "by pipe" {
+		t.Errorf("the neighbour delivered %q", b)
+	}
+
+	receive([]byte("hello"))
+	b := p.ua.next(t)
+	if src, dst := netip.AddrFrom4([4]byte(b[12:16])), netip.AddrFrom4([4]byte(b[16:20])); src != p.dst || dst != p.src ||
+		binary.BigEndian.Uint16(b[20:]) != 2 || binary.BigEndian.Uint16(b[22:]) != 1 || string(b[28:]) != "hello" {
+		t.Errorf("received %x", b)
+	}
+	d := &datagramUpper{upper: p.ua}
+	p.a.Shim.Attach(d)
+	receive([]byte("short cut"))
+	if want := []string{flow.Remote.String() + " short cut"}; !slices.Equal(d.took, want) {
+		t.Errorf("took %q, want %q", d.took, want)
+	}
+	before := p.a.Shim.Stats()
+	receive([]byte(strings.Repeat("x", 65535)))
+	p.a.Shim.Attach(nil)
+	receive([]byte("nobody"))
+	after := p.a.Shim.Stats()
+	for _, why := range []shim.Drop{shim.DropInProtocol, shim.DropInNoUpper} {
+		if after.Drops[why.String()] != before.Drops[why.String()]+1 {
+			t.Errorf("%v is not counted", why)
+		}
+	}
+
+	remove()
+	removeOther()
+	output(udp(p.src, p.dst, "by pipe again"))
+	if b := p.ub.next(t); string(b[28:]) != "by pipe again" {
+		t.Errorf("after the flow: %q", b)
+	}
+}
