@@ -47,6 +47,7 @@
 //	udp.go      net.PacketConn, net.Conn        RFC 768
 //	udpconn.go  what net.UDPConn has beyond them
 //	datagram.go UDP past gVisor
+//	gvisorlog.go  gVisor's log, silenced
 //	errors.go   tcpip.Error → package net's
 //	deadline.go deadlines as channels
 package netstack

@@ -94,6 +94,7 @@ type closer interface {
 
 // New returns a Stack that has the node's own LSIs.
 func New(cfg Config) (*Stack, error) {
+	silence()
 	s := &Stack{
 		shim:  cfg.Shim,
 		link:  &link{shim: cfg.Shim},

@@ -105,3 +105,55 @@ func TestBareFlow(t *testing.T) {
 		t.Errorf("after the flow: %q", b)
 	}
 }
+
+// Datagrams go without packets once there is a pipe that takes them whole, and
+// arrive as datagrams where the stack wants them.
+func TestDatagrams(t *testing.T) {
+	p := newPair(t, nil)
+	to := netip.AddrPortFrom(p.dst, 2)
+	if p.a.Shim.SendDatagram(1, to, []byte("too early")) {
+		t.Error("sent without a pipe")
+	}
+	if err := p.a.Shim.Output(udp(p.src, p.dst, "opens")); err != nil {
+		t.Fatal(err)
+	}
+	p.ub.next(t)
+	for _, payload := range []string{"", "x", strings.Repeat("y", 1000)} {
+		if !p.a.Shim.SendDatagram(1, to, []byte(payload)) {
+			t.Errorf("%d bytes are not sent", len(payload))
+			continue
+		}
+		b := p.ub.next(t)
+		if string(b[28:]) != payload || binary.BigEndian.Uint16(b[20:]) != 1 || binary.BigEndian.Uint16(b[22:]) != 2 {
+			t.Errorf("%d bytes arrive as %x", len(payload), b)
+		}
+	}
+	if p.a.Shim.SendDatagram(1, to, make([]byte, 9000)) {
+		t.Error("a datagram larger than the path is sent in one piece")
+	}
+	for _, size := range []int{3, 2000} { // of each datagram of a super packet
+		super := udp(p.src, p.dst, strings.Repeat("a", size)+strings.Repeat("b", size)+"c")
+		super.MSS = size
+		if err := p.a.Shim.Output(super); err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range []string{strings.Repeat("a", size), strings.Repeat("b", size), "c"} {
+			if b := p.ub.next(t); string(b[28:]) != want {
+				t.Errorf("super packet of %d: %d bytes, want %d", size, len(b)-28, len(want))
+			}
+		}
+	}
+	d := &datagramUpper{upper: p.ub}
+	p.b.Shim.Attach(d)
+	if !p.a.Shim.SendDatagram(1, to, []byte("short cut")) {
+		t.Error("not sent")
+	}
+	// A packet that no Datagram takes comes after it.
+	if err := p.a.Shim.Output(tcp(p.src, p.dst, 0x18, []byte("segment"), 0)); err != nil {
+		t.Fatal(err)
+	}
+	p.ub.next(t)
+	if len(d.took) != 1 || !strings.HasSuffix(d.took[0], "short cut") {
+		t.Errorf("took %q", d.took)
+	}
+}

@@ -69,6 +69,25 @@ func TestFaults(t *testing.T) {
 			t.Errorf("Save: %v", err)
 		}
 	})
+	t.Run("name that is none", func(t *testing.T) {
+		d, err := Open("")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range []string{"", "../a", "A", "a.json", strings.Repeat("a", 65)} {
+			var n int
+			if _, err := d.Load(name, &n); err == nil {
+				t.Errorf("Load(%q) works", name)
+			}
+			if err := d.Save(name, 1); err == nil {
+				t.Errorf("Save(%q) works", name)
+			}
+		}
+		d.Close()
+		if _, err := d.Load("a", new(int)); !errors.Is(err, fs.ErrClosed) {
+			t.Errorf("Load after Close: %v", err)
+		}
+	})
 	t.Run("value cannot be JSON", func(t *testing.T) {
 		for _, path := range []string{"", t.TempDir() + "/d"} {
 			d, err := Open(path)
