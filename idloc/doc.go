@@ -77,6 +77,15 @@
 // address of one must be reachable from the other: there are no relays, and
 // nothing falls back to the pipe.
 //
+// # On the host's kernel
+//
+// With [Config].TUN the node makes a TUN device and the host's kernel takes the
+// place of the TCP/IP in the process (draft §2, Figure 1): programs that know
+// nothing of idloc reach members by name, once the host's resolver asks the
+// node's DNS server at Status().Self.DNS, and are reached by them. Dial, Listen
+// and ListenPacket then make kernel sockets at the node's LSIs. The package
+// documentation of netstack/tun says what else a host should know.
+//
 // # Seeing inside
 //
 // [Node.Status] is a snapshot, [Node.Watch] the events, [Node.Ping] a

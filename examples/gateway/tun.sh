@@ -16,6 +16,10 @@ if ! ip link show lo >/dev/null 2>&1 || ! mount -t tmpfs none /run 2>/dev/null; 
 	echo "run this as: unshare -Urnm $0 (with iproute2 installed)" >&2
 	exit 2
 fi
+if ! : <>/dev/net/tun; then
+	echo "without a TUN device that $(id -un) may open there is nothing to show" >&2
+	exit 2
+fi
 work=$(mktemp -d)
 pids=()
 finish() {
@@ -66,6 +70,8 @@ grep -h 'TUN device' "$work"/earth.log "$work"/mars.log
 # Both hosts ask their own node, at the same address.
 dns=198.18.0.53 own4=198.18.0.1
 printf 'nameserver %s\noptions timeout:5\n' $dns >"$work/resolv.conf"
+target=$(readlink -m /etc/resolv.conf) # may have been in the /run of the host
+[ -e "$target" ] || { mkdir -p "$(dirname "$target")" && : >"$target"; }
 mount --bind "$work/resolv.conf" /etc/resolv.conf
 
 if [ "${1:-}" = sh ]; then

@@ -24,9 +24,11 @@ func TestTUN(t *testing.T) {
 	for _, p := range []string{"bash", "ip", "mount"} {
 		program(t, p)
 	}
-	if _, err := os.Stat("/dev/net/tun"); err != nil {
+	f, err := os.OpenFile("/dev/net/tun", os.O_RDWR, 0)
+	if err != nil {
 		t.Skip(err)
 	}
+	f.Close()
 	// With a PID namespace nothing outlives the test.
 	args := []string{"-Urnmpf", "--mount-proc", "--kill-child"}
 	if b, err := exec.Command(unshare, append(args, "true")...).CombinedOutput(); err != nil {

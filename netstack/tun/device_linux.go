@@ -14,8 +14,8 @@ import (
 	wgtun "golang.zx2c4.com/wireguard/tun"
 )
 
-// device is the TUN device. wireguard's package makes it and turns the
-// offloads on; its Read and Write are not used, because they cut super packets
+// device is the TUN device. wireguard's package turns the offloads on and
+// watches it; its Read and Write are not used, because they cut super packets
 // into segments and merge them again, with a checksum each, where the shim
 // wants them whole.
 type device struct {
@@ -42,8 +42,13 @@ func openDevice(name string) (*device, error) {
 	if strings.Count(name, "%") != strings.Count(name, "%d") || len(name) >= unix.IFNAMSIZ {
 		return nil, fmt.Errorf("tun: device name %q: %w", name, syscall.EINVAL)
 	}
-	wg, err := wgtun.CreateTUN(name, mtu)
+	file, err := openFile(name)
 	if err != nil {
+		return nil, explain("making a TUN device", err)
+	}
+	wg, err := wgtun.CreateTUNFromFile(file, mtu)
+	if err != nil {
+		file.Close()
 		return nil, explain("making a TUN device", err)
 	}
 	d := &device{wg: wg, file: wg.File()}
@@ -73,6 +78,25 @@ func openDevice(name string) (*device, error) {
 	}
 	d.index = int32(iface.Index)
 	return d, nil
+}
+
+// openFile makes the device as wireguard's CreateTUN does, which leaves the
+// file open when the kernel refuses.
+func openFile(name string) (*os.File, error) {
+	ifr, err := unix.NewIfreq(name)
+	if err != nil {
+		return nil, err
+	}
+	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	ifr.SetUint16(unix.IFF_TUN | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
+	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, ifr); err != nil {
+		unix.Close(fd)
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), "/dev/net/tun"), nil // known to the poller from here on
 }
 
 // discard closes a device that nobody watches, and waits for its goroutines.

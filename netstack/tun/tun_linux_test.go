@@ -777,15 +777,17 @@ func openDeviceIn(h *host) (d *device, err error) {
 // Without the right the error says which.
 func TestNoRight(t *testing.T) {
 	if os.Getenv("IDLOC_TUN_NO_RIGHT") != "" {
+		before, _ := os.ReadDir("/proc/self/fd")
 		_, err := openDevice("idloc%d")
+		if after, _ := os.ReadDir("/proc/self/fd"); len(after) != len(before) {
+			t.Errorf("%d descriptors, %d before", len(after), len(before))
+		}
 		if !errors.Is(err, fs.ErrPermission) || !strings.Contains(err.Error(), "CAP_NET_ADMIN") {
 			t.Errorf("without the right: %v", err)
 		}
 		return
 	}
-	if why := os.Getenv(namespaceEnv); why != "yes" {
-		t.Skip(why)
-	}
+	newSpace(t) // or skip
 	// Root in a user namespace that does not own the network.
 	cmd := again(unix.CLONE_NEWUSER, "-test.run=^TestNoRight$")
 	cmd.Env = append(os.Environ(), "IDLOC_TUN_NO_RIGHT=1")
