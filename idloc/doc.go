@@ -50,7 +50,8 @@
 //	inbound TCP connections of one peer            16,384 until they are over; the next is refused
 //	a closed connection that nobody acknowledges   2 minutes
 //	TCP handshakes half open                       4,095 a listener; SYN cookies beyond
-//	UDP flows whose admission is remembered        4,096; of those beyond, Admit is asked again
+//	UDP flows whose admission is remembered        4,096, 1,024 that one LSI of a peer began; Admit is asked about each datagram beyond
+//	offers read of one peer                        20 a second, 5 at once
 //	a UDP datagram                                 65,507 bytes; EMSGSIZE beyond
 //	LSIs                                           65,532 in a /16; reused 15 min after the last flow, else ErrLSIExhausted
 //	names being looked up                          1,024; beyond, an error that is Temporary

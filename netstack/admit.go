@@ -17,8 +17,10 @@ import (
 
 // Limits of what is remembered about UDP flows.
 const (
-	maxFlows = 4096
-	flowIdle = 3 * time.Minute // RFC 4787 REQ-5 has at least 2
+	maxFlows     = 4096
+	maxPeerFlows = maxFlows / 4    // that one address of a peer began; of those beyond, each datagram is asked about
+	flowIdle     = 3 * time.Minute // RFC 4787 REQ-5 has at least 2
+	flowSweep    = time.Minute     // how often idle ones are looked for, at least when there is no room
 )
 
 // Admission asks Config.Admit about inbound flows. A TCP flow begins with its
@@ -31,21 +33,24 @@ type Admission struct {
 	shim    *shim.Shim // answers go there
 	refused atomic.Uint64
 
-	mu    sync.Mutex // guards flows
+	mu    sync.Mutex // guards what follows
 	flows map[flow]verdict
+	began map[netip.Addr]int // of flows, how many a peer's address began
+	swept time.Time          // when idle flows were last forgotten
 }
 
 type flow struct{ local, remote netip.AddrPort }
 
 type verdict struct {
-	ok bool
-	at time.Time // last datagram
+	ok   bool
+	ours bool      // we sent the first datagram, or one since
+	at   time.Time // last datagram
 }
 
 // NewAdmission returns an Admission that asks ask, see Config.Admit, and
 // answers refused flows through s.
 func NewAdmission(ask func(network string, local, remote netip.AddrPort) bool, s *shim.Shim) *Admission {
-	return &Admission{ask: ask, shim: s, flows: make(map[flow]verdict)}
+	return &Admission{ask: ask, shim: s, flows: make(map[flow]verdict), began: make(map[netip.Addr]int)}
 }
 
 // Refused returns how many flows were refused.
@@ -102,14 +107,14 @@ func (a *Admission) Sent(pk *shim.Packet) {
 		return
 	}
 	if src, dst, ok := p.ports(); ok {
-		a.began(flow{netip.AddrPortFrom(p.src, src), netip.AddrPortFrom(p.dst, dst)})
+		a.sent(flow{netip.AddrPortFrom(p.src, src), netip.AddrPortFrom(p.dst, dst)})
 	}
 }
 
-// began notes that we sent a datagram of f.
-func (a *Admission) began(f flow) {
+// sent notes that we sent a datagram of f.
+func (a *Admission) sent(f flow) {
 	a.mu.Lock()
-	a.putLocked(f, verdict{true, time.Now()})
+	a.putLocked(f, verdict{ok: true, ours: true, at: time.Now()})
 	a.mu.Unlock()
 }
 
@@ -203,7 +208,7 @@ func (a *Admission) udp(f flow) bool {
 		return v.ok
 	}
 	a.mu.Unlock()
-	v = verdict{a.ask("udp", f.local, f.remote), now}
+	v = verdict{ok: a.ask("udp", f.local, f.remote), at: now}
 	if !v.ok {
 		a.refused.Add(1)
 	}
@@ -214,22 +219,47 @@ func (a *Admission) udp(f flow) bool {
 }
 
 // putLocked remembers v, making room by forgetting what is idle, or else
-// something: it would be asked about again.
+// something: it would be asked about again. A peer with its share of flows is
+// not remembered more of, so that it pushes out nobody.
 func (a *Admission) putLocked(f flow, v verdict) {
-	if _, ok := a.flows[f]; !ok && len(a.flows) >= maxFlows {
-		for k, old := range a.flows {
-			if v.at.Sub(old.at) >= flowIdle {
-				delete(a.flows, k)
+	old, known := a.flows[f]
+	if !known {
+		full := len(a.flows) >= maxFlows || !v.ours && a.began[f.remote.Addr()] >= maxPeerFlows
+		if full && v.at.Sub(a.swept) >= flowSweep {
+			a.swept = v.at
+			for k, old := range a.flows {
+				if v.at.Sub(old.at) >= flowIdle {
+					a.forgetLocked(k, old)
+				}
 			}
 		}
-		for k := range a.flows {
+		if !v.ours && a.began[f.remote.Addr()] >= maxPeerFlows {
+			return
+		}
+		for k, old := range a.flows {
 			if len(a.flows) < maxFlows {
 				break
 			}
-			delete(a.flows, k)
+			a.forgetLocked(k, old)
 		}
+	} else {
+		a.forgetLocked(f, old)
 	}
-	a.flows[f] = v
+	if a.flows[f] = v; !v.ours {
+		a.began[f.remote.Addr()]++
+	}
+}
+
+func (a *Admission) forgetLocked(f flow, v verdict) {
+	delete(a.flows, f)
+	if v.ours {
+		return
+	}
+	if at := f.remote.Addr(); a.began[at] > 1 {
+		a.began[at]--
+	} else {
+		delete(a.began, at)
+	}
 }
 
 // resetSYN answers a SYN as a closed port does (RFC 9293 §3.5.2).

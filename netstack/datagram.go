@@ -166,7 +166,7 @@ func (c *udpConn) bypass(b []byte, to netip.AddrPort) bool {
 	}
 	to = netip.AddrPortFrom(a, to.Port())
 	if l.admit != nil {
-		l.admit.began(flow{netip.AddrPortFrom(src, c.at.local.Port()), to})
+		l.admit.sent(flow{netip.AddrPortFrom(src, c.at.local.Port()), to})
 	}
 	if !l.shim.SendDatagram(c.at.local.Port(), to, b) {
 		return false

@@ -124,6 +124,47 @@ func TestFlowLimit(t *testing.T) {
 	}
 }
 
+// A peer that makes up flows without end pushes out neither another's nor those
+// that we began.
+func TestFlowShare(t *testing.T) {
+	asked := map[netip.Addr]int{}
+	a := NewAdmission(func(_ string, _, remote netip.AddrPort) bool { asked[remote.Addr()]++; return true }, nil)
+	local := netip.MustParseAddrPort("198.18.0.1:53")
+	flooder, other := netip.MustParseAddr("198.18.0.2"), netip.MustParseAddr("198.18.0.3")
+	ours := flow{local, netip.AddrPortFrom(flooder, 9)}
+	a.sent(ours)
+	theirs := flow{local, netip.AddrPortFrom(other, 9)}
+	a.udp(theirs)
+	for p := range 65_000 {
+		a.udp(flow{local, netip.AddrPortFrom(flooder, uint16(10+p))})
+	}
+	for range 10 {
+		a.udp(theirs)
+		a.udp(ours)
+	}
+	if asked[other] != 1 {
+		t.Errorf("asked %d times about another's flow", asked[other])
+	}
+	if asked[flooder] != 65_000 {
+		t.Errorf("asked %d times about 65,000 flows that are not ours", asked[flooder])
+	}
+	if n := len(a.flows); n > maxPeerFlows+2 {
+		t.Errorf("%d flows remembered", n)
+	}
+	// Idle ones make room again.
+	for f, v := range a.flows {
+		v.at = v.at.Add(-flowIdle)
+		a.flows[f] = v
+	}
+	a.swept = a.swept.Add(-flowSweep)
+	again := flow{local, netip.AddrPortFrom(flooder, 1)}
+	a.udp(again)
+	a.udp(again)
+	if asked[flooder] != 65_001 || len(a.flows) != 1 || len(a.began) != 1 {
+		t.Errorf("asked %d times, %d flows of %d addresses remembered", asked[flooder], len(a.flows), len(a.began))
+	}
+}
+
 func heap() int64 {
 	var m runtime.MemStats
 	runtime.GC()
