@@ -23,7 +23,9 @@
 // with its own names for the two peers, so no peer can speak for another. It
 // follows that transport checksums, whose pseudo-header holds the sender's
 // LSIs, are not truth. The AEAD protects the segment; the stack above must
-// take TCP and UDP as verified, and ICMP checksums are computed anew here.
+// take TCP and UDP as verified, or, if it is a kernel, compute checksums itself
+// (PacketUpper); ICMP checksums are computed anew here, and those in fragments
+// travel without the addresses.
 // The TOS byte, IPv4 options and IPv6 extension headers other than the
 // fragment header do not travel.
 //

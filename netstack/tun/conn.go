@@ -41,7 +41,7 @@ var (
 	_ net.PacketConn = (*udpConn)(nil)
 )
 
-// keep returns c as a conn that Close ends.
+// keepTCP returns c as a conn that Close ends.
 func (h *Host) keepTCP(c *net.TCPConn) (net.Conn, error) {
 	remote := c.RemoteAddr().(*net.TCPAddr).AddrPort().Addr().Unmap()
 	unpin := h.pin(remote)
@@ -54,6 +54,7 @@ func (h *Host) keepTCP(c *net.TCPConn) (net.Conn, error) {
 	return k, nil
 }
 
+// keepUDP is keepTCP for UDP.
 func (h *Host) keepUDP(c *net.UDPConn) (*udpConn, error) {
 	unpin := func() {}
 	if a, ok := c.RemoteAddr().(*net.UDPAddr); ok {
