@@ -61,12 +61,11 @@ const (
 	// of a stream.
 	MaxPeerUnread = 8 << 20
 
-	// writePiece is how much goes to the system between two looks at what was
-	// acknowledged.
+	// writePiece is how much is given to the system at a time.
 	writePiece = 256 << 10
-	// trimSlack is how much more than the peer's buffer is kept before the
-	// system is asked: it costs a call.
-	trimSlack = 512 << 10
+	// trimEvery is how many bytes go by between two looks at what was
+	// acknowledged, which cost a call.
+	trimEvery = 256 << 10
 )
 
 // Stream is a TCP connection that outlives the connections it is made of. It
@@ -106,6 +105,7 @@ type Stream struct {
 
 	// Sending.
 	kept       store  // has writing's owner
+	trimAt     uint64 // likewise: the offset at which to look again
 	sent       uint64 // offset up to which conn was given bytes
 	confirmed  uint64 // the peer has taken everything before this
 	peerUnread uint64
@@ -290,10 +290,12 @@ func (s *Stream) sendLocked(b []byte) int {
 	s.writing = true
 	s.mu.Unlock()
 
-	if s.kept.len()+min(len(b), writePiece) > int(s.peerUnread)+trimSlack {
-		s.trim(c)
-	}
 	room := s.limit() - s.kept.len()
+	if s.kept.end >= s.trimAt || room < len(b) {
+		s.trim(c)
+		s.trimAt = s.kept.end + trimEvery
+		room = s.limit() - s.kept.len()
+	}
 	b = b[:min(len(b), max(room, 0), writePiece)]
 	n, err := 0, error(nil)
 	if len(b) > 0 {

@@ -312,7 +312,7 @@ func TestMemory(t *testing.T) {
 		if err != nil || n != total {
 			t.Errorf("%d bytes, %v", n, err)
 		}
-		if bound := rcv + max(snd+50<<10, trimSlack) + writePiece; most > bound {
+		if bound := rcv + snd + 50<<10 + trimEvery + writePiece; most > bound {
 			t.Errorf("%d bytes kept, bound %d", most, bound)
 		}
 		t.Logf("%d switches, at most %d KiB kept", r.switches(), most>>10)
