@@ -58,6 +58,8 @@
 //	DNS queries being answered                     512; beyond, dropped: the client asks again
 //	DNS over TCP                                   128 connections, the next is closed; 16 queries each, the next waits
 //	a DNS client that says nothing                 closed after 10 s
+//	null flows that others have opened             4,096; beyond, refused
+//	a null TCP conn without a path                 60 s, then ETIMEDOUT; Close goes on for 30 s in the background
 //
 // # Null encapsulation
 //

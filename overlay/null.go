@@ -19,7 +19,6 @@ import (
 	"github.com/idloc/idloc/internal/pipe"
 	"github.com/idloc/idloc/internal/wire"
 	"github.com/idloc/idloc/overlay/icetcp"
-	"github.com/idloc/idloc/overlay/membership"
 )
 
 // NullFlow is a 5-tuple that travels with null encapsulation (draft §4.3). Its
@@ -152,6 +151,13 @@ func (n *nulls) close() {
 	}
 }
 
+// full says whether others have opened as many flows as they may.
+func (n *nulls) full() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.theirs >= nullFlowsMax
+}
+
 // spawn runs f in the life of n.
 func (n *nulls) spawn(f func()) bool {
 	n.mu.Lock()
@@ -257,7 +263,7 @@ func (n *nulls) enforce(member func(chain []byte, p peerid.ID) bool) {
 	}
 }
 
-// policy is the stricter of two.
+// stricter returns the stricter of two policies.
 func stricter(a, b uint8) uint8 { return min(a, b) }
 
 // allowed says whether a flow may be, given both policies.
@@ -265,7 +271,7 @@ func allowed(policy uint8, udp bool) bool {
 	return policy == wire.PolicyPlain || policy == wire.PolicyTLS && !udp
 }
 
-// describeFlow is the part of an offer that is the same each time.
+// wire is the part of an offer or answer about f that is the same each time.
 func (f *nullFlow) wire(kind wire.FlowKind) wire.Flow {
 	w := wire.Flow{Kind: kind, Protocol: wire.FlowTCP, V6: f.flow.V6, Policy: f.n.cfg.Policy, ID: f.key.id,
 		OpenerPort: f.flow.Local, ListenerPort: f.flow.Remote}
@@ -305,27 +311,26 @@ func (n *nulls) localFlow(s checks, w wire.Flow) pipe.Local {
 	return l
 }
 
-// ask makes an offer about a flow and brings the authenticated answer; m is
-// the peer as a member.
-func (n *nulls) ask(ctx context.Context, p peerid.ID, l pipe.Local) (pipe.Remote, *membership.Member, error) {
+// ask makes an offer about a flow and brings the authenticated answer of a
+// member.
+func (n *nulls) ask(ctx context.Context, p peerid.ID, l pipe.Local) (pipe.Remote, error) {
 	var err error
 	for try := range nullOfferTries {
 		if try > 0 && !pause(ctx, nullBusyPause) {
 			break
 		}
 		var r pipe.Remote
-		var m *membership.Member
-		if r, m, err = n.askOnce(ctx, p, l); !errors.Is(err, errBusy) {
-			return r, m, err
+		if r, err = n.askOnce(ctx, p, l); !errors.Is(err, errBusy) {
+			return r, err
 		}
 	}
-	return pipe.Remote{}, nil, err
+	return pipe.Remote{}, err
 }
 
-func (n *nulls) askOnce(ctx context.Context, p peerid.ID, l pipe.Local) (r pipe.Remote, m *membership.Member, err error) {
+func (n *nulls) askOnce(ctx context.Context, p peerid.ID, l pipe.Local) (r pipe.Remote, err error) {
 	offer, err := n.o.pipes.NewOffer(p, l)
 	if err != nil {
-		return r, nil, &StageError{StageOffer, p, err}
+		return r, &StageError{StageOffer, p, err}
 	}
 	defer offer.Cancel()
 	answer, _, err := n.o.router.route(ctx, p, offer.Bytes())
@@ -333,25 +338,26 @@ func (n *nulls) askOnce(ctx context.Context, p peerid.ID, l pipe.Local) (r pipe.
 		if !errors.Is(err, errBusy) {
 			n.o.names.forget(p)
 		}
-		return r, nil, &StageError{StageOffer, p, err}
+		return r, &StageError{StageOffer, p, err}
 	}
 	session, err := offer.Finish(answer)
 	if err != nil {
-		return r, nil, &StageError{StageHandshake, p, err}
+		return r, &StageError{StageHandshake, p, err}
 	}
 	r = session.Remote()
 	session.Cancel() // a flow has no use for a pipe's keys
-	if m, err = n.o.verify(r.Chain, p); err != nil {
-		return r, nil, &StageError{StageHandshake, p, err}
+	m, err := n.o.verify(r.Chain, p)
+	if err != nil {
+		return r, &StageError{StageHandshake, p, err}
 	}
 	n.o.names.saw(m)
 	if r.Encapsulation != wire.Null || r.Flow.ID != l.Flow.ID {
-		return r, nil, &StageError{StageOffer, p, errors.New("the answer is about something else")}
+		return r, &StageError{StageOffer, p, errors.New("the answer is about something else")}
 	}
-	return r, m, nil
+	return r, nil
 }
 
-// offered handles an offer about a flow; m is its sender as a member.
+// offered handles an offer about a flow, whose sender is a member.
 func (n *nulls) offered(in *pipe.Incoming) offerResponse {
 	n.mu.Lock()
 	if n.closed {

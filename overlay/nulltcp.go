@@ -88,7 +88,7 @@ func (n *nulls) dial(ctx context.Context, fl NullFlow, ended func()) (net.Conn, 
 	f := &nullFlow{n: n, key: flowKey{fl.Peer, newFlowID()}, flow: fl, opener: true, over: ended}
 	w := f.wire(wire.FlowOpen)
 	w.Unread = null.MaxUnread
-	remote, _, err := n.ask(ctx, fl.Peer, n.localFlow(s, w))
+	remote, err := n.ask(ctx, fl.Peer, n.localFlow(s, w))
 	if err != nil {
 		return nil, err
 	}
@@ -114,7 +114,7 @@ func (n *nulls) opened(in *pipe.Incoming) offerResponse {
 	if !allowed(f.policy, f.flow.UDP) || n.o.cfg.Paths == PathRelayOnly {
 		return n.refuse(in, wire.FlowForbidden)
 	}
-	if n.find(f.key) != nil {
+	if n.find(f.key) != nil || n.full() {
 		return n.refuse(in, wire.FlowRefused)
 	}
 	if f.flow.UDP {
@@ -330,7 +330,7 @@ func (f *nullFlow) resume(ctx context.Context, mine null.Report) error {
 		return err
 	}
 	defer s.Close()
-	remote, _, err := n.ask(ctx, f.key.peer, n.localFlow(s, f.report(mine, wire.FlowResume, a.epoch)))
+	remote, err := n.ask(ctx, f.key.peer, n.localFlow(s, f.report(mine, wire.FlowResume, a.epoch)))
 	if err != nil {
 		return err
 	}

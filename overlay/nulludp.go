@@ -398,7 +398,7 @@ func (n *nulls) dialUDP(ctx context.Context, fl NullFlow) (func(), error) {
 		return nil, err
 	}
 	f := &nullFlow{n: n, key: flowKey{fl.Peer, newFlowID()}, flow: fl, opener: true, policy: wire.PolicyPlain}
-	remote, _, err := n.ask(ctx, fl.Peer, n.localFlow(c, f.wire(wire.FlowOpen)))
+	remote, err := n.ask(ctx, fl.Peer, n.localFlow(c, f.wire(wire.FlowOpen)))
 	if err == nil {
 		if err = asked(remote.Flow.Kind); err != nil {
 			err = &StageError{StageOffer, fl.Peer, err}
@@ -501,7 +501,7 @@ func (f *nullFlow) resumeUDP(ctx context.Context) error {
 	}
 	w := f.wire(wire.FlowResume)
 	w.Epoch = a.epoch
-	remote, _, err := n.ask(ctx, f.key.peer, n.localFlow(c, w))
+	remote, err := n.ask(ctx, f.key.peer, n.localFlow(c, w))
 	if err == nil {
 		err = asked(remote.Flow.Kind)
 	}

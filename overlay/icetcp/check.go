@@ -89,7 +89,7 @@ func (r *run) loop(ctx context.Context, remote []wire.Candidate) (net.Conn, erro
 	for {
 		select {
 		case in := <-r.s.in:
-			k := &check{r: r, c: in.c, first: in.m, priority: r.inboundPriority(remote, in.c)}
+			k := &check{r: r, c: in.c, first: in.m, priority: r.inboundPriority(in.c)}
 			r.wg.Go(func() { k.run(ctx) })
 		case k := <-r.valid:
 			if !r.controlling {
@@ -191,7 +191,7 @@ func reaches(local, remote netip.Addr) bool {
 }
 
 // inboundPriority is that of the local candidate that a peer has connected to.
-func (r *run) inboundPriority(_ []wire.Candidate, c net.Conn) uint32 {
+func (r *run) inboundPriority(c net.Conn) uint32 {
 	at := addrPort(c.LocalAddr())
 	var p uint32
 	for _, k := range r.s.candidates {
