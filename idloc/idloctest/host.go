@@ -92,19 +92,33 @@ type address struct {
 	realm  *realm
 }
 
+// uplink is one attachment of a host: addresses in one place, behind one link.
+// The network's mu guards it.
+type uplink struct {
+	addrs    []address
+	firewall *Host
+	box      *NAT
+	link     Link
+	out, in  way
+}
+
+// attachment is an uplink that is wanted.
+type attachment struct {
+	place
+	link Link
+}
+
 // Host is a machine on the network.
 type Host struct {
 	net  *network
 	name string
 
 	// The network's mu guards what follows.
-	addrs    []address
-	firewall *Host
-	box      *NAT
-	link     Link
-	out, in  way
-	conns    map[netip.AddrPort]*udpConn
-	port     uint16 // last one given out
+	uplinks []*uplink
+	rngs    int // given out, so that each way has its own
+	conns   map[netip.AddrPort]*udpConn
+	port    uint16 // last one given out
+	off     bool   // switched off: nothing gets out or in
 
 	sent, received counter
 }
@@ -137,13 +151,15 @@ func (h *Host) Sent() Traffic { return h.sent.snapshot() }
 // there or not.
 func (h *Host) Received() Traffic { return h.received.snapshot() }
 
-// Addrs returns the host's present addresses.
+// Addrs returns the host's present addresses, uplink by uplink.
 func (h *Host) Addrs() []netip.Addr {
 	h.net.mu.Lock()
 	defer h.net.mu.Unlock()
 	var out []netip.Addr
-	for _, a := range h.addrs {
-		out = append(out, a.ip)
+	for _, u := range h.uplinks {
+		for _, a := range u.addrs {
+			out = append(out, a.ip)
+		}
 	}
 	return out
 }
@@ -154,57 +170,97 @@ func (h *Host) Addrs() []netip.Addr {
 func (h *Host) Claim(ip netip.Addr) {
 	h.net.mu.Lock()
 	defer h.net.mu.Unlock()
-	h.addrs = append(h.addrs, address{ip, netip.PrefixFrom(ip, ip.BitLen()), newRealm(netip.MustParsePrefix("192.168.1.0/24"), nil)})
+	u := h.uplinks[0]
+	u.addrs = append(u.addrs, address{ip, netip.PrefixFrom(ip, ip.BitLen()), newRealm(netip.MustParsePrefix("192.168.1.0/24"), nil)})
 }
 
-// SetLink changes the host's link. What is on its way stays so.
-func (h *Host) SetLink(l Link) {
+// SetLink changes the link of the host's first uplink. What is on its way
+// stays so.
+func (h *Host) SetLink(l Link) { h.SetUplink(0, l) }
+
+// SetUplink changes the link of uplink i, counted from 0 as the options of
+// the host gave them. Link{Loss: 1} is a cable that is cut far away, where the
+// host does not see it.
+func (h *Host) SetUplink(i int, l Link) {
 	h.net.mu.Lock()
 	defer h.net.mu.Unlock()
-	h.link = l
+	h.uplinks[i].link = l
 }
 
-// Rebind has the box before the host forget all its mappings, as one that
+// link returns the link of uplink i.
+func (h *Host) link(i int) Link {
+	h.net.mu.Lock()
+	defer h.net.mu.Unlock()
+	return h.uplinks[i].link
+}
+
+// power switches the host off or on.
+func (h *Host) power(on bool) {
+	h.net.mu.Lock()
+	defer h.net.mu.Unlock()
+	h.off = !on
+}
+
+// Rebind has the boxes before the host forget all their mappings, as one that
 // restarts does: the host's datagrams leave from other ports from now on, and
 // what is sent to the old ones is lost. Nobody is told. Of boxes in a chain it
 // is the one nearest to the internet.
 func (h *Host) Rebind() {
 	h.net.mu.Lock()
 	defer h.net.mu.Unlock()
-	for b := h.box; b != nil; b = b.outer.up {
-		if b.outer.up == nil {
-			b.forget()
+	for _, u := range h.uplinks {
+		for b := u.box; b != nil; b = b.outer.up {
+			if b.outer.up == nil {
+				b.forget()
+			}
 		}
 	}
 }
 
 // host adds a host.
-func (n *network) host(name string, at place, l Link) *Host {
+func (n *network) host(name string, at []attachment) *Host {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	f := fnv.New64a()
-	f.Write([]byte(name))
-	h := &Host{net: n, name: name, link: l, conns: map[netip.AddrPort]*udpConn{}, port: 40000}
-	h.out.rng = rand.New(rand.NewPCG(n.seed, f.Sum64()))
-	h.in.rng = rand.New(rand.NewPCG(n.seed, f.Sum64()+1))
-	h.attach(at)
+	h := &Host{net: n, name: name, conns: map[netip.AddrPort]*udpConn{}, port: 40000}
+	for _, a := range at {
+		h.attach(a)
+	}
 	return h
 }
 
 // move detaches the host and puts it elsewhere.
-func (h *Host) move(at place) {
+func (h *Host) move(at []attachment) {
 	h.net.mu.Lock()
 	defer h.net.mu.Unlock()
-	for _, a := range h.addrs {
-		delete(a.realm.owners, a.ip)
+	for _, u := range h.uplinks {
+		u.detach()
 	}
-	h.addrs = nil
-	h.attach(at)
+	h.uplinks = nil
+	for _, a := range at {
+		h.attach(a)
+	}
 }
 
-// attach gives the host its addresses. The caller holds mu.
-func (h *Host) attach(at place) {
-	h.firewall, h.box = at.only, at.box
+// unplug takes uplink i away; the others keep their numbers.
+func (h *Host) unplug(i int) {
+	h.net.mu.Lock()
+	defer h.net.mu.Unlock()
+	h.uplinks[i].detach()
+}
+
+// detach gives the addresses back. The caller holds mu.
+func (u *uplink) detach() {
+	for _, a := range u.addrs {
+		delete(a.realm.owners, a.ip)
+	}
+	u.addrs = nil
+}
+
+// attach adds an uplink. The caller holds mu.
+func (h *Host) attach(at attachment) {
+	u := &uplink{firewall: at.only, box: at.box, link: at.link}
+	u.out.rng, u.in.rng = h.rng(), h.rng()
+	h.uplinks = append(h.uplinks, u)
 	internet := h.net.internet
 	if !at.no4 {
 		r := internet
@@ -212,8 +268,11 @@ func (h *Host) attach(at place) {
 			r = at.box.inner
 		}
 		ip := r.allocate()
+		for other, _ := h.uplinkOf(ip); other != nil; other, _ = h.uplinkOf(ip) {
+			ip = r.allocate() // two boxes may number alike, one host's interfaces not
+		}
 		r.owners[ip] = h
-		h.addrs = append(h.addrs, address{ip, netip.PrefixFrom(ip, r.prefix.Bits()).Masked(), r})
+		u.addrs = append(u.addrs, address{ip, netip.PrefixFrom(ip, r.prefix.Bits()).Masked(), r})
 		if at.box != nil && at.box.kind.OneToOne {
 			at.box.static = ip
 		}
@@ -221,20 +280,37 @@ func (h *Host) attach(at place) {
 	if at.v6 {
 		ip := h.net.allocate6()
 		internet.owners[ip] = h
-		h.addrs = append(h.addrs, address{ip, netip.PrefixFrom(ip, 64).Masked(), internet})
+		u.addrs = append(u.addrs, address{ip, netip.PrefixFrom(ip, 64).Masked(), internet})
 	}
 }
 
-// realmOf returns where the host has the address, nil if nowhere. The caller
-// holds mu.
-func (h *Host) realmOf(ip netip.Addr) *realm {
-	i := slices.IndexFunc(h.addrs, func(a address) bool { return a.ip == ip })
-	if i < 0 {
-		return nil
-	}
-	return h.addrs[i].realm
+// rng returns a source of chance for one way, fixed by the network's seed, the
+// host's name and how many the host had before. The caller holds mu.
+func (h *Host) rng() *rand.Rand {
+	f := fnv.New64a()
+	f.Write([]byte(h.name))
+	h.rngs++
+	return rand.New(rand.NewPCG(h.net.seed, f.Sum64()+uint64(h.rngs)))
 }
 
-// admits says whether the host's firewall lets it talk with other. The caller
-// holds mu.
-func (h *Host) admits(other *Host) bool { return h.firewall == nil || h.firewall == other }
+// uplinkOf returns the uplink that has an address and where that is, nil if
+// the host has none. The caller holds mu.
+func (h *Host) uplinkOf(ip netip.Addr) (*uplink, *realm) {
+	for _, u := range h.uplinks {
+		for _, a := range u.addrs {
+			if a.ip == ip {
+				return u, a.realm
+			}
+		}
+	}
+	return nil, nil
+}
+
+// has says whether the uplink has an address. The caller holds mu.
+func (u *uplink) has(ip netip.Addr) bool {
+	return slices.ContainsFunc(u.addrs, func(a address) bool { return a.ip == ip })
+}
+
+// admits says whether the uplink's firewall lets the host talk with other. The
+// caller holds mu.
+func (u *uplink) admits(other *Host) bool { return u.firewall == nil || u.firewall == other }

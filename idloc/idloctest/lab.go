@@ -1,7 +1,6 @@
 package idloctest
 
 import (
-	"context"
 	"math/rand/v2"
 	"net/netip"
 	"os"
@@ -49,19 +48,16 @@ func New(t testing.TB, opts ...Option) *Lab {
 	return l
 }
 
-// Node is a node of the lab and the host that it runs on.
-type Node struct {
-	*idloc.Node
-	*Host
-	lab *Lab
-}
-
 // setting is what NodeOptions choose.
 type setting struct {
-	place  place
-	link   Link
+	attachment
+	more   []attachment
 	config []func(*idloc.Config)
 	invite idloc.InviteOptions
+}
+
+func (s *setting) attachments() []attachment {
+	return append([]attachment{s.attachment}, s.more...)
 }
 
 // NodeOption says where a node is and how it is configured.
@@ -91,7 +87,21 @@ func ReachesOnly(other *Host) NodeOption {
 	return func(_ *Lab, s *setting) { s.place.only = other }
 }
 
-// Over sets the host's link.
+// Uplink gives the host one more attachment to the internet, with an address,
+// a box and a link of its own: options that say nothing of these do not belong
+// here. The host's own options are those of uplink 0, and the first Uplink is
+// number 1. A datagram leaves by the uplink that its source address is on.
+func Uplink(opts ...NodeOption) NodeOption {
+	return func(l *Lab, s *setting) {
+		var u setting
+		for _, o := range opts {
+			o(l, &u)
+		}
+		s.more = append(s.more, u.attachment)
+	}
+}
+
+// Over sets the link.
 func Over(link Link) NodeOption { return func(_ *Lab, s *setting) { s.link = link } }
 
 // Config changes the node's configuration. Net and Name are the lab's.
@@ -103,55 +113,6 @@ func Config(f func(*idloc.Config)) NodeOption {
 // it unless told otherwise here.
 func Invited(o idloc.InviteOptions) NodeOption { return func(_ *Lab, s *setting) { s.invite = o } }
 
-// Node starts a node with a name of one label. The first founds the overlay
-// and should have a public address, since its address is in the tokens that
-// all others join with. An error ends the test; the test's end closes the
-// node.
-func (l *Lab) Node(name string, opts ...NodeOption) *Node {
-	l.t.Helper()
-	n, err := l.start(name, opts)
-	if err != nil {
-		l.t.Fatalf("idloctest: starting %s: %v", name, err)
-	}
-	return n
-}
-
-func (l *Lab) start(name string, opts []NodeOption) (*Node, error) {
-	s := setting{invite: idloc.InviteOptions{Name: name}}
-	for _, o := range opts {
-		o(l, &s)
-	}
-	n := &Node{lab: l, Host: l.net.host(name, s.place, s.link)}
-	cfg := idloc.Config{}
-	for _, f := range s.config {
-		f(&cfg)
-	}
-	cfg.Name, cfg.Net = name, n.Host.Net()
-	ctx, cancel := context.WithTimeout(context.Background(), joinTimeout)
-	defer cancel()
-	var err error
-	if l.founder == nil {
-		n.Node, err = idloc.Create(ctx, l.domain, cfg)
-	} else {
-		var token string
-		if token, err = l.founder.Invite(s.invite); err == nil {
-			n.Node, err = idloc.Join(ctx, token, cfg)
-		}
-	}
-	if err != nil {
-		return nil, err
-	}
-	if l.founder == nil {
-		l.founder = n
-	}
-	l.t.Cleanup(func() {
-		if err := n.Node.Close(); err != nil {
-			l.t.Errorf("idloctest: closing %s: %v", name, err)
-		}
-	})
-	return n, nil
-}
-
 // Host adds a public host without a node: somebody else on the internet. Its
 // Net makes sockets, and it counts what it receives.
 func (l *Lab) Host(name string, opts ...NodeOption) *Host {
@@ -159,19 +120,7 @@ func (l *Lab) Host(name string, opts ...NodeOption) *Host {
 	for _, o := range opts {
 		o(l, &s)
 	}
-	return l.net.host(name, s.place, s.link)
-}
-
-// Move takes the node's host elsewhere, as the options say; without any to
-// another public address. The old addresses are gone at once. The node is
-// told, as a kernel tells a real one.
-func (n *Node) Move(opts ...NodeOption) {
-	var s setting
-	for _, o := range opts {
-		o(n.lab, &s)
-	}
-	n.Host.move(s.place)
-	n.NetworkChanged()
+	return l.net.host(name, s.attachments())
 }
 
 // NAT makes a box. With several kinds it is a chain of boxes, of which the
@@ -195,6 +144,20 @@ func (l *Lab) Cut(a, b *Host) { l.net.setCut(a, b, true) }
 
 // Heal undoes Cut.
 func (l *Lab) Heal(a, b *Host) { l.net.setCut(a, b, false) }
+
+// Partition splits the internet: datagrams pass only between hosts of the same
+// group, and between hosts that are in none. It replaces the partition before
+// it; without groups there is none. Cuts stay.
+func (l *Lab) Partition(groups ...[]*Host) {
+	l.net.mu.Lock()
+	defer l.net.mu.Unlock()
+	l.net.side = map[*Host]int{}
+	for i, g := range groups {
+		for _, h := range g {
+			l.net.side[h] = i + 1
+		}
+	}
+}
 
 // Filter has f asked about every datagram that a host sends; false drops it.
 // f must be quick and must not call the lab. nil takes it away.

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -74,14 +76,67 @@ func active(from, to *idloctest.Node) (p idloc.PathStatus, ok bool) {
 	return p, false
 }
 
-// await looks at what only polling tells until it holds.
-func await(t testing.TB, what string, within time.Duration, ok func() bool) {
+// await looks, at each event of the nodes, whether what is waited for holds.
+func await(t testing.TB, what string, within time.Duration, ok func() bool, nodes ...*idloctest.Node) {
 	t.Helper()
-	deadline := time.Now().Add(within)
+	ctx, cancel := context.WithTimeout(context.Background(), within)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	again := make(chan struct{}, 1)
+	for _, n := range nodes {
+		events := n.Watch(ctx)
+		wg.Go(func() {
+			for range events {
+				select {
+				case again <- struct{}{}:
+				default:
+				}
+			}
+		})
+	}
 	for !ok() {
-		if time.Now().After(deadline) {
+		select {
+		case <-again:
+		case <-ctx.Done():
 			t.Fatalf("not within %v: %s", within, what)
 		}
-		time.Sleep(5 * time.Millisecond)
 	}
+}
+
+// diary keeps what happens to some nodes, for the log of a test that failed.
+type diary struct {
+	start time.Time
+	stop  context.CancelFunc
+	wg    sync.WaitGroup
+
+	mu    sync.Mutex // guards lines
+	lines []string
+}
+
+func keepDiary(nodes ...*idloctest.Node) *diary {
+	d := &diary{start: time.Now()}
+	ctx, stop := context.WithCancel(context.Background())
+	d.stop = stop
+	for _, n := range nodes {
+		events, name := n.Watch(ctx), n.Name()
+		d.wg.Go(func() {
+			for e := range events {
+				d.note(fmt.Sprintf("%s: %s %s peer %.8s via %.8s %v -> %v %s %s %v", name, e.Kind, e.Name, e.Peer.Label(), e.Via.Label(), e.Local, e.Remote, e.Detail, e.Err, e.Duration))
+			}
+		})
+	}
+	return d
+}
+
+func (d *diary) note(line string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.lines = append(d.lines, fmt.Sprintf("%7.3f %s", time.Since(d.start).Seconds(), line))
+}
+
+func (d *diary) close() string {
+	d.stop()
+	d.wg.Wait()
+	return strings.Join(d.lines, "\n")
 }

@@ -2,6 +2,7 @@ package idloctest
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"time"
 )
@@ -52,6 +53,7 @@ type NAT struct {
 	static netip.Addr // OneToOne: who is inside
 
 	// The network's mu guards what follows.
+	rng     *rand.Rand
 	byInner map[mappingKey]*mapping
 	byPort  map[uint16]*mapping
 }
@@ -69,7 +71,8 @@ type mapping struct {
 
 // newNAT makes a box inside another, or on the internet. The caller holds mu.
 func (n *network) newNAT(k Kind, outer *NAT) *NAT {
-	b := &NAT{net: n, kind: k, outer: n.internet}
+	n.boxes++
+	b := &NAT{net: n, kind: k, outer: n.internet, rng: rand.New(rand.NewPCG(n.seed, n.boxes))}
 	if k.Lifetime == 0 {
 		b.kind.Lifetime = defaultLifetime
 	}
@@ -132,7 +135,7 @@ func (b *NAT) outbound(src, dst netip.AddrPort, now time.Time) (netip.AddrPort, 
 	if m == nil {
 		m = &mapping{key: key, passes: map[netip.AddrPort]time.Time{}}
 		for m.port == 0 || b.byPort[m.port] != nil {
-			m.port = uint16(1024 + b.net.rng.IntN(1<<16-1024))
+			m.port = uint16(1024 + b.rng.IntN(1<<16-1024))
 		}
 		b.byInner[key], b.byPort[m.port] = m, m
 	}

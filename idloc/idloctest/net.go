@@ -42,7 +42,7 @@ func (n *hostNet) ListenUDP(network string, laddr *net.UDPAddr) (transport.UDPCo
 	at = netip.AddrPortFrom(at.Addr().Unmap(), at.Port())
 	h.net.mu.Lock()
 	defer h.net.mu.Unlock()
-	if h.realmOf(at.Addr()) == nil {
+	if u, _ := h.uplinkOf(at.Addr()); u == nil {
 		return fail(syscall.EADDRNOTAVAIL)
 	}
 	if at.Port() == 0 {
@@ -63,8 +63,10 @@ func (n *hostNet) Interfaces() ([]*transport.Interface, error) {
 	n.h.net.mu.Lock()
 	defer n.h.net.mu.Unlock()
 	i := transport.NewInterface(net.Interface{Index: 1, Name: "lab0", MTU: 1500, Flags: net.FlagUp | net.FlagMulticast})
-	for _, a := range n.h.addrs {
-		i.AddAddress(&net.IPNet{IP: a.ip.AsSlice(), Mask: net.CIDRMask(a.prefix.Bits(), a.ip.BitLen())})
+	for _, u := range n.h.uplinks {
+		for _, a := range u.addrs {
+			i.AddAddress(&net.IPNet{IP: a.ip.AsSlice(), Mask: net.CIDRMask(a.prefix.Bits(), a.ip.BitLen())})
+		}
 	}
 	return []*transport.Interface{i}, nil
 }

@@ -3,7 +3,6 @@ package idloctest
 import (
 	"container/heap"
 	"encoding/binary"
-	"math/rand/v2"
 	"net/netip"
 	"sync"
 	"time"
@@ -19,11 +18,12 @@ type network struct {
 	wg   sync.WaitGroup
 
 	mu       sync.Mutex
-	rng      *rand.Rand
+	boxes    uint64 // made so far
 	internet *realm
 	next6    uint16
 	filter   func(Packet) bool
 	cuts     map[[2]*Host]bool
+	side     map[*Host]int // of a partition; 0: in no group
 	due      schedule
 	seq      uint64
 	plan     []time.Time // scratch
@@ -68,7 +68,7 @@ func (n *network) allocate6() netip.Addr {
 
 func newNetwork(seed uint64) *network {
 	n := &network{
-		seed: seed, rng: rand.New(rand.NewPCG(seed, 0)), cuts: map[[2]*Host]bool{},
+		seed: seed, cuts: map[[2]*Host]bool{},
 		wake: make(chan struct{}, 1), done: make(chan struct{}),
 	}
 	// Not the addresses for documentation: libp2p takes those for
@@ -98,10 +98,12 @@ type flight struct {
 	due      time.Time
 	seq      uint64
 	from     *Host
+	via      *uplink // of from
 	realm    *realm
 	src, dst netip.AddrPort
 	b        []byte
-	at       *Host // nil: not routed yet
+	at       *Host   // nil: not routed yet
+	to       *uplink // of at
 }
 
 // send takes a datagram from a host's socket; b is copied. It says whether
@@ -109,17 +111,20 @@ type flight struct {
 func (n *network) send(h *Host, src, dst netip.AddrPort, b []byte) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	r := h.realmOf(src.Addr())
-	if r == nil || n.closed {
+	u, r := h.uplinkOf(src.Addr())
+	if u == nil || n.closed {
 		return false
+	}
+	if h.off {
+		return true
 	}
 	h.sent.count(b)
 	if n.filter != nil && !n.filter(Packet{h, src, dst, b}) {
 		return true
 	}
-	f := flight{from: h, realm: r, src: src, dst: dst, b: append([]byte(nil), b...)}
+	f := flight{from: h, via: u, realm: r, src: src, dst: dst, b: append([]byte(nil), b...)}
 	now := time.Now()
-	n.over(&h.out, &h.link, f, now)
+	n.over(&u.out, &u.link, f, now)
 	return true
 }
 
@@ -148,6 +153,9 @@ func (n *network) over(w *way, l *Link, f flight, now time.Time) {
 // land does what comes next for f. The caller holds mu.
 func (n *network) land(f flight, now time.Time) {
 	if f.at != nil {
+		if f.at.off || !f.to.has(f.dst.Addr()) {
+			return // it left meanwhile
+		}
 		if c := f.at.conns[f.dst]; c != nil {
 			c.push(f.src, f.b)
 		}
@@ -157,12 +165,13 @@ func (n *network) land(f flight, now time.Time) {
 	for range maxHops {
 		switch owner := r.owners[dst.Addr()].(type) {
 		case *Host:
-			if n.cuts[[2]*Host{f.from, owner}] || !f.from.admits(owner) || !owner.admits(f.from) {
+			u, _ := owner.uplinkOf(dst.Addr())
+			if n.cuts[[2]*Host{f.from, owner}] || n.side[f.from] != n.side[owner] || owner.off || !f.via.admits(owner) || !u.admits(f.from) {
 				return
 			}
 			owner.received.count(f.b)
-			f.at, f.src, f.dst = owner, src, dst
-			n.over(&owner.in, &owner.link, f, now)
+			f.at, f.to, f.src, f.dst = owner, u, src, dst
+			n.over(&u.in, &u.link, f, now)
 			return
 		case *NAT:
 			var ok bool

@@ -19,6 +19,8 @@ type stream struct {
 	stop chan struct{}
 	wg   sync.WaitGroup
 
+	more chan struct{} // capacity 1: something below has changed
+
 	mu      sync.Mutex // guards what follows
 	last    time.Time  // when the newest record came
 	stall   time.Duration
@@ -57,10 +59,10 @@ func startStream(t testing.TB, from, to *Node, port int) *stream {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &stream{stop: make(chan struct{})}
+	s := &stream{stop: make(chan struct{}), more: make(chan struct{}, 1)}
 	s.wg.Go(func() { s.send(c) })
 	s.wg.Go(func() { s.receive(in) })
-	await(t, "the first records", 10*time.Second, func() bool { return s.count() > 20 })
+	s.await(t, "the first records", 10*time.Second, func() bool { return s.records > 20 })
 	return s
 }
 
@@ -69,6 +71,37 @@ func (s *stream) fail(err error) {
 	defer s.mu.Unlock()
 	if s.err == nil {
 		s.err = err
+	}
+	s.changed()
+}
+
+func (s *stream) changed() {
+	select {
+	case s.more <- struct{}{}:
+	default:
+	}
+}
+
+// await waits until ok, which is asked under mu, or until the stream breaks.
+func (s *stream) await(t testing.TB, what string, within time.Duration, ok func() bool) {
+	t.Helper()
+	late := time.NewTimer(within)
+	defer late.Stop()
+	for {
+		s.mu.Lock()
+		done, err, n := ok(), s.err, s.records
+		s.mu.Unlock()
+		switch {
+		case err != nil:
+			t.Fatalf("the stream broke after %d records: %v", n, err)
+		case done:
+			return
+		}
+		select {
+		case <-s.more:
+		case <-late.C:
+			t.Fatalf("not within %v: %s", within, what)
+		}
 	}
 }
 
@@ -112,6 +145,7 @@ func (s *stream) receive(c net.Conn) {
 		}
 		s.last = now
 		s.mu.Unlock()
+		s.changed()
 	}
 }
 
@@ -129,19 +163,12 @@ func (s *stream) disturb(t testing.TB, f func()) time.Duration {
 	s.stall = 0
 	s.mu.Unlock()
 	f()
-	// Data that was on its way may still come: count from a silence on, or
-	// from so many records that there was none.
+	// Data that was on its way may still come: count from so many records
+	// that there was none.
 	before := s.count()
-	await(t, "the stream goes on", 30*time.Second, func() bool {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		return s.err != nil || s.records > before+200
-	})
+	s.await(t, "the stream goes on", 60*time.Second, func() bool { return s.records > before+200 })
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.err != nil {
-		t.Fatalf("the stream broke after %d records: %v", s.records, s.err)
-	}
 	return s.stall
 }
 
