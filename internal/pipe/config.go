@@ -67,6 +67,11 @@ type Config struct {
 	Relay     func(from, to peerid.ID) (account string, ok bool)
 	RelayRate int // bytes a second relayed for one member, four times that for an account; 0 = 8 MiB
 
+	// Dead is called when a pipe went silent because its peer does not answer,
+	// which may be this side's network's fault. It is called without a lock
+	// held and must not block. nil is fine.
+	Dead func()
+
 	IdleTimeout time.Duration // a pipe without data closes; 0 = 5 min
 }
 

@@ -163,6 +163,15 @@ func (e *Endpoint) AddLocal(s Sender) {
 	}
 }
 
+// Doubt tells that this side's network may have changed under addresses that
+// look as before: every pipe that is up must hear from its peer soon, or goes
+// silent.
+func (e *Endpoint) Doubt() {
+	for _, p := range e.Pipes() {
+		p.hurryUp()
+	}
+}
+
 // RemoveLocal tells that a local address is gone: no path uses it any more.
 func (e *Endpoint) RemoveLocal(s Sender) {
 	for _, p := range e.Pipes() {

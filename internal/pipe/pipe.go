@@ -71,6 +71,8 @@ type Pipe struct {
 	confirm  retry     // of a CONFIRM not answered yet
 	probeAt  int64     // when dead-pipe probing began; 0: not
 	probe    retry
+	hurry    bool   // there is a reason to expect the worst of it
+	tailed   uint64 // packets that had come when a flow was last seen to stop
 	pings    map[uint64]*ping
 	pieces   []*pending // messages not complete yet
 	rekeyAt  int64      // no rekey before: the last one failed
@@ -201,6 +203,7 @@ func (p *Pipe) setState(s state, err error) {
 		p.alert.Store(true)
 		p.awaiting.Store(0)
 		p.rekey.abort(p)
+		p.hurry = false
 		p.calls = append(p.calls, call{down: true, err: err})
 	case stateClosed:
 		p.send.Store(nil)
@@ -288,6 +291,9 @@ func (p *Pipe) deliver() {
 			p.e.cfg.Handler.Up(p)
 		case c.down:
 			p.e.cfg.Handler.Down(p, c.err)
+			if c.err == ErrDead && p.e.cfg.Dead != nil {
+				p.e.cfg.Dead()
+			}
 		default:
 			p.e.emit(c.event)
 		}

@@ -103,6 +103,9 @@ func (e *Endpoint) receiveData(kp *keypair, at Path, run []byte, seg int) {
 	p.data.Store(now)
 	p.heard.Store(now)
 	p.awaiting.Store(0)
+	if due := p.timed.due.Load(); due == 0 || due > now+flowStopped {
+		p.e.timers.plan(&p.timed, now+flowStopped) // flowDue
+	}
 	if t == nil || !alone {
 		return
 	}
@@ -268,7 +271,7 @@ func (p *Pipe) heardFrom(t *path, now int64) {
 			p.switchTo(t)
 		}
 	}
-	p.probeAt, p.probe = 0, retry{}
+	p.probeAt, p.probe, p.hurry = 0, retry{}, false
 	p.alert.Store(false)
 	if p.state != stateUp {
 		p.update(now)

@@ -43,6 +43,7 @@ type rekeying struct {
 // answered is an exchange that the peer began, until its keys are confirmed.
 type answered struct {
 	number uint32
+	at     int64
 	offer  [32]byte // hash of its message
 	frame  wire.Frame
 	kp     *keypair
@@ -74,7 +75,7 @@ func (p *Pipe) rekeyDue(now int64) (next int64) {
 			at = now
 		}
 		if p.answered.kp != nil {
-			at = max(at, k.created+forceAfter)
+			at = max(at, k.created+forceAfter, p.answered.at+rekeyPause)
 		}
 		at = max(at, p.rekeyAt)
 		if now < at {
@@ -195,6 +196,7 @@ func (p *Pipe) rekeyOffered(kp *keypair, t *path, f wire.Frame, newest bool, now
 	p.keys = append(p.keys, fresh)
 	p.answered = answered{
 		number: f.Number,
+		at:     now,
 		offer:  hash,
 		frame:  wire.Frame{Type: wire.FrameRekeyAnswer, Number: f.Number, Message: msg},
 		kp:     fresh,

@@ -11,9 +11,12 @@ const (
 	deadRTTs     = 3
 	probeFor     = int64(500 * time.Millisecond) // probing without one, at least
 	probeRTTs    = 2
-	silentEvery  = int64(time.Second)     // pings while the peer is silent
-	pingEvery    = int64(3 * time.Second) // pings for consent that is running out
-	measureEvery = int64(time.Second)     // pings of a path whose RTT is unknown
+	hurryFor     = int64(150 * time.Millisecond) // the same after a change of the network
+	flowStopped  = int64(300 * time.Millisecond) // a flow of the peer's that pauses is asked after
+	flowPackets  = 16                            // what makes a flow
+	silentEvery  = int64(time.Second)            // pings while the peer is silent
+	pingEvery    = int64(3 * time.Second)        // pings for consent that is running out
+	measureEvery = int64(time.Second)            // pings of a path whose RTT is unknown
 )
 
 // tick does what is due and says when there is something to do again. It is
@@ -27,6 +30,7 @@ func (p *Pipe) tick(now int64) (next int64) {
 		p.rekeyDue,
 		p.repeatConfirms,
 		p.challengePaths,
+		p.flowDue,
 		p.probeDue,
 		p.keepPaths,
 		p.searchMTU,
@@ -103,6 +107,9 @@ func (p *Pipe) probeDue(now int64) (next int64) {
 			p.alert.Store(true)
 		}
 		wait := max(probeFor, probeRTTs*p.rtt())
+		if p.hurry {
+			wait = max(hurryFor, probeRTTs*p.rtt())
+		}
 		if now >= p.probeAt+wait {
 			for _, t := range *p.paths.Load() {
 				t.doubt = now // whatever is heard, or comes new, goes before them
@@ -131,6 +138,38 @@ func (p *Pipe) probeDue(now int64) (next int64) {
 		}
 		return p.probe.at
 	}
+	return 0
+}
+
+// hurryUp begins to look for the peer without waiting for data that is not
+// answered.
+func (p *Pipe) hurryUp() {
+	now := p.e.now()
+	p.mu.Lock()
+	defer p.unlock()
+	if p.state != stateUp || p.probeAt != 0 {
+		return
+	}
+	p.probeAt, p.probe, p.hurry = now, retry{at: now}, true
+	p.alert.Store(true)
+	p.awaiting.CompareAndSwap(0, now)
+	p.e.timers.plan(&p.timed, now)
+}
+
+// flowDue asks after the peer when a flow from it stops. If this side is the
+// one whose NAT has forgotten it, only something that it sends can tell the
+// peer where it is now, and a receiver has nothing else to send.
+func (p *Pipe) flowDue(now int64) (next int64) {
+	n := p.packetsIn.Load()
+	if p.state != stateUp || n < p.tailed+flowPackets {
+		return 0
+	}
+	if at := p.heard.Load() + flowStopped; now < at {
+		return at
+	}
+	p.tailed = n + 1 // with the answer
+	p.sendPing(p.best.Load(), now, nil)
+	p.awaitLife(now)
 	return 0
 }
 
