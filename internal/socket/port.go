@@ -51,6 +51,7 @@ type Port struct {
 
 	set     atomic.Pointer[connSet] // the open sockets
 	sources *sources                // whom we speak QUIC with
+	ids     *sources                // connection IDs that they use towards us, by their first bytes
 	limit   *limiter                // of first QUIC packets
 
 	scan     sync.Mutex // held by one Rescan at a time
@@ -103,7 +104,7 @@ func Listen(cfg Config) (*Port, error) {
 			return nil, listenError(a, cfg.Port, errors.New("not the address of an interface"))
 		}
 	}
-	p.sources = newSources()
+	p.sources, p.ids = newSources(), newSources()
 	p.limit = newLimiter()
 	p.set.Store(newConnSet(nil))
 	want, err := p.wanted()

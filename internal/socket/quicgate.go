@@ -109,9 +109,12 @@ func varint(b []byte) (v uint64, rest []byte, ok bool) {
 //
 // What comes through: first packets (Initial, padded, of version 1) from
 // anyone, as many as the limiter lets; everything else only from addresses
-// that sent us such a packet or that we sent QUIC to, in the last minute. So
-// nothing that a stranger makes up draws a stateless reset or a version
-// negotiation packet.
+// that sent us such a packet or that we sent QUIC to, in the last minute; and,
+// from other addresses, as many as the limiter lets of short headers with a
+// connection ID that one of those used: a peer whose NAT gave it another port,
+// or that moved without noticing, goes on so, and the QUIC stack follows it
+// once it has proved the new path (RFC 9000 §9). So nothing that a stranger
+// makes up draws a stateless reset or a version negotiation packet.
 func (c *Conn) quic(d []byte, from netip.AddrPort) {
 	views := *c.views.Load()
 	if len(views) == 0 {
@@ -127,9 +130,15 @@ func (c *Conn) quic(d []byte, from netip.AddrPort) {
 	viewID, _, known := p.sources.find(key)
 
 	if d[0]&0x80 == 0 { // short header
+		id := p.cids.shortKey(p.ids, d[1:])
 		if !known {
-			c.count.drop(dropQUICStranger)
-			return
+			var ok bool
+			if viewID, _, ok = p.ids.find(id); !ok || id == 0 || !p.limit.allow(from) {
+				c.count.drop(dropQUICStranger)
+				return
+			}
+		} else if id != 0 && p.sources.sentTo(key) {
+			p.ids.note(id, viewID, 0, 0)
 		}
 		if len(views) > 1 {
 			// Connection IDs of this side are all of the length that its

@@ -44,7 +44,7 @@ func (l silentLink) close() error                            { close(l.closed); 
 // silentPort is a port with one socket per address that stays off any network.
 func silentPort(t testing.TB, addrs ...string) *Port {
 	t.Helper()
-	p := &Port{done: make(chan struct{}), sources: newSources(), limit: newLimiter(), number: 7}
+	p := &Port{done: make(chan struct{}), sources: newSources(), ids: newSources(), limit: newLimiter(), number: 7}
 	p.set.Store(newConnSet(nil))
 	var conns []*Conn
 	for _, a := range addrs {
@@ -336,4 +336,44 @@ func FuzzParseLong(f *testing.F) {
 			t.Errorf("%x: %+v", b, h)
 		}
 	})
+}
+
+// A connection ID that a peer uses lets it go on from another address, and
+// nobody else in.
+func TestGateFollowsConnectionIDs(t *testing.T) {
+	p := silentPort(t, "192.0.2.1")
+	v := listenView(t, p, "udp4", "")
+	c := p.Conns()[0]
+	peer, moved := netip.MustParseAddrPort("192.0.2.9:4444"), netip.MustParseAddrPort("192.0.2.9:5555")
+	with := func(id byte) []byte {
+		b := shortPacket(60)
+		copy(b[1:], []byte{id, 2, 3, 4})
+		return b
+	}
+	c.quic(longPacket(longInitial, 1, 8, 4, 1200), peer)
+	c.quic(with(1), peer) // we have not sent to it: it may be anybody
+	if n := v.waiting(); n != 2 {
+		t.Fatalf("%d through, want 2", n)
+	}
+	if c.quic(with(1), moved); v.waiting() != 2 {
+		t.Error("an ID that a stranger used lets others in")
+	}
+	// Our side chooses IDs of four bytes.
+	if _, err := v.WriteTo(longPacket(longHandshake, 1, 8, 4, 300), net.UDPAddrFromAddrPort(peer)); err != nil {
+		t.Fatal(err)
+	}
+	c.quic(with(1), peer)
+	c.quic(with(1), moved)
+	if n := v.waiting(); n != 4 {
+		t.Errorf("%d through, want 4: the peer cannot move", n)
+	}
+	if c.quic(with(7), moved); v.waiting() != 4 {
+		t.Error("an ID that nobody used is let through")
+	}
+	for range 2 * limitBurst {
+		c.quic(with(1), moved)
+	}
+	if n := c.count.dropped[dropQUICStranger].Load(); n < limitBurst {
+		t.Errorf("%d dropped: no limit", n)
+	}
 }

@@ -2,6 +2,7 @@ package socket
 
 import (
 	"hash/maphash"
+	"math/bits"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -139,6 +140,19 @@ func (b *sourceBucket) slot(k sourceKey, now, sent uint64) (slot *atomic.Uint64,
 	return slot, old, false
 }
 
+// sentTo says whether we sent QUIC to k in the last minute.
+func (s *sources) sentTo(k sourceKey) bool {
+	now := s.now()
+	bucket := &s.words[k%sourceBuckets]
+	for i := range bucket {
+		w := bucket[i].Load()
+		if w>>32 == k.tag() && w&wordSent != 0 && age(w, now) <= sourceLife {
+			return true
+		}
+	}
+	return false
+}
+
 // forgetConn takes a closed socket out of all entries, so that its number can
 // name another one.
 func (s *sources) forgetConn(conn uint8) {
@@ -243,6 +257,19 @@ func (t *cidTable) find(cid []byte) uint8 {
 		return v
 	}
 	return t.old[k]
+}
+
+// shortKey is the key in ids of the connection ID at the head of b, 0 if there
+// is none of a length that this side chooses. Of several lengths it takes the
+// shortest: every ID has that many bytes of chance.
+func (t *cidTable) shortKey(ids *sources, b []byte) sourceKey {
+	t.mu.RLock()
+	n := bits.TrailingZeros32(t.lengths)
+	t.mu.RUnlock()
+	if n > maxCID || len(b) < n {
+		return 0
+	}
+	return sourceKey(maphash.Bytes(ids.seed, b[:n]))
 }
 
 // findShort returns the view that chose the connection ID at the head of b,
