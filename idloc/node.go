@@ -185,7 +185,7 @@ func (n *Node) assemble(ov *overlay.Overlay, key ed25519.PrivateKey) (*pipe.Endp
 	}
 	pipes, err := pipe.NewEndpoint(pipe.Config{
 		Key: key, Overlay: ov.ID(), Handler: n.shim, Events: n.emit, Logger: n.log, LastTimestamp: last,
-		Relay: ov.RelayFor,
+		Relay: ov.RelayFor, Dead: ov.PeerSilent,
 	})
 	if err != nil {
 		return nil, err

@@ -223,6 +223,7 @@ func (c *connects) initiate(ctx context.Context, e *establishment) (*pipe.Pipe, 
 		}
 		return nil, &StageError{stage, e.peer, err}
 	}
+	c.o.settling.wait(ctx, settleMax)
 	agent, err := c.newAgent(e, 0)
 	if err != nil {
 		return fail(StageOffer, err)
@@ -530,6 +531,7 @@ func (c *connects) end(e *establishment, pp *pipe.Pipe, err error) {
 // answer accepts an offer.
 func (c *connects) answer(e *establishment, in *pipe.Incoming) (*iceAgent, *pipe.Session, error) {
 	defer close(e.answered)
+	c.o.settling.wait(e.ctx, settleAnswer)
 	// An offer that names no relay of members wants none.
 	e.direct = len(in.Remote.Relays) == 0
 	e.turn = c.o.cfg.Paths != PathDirectOnly

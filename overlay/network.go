@@ -5,6 +5,7 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 
 	"github.com/idloc/idloc/internal/peerid"
+	"github.com/idloc/idloc/internal/pipe"
 	"github.com/idloc/idloc/internal/socket"
 	"github.com/idloc/idloc/overlay/membership"
 )
@@ -13,9 +14,20 @@ import (
 // returns at once; pipes are challenged from the new addresses, libp2p listens
 // on them, and what others know of this peer is put anew.
 func (o *Overlay) NetworkChanged() {
+	o.settling.begin()
 	select {
 	case o.moved <- struct{}{}:
 	default:
+		o.settling.end() // one that nobody has looked at yet is enough
+	}
+}
+
+// PeerSilent tells that a peer does not answer on its pipe. If the fault is
+// this side's, connections to members are dead too, or a NAT has forgotten
+// them: asking a question shows their other ends where this peer is now.
+func (o *Overlay) PeerSilent() {
+	if o.stale.due() {
+		o.stale.checkAll()
 	}
 }
 
@@ -32,7 +44,14 @@ func (o *Overlay) followNetwork() {
 		case <-o.moved:
 		}
 		now := map[*socket.Conn]bool{}
+		dead := map[string]bool{} // addresses
 		var added, gone []ma.Multiaddr
+		var were []*pipe.Pipe
+		for _, pp := range o.pipes.Pipes() {
+			if pp.Err() == nil {
+				were = append(were, pp)
+			}
+		}
 		for _, c := range o.cfg.Socket.Conns() {
 			now[c] = true
 			if !have[c] {
@@ -43,10 +62,13 @@ func (o *Overlay) followNetwork() {
 		for c := range have {
 			if !now[c] {
 				gone = append(gone, quicAddr(c.LocalAddr()))
+				dead[c.LocalAddr().String()] = true
 				o.pipes.RemoveLocal(c)
 			}
 		}
 		have = now
+		o.pipes.Doubt()
+		o.hangUp(dead)
 		if sw, ok := o.host.Network().(*swarm.Swarm); ok && len(gone) > 0 {
 			sw.ListenClose(gone...)
 		}
@@ -60,8 +82,10 @@ func (o *Overlay) followNetwork() {
 			o.portmap.moved()
 		}
 		o.nulls.moved()
-		checked := o.stale.checkAll()
-		o.spawn(func() { o.connects.renewAll(o.ctx, checked) })
+		o.stale.checkAll()
+		if !o.spawn(func() { o.settle(were) }) {
+			return
+		}
 		o.publisher.changed()
 		o.wake()
 	}

@@ -46,7 +46,9 @@ const (
 	offerTotal   = 5 * time.Second
 	// offerStagger is when the next way is tried while one is quiet.
 	offerStagger = 500 * time.Millisecond
-	offerWays    = 8
+	// offerHurry is the same where the pipe is dead: so may be the connection.
+	offerHurry = 50 * time.Millisecond
+	offerWays  = 8
 	// offerTries is how often one way is tried whose connection ends under
 	// the offer, offerAgain the pause between.
 	offerTries = 4
@@ -254,7 +256,7 @@ func (r *router) ask(ctx context.Context, p peer.ID, q offerRequest) (offerRespo
 	a, err := readOfferResponse(s)
 	if err != nil && ctx.Err() != nil {
 		if err = ctx.Err(); errors.Is(err, context.DeadlineExceeded) {
-			r.o.stale.check(p, nil) // the target's silence, or the member's own?
+			r.o.stale.check(p) // the target's silence, or the member's own?
 		}
 	}
 	return a, err
@@ -289,7 +291,10 @@ func (r *router) route(ctx context.Context, target peerid.ID, offer []byte) (ans
 	defer cancel()
 	wg.Go(func() { defer close(ways); r.ways(ctx, target, ways) })
 
-	start := time.Now()
+	start, pace := time.Now(), offerStagger
+	if r.o.pipes.Pipe(target) != nil && r.o.connects.up(target) == nil {
+		pace = offerHurry
+	}
 	var last error
 	busy, more := 0, true
 	stagger := time.NewTimer(0)
@@ -308,7 +313,7 @@ func (r *router) route(ctx context.Context, target peerid.ID, offer []byte) (ans
 			}
 			busy++
 			next = nil
-			stagger.Reset(offerStagger)
+			stagger.Reset(pace)
 			q := q
 			var id peerid.ID
 			if !w.direct {

@@ -75,6 +75,8 @@ type Overlay struct {
 	wg      sync.WaitGroup
 	upkeep  chan struct{}
 	moved   chan struct{} // the port's sockets have changed
+
+	settling settling // the network, after it has changed
 	// listening are the sockets that libp2p began with.
 	listening []*socket.Conn
 	done      chan struct{} // closed when Close is through
@@ -611,7 +613,8 @@ func (o *Overlay) addrs() []string {
 }
 
 // stunServers lists whom to ask for mapped addresses: configured servers
-// first, then the connected database servers, which others reach.
+// first, then the connected database servers, which others reach; those
+// remembered while nobody is connected.
 func (o *Overlay) stunServers() []netip.AddrPort {
 	out := stunServersOf(o.ctx, o.ice)
 	for _, d := range o.gate.members() {
@@ -620,6 +623,16 @@ func (o *Overlay) stunServers() []netip.AddrPort {
 		}
 		if a, ok := addrPort(d.remote); ok {
 			out = append(out, netip.AddrPortFrom(a.Addr().Unmap(), a.Port()))
+		}
+	}
+	if len(out) > 0 {
+		return out
+	}
+	for _, ai := range o.peers.addrInfos() {
+		for _, m := range ai.Addrs {
+			if a, ok := addrPort(m); ok {
+				out = append(out, netip.AddrPortFrom(a.Addr().Unmap(), a.Port()))
+			}
 		}
 	}
 	return out

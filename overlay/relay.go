@@ -31,6 +31,11 @@ const (
 	// improveMax; and when this peer's addresses change.
 	improveFirst = 10 * time.Second
 	improveMax   = 5 * time.Minute
+	// renewWidth is for how many peers at a time paths are looked for anew.
+	renewWidth = 16
+	// revivedHeadStart is what checks have before relays where a pipe was up:
+	// somebody's data stands still.
+	revivedHeadStart = 100 * time.Millisecond
 )
 
 // PathPolicy restricts the paths of pipes.
@@ -191,7 +196,11 @@ func (c *connects) open(ctx context.Context, o opening) (*pipe.Pipe, error) {
 		}
 		relays = nil
 	}
-	head := time.NewTimer(relayHeadStart)
+	start := relayHeadStart
+	if c.o.pipes.Pipe(o.e.peer) != nil {
+		start = revivedHeadStart
+	}
+	head := time.NewTimer(start)
 	defer head.Stop()
 	throughTURN := func() {
 		if !turning && turn != nil {
@@ -380,39 +389,30 @@ func (c *connects) again(p peerid.ID) {
 	}
 }
 
-// renewAll looks for direct paths of all pipes anew, after this peer's
-// addresses have changed: once the connections that the change has killed are
-// gone, and the new addresses were measured from outside.
-func (c *connects) renewAll(ctx context.Context, checked <-chan struct{}) {
-	select {
-	case <-checked:
-	case <-ctx.Done():
-		return
-	}
-	for len(c.o.gate.members()) == 0 { // upkeep sees to that
-		if !pause(ctx, srflxWait) {
-			return
-		}
-	}
-	select {
-	case <-c.o.mapped.measured():
-	case <-ctx.Done():
-		return
-	}
-	if c.o.cfg.Paths == PathRelayOnly {
-		return
-	}
-	sem := make(chan struct{}, 4)
-	for _, pp := range c.o.pipes.Pipes() {
-		if pp.Err() != nil {
-			continue // the next packet for it makes an offer
+// renew looks for new paths of the pipes that were up before this peer's
+// addresses changed: direct ones for those that live, any for the others.
+func (c *connects) renew(ctx context.Context, were []*pipe.Pipe) {
+	sem := make(chan struct{}, renewWidth)
+	for _, pp := range were {
+		live := pp.Err() == nil
+		if live && c.o.cfg.Paths == PathRelayOnly || c.o.pipes.Pipe(pp.Peer()) != pp {
+			continue
 		}
 		select {
 		case sem <- struct{}{}:
 		case <-ctx.Done():
 			return
 		}
-		if !c.o.spawn(func() { defer func() { <-sem }(); c.again(pp.Peer()) }) {
+		if !c.o.spawn(func() {
+			defer func() { <-sem }()
+			if live {
+				c.again(pp.Peer())
+			} else {
+				ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+				defer cancel()
+				_, _ = c.connect(ctx, pp.Peer(), false) // else the next packet tries again
+			}
+		}) {
 			return
 		}
 	}

@@ -22,30 +22,39 @@ const staleTimeout = 2 * time.Second
 type stale struct {
 	o *Overlay
 
-	mu    sync.Mutex // guards asked
+	mu    sync.Mutex // guards what follows
 	asked map[peer.ID]bool
+	last  time.Time // due said so
+}
+
+// due says whether it is time to ask everybody for a reason that may come
+// often.
+func (s *stale) due() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if time.Since(s.last) < staleTimeout/2 {
+		return false
+	}
+	s.last = time.Now()
+	return true
 }
 
 // check asks a member a question, and closes the connections to it if no
-// answer comes. It returns at once; done, if not nil, is called after, or at
-// once if a question is out.
-func (s *stale) check(p peer.ID, done func()) {
+// answer comes. It returns at once.
+func (s *stale) check(p peer.ID) {
 	s.mu.Lock()
 	busy := s.asked[p]
 	s.asked[p] = true
 	s.mu.Unlock()
-	if done == nil {
-		done = func() {}
+	if busy {
+		return
 	}
-	if busy || !s.o.spawn(func() {
-		defer done()
+	s.o.spawn(func() {
 		s.question(p)
 		s.mu.Lock()
 		delete(s.asked, p)
 		s.mu.Unlock()
-	}) {
-		done()
-	}
+	})
 }
 
 func (s *stale) question(p peer.ID) {
@@ -83,18 +92,9 @@ func (s *stale) answers(ctx context.Context, p peer.ID) bool {
 	return err == nil
 }
 
-// checkAll asks all members and returns a channel that is closed when all
-// have answered or were let go.
-func (s *stale) checkAll() <-chan struct{} {
-	all := s.o.gate.members()
-	done := make(chan struct{})
-	var wg sync.WaitGroup
-	wg.Add(len(all))
-	for _, d := range all {
-		s.check(d.peer, wg.Done)
+// checkAll asks all members.
+func (s *stale) checkAll() {
+	for _, d := range s.o.gate.members() {
+		s.check(d.peer)
 	}
-	if !s.o.spawn(func() { wg.Wait(); close(done) }) {
-		close(done)
-	}
-	return done
 }

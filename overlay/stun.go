@@ -3,6 +3,7 @@ package overlay
 import (
 	"context"
 	"encoding/binary"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -297,6 +298,18 @@ func (r *reflexive) measured() <-chan struct{} {
 	return r.done
 }
 
+// known says whether a server has answered the newest measurement.
+func (r *reflexive) known() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, n := range r.told {
+		if n > 0 {
+			return true
+		}
+	}
+	return false
+}
+
 // of returns the mapped addresses of c that differ from its own.
 func (r *reflexive) of(c *socket.Conn) []netip.AddrPort {
 	r.mu.Lock()
@@ -336,14 +349,22 @@ func (r *reflexive) nat() string {
 func (r *reflexive) run(ctx context.Context) {
 	t := time.NewTimer(stunRefresh)
 	defer t.Stop()
+	var wg sync.WaitGroup
+	stop := func() {}
 	for {
 		select {
 		case <-ctx.Done():
-			return
 		case <-r.kick:
 		case <-t.C:
 		}
-		r.measure(ctx)
+		stop() // a server that does not answer holds nothing up
+		wg.Wait()
+		if ctx.Err() != nil {
+			return
+		}
+		var one context.Context
+		one, stop = context.WithCancel(ctx)
+		wg.Go(func() { r.measure(one) })
 		t.Reset(stunRefresh)
 	}
 }
@@ -353,15 +374,30 @@ func (r *reflexive) measure(ctx context.Context) {
 	done := r.done
 	r.done = nil
 	r.mu.Unlock()
-	if done != nil {
-		defer close(done)
-	}
+	finished := sync.OnceFunc(func() {
+		if done != nil {
+			close(done)
+		}
+	})
+	defer finished()
 	conns := r.conns()
 	servers := r.servers()
 	next := make(map[*socket.Conn][]netip.AddrPort, len(conns))
 	told := make(map[*socket.Conn]int, len(conns))
-	var mu sync.Mutex
+	var mu sync.Mutex // guards next, told and silent
+	silent := map[*socket.Conn]bool{}
 	var wg sync.WaitGroup
+	// One answer for each socket is enough to go on with.
+	answered := func(c *socket.Conn) {
+		if delete(silent, c); len(silent) > 0 || ctx.Err() != nil {
+			return
+		}
+		r.mu.Lock()
+		r.mapped, r.told = maps.Clone(next), maps.Clone(told)
+		r.mu.Unlock()
+		finished()
+	}
+	mu.Lock() // until all questions are out
 	for _, c := range conns {
 		n := 0
 		for _, s := range servers {
@@ -371,6 +407,7 @@ func (r *reflexive) measure(ctx context.Context) {
 			if n++; n > stunServers {
 				break
 			}
+			silent[c] = true
 			wg.Go(func() {
 				a, ok := r.demux.measure(ctx, c, s)
 				mu.Lock()
@@ -381,9 +418,13 @@ func (r *reflexive) measure(ctx context.Context) {
 				if ok && a != c.LocalAddr() && !slices.Contains(next[c], a) {
 					next[c] = append(next[c], a)
 				}
+				if ok {
+					answered(c)
+				}
 			})
 		}
 	}
+	mu.Unlock()
 	wg.Wait()
 	if ctx.Err() != nil {
 		return
