@@ -420,7 +420,11 @@ func (p *Pipe) drop(k *keypair) {
 // The caller holds mu.
 func (p *Pipe) update(now int64) {
 	p.choose(now)
-	able := p.cur != nil && p.cur.usable() && p.best.Load() != nil
+	best := p.best.Load()
+	able := p.cur != nil && p.cur.usable() && best != nil
+	if p.state == stateSilent && able && !best.validated.Load() {
+		able = false // what waits is more than such a path takes
+	}
 	switch {
 	case p.state == stateUp && !able:
 		err := ErrDead
