@@ -1,6 +1,8 @@
 package overlay
 
 import (
+	"context"
+
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	ma "github.com/multiformats/go-multiaddr"
 
@@ -22,12 +24,20 @@ func (o *Overlay) NetworkChanged() {
 	}
 }
 
-// PeerSilent tells that a peer does not answer on its pipe. If the fault is
-// this side's, connections to members are dead too, or a NAT has forgotten
-// them: asking a question shows their other ends where this peer is now.
-func (o *Overlay) PeerSilent() {
+// PeerSilent is pipe.Config.Dead. If the fault is this side's, connections to
+// members are dead too, or a NAT has forgotten them: asking a question shows
+// their other ends where this peer is now. A pipe that was in use is opened
+// again, without waiting for the next packet for it.
+func (o *Overlay) PeerSilent(pp *pipe.Pipe, wanted bool) {
 	if o.stale.due() {
 		o.stale.checkAll()
+	}
+	if wanted {
+		o.spawn(func() {
+			ctx, cancel := context.WithTimeout(o.ctx, connectTimeout)
+			defer cancel()
+			_, _ = o.connects.connect(ctx, pp.Peer(), false) // else the next packet tries again
+		})
 	}
 }
 

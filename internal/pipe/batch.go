@@ -136,6 +136,9 @@ func (b *Batch) Flush() error {
 	}
 	n, seg, count := b.n, b.seg, b.count
 	err := to.Local.WriteBatch(b.buf[:n], min(seg, n), to.Remote)
+	if p.alert.Load() && b.to == nil && b.typ <= wire.TypeData6 {
+		p.keep(b.buf[:n], seg)
+	}
 	b.reset()
 	if err != nil {
 		p.drops.count(DropWrite)

@@ -68,9 +68,10 @@ type Config struct {
 	RelayRate int // bytes a second relayed for one member, four times that for an account; 0 = 8 MiB
 
 	// Dead is called when a pipe went silent because its peer does not answer,
-	// which may be this side's network's fault. It is called without a lock
-	// held and must not block. nil is fine.
-	Dead func()
+	// or moved from a path that does not: perhaps it is this side's network's
+	// fault. wanted says that p is silent and had data a moment ago. It is
+	// called without a lock held and must not block. nil is fine.
+	Dead func(p *Pipe, wanted bool)
 
 	IdleTimeout time.Duration // a pipe without data closes; 0 = 5 min
 }

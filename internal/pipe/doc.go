@@ -166,7 +166,12 @@
 // max(500 ms, 2 RTT); then the pipe is silent: Handler.Down, no data, a ping
 // a second until consent ends. The path heard first brings it up again. A
 // pipe that was quiet for long needs no ping before its first packet:
-// consent is never older than 30 s while it is up.
+// consent is never older than 30 s while it is up. After a change of the local
+// network (Endpoint.Doubt) all paths are pinged at once, and the pipe is silent
+// after max(150 ms, 2 RTT). The last 8 datagrams sent while an answer was
+// overdue are sent once more when the peer is heard again. A flow of the peer's,
+// 16 packets at least, that pauses for 300 ms draws one PING: a receiver whose
+// NAT has forgotten it is found again by that.
 //
 // Sizes: 1200 bytes of UDP payload are assumed, then 1280, 1352, 1392, 1420,
 // 1452, 1472 (on loopback also 8972, 16332, 65472) are probed in turn, up to the MTU
@@ -264,6 +269,7 @@
 //	pipe.go       state, sessions, takeover      DESIGN §9
 //	receive.go    the way in                     DESIGN §6, §13
 //	batch.go      the way out                    DESIGN §6, §13
+//	again.go      what was sent into silence
 //	fragment.go   pieces                         DESIGN §14.3
 //	ctrl.go       control frames, ping
 //	rekey.go      new keys in the pipe           DESIGN §7, §14.3

@@ -71,6 +71,7 @@ type Pipe struct {
 	confirm  retry     // of a CONFIRM not answered yet
 	probeAt  int64     // when dead-pipe probing began; 0: not
 	probe    retry
+	again    again
 	hurry    bool   // there is a reason to expect the worst of it
 	tailed   uint64 // packets that had come when a flow was last seen to stop
 	pings    map[uint64]*ping
@@ -88,6 +89,7 @@ type Pipe struct {
 // call is one thing to tell the Handler or the event sink, in order.
 type call struct {
 	up, down bool
+	failed   bool // the path that took data, but there is another
 	err      error
 	event    event.Event
 }
@@ -196,6 +198,7 @@ func (p *Pipe) setState(s state, err error) {
 		p.send.Store(p.cur)
 		p.alert.Store(false)
 		p.probeAt = 0
+		p.sendAgain()
 		p.calls = append(p.calls, call{up: true}, call{event: p.event(event.PipeUp, nil)})
 	case stateSilent:
 		p.ready = make(chan struct{})
@@ -243,6 +246,7 @@ func (p *Pipe) unlock() {
 		keys, p.keys, p.cur = p.keys, nil, nil
 		p.best.Store(nil)
 		p.pieces, p.pings, p.binds = nil, nil, nil
+		p.again = again{}
 	}
 	deliver := !p.calling && len(p.calls) > 0
 	if deliver {
@@ -292,7 +296,11 @@ func (p *Pipe) deliver() {
 		case c.down:
 			p.e.cfg.Handler.Down(p, c.err)
 			if c.err == ErrDead && p.e.cfg.Dead != nil {
-				p.e.cfg.Dead()
+				p.e.cfg.Dead(p, p.e.now() < p.data.Load()+wantedFor)
+			}
+		case c.failed:
+			if p.e.cfg.Dead != nil {
+				p.e.cfg.Dead(p, false)
 			}
 		default:
 			p.e.emit(c.event)

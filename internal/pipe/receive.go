@@ -267,9 +267,13 @@ func (p *Pipe) heardFrom(t *path, now int64) {
 		if best := p.best.Load(); best != t && (best == nil || best.heard.Load() < p.probeAt) {
 			if best != nil {
 				best.doubt = now
+				p.calls = append(p.calls, call{failed: true})
 			}
 			p.switchTo(t)
 		}
+	}
+	if p.probeAt != 0 && p.state == stateUp {
+		p.sendAgain()
 	}
 	p.probeAt, p.probe, p.hurry = 0, retry{}, false
 	p.alert.Store(false)

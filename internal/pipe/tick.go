@@ -12,6 +12,7 @@ const (
 	probeFor     = int64(500 * time.Millisecond) // probing without one, at least
 	probeRTTs    = 2
 	hurryFor     = int64(150 * time.Millisecond) // the same after a change of the network
+	wantedFor    = int64(10 * time.Second)       // a pipe without data for longer is not missed
 	flowStopped  = int64(300 * time.Millisecond) // a flow of the peer's that pauses is asked after
 	flowPackets  = 16                            // what makes a flow
 	silentEvery  = int64(time.Second)            // pings while the peer is silent
