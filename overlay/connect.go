@@ -231,7 +231,7 @@ func (c *connects) initiate(ctx context.Context, e *establishment) (*pipe.Pipe, 
 	owned := true // by open, once there is a session
 	defer func() {
 		if owned {
-			c.retire(agent)
+			c.retire(agent, e.peer)
 		}
 	}()
 	var relays []peerid.ID
@@ -334,13 +334,16 @@ func (c *connects) newAgent(e *establishment, pairs int) (*iceAgent, error) {
 	return a, err
 }
 
-// retire closes an agent after a grace in which it still answers the peer.
-func (c *connects) retire(a *iceAgent) {
+// retire closes an agent after a grace in which it still answers the peer, and
+// takes what else it has found.
+func (c *connects) retire(a *iceAgent, p peerid.ID) {
 	c.mu.Lock()
 	closed := c.closed
 	if !closed {
 		c.wg.Go(func() {
-			pause(c.ctx, iceGrace)
+			if pause(c.ctx, iceGrace) {
+				c.standby(a, p)
+			}
 			a.close()
 		})
 	}

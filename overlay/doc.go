@@ -135,6 +135,8 @@
 //	connect.go   establishments                        draft §4.2, DESIGN §14.7
 //	trickle.go   candidates after the offer     RFC 8838, DESIGN §14.9
 //	ice.go       candidates, agents                    RFC 8445
+//	settle.go    what comes first after a change of addresses
+//	standby.go   more than one path                    DESIGN §9
 //	stale.go     connections that nobody answers on
 //	iceserver.go URLs of STUN and TURN servers  RFC 7064, RFC 7065
 //	portmap.go   a port of the router           RFC 6886, UPnP IGD

@@ -173,7 +173,7 @@ func (c *connects) open(ctx context.Context, o opening) (*pipe.Pipe, error) {
 	c.tryHeard(o)
 	checked := make(chan tried, 1)
 	c.wg.Go(func() {
-		defer c.retire(o.agent)
+		defer c.retire(o.agent, o.e.peer)
 		if c.hides(o.e) {
 			checked <- tried{err: errRelayOnly}
 			return

@@ -55,6 +55,8 @@ type Conn struct {
 	views atomic.Pointer[[]*view]
 
 	count     counters
+	heard     atomic.Int64  // when something last came, in ns of the port
+	sentThen  atomic.Uint64 // datagrams sent until then
 	closeOnce sync.Once
 	closed    chan struct{}
 }
@@ -171,6 +173,8 @@ func (c *Conn) read() {
 // whole, all else one by one. b is borrowed, and so is what it hands out.
 func (c *Conn) demux(b []byte, seg int, from netip.AddrPort) {
 	c.count.reads.Add(1)
+	c.heard.Store(int64(time.Since(c.port.sources.epoch)))
+	c.sentThen.Store(c.count.sent.Load())
 	c.count.receivedBytes.Add(uint64(len(b)))
 	if seg <= 0 || seg > len(b) {
 		seg = len(b)

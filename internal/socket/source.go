@@ -9,6 +9,7 @@ import (
 
 const (
 	sourceTTL = 10 * time.Second // routes change without our addresses changing
+	uncertain = time.Second      // the same with several sockets: one may fall silent
 	sourceMax = 1024
 )
 
@@ -48,7 +49,11 @@ func (p *Port) ConnFor(remote netip.Addr) *Conn {
 	if len(s.source.m) >= sourceMax || s.source.m == nil {
 		s.source.m = make(map[netip.Addr]sourceEntry)
 	}
-	s.source.m[remote] = sourceEntry{c, now.Add(sourceTTL)}
+	ttl := sourceTTL
+	if len(s.conns) > 1 {
+		ttl = uncertain
+	}
+	s.source.m[remote] = sourceEntry{c, now.Add(ttl)}
 	return c
 }
 
@@ -63,7 +68,7 @@ func (p *Port) connFor(s *connSet, remote netip.Addr) *Conn {
 	}
 	if p.cfg.Net == nil {
 		if c := s.byAddr[routedSource(remote)]; c != nil && fits(c, remote) {
-			return c
+			return lively(s, c, remote)
 		}
 	}
 	var first, near *Conn
@@ -78,10 +83,31 @@ func (p *Port) connFor(s *connSet, remote netip.Addr) *Conn {
 			near = c
 		}
 	}
-	if near != nil {
-		return near
+	if near == nil {
+		near = first
 	}
-	return first
+	return lively(s, near, remote)
+}
+
+// A socket is taken for mute when this much was sent from it since it was last
+// heard, and another one was heard so much later: its uplink may be dead
+// somewhere the system does not see.
+const (
+	muteAfter = 3
+	muteFor   = time.Second
+)
+
+// lively returns c, or one that reaches remote as well if c is mute.
+func lively(s *connSet, c *Conn, remote netip.Addr) *Conn {
+	if c == nil || c.count.sent.Load()-c.sentThen.Load() < muteAfter {
+		return c
+	}
+	for _, o := range s.conns {
+		if o != c && fits(o, remote) && time.Duration(o.heard.Load()-c.heard.Load()) > muteFor {
+			return o
+		}
+	}
+	return c
 }
 
 // fits reports whether a datagram from c can get to remote at all.
