@@ -116,6 +116,16 @@ func (p *Pipe) trustPath(at Path, now int64) {
 	}
 	t.heard.Store(now)
 	p.validate(t, now)
+	p.follow(t)
+}
+
+// follow moves data to a validated path that the peer was heard on first, if
+// the present one was silent since. The caller holds mu.
+func (p *Pipe) follow(t *path) {
+	if best := p.best.Load(); t.follow && best != nil && best != t && best.heard.Load() <= t.created {
+		p.switchTo(t)
+	}
+	t.follow = false
 }
 
 func (p *Pipe) validate(t *path, now int64) {
@@ -246,11 +256,7 @@ func (p *Pipe) answeredChallenge(id uint64, now int64) {
 			t.sample(time.Duration(now - t.sentAt))
 		}
 		p.validate(t, now)
-		best := p.best.Load()
-		if t.follow && best != nil && best.heard.Load() <= t.created {
-			p.switchTo(t)
-		}
-		t.follow = false
+		p.follow(t)
 		p.update(now)
 		return
 	}
