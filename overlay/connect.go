@@ -341,8 +341,10 @@ func (c *connects) retire(a *iceAgent, p peerid.ID) {
 	closed := c.closed
 	if !closed {
 		c.wg.Go(func() {
-			if pause(c.ctx, iceGrace) {
-				c.standby(a, p)
+			for _, wait := range []time.Duration{iceGrace / 5, iceGrace * 4 / 5} {
+				if pause(c.ctx, wait) {
+					c.standby(a, p)
+				}
 			}
 			a.close()
 		})

@@ -40,8 +40,9 @@ func record(b []byte, n uint64) {
 	}
 }
 
-// startStream opens the connection and returns when the first record is
-// through.
+// startStream opens the connection and returns when it has flowed for a while:
+// TCP has forgotten how long its SYN waited for the pipe, and standby paths
+// are found.
 func startStream(t testing.TB, from, to *Node, port int) *stream {
 	t.Helper()
 	l, err := to.Listen("tcp", fmt.Sprintf(":%d", port))
@@ -62,7 +63,7 @@ func startStream(t testing.TB, from, to *Node, port int) *stream {
 	s := &stream{stop: make(chan struct{}), more: make(chan struct{}, 1)}
 	s.wg.Go(func() { s.send(c) })
 	s.wg.Go(func() { s.receive(in) })
-	s.await(t, "the first records", 10*time.Second, func() bool { return s.records > 20 })
+	s.await(t, "the first records", 20*time.Second, func() bool { return s.records > 300 })
 	return s
 }
 

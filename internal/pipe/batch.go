@@ -136,7 +136,8 @@ func (b *Batch) Flush() error {
 	}
 	n, seg, count := b.n, b.seg, b.count
 	err := to.Local.WriteBatch(b.buf[:n], min(seg, n), to.Remote)
-	if p.alert.Load() && b.to == nil && b.typ <= wire.TypeData6 {
+	now := p.e.now()
+	if count <= keepAgain && b.to == nil && b.typ <= wire.TypeData6 && p.doubtful(now) {
 		p.keep(b.buf[:n], seg)
 	}
 	b.reset()
@@ -145,7 +146,6 @@ func (b *Batch) Flush() error {
 		p.writeFailed(to, seg, err)
 		return err
 	}
-	now := p.e.now()
 	to.sent.Store(now)
 	p.packetsOut.Add(uint64(count))
 	p.bytesOut.Add(uint64(n))

@@ -40,6 +40,7 @@ type Pipe struct {
 	heard    atomic.Int64            // last authenticated packet
 	data     atomic.Int64            // last data in either direction
 	alert    atomic.Bool             // probing or silent: tell mu when the peer is heard
+	slow     atomic.Int64            // RTT of the best path, for the data path
 	large    atomic.Bool             // data above the base size was sent since the last check
 	message  atomic.Uint32           // ID of the last message sent in pieces
 

@@ -273,7 +273,7 @@ func (p *Pipe) heardFrom(t *path, now int64) {
 		}
 	}
 	if p.probeAt != 0 && p.state == stateUp {
-		p.sendAgain()
+		p.sendAgain() // else it is too old to matter
 	}
 	p.probeAt, p.probe, p.hurry = 0, retry{}, false
 	p.alert.Store(false)

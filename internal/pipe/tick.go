@@ -25,6 +25,7 @@ const (
 func (p *Pipe) tick(now int64) (next int64) {
 	p.mu.Lock()
 	defer p.unlock()
+	p.slow.Store(p.rtt())
 	for _, due := range [...]func(int64) int64{
 		p.expireKeys,
 		p.idleDue,
