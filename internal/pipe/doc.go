@@ -151,7 +151,7 @@
 // since; so it does when the peer is heard on a path that checks have just
 // found. Else data stays on its path until that fails or a validated one is
 // faster by 30 % and 5 ms. A path that took data has also failed when for
-// max(500 ms, 3 RTT) the peer was heard on another path only; it is pinged
+// max(150 ms, 2 RTT) the peer was heard on another path only; it is pinged
 // then as one not heard. Until it is heard again, or all others are dead, it
 // takes no data. At most 8 paths are kept.
 //

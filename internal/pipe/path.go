@@ -20,6 +20,8 @@ const (
 	initialRTT       = 200 * time.Millisecond
 	betterRTT        = 0.7 // of the present RTT: what another path must show to be switched to
 	betterRTTAtLeast = 5 * time.Millisecond
+	elsewhereAfter   = int64(150 * time.Millisecond) // the peer heard on other paths only
+	elsewhereRTTs    = 2
 )
 
 // path is one pair of addresses of a pipe. Its atomics belong to the data
@@ -323,13 +325,13 @@ func (t *path) doubted() bool { return t.doubt != 0 && t.heard.Load() <= t.doubt
 // as a whole is alive then, so the rule for dead peers does not find it. The
 // caller holds mu.
 func (p *Pipe) suspect(best *path, now int64) {
-	wait := max(deadAfter, deadRTTs*p.rtt())
+	wait := max(elsewhereAfter, elsewhereRTTs*p.rtt())
 	heard := best.heard.Load()
 	if best.doubted() || best.sent.Load() <= heard || now < heard+wait {
 		return
 	}
 	for _, t := range *p.paths.Load() {
-		if t != best && t.validated.Load() && !t.doubted() && t.heard.Load() > heard+wait && now < t.heard.Load()+wait {
+		if t != best && t.validated.Load() && !t.doubted() && t.heard.Load() > heard+wait && now < t.heard.Load()+max(deadAfter, wait) {
 			best.doubt = now
 			return
 		}

@@ -110,6 +110,11 @@ func (e *Endpoint) receiveData(kp *keypair, at Path, run []byte, seg int) {
 		return
 	}
 	t.heard.Store(now)
+	if t != p.best.Load() {
+		if due := p.timed.due.Load(); due == 0 || due > now+elsewhereAfter {
+			p.e.timers.plan(&p.timed, now+elsewhereAfter) // suspect
+		}
+	}
 	if !t.validated.Load() {
 		t.budget.Add(int64(amplification * max(0, opened-vouched)))
 	}
