@@ -19,6 +19,7 @@ type Link struct {
 	Burst   int           // lost in runs of this many; 0 = singly
 	Dup     float64       // fraction that comes twice
 	Reorder float64       // fraction that is overtaken by what is sent in the 10 ms after it
+	Behind  int           // by so many others instead of those of 10 ms, or until SetLink; 0 = 10 ms
 	MTU     int           // larger UDP payloads vanish, without an error; 0 = no limit
 }
 
@@ -33,6 +34,14 @@ type way struct {
 	burst   int       // still to be lost
 	free    time.Time // when the link has sent what it has
 	lastDue time.Time
+	passed  int      // datagrams that came through
+	late    []latter // overtaken, those to come first first
+}
+
+// latter is a datagram that comes when others have passed.
+type latter struct {
+	f     flight
+	after int // passed
 }
 
 // plan decides about one datagram: when its copies arrive. None: it is lost.
@@ -184,7 +193,10 @@ func (h *Host) SetLink(l Link) { h.SetUplink(0, l) }
 func (h *Host) SetUplink(i int, l Link) {
 	h.net.mu.Lock()
 	defer h.net.mu.Unlock()
-	h.uplinks[i].link = l
+	u := h.uplinks[i]
+	u.link = l
+	h.net.let(&u.out, -1, time.Now())
+	h.net.let(&u.in, -1, time.Now())
 }
 
 // link returns the link of uplink i.

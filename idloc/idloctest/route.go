@@ -134,19 +134,42 @@ func (n *network) over(w *way, l *Link, f flight, now time.Time) {
 		n.land(f, now)
 		return
 	}
-	n.plan = w.plan(l, len(f.b), now, n.plan[:0])
-	for _, due := range append([]time.Time(nil), n.plan...) {
-		f := f
-		f.due = due
-		n.seq++
-		f.seq = n.seq
-		heap.Push(&n.due, f)
+	if l.Reorder > 0 && l.Behind > 0 && w.rng.Float64() < l.Reorder {
+		w.late = append(w.late, latter{f, w.passed + l.Behind})
+		return
 	}
-	if len(n.due) > 0 {
-		select {
-		case n.wake <- struct{}{}:
-		default:
-		}
+	plain := *l
+	if l.Behind > 0 {
+		plain.Reorder = 0
+	}
+	n.plan = w.plan(&plain, len(f.b), now, n.plan[:0])
+	for _, due := range n.plan {
+		n.fly(f, due)
+	}
+	if len(n.plan) > 0 {
+		w.passed++
+		n.let(w, w.passed, n.plan[0])
+	}
+}
+
+// let lets go what others have overtaken by now, passed being -1 all of it.
+// The caller holds mu.
+func (n *network) let(w *way, passed int, at time.Time) {
+	for len(w.late) > 0 && (passed < 0 || w.late[0].after <= passed) {
+		n.fly(w.late[0].f, at)
+		w.late = w.late[1:]
+	}
+}
+
+// fly has f land at a time. The caller holds mu.
+func (n *network) fly(f flight, due time.Time) {
+	f.due = due
+	n.seq++
+	f.seq = n.seq
+	heap.Push(&n.due, f)
+	select {
+	case n.wake <- struct{}{}:
+	default:
 	}
 }
 

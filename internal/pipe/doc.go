@@ -161,23 +161,24 @@
 // is open; a pipe without data for 5 min (Config.IdleTimeout) sends CLOSE(1)
 // and closes, so nothing is kept alive without traffic.
 //
-// Dead peers: if data, a CONFIRM(0) or a PING that somebody waits for was
-// sent and nothing authenticated came for max(500 ms, 3 RTT), all paths are pinged, three times in the following
-// max(500 ms, 2 RTT); then the pipe is silent: Handler.Down, no data, a ping
-// a second until consent ends. The path heard first brings it up again. A
-// pipe that was quiet for long needs no ping before its first packet:
-// consent is never older than 30 s while it is up. After a change of the local
-// network (Endpoint.Doubt) all paths are pinged at once, and the pipe is silent
-// after max(150 ms, 2 RTT). The last 8 datagrams sent while an answer was
-// overdue are sent once more when the peer is heard again. A flow of the peer's,
-// 16 packets at least, that pauses for 300 ms draws one PING: a receiver whose
-// NAT has forgotten it is found again by that.
+// Dead peers: if data, a CONFIRM(0) or a PING that somebody waits for was sent
+// and nothing authenticated came for max(500 ms, 3 RTT), all paths are pinged,
+// three times in the following max(500 ms, 2 RTT); then the pipe is silent:
+// Handler.Down, no data, a ping a second until consent ends. The validated path
+// heard first brings it up again. A pipe that was quiet for long needs no ping
+// before its first packet: consent is never older than 30 s while it is up.
+// After a change of the local network (Endpoint.Doubt) all paths are pinged at
+// once, and the pipe is silent after max(150 ms, 2 RTT). The last 8 datagrams
+// sent while an answer was overdue are sent once more when the peer is heard
+// again. A flow of the peer's, 16 packets at least, that pauses for 300 ms draws
+// one PING: a receiver whose NAT has forgotten it is found again by that.
 //
 // Sizes: 1200 bytes of UDP payload are assumed, then 1280, 1352, 1392, 1420,
 // 1452, 1472 (on loopback also 8972, 16332, 65472) are probed in turn, up to the MTU
 // the peer named (RFC 8899): MTU_PROBE padded to the size, 3 tries. While
-// datagrams above 1200 are sent the size is probed again every 2.5 s; if
-// that fails the path falls back to 1200 and searches anew.
+// datagrams above 1200 are sent the size is probed again every 2.5 s, and at
+// once when a peer that was looked for answers; if that fails the path falls
+// back to 1200 and searches anew.
 //
 // # Relays
 //

@@ -132,6 +132,17 @@ func (p *Pipe) probeAcked(id uint64, now int64) {
 	}
 }
 
+// doubtSize has the size checked at once: the peer is alive, and yet nothing
+// came for what was sent. The caller holds mu.
+func (p *Pipe) doubtSize(now int64) {
+	t := p.best.Load()
+	if t == nil || !p.large.Load() || int(t.mtu.Load()) <= baseMTU(t.Local) || t.search.checking {
+		return
+	}
+	t.search = search{checked: now - checkEvery}
+	p.e.timers.plan(&p.timed, now)
+}
+
 // refused ends the test of a size that the local stack does not send.
 func (s *search) refused(size int, now int64) {
 	if s.size == size {

@@ -277,6 +277,9 @@ func (p *Pipe) heardFrom(t *path, now int64) {
 			p.switchTo(t)
 		}
 	}
+	if p.probeAt != 0 {
+		p.doubtSize(now)
+	}
 	if p.probeAt != 0 && p.state == stateUp {
 		p.sendAgain() // else it is too old to matter
 	}

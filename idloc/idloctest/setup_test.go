@@ -1,0 +1,111 @@
+package idloctest_test
+
+import (
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	. "github.com/idloc/idloc/idloc/idloctest"
+)
+
+var setupSeeds = flag.Int("setup-seeds", 24, "how many set-ups TestSetupLosesPackets disturbs in each way; the target is 1000")
+
+// setupsAtOnce run at a time: what they do is mostly to wait for timers.
+const setupsAtOnce = 24
+
+// setupPackets is a little more than a set-up without losses sends.
+const setupPackets = 60
+
+// loss says which datagrams are lost: n counts those of the set-up from 0.
+type loss struct {
+	name string
+	drop func(seed uint64, n int, rng *rand.Rand) bool
+}
+
+var losses = []loss{
+	{"any one", func(seed uint64, n int, _ *rand.Rand) bool { return n == position(seed) }},
+	{"the first three", func(_ uint64, n int, _ *rand.Rand) bool { return n < 3 }},
+	{"three in a row", func(seed uint64, n int, _ *rand.Rand) bool { return n >= position(seed) && n < position(seed)+3 }},
+	{"a third", func(_ uint64, _ int, rng *rand.Rand) bool { return rng.IntN(3) == 0 }},
+}
+
+// TestSetupLosesPackets: datagrams of all three nodes are lost while two of
+// them open a pipe and a connection, and every Dial succeeds all the same. The
+// pairs are public ones, ones behind NATs, and ones that need a relay.
+func TestSetupLosesPackets(t *testing.T) {
+	t.Parallel()
+	sem := make(chan struct{}, setupsAtOnce)
+	var mu sync.Mutex // guards took
+	took := make([][]time.Duration, len(losses))
+	t.Run("all", func(t *testing.T) {
+		for i, l := range losses {
+			t.Run(l.name, func(t *testing.T) {
+				t.Parallel()
+				var wg sync.WaitGroup
+				defer wg.Wait()
+				for seed := range uint64(*setupSeeds) {
+					sem <- struct{}{}
+					wg.Go(func() {
+						defer func() { <-sem }()
+						t.Run(fmt.Sprint(seed), func(t *testing.T) {
+							d := setUp(t, l, seed)
+							mu.Lock()
+							defer mu.Unlock()
+							took[i] = append(took[i], d)
+						})
+					})
+				}
+			})
+		}
+	})
+	var table strings.Builder
+	for i, l := range losses {
+		slices.Sort(took[i])
+		if n := len(took[i]); n > 0 {
+			fmt.Fprintf(&table, "\n%-16s %4d of %4d   p50 %5.0f ms   p99 %5.0f ms   max %5.0f ms", l.name, n, *setupSeeds,
+				ms(took[i][n/2]), ms(took[i][min(n-1, n*99/100)]), ms(took[i][n-1]))
+		}
+	}
+	t.Log("first Dial and an echo, with datagrams lost:" + table.String())
+}
+
+func setUp(t *testing.T, l loss, seed uint64) time.Duration {
+	lab := New(t, Seed(seed))
+	link := Over(Link{Delay: 5 * time.Millisecond})
+	pairs := [][2][]NodeOption{
+		{{link}, {link}},
+		{{link, BehindNAT(PortRestricted)}, {link, BehindNAT(PortRestricted)}},
+		{{link, BehindNAT(Symmetric)}, {link, BehindNAT(Symmetric)}},
+	}
+	at := pairs[seed%uint64(len(pairs))]
+	earth := lab.Node("earth", link)
+	mars, venus := lab.Node("mars", at[0]...), lab.Node("venus", at[1]...)
+	echo(t, mars)
+	diary := keepDiary(earth, mars, venus)
+	defer func() {
+		if lines := diary.close(); t.Failed() {
+			t.Log(lines)
+		}
+	}()
+	var mu sync.Mutex // guards n and rng
+	n, rng := 0, rand.New(rand.NewPCG(seed, 1))
+	lab.Filter(func(p Packet) bool {
+		mu.Lock()
+		defer mu.Unlock()
+		n++
+		return !l.drop(seed, n-1, rng)
+	})
+	start := time.Now()
+	if err := call(t.Context(), venus, mars, []byte("through all of it")); err != nil {
+		t.Error(err)
+	}
+	return time.Since(start)
+}
+
+// position is which datagram of its set-up a seed loses first.
+func position(seed uint64) int { return int(seed / 3 % setupPackets) }
