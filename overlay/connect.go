@@ -14,8 +14,9 @@ import (
 )
 
 const (
-	// connectTimeout bounds Connect with all its attempts, so that a Dial to
-	// a dead peer fails within ten seconds.
+	// connectTimeout bounds an establishment until the answer, so that a Dial
+	// to a dead peer fails within ten seconds, and then once more until the
+	// pipe is up: a peer that has answered on a bad network is worth it.
 	connectTimeout = 8 * time.Second
 	// checkTimeout bounds the connectivity checks of one attempt.
 	checkTimeout = 5 * time.Second
@@ -95,12 +96,12 @@ func (c *connects) close() {
 // Connect returns a pipe to the peer that can carry data, making one if there
 // is none: an offer through the overlay, connectivity checks, keys (draft
 // §4.2). All who ask for one peer wait for the same pipe. It gives up after
-// connectTimeout; errors are *StageError.
+// twice connectTimeout; errors are *StageError.
 func (o *Overlay) Connect(ctx context.Context, p peerid.ID) (*pipe.Pipe, error) {
 	if p == o.self {
 		return nil, &StageError{StageOffer, p, errors.New("a pipe to oneself")}
 	}
-	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	ctx, cancel := context.WithTimeout(ctx, 2*connectTimeout)
 	defer cancel()
 	return o.connects.connect(ctx, p, false)
 }
@@ -215,7 +216,8 @@ func (c *connects) finish(e *establishment, pp *pipe.Pipe, err error) {
 
 // initiate makes a pipe by an offer of ours.
 func (c *connects) initiate(ctx context.Context, e *establishment) (*pipe.Pipe, error) {
-	ctx, stop := context.WithTimeout(ctx, connectTimeout)
+	whole := ctx
+	ctx, stop := context.WithTimeout(whole, connectTimeout)
 	defer stop()
 	fail := func(stage string, err error) (*pipe.Pipe, error) {
 		if cause := context.Cause(ctx); errors.Is(cause, errYield) {
@@ -242,7 +244,7 @@ func (c *connects) initiate(ctx context.Context, e *establishment) (*pipe.Pipe, 
 	if err != nil {
 		return fail(StageOffer, err)
 	}
-	answer, via, err := c.o.router.route(ctx, e.peer, offer.Bytes())
+	answer, via, err := c.o.router.deliver(ctx, e.peer, offer.Bytes())
 	if errors.Is(err, errGlare) {
 		offer.Cancel()
 		c.awaitOffer(ctx, e.peer)
@@ -265,6 +267,8 @@ func (c *connects) initiate(ctx context.Context, e *establishment) (*pipe.Pipe, 
 		return fail(StageHandshake, err)
 	}
 	c.o.names.saw(m)
+	ctx, stop = context.WithTimeout(whole, connectTimeout)
+	defer stop()
 	owned = false
 	c.attach(e, agent, session, via)
 	o := opening{e: e, agent: agent, session: session, remote: remote}

@@ -41,9 +41,11 @@ const (
 	offerRefused  = 4 // the target does not accept it
 	offerLoop     = 5 // seen before
 
-	// offerTimeout bounds one way to the target, offerTotal all of them.
-	offerTimeout = 2500 * time.Millisecond
-	offerTotal   = 5 * time.Second
+	// offerTimeout bounds one way to the target, offerTotal all of them, and
+	// offerPatience all tries where there was nothing but silence.
+	offerTimeout  = 2500 * time.Millisecond
+	offerTotal    = 5 * time.Second
+	offerPatience = 7 * time.Second
 	// offerStagger is when the next way is tried while one is quiet.
 	offerStagger = 500 * time.Millisecond
 	// offerHurry is the same where the pipe is dead: so may be the connection.
@@ -268,6 +270,19 @@ func (r *router) ask(ctx context.Context, p peer.ID, q offerRequest) (offerRespo
 type way struct {
 	peer   peer.ID
 	direct bool
+}
+
+// deliver is route, again and again while nobody says anything: the network may
+// lose much. An offer that comes twice gets the same answer.
+func (r *router) deliver(ctx context.Context, target peerid.ID, offer []byte) (answer []byte, via peerid.ID, err error) {
+	ctx, cancel := context.WithTimeout(ctx, offerPatience)
+	defer cancel()
+	for {
+		answer, via, err = r.route(ctx, target, offer)
+		if !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil {
+			return answer, via, err
+		}
+	}
 }
 
 // route takes an offer to a peer and brings the answer back. Ways are tried

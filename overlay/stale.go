@@ -71,6 +71,10 @@ func (s *stale) question(p peer.ID) {
 	}
 	s.o.log.Debug("a member does not answer on its connection", "peer", p)
 	for _, c := range old {
+		at, ok := addrPort(c.RemoteMultiaddr())
+		if ok && s.o.cfg.Socket.HeardQUIC(at, staleTimeout) {
+			continue // the answer is late, or lost: the connection lives
+		}
 		_ = c.Close()
 	}
 	s.o.wake()

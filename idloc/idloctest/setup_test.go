@@ -86,6 +86,11 @@ func setUp(t *testing.T, l loss, seed uint64) time.Duration {
 	earth := lab.Node("earth", link)
 	mars, venus := lab.Node("mars", at[0]...), lab.Node("venus", at[1]...)
 	echo(t, mars)
+	// The record is put behind Join's back; what is tried here begins after.
+	await(t, "the name is published", 20*time.Second, func() bool {
+		_, err := earth.Resolver().LookupHost(t.Context(), mars.Name())
+		return err == nil
+	}, mars)
 	diary := keepDiary(earth, mars, venus)
 	defer func() {
 		if lines := diary.close(); t.Failed() {

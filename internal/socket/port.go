@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/pion/transport/v3"
 )
@@ -52,6 +53,7 @@ type Port struct {
 	set     atomic.Pointer[connSet] // the open sockets
 	sources *sources                // whom we speak QUIC with
 	ids     *sources                // connection IDs that they use towards us, by their first bytes
+	voices  *sources                // who was heard on connections
 	limit   *limiter                // of first QUIC packets
 
 	scan     sync.Mutex // held by one Rescan at a time
@@ -104,7 +106,7 @@ func Listen(cfg Config) (*Port, error) {
 			return nil, listenError(a, cfg.Port, errors.New("not the address of an interface"))
 		}
 	}
-	p.sources, p.ids = newSources(), newSources()
+	p.sources, p.ids, p.voices = newSources(), newSources(), newSources()
 	p.limit = newLimiter()
 	p.set.Store(newConnSet(nil))
 	want, err := p.wanted()
@@ -251,6 +253,12 @@ func (p *Port) Conns() []*Conn {
 
 // ConnOn returns the socket on the local address a, nil if there is none.
 func (p *Port) ConnOn(a netip.Addr) *Conn { return p.set.Load().byAddr[a.Unmap()] }
+
+// HeardQUIC says whether a packet of a QUIC connection came from an address in
+// the last seconds, rounded up to whole ones.
+func (p *Port) HeardQUIC(from netip.AddrPort, within time.Duration) bool {
+	return p.voices.heardWithin(p.voices.key(from), uint64((within+time.Second-1)/time.Second))
+}
 
 // Rescan reads the addresses of the interfaces again, opens and closes
 // sockets accordingly, and calls OnChange if the set changed. An address that

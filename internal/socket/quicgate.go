@@ -139,6 +139,7 @@ func (c *Conn) quic(d []byte, from netip.AddrPort) {
 			}
 		} else if id != 0 && p.sources.sentTo(key) {
 			p.ids.note(id, viewID, 0, 0)
+			p.voices.note(p.voices.key(from), viewID, 0, 0)
 		}
 		if len(views) > 1 {
 			// Connection IDs of this side are all of the length that its

@@ -44,7 +44,7 @@ func (l silentLink) close() error                            { close(l.closed); 
 // silentPort is a port with one socket per address that stays off any network.
 func silentPort(t testing.TB, addrs ...string) *Port {
 	t.Helper()
-	p := &Port{done: make(chan struct{}), sources: newSources(), ids: newSources(), limit: newLimiter(), number: 7}
+	p := &Port{done: make(chan struct{}), sources: newSources(), ids: newSources(), voices: newSources(), limit: newLimiter(), number: 7}
 	p.set.Store(newConnSet(nil))
 	var conns []*Conn
 	for _, a := range addrs {
@@ -366,6 +366,9 @@ func TestGateFollowsConnectionIDs(t *testing.T) {
 	c.quic(with(1), moved)
 	if n := v.waiting(); n != 4 {
 		t.Errorf("%d through, want 4: the peer cannot move", n)
+	}
+	if !p.HeardQUIC(peer, time.Second) || p.HeardQUIC(netip.MustParseAddrPort("192.0.2.8:1"), time.Second) {
+		t.Error("who was heard is wrong")
 	}
 	if c.quic(with(7), moved); v.waiting() != 4 {
 		t.Error("an ID that nobody used is let through")

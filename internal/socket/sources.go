@@ -140,6 +140,19 @@ func (b *sourceBucket) slot(k sourceKey, now, sent uint64) (slot *atomic.Uint64,
 	return slot, old, false
 }
 
+// heardWithin says whether k was noted in the last seconds.
+func (s *sources) heardWithin(k sourceKey, seconds uint64) bool {
+	now := s.now()
+	bucket := &s.words[k%sourceBuckets]
+	for i := range bucket {
+		w := bucket[i].Load()
+		if w>>32 == k.tag() && w != 0 && age(w, now) <= seconds {
+			return true
+		}
+	}
+	return false
+}
+
 // sentTo says whether we sent QUIC to k in the last minute.
 func (s *sources) sentTo(k sourceKey) bool {
 	now := s.now()
