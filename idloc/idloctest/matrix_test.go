@@ -1,8 +1,11 @@
 package idloctest_test
 
 import (
+	"context"
 	"flag"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -51,11 +54,36 @@ func direct(a, b situation) bool {
 	return true
 }
 
+// matricesAtOnce run at a time: one waits for most of its life.
+const matricesAtOnce = 4
+
 // TestMatrix dials from every kind of place to every kind of place.
 func TestMatrix(t *testing.T) {
-	for seed := range *seeds {
-		t.Run(fmt.Sprint(seed), func(t *testing.T) { matrix(t, uint64(seed)) })
-	}
+	t.Parallel()
+	sem := make(chan struct{}, matricesAtOnce)
+	var mu sync.Mutex // guards all
+	var all [8][8][]cell
+	t.Run("all", func(t *testing.T) {
+		var wg sync.WaitGroup
+		defer wg.Wait()
+		for seed := range *seeds {
+			sem <- struct{}{}
+			wg.Go(func() {
+				defer func() { <-sem }()
+				t.Run(fmt.Sprint(seed), func(t *testing.T) {
+					cells := matrix(t, uint64(seed))
+					mu.Lock()
+					defer mu.Unlock()
+					for i := range cells {
+						for j := range cells[i] {
+							all[i][j] = append(all[i][j], cells[i][j])
+						}
+					}
+				})
+			})
+		}
+	})
+	t.Log("\n" + table(&all))
 }
 
 type cell struct {
@@ -64,7 +92,7 @@ type cell struct {
 	err  error
 }
 
-func matrix(t *testing.T, seed uint64) {
+func matrix(t *testing.T, seed uint64) [8][8]cell {
 	lab := New(t, Seed(seed))
 	earth := lab.Node("earth")
 	lab.Node("moon") // so that mappings are measured in two places
@@ -82,20 +110,12 @@ func matrix(t *testing.T, seed uint64) {
 				start := time.Now()
 				err := call(t.Context(), from[i], to[j], []byte("from "+situations[i].name+" to "+situations[j].name))
 				c := cell{took: time.Since(start), err: err}
-				// On a slow machine a relay may have been first.
-				for settled := time.Now().Add(5 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-					p, _ := active(from[i], to[j])
-					c.kind = p.Kind
-					if err != nil || !direct(situations[i], situations[j]) || p.Kind == "direct" || time.Now().After(settled) {
-						break
-					}
-				}
+				c.kind = settled(from[i], to[j], err == nil && direct(situations[i], situations[j]))
 				cells[i][j] = c
 			})
 		}
 		wg.Wait()
 	}
-	t.Log("\n" + table(&cells))
 	for i, a := range situations {
 		for j, b := range situations {
 			c := cells[i][j]
@@ -109,24 +129,70 @@ func matrix(t *testing.T, seed uint64) {
 			}
 		}
 	}
+	return cells
 }
 
-func table(cells *[8][8]cell) string {
+// settled returns the kind of the path between two nodes. On a slow machine a
+// relay may have been first where a direct path must follow.
+func settled(from, to *Node, direct bool) string {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	events := from.Watch(ctx)
+	p, _ := active(from, to)
+	if !direct || p.Kind == "direct" {
+		return p.Kind
+	}
+	for e := range events {
+		if e.Peer != to.ID() {
+			continue
+		}
+		if p, _ = active(from, to); p.Kind == "direct" {
+			break
+		}
+	}
+	return p.Kind
+}
+
+// table prints for each pair how often it was direct, relayed or not connected,
+// and the median and the longest time to an answer.
+func table(all *[8][8][]cell) string {
 	var s strings.Builder
 	fmt.Fprintf(&s, "%-10s", "from \\ to")
 	for _, b := range situations {
-		fmt.Fprintf(&s, "%14s", b.name)
+		fmt.Fprintf(&s, "%22s", b.name)
 	}
+	took := map[string][]time.Duration{}
 	for i, a := range situations {
 		fmt.Fprintf(&s, "\n%-10s", a.name)
 		for j := range situations {
-			c := cells[i][j]
-			kind := c.kind
-			if c.err != nil {
-				kind = "FAILED"
+			kinds := map[string]int{}
+			var times []time.Duration
+			for _, c := range all[i][j] {
+				kind := c.kind
+				if c.err != nil {
+					kind = "FAILED"
+				}
+				kinds[kind]++
+				times = append(times, c.took)
+				took[kind] = append(took[kind], c.took)
 			}
-			fmt.Fprintf(&s, "%14s", fmt.Sprintf("%s %.2fs", kind, c.took.Seconds()))
+			slices.Sort(times)
+			text := ""
+			for _, k := range slices.Sorted(maps.Keys(kinds)) {
+				text += fmt.Sprintf("%d %s ", kinds[k], k)
+			}
+			if n := len(times); n > 0 {
+				text += fmt.Sprintf("%.2f/%.2fs", times[n/2].Seconds(), times[n-1].Seconds())
+			}
+			fmt.Fprintf(&s, "%22s", text)
 		}
+	}
+	for _, k := range slices.Sorted(maps.Keys(took)) {
+		times := took[k]
+		slices.Sort(times)
+		n := len(times)
+		fmt.Fprintf(&s, "\n%s: %d, p50 %.2f s, p99 %.2f s, max %.2f s", k, n,
+			times[n/2].Seconds(), times[min(n-1, n*99/100)].Seconds(), times[n-1].Seconds())
 	}
 	return s.String()
 }

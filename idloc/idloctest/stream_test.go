@@ -173,6 +173,21 @@ func (s *stream) disturb(t testing.TB, f func()) time.Duration {
 	return s.stall
 }
 
+// silence waits until nothing has come for a while.
+func (s *stream) silence(t testing.TB, d time.Duration) {
+	t.Helper()
+	quiet := time.NewTimer(d)
+	defer quiet.Stop()
+	for {
+		select {
+		case <-s.more:
+			quiet.Reset(d)
+		case <-quiet.C:
+			return
+		}
+	}
+}
+
 // end closes the stream and wants every byte to have come.
 func (s *stream) end(t testing.TB) {
 	t.Helper()
