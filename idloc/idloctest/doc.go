@@ -18,10 +18,17 @@
 // There is one internet; each [Host] has addresses in it or behind a [NAT]
 // box, and boxes may stand behind boxes. All boxes number their inside
 // alike, as they do in homes, so hosts behind different boxes have the same
-// private address. Mapping and filtering are those of RFC 4787 §4 and §5. Each
-// host has a [Link]: delay, jitter, rate, loss, bursts, duplicates,
-// reordering, a size above which datagrams vanish. Links, places and
-// partitions may be changed while traffic flows.
+// private address. Mapping and filtering are those of RFC 4787 §4 and §5.
+//
+//	where a host is        BehindNAT (several kinds: boxes behind boxes), Behind (a shared
+//	                       box), IPv6, DualStack, ReachesOnly (a firewall)
+//	how a box behaves      Kind: mapping, filtering, Lifetime, NoHairpin, OneToOne
+//	what its link does     Over, SetLink: Delay, Jitter, Rate, Loss, Burst, Dup, Reorder, MTU
+//	more than one link     Uplink, SetUplink, Unplug
+//	what happens to it     Move, Rebind, Crash, Restart
+//	what happens between   Cut, Heal, Partition; Filter sees each datagram
+//
+// All of it may be changed while traffic flows.
 //
 // # Time and chance
 //
@@ -34,14 +41,16 @@
 // # Concurrency
 //
 // All methods may be called from any goroutine, but those that take part in a
-// test's failing ([Lab.Node]) from the test's own only.
+// test's failing ([Lab.Node], [Node.Restart]) from the test's own only. Labs are
+// independent of each other: tests that use them may be parallel.
 //
 // A program that is no test makes its lab inside [Run].
 //
 // # Files
 //
-//	lab.go      Lab, Node: composition
-//	host.go     hosts, their links and counters
+//	lab.go      Lab and the options of hosts
+//	node.go     nodes on hosts: start, move, crash, restart
+//	host.go     hosts, their uplinks and counters
 //	nat.go      NAT boxes                        RFC 4787
 //	route.go    where a datagram goes, and when
 //	net.go      the network as pion's transport.Net, UDP sockets

@@ -13,7 +13,7 @@ import (
 	. "github.com/idloc/idloc/idloc/idloctest"
 )
 
-var setupSeeds = flag.Int("setup-seeds", 24, "how many set-ups TestSetupLosesPackets disturbs in each way; the target is 1000")
+var setupSeeds = flag.Int("setup-seeds", 9, "how many set-ups TestSetupLosesPackets disturbs in each way; the target is 1000")
 
 // setupsAtOnce run at a time: what they do is mostly to wait for timers.
 const setupsAtOnce = 24
