@@ -1,15 +1,18 @@
 package idloctest_test
 
 import (
+	"context"
 	"flag"
 	"fmt"
 	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/idloc/idloc/idloc"
 	. "github.com/idloc/idloc/idloc/idloctest"
 )
 
@@ -97,13 +100,28 @@ func setUp(t *testing.T, l loss, seed uint64) time.Duration {
 			t.Log(lines)
 		}
 	}()
+	// The set-up is over when the dialler has its pipe; what TCP makes of such
+	// a network is TestImpaired's business.
+	var over atomic.Bool
+	ctx, stop := context.WithCancel(t.Context())
+	events := venus.Watch(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer stop()
+	wg.Go(func() {
+		for e := range events {
+			if e.Kind == idloc.EventPipeUp && e.Peer == mars.ID() {
+				over.Store(true)
+			}
+		}
+	})
 	var mu sync.Mutex // guards n and rng
 	n, rng := 0, rand.New(rand.NewPCG(seed, 1))
 	lab.Filter(func(p Packet) bool {
 		mu.Lock()
 		defer mu.Unlock()
 		n++
-		return !l.drop(seed, n-1, rng)
+		return over.Load() || !l.drop(seed, n-1, rng)
 	})
 	start := time.Now()
 	if err := call(t.Context(), venus, mars, []byte("through all of it")); err != nil {
