@@ -15,9 +15,10 @@ import (
 
 const (
 	// connectTimeout bounds an establishment until the answer, so that a Dial
-	// to a dead peer fails within ten seconds, and then once more until the
-	// pipe is up: a peer that has answered on a bad network is worth it.
+	// to a dead peer fails within ten seconds. openTimeout bounds it from then
+	// on until the pipe is up: a peer that has answered is worth it.
 	connectTimeout = 8 * time.Second
+	openTimeout    = 12 * time.Second
 	// checkTimeout bounds the connectivity checks of one attempt.
 	checkTimeout = 5 * time.Second
 	// yieldTimeout is how long we wait for the offer that shall come instead
@@ -96,12 +97,12 @@ func (c *connects) close() {
 // Connect returns a pipe to the peer that can carry data, making one if there
 // is none: an offer through the overlay, connectivity checks, keys (draft
 // §4.2). All who ask for one peer wait for the same pipe. It gives up after
-// twice connectTimeout; errors are *StageError.
+// connectTimeout and openTimeout; errors are *StageError.
 func (o *Overlay) Connect(ctx context.Context, p peerid.ID) (*pipe.Pipe, error) {
 	if p == o.self {
 		return nil, &StageError{StageOffer, p, errors.New("a pipe to oneself")}
 	}
-	ctx, cancel := context.WithTimeout(ctx, 2*connectTimeout)
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout+openTimeout)
 	defer cancel()
 	return o.connects.connect(ctx, p, false)
 }
@@ -267,7 +268,7 @@ func (c *connects) initiate(ctx context.Context, e *establishment) (*pipe.Pipe, 
 		return fail(StageHandshake, err)
 	}
 	c.o.names.saw(m)
-	ctx, stop = context.WithTimeout(whole, connectTimeout)
+	ctx, stop = context.WithTimeout(whole, openTimeout)
 	defer stop()
 	owned = false
 	c.attach(e, agent, session, via)
@@ -570,7 +571,7 @@ func (c *connects) answer(e *establishment, in *pipe.Incoming) (*iceAgent, *pipe
 
 // accept finds the controlled side's path and brings the pipe up.
 func (c *connects) accept(ctx context.Context, e *establishment, agent *iceAgent, session *pipe.Session, remote pipe.Remote) (*pipe.Pipe, error) {
-	ctx, stop := context.WithTimeout(ctx, connectTimeout)
+	ctx, stop := context.WithTimeout(ctx, openTimeout)
 	defer stop()
 	o := opening{e: e, agent: agent, session: session, remote: remote}
 	if !e.direct {

@@ -159,7 +159,7 @@ type tried struct {
 func (c *connects) open(ctx context.Context, o opening) (*pipe.Pipe, error) {
 	checks, stopChecks := context.WithTimeout(c.ctx, checkTimeout)
 	unhook := context.AfterFunc(ctx, stopChecks)
-	binds, stopBinds := context.WithTimeout(c.ctx, connectTimeout)
+	binds, stopBinds := context.WithTimeout(c.ctx, openTimeout)
 	turn := o.agent.turn
 	o.agent.turn = nil // ours: it lives as long as the search, and answers a little longer
 	later := false     // the rest of the search goes on after the return

@@ -184,7 +184,7 @@
 //
 // Two peers that both have a pipe to a third may have it relay for them
 // (DESIGN §14.4). Each sends it RELAY_BIND(other, session ID), repeated from
-// 100 ms on, doubling, until it is answered, and every 20 s after. The relay
+// 100 ms on, doubling to 400 ms, until it is answered, and every 20 s after. The relay
 // answers RELAY_CHANNEL(session ID, status, channel): refused, waiting (for
 // the other side), or, to both when both have asked, bound, with a channel of
 // each one's pipe. A binding that one side has not asked for in 60 s ends. A

@@ -172,7 +172,7 @@ func (p *Pipe) relayDue(now int64) (next int64) {
 			p.queue(p.sealing(), p.best.Load(), wire.Frame{Type: wire.FrameRelayBind, Peer: b.target, Session: b.session})
 			b.try.at = now + relayRefresh
 			if b.link == nil {
-				b.try.at = now + relayRetry<<min(b.try.tries, 4)
+				b.try.at = now + relayRetry<<min(b.try.tries, 2)
 			}
 			b.try.tries++
 		}
