@@ -114,7 +114,7 @@ func newICE(d *stunDemux, conns []*socket.Conn, mapped func(*socket.Conn) []neti
 // run checks the pairs with the remote candidates, which must have been
 // filtered, and returns the first that the peer has answered on. It does not
 // wait for a nomination: that would cost a round trip, and the pipe chooses
-// among its paths by itself.
+// among its paths by itself. The two sides may find different ones.
 func (a *iceAgent) run(ctx context.Context, controlling bool, remote pipe.Remote, candidates []wire.Candidate) (pipe.Path, error) {
 	return a.check(ctx, controlling, remote, candidates, a.session.proven)
 }
@@ -126,7 +126,7 @@ func (a *iceAgent) nominate(ctx context.Context, controlling bool, remote pipe.R
 }
 
 func (a *iceAgent) check(ctx context.Context, controlling bool, remote pipe.Remote, candidates []wire.Candidate, proven <-chan icePair) (pipe.Path, error) {
-	a.session.run(remote.Pwd)
+	a.session.run(remote.Pwd, controlling)
 	// Who was heard before and answered may not check again: the agent would
 	// never learn of an address that the peer itself does not know.
 	for _, h := range a.session.early() {

@@ -46,6 +46,7 @@ type iceSession struct {
 
 	mu     sync.Mutex // guards the rest
 	closed bool
+	role   stun.AttrType         // ICE-CONTROLLING or ICE-CONTROLLED; 0 until the agent runs
 	mute   bool                  // answers nothing before the agent runs
 	remote stun.MessageIntegrity // of the answers to us; nil until the agent runs
 	heard  []heardPair           // where the peer's checks came from before that
@@ -153,6 +154,7 @@ func (s *iceSession) request(c *socket.Conn, from netip.AddrPort, b []byte) {
 		s.before(c, from, b)
 		return
 	}
+	conflict := s.role != 0 && roleOf(b) == s.role
 	// A triggered check (RFC 8445 §7.3.1.4) goes out at once.
 	for _, nominate := range []bool{false, true} {
 		if p := s.pace[pacedPair{ic, from, nominate}]; p != nil {
@@ -160,6 +162,13 @@ func (s *iceSession) request(c *socket.Conn, from netip.AddrPort, b []byte) {
 		}
 	}
 	s.mu.Unlock()
+	if conflict {
+		// Who controls matters for nominations only, which nobody here
+		// waits for. pion drops such a check where RFC 8445 §7.3.1.1
+		// repairs the roles.
+		answerCheck(s.key, c, from, b)
+		return
+	}
 	ic.push(from, b)
 }
 
@@ -169,7 +178,7 @@ func (s *iceSession) request(c *socket.Conn, from netip.AddrPort, b []byte) {
 func (s *iceSession) before(c *socket.Conn, from netip.AddrPort, b []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.mute || s.remote != nil { // it comes again
+	if s.mute || s.remote != nil || hasUseCandidate(b) { // it comes again, and the agent must see a nomination
 		return
 	}
 	if answerCheck(s.key, c, from, b) {
@@ -199,9 +208,13 @@ func answerCheck(key stun.MessageIntegrity, local interface {
 
 // run says that the agent runs from now on, and the peer's password: what is
 // heard is complete then.
-func (s *iceSession) run(pwd string) {
+func (s *iceSession) run(pwd string, controlling bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.role = stun.AttrICEControlled
+	if controlling {
+		s.role = stun.AttrICEControlling
+	}
 	s.remote = stun.NewShortTermIntegrity(pwd)
 }
 
@@ -359,6 +372,19 @@ func (c *iceConn) LocalAddr() net.Addr              { return net.UDPAddrFromAddr
 func (c *iceConn) SetDeadline(time.Time) error      { return nil }
 func (c *iceConn) SetReadDeadline(time.Time) error  { return nil }
 func (c *iceConn) SetWriteDeadline(time.Time) error { return nil }
+
+// roleOf is the role that the sender of a check has, 0 if it says none.
+func roleOf(b []byte) stun.AttrType {
+	m := &stun.Message{Raw: b}
+	if m.Decode() == nil {
+		for _, role := range []stun.AttrType{stun.AttrICEControlling, stun.AttrICEControlled} {
+			if m.Contains(role) {
+				return role
+			}
+		}
+	}
+	return 0
+}
 
 func hasUseCandidate(b []byte) bool {
 	m := &stun.Message{Raw: b}

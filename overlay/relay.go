@@ -169,7 +169,7 @@ func (c *connects) open(ctx context.Context, o opening) (*pipe.Pipe, error) {
 			stopChecks()
 		}
 	}()
-	o.agent.session.run(o.remote.Pwd)
+	o.agent.session.run(o.remote.Pwd, o.e.initiator)
 	c.tryHeard(o)
 	checked := make(chan tried, 1)
 	c.wg.Go(func() {

@@ -60,7 +60,10 @@ func coldDial(t testing.TB, from, to *Node) []time.Duration {
 // none at all. The times are printed and not judged; the target is 6 round
 // trips to the first byte.
 func TestColdDial(t *testing.T) {
-	const rounds = 5
+	rounds := 5
+	if testing.Short() {
+		rounds = 1
+	}
 	for _, rtt := range []time.Duration{50 * time.Millisecond, 0} {
 		for _, nat := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%v, NAT %v", rtt, nat), func(t *testing.T) {
