@@ -143,8 +143,13 @@ func tsnetDirect(ctx context.Context, s *tsnet.Server, ip netip.Addr) error {
 	if err != nil {
 		return err
 	}
+	ctx, cancel := context.WithTimeout(ctx, 40*time.Second)
+	defer cancel()
 	for {
-		r, err := lc.Ping(ctx, ip, tailcfg.PingDisco)
+		// A ping that is lost is never answered.
+		try, cancel := context.WithTimeout(ctx, 2*time.Second)
+		r, err := lc.Ping(try, ip, tailcfg.PingDisco)
+		cancel()
 		if err == nil && r.Endpoint != "" {
 			return nil
 		}
