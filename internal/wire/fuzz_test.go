@@ -41,20 +41,6 @@ func FuzzCandidate(f *testing.F) {
 	})
 }
 
-func FuzzFlow(f *testing.F) {
-	sample := sampleFlow(Offer).Flow
-	f.Add(sample.Append(nil))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		flow, rest, err := ParseFlow(b)
-		if err != nil {
-			return
-		}
-		if got := append(flow.Append(nil), rest...); !bytes.Equal(got, b) {
-			t.Fatalf("%x became %x", b, got)
-		}
-	})
-}
-
 func FuzzFrame(f *testing.F) {
 	for _, c := range sampleFrames {
 		f.Add(append(c.f.Append(nil), 0, 0))
