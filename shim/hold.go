@@ -1,6 +1,7 @@
 package shim
 
 import (
+	"cmp"
 	"fmt"
 	"net"
 	"net/netip"
@@ -98,32 +99,56 @@ func (s *Shim) dropHeldLocked(m *mapping, why Drop) {
 	m.held, m.heldBytes = nil, 0
 }
 
+// upTries is how often a pipe may come up and be gone again before a packet that
+// has come since is answered instead of held on.
+const upTries = 3
+
 // connect asks the peer protocol for a pipe to m's peer. It is the one
 // goroutine of a mapping while m.connecting, and Close waits for it.
 func (s *Shim) connect(m *mapping, since time.Time) {
-	p, err := s.cfg.Connector.Connect(s.ctx, m.id)
-	if err == nil {
-		err = s.ready(p)
+	for try := 1; ; try++ {
+		p, err := s.cfg.Connector.Connect(s.ctx, m.id)
+		if err == nil {
+			err = s.ready(p)
+		}
+		cameUp := err == nil
+		if cameUp {
+			s.install(m, p)
+			err = cmp.Or(p.Err(), net.ErrClosed) // if it is gone
+		} else if p != nil {
+			m.mu.Lock()
+			cameUp = m.last == p // and closed before ready looked
+			m.mu.Unlock()
+		}
+		if s.connected(m, cameUp, try, err, since) {
+			return
+		}
+		s.count.misses.Add(1)
 	}
-	if err == nil {
-		s.install(m, p)
-	}
+}
 
+// connected ends an attempt, err being why there is no pipe if there is none,
+// and says whether it was the last.
+func (s *Shim) connected(m *mapping, cameUp bool, try int, err error, since time.Time) bool {
 	s.mu.Lock()
 	m.mu.Lock()
-	m.connecting = false
 	// The peer may have opened one towards us while our own attempt failed.
-	if m.pipe.Load() != nil {
+	if m.pipe.Load() != nil || cameUp && len(m.held) == 0 {
+		m.connecting = false
 		delete(s.failed, m.id)
+		s.removeLocked(m)
 		m.mu.Unlock()
 		s.mu.Unlock()
-		return
+		return true
 	}
-	if err == nil {
-		if err = p.Err(); err == nil {
-			err = net.ErrClosed
-		}
+	if cameUp && try < upTries && s.ctx.Err() == nil {
+		// It has gone again already. What is held has come since: that is
+		// another miss.
+		m.mu.Unlock()
+		s.mu.Unlock()
+		return false
 	}
+	m.connecting = false
 	s.setFailedLocked(m.id, err)
 	waiting := m.held
 	s.dropHeldLocked(m, DropOutFailed)
@@ -135,6 +160,7 @@ func (s *Shim) connect(m *mapping, since time.Time) {
 	for _, h := range waiting {
 		s.deliverAnswer(answer{h.packet, codeFor(err)})
 	}
+	return true
 }
 
 // ready waits until p can carry data.
@@ -161,12 +187,13 @@ func (s *Shim) install(m *mapping, p *pipe.Pipe) {
 	released := 0
 	for {
 		m.mu.Lock()
+		if m.gone || !isReady(p) { // what waits, and what comes, is a miss again
+			m.mu.Unlock()
+			return
+		}
 		if len(m.held) == 0 {
-			if m.gone {
-				m.mu.Unlock()
-				return
-			}
 			m.pipe.Store(p)
+			m.last = p
 			m.mu.Unlock()
 			break
 		}
@@ -183,10 +210,18 @@ func (s *Shim) install(m *mapping, p *pipe.Pipe) {
 	}
 	// Down may have come before the pipe was visible to it. If p is to come
 	// up again, Up follows.
+	if !isReady(p) {
+		s.Down(p, p.Err())
+	}
+}
+
+// isReady says whether p can carry data now.
+func isReady(p *pipe.Pipe) bool {
 	select {
 	case <-p.Ready():
+		return true
 	default:
-		s.Down(p, p.Err())
+		return false
 	}
 }
 

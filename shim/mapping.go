@@ -26,6 +26,7 @@ type mapping struct {
 	connecting bool       // a Connect is under way
 	held       []held     // oldest first
 	heldBytes  int
+	last       *pipe.Pipe // the one that was installed last
 
 	dense dense
 	acks  atomic.Pointer[acks]  // nil until a small TCP segment comes in

@@ -179,12 +179,18 @@ func TestHoldLimits(t *testing.T) {
 
 // After Down the next packet is a miss again, and gets through.
 func TestDownAndMiss(t *testing.T) {
-	p := newPair(t, nil)
+	released := make(chan struct{}, 3)
+	p := newPair(t, func(e event.Event) {
+		if e.Kind == event.PacketsReleased {
+			released <- struct{}{}
+		}
+	})
 	for i := range 3 {
 		if err := p.a.Shim.Output(udp(p.src, p.dst, "x")); err != nil {
 			t.Fatal(err)
 		}
 		p.ub.next(t)
+		<-released // and the pipe is the mapping's
 		if c := p.a.Connects.Load(); c != int64(i+1) {
 			t.Fatalf("%d Connects in round %d", c, i)
 		}
