@@ -392,9 +392,7 @@ func (r *reflexive) measure(ctx context.Context) {
 		if delete(silent, c); len(silent) > 0 || ctx.Err() != nil {
 			return
 		}
-		r.mu.Lock()
-		r.mapped, r.told = maps.Clone(next), maps.Clone(told)
-		r.mu.Unlock()
+		r.keep(maps.Clone(next), maps.Clone(told))
 		finished()
 	}
 	mu.Lock() // until all questions are out
@@ -429,6 +427,11 @@ func (r *reflexive) measure(ctx context.Context) {
 	if ctx.Err() != nil {
 		return
 	}
+	r.keep(next, told)
+}
+
+// keep takes the result of a measurement, and tells if an address is new.
+func (r *reflexive) keep(next map[*socket.Conn][]netip.AddrPort, told map[*socket.Conn]int) {
 	r.mu.Lock()
 	fresh := false
 	for c, as := range next {
