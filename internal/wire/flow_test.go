@@ -56,6 +56,20 @@ func TestFlowRefused(t *testing.T) {
 	}
 }
 
+func FuzzFlow(f *testing.F) {
+	seed := flowExample()
+	f.Add(seed.Append(nil))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		flow, rest, err := ParseFlow(b)
+		if err != nil {
+			return
+		}
+		if again := append(flow.Append(nil), rest...); !bytes.Equal(again, b) {
+			t.Errorf("%x became %x", b, again)
+		}
+	})
+}
+
 func TestTypesHaveNames(t *testing.T) {
 	for typ, want := range map[CandidateType]string{Host: "host", 99: "CandidateType(99)"} {
 		if got := typ.String(); got != want {
