@@ -227,7 +227,8 @@ func (s *spans) byName(name string) *span {
 	return nil
 }
 
-// TestTrace: a Dial under a span is one span with a child for each stage.
+// TestTrace: a Dial under a span is one span with a child for each stage. The
+// checks go on beside the handshake, and may end after the Dial.
 func TestTrace(t *testing.T) {
 	t.Parallel()
 	_, venus, mars := solar(t)
@@ -244,7 +245,10 @@ func TestTrace(t *testing.T) {
 		t.Fatalf("the Dial's span: %+v", dial)
 	}
 	last := dial.start
-	for _, name := range []string{"idloc.name", "idloc.offer", "idloc.connectivity_check", "idloc.handshake", "idloc.connect"} {
+	if sp := s.byName("idloc.connectivity_check"); sp != nil && (sp.parent != dial || sp.end.Before(sp.start) || sp.start.Before(dial.start)) {
+		t.Errorf("checks: %+v", sp)
+	}
+	for _, name := range []string{"idloc.name", "idloc.offer", "idloc.handshake", "idloc.connect"} {
 		sp := s.byName(name)
 		switch {
 		case sp == nil:

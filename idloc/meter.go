@@ -69,15 +69,15 @@ func (m *meter) observe(e *Event) {
 		m.stage.WithLabelValues("offer").Observe(e.Duration.Seconds())
 		m.mu.Lock()
 		m.entered(e.Peer, StageCheck)
+		m.sinceLocked(e.Peer, e.Time) // the pipe may come up before the checks end
 		m.mu.Unlock()
 	case event.PairChosen:
 		m.stage.WithLabelValues("check").Observe(e.Duration.Seconds())
 		m.mu.Lock()
-		m.entered(e.Peer, StageHandshake)
-		if len(m.since) >= sinceMax {
-			clear(m.since)
+		if !m.up[e.Peer].After(e.Time.Add(-e.Duration)) { // else it is up already
+			m.entered(e.Peer, StageHandshake)
+			m.sinceLocked(e.Peer, e.Time)
 		}
-		m.since[e.Peer] = e.Time
 		m.mu.Unlock()
 	case event.PipeUp, event.PipeFailed:
 		m.mu.Lock()
@@ -98,6 +98,14 @@ func (m *meter) observe(e *Event) {
 			m.stage.WithLabelValues("handshake").Observe(max(0, e.Time.Sub(t).Seconds()))
 		}
 	}
+}
+
+// sinceLocked notes when a pipe's keys could first be confirmed.
+func (m *meter) sinceLocked(peer PeerID, at time.Time) {
+	if len(m.since) >= sinceMax {
+		clear(m.since)
+	}
+	m.since[peer] = at
 }
 
 // entered notes the stage of a set-up under way. m.mu is held.

@@ -96,8 +96,8 @@ func (t *tracked) spans(end time.Time, failed string, connect time.Duration, err
 	} else {
 		child(StageName, t.start, t.named, "", attribute.String("idloc.peer", t.peer.String()))
 	}
-	var pair, begun time.Time
-	told := t.named.IsZero() // a span tells where it failed
+	var ready, begun time.Time // ready: the keys could be confirmed
+	told := t.named.IsZero()   // a span tells where it failed
 	for e, ok := t.events.pop(); ok; e, ok = t.events.pop() {
 		if e.Peer != t.peer || t.peer.IsZero() {
 			continue
@@ -107,13 +107,13 @@ func (t *tracked) spans(end time.Time, failed string, connect time.Duration, err
 			begun = e.Time
 		case event.AnswerReceived:
 			child(StageOffer, e.Time.Add(-e.Duration), e.Time, "", attribute.String("idloc.via", e.Via.String()))
-			begun = e.Time
+			ready, begun = e.Time, e.Time // the pipe may come up before the checks end
 		case event.PairChosen:
-			pair, begun = e.Time, e.Time
+			ready, begun = e.Time, e.Time
 			child(StageCheck, e.Time.Add(-e.Duration), e.Time, "", attribute.String("network.peer.address", e.Remote.String()))
 		case event.PipeUp:
-			if !pair.IsZero() {
-				child(StageHandshake, pair, e.Time, "", attribute.String("idloc.aead", e.Detail))
+			if !ready.IsZero() {
+				child(StageHandshake, ready, e.Time, "", attribute.String("idloc.aead", e.Detail))
 			}
 		case event.PipeFailed:
 			if begun.IsZero() {

@@ -44,7 +44,6 @@ type publisher struct {
 	mu      sync.Mutex // guards the rest
 	seq     uint64
 	why     reason
-	stored  int         // servers that took the name in the last round
 	members []peerid.ID // that the last contact record named
 	hints   []peerid.ID // that the last name record named
 	settled bool        // the name is decided; nothing is put before

@@ -200,7 +200,8 @@ func (p *Pipe) setState(s state, err error) {
 		p.alert.Store(false)
 		p.probeAt = 0
 		p.sendAgain()
-		p.calls = append(p.calls, call{up: true}, call{event: p.event(event.PipeUp, nil)})
+		// The event first: what Up sets free may be answered before it returns.
+		p.calls = append(p.calls, call{event: p.event(event.PipeUp, nil)}, call{up: true})
 	case stateSilent:
 		p.ready = make(chan struct{})
 		p.send.Store(nil)
