@@ -116,6 +116,7 @@
 //
 //	overlay.go   the Overlay and its start and end
 //	config.go    Config, errors
+//	addrs.go     this peer's addresses, and whose are acceptable
 //	host.go      libp2p on the shared port             DESIGN §5, §8
 //	gate.go      connections and membership            DESIGN §8
 //	hello.go     the hello's layout
