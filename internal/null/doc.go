@@ -105,7 +105,7 @@
 // # Bounds
 //
 //	kept by a sender            what is unacknowledged + the peer's announced
-//	                            buffer: ≤ 2 MiB + 3 MiB between two of these
+//	                            buffer + a piece: ≤ 5.4 MiB between two of these
 //	taken off an old socket     ≤ 6 MiB, until the application reads it
 //	a peer's announced buffer   ≤ 8 MiB, else no flow
 //	without a connection        60 s, then ETIMEDOUT

@@ -22,7 +22,9 @@ type rig struct {
 	mu     sync.Mutex
 	faults []fault // of the links to come; healthy when there are no more
 	links  []*link
-	gone   [2]bool
+	// dial makes a connection in place of a link.
+	dial func() (a, b Conn)
+	gone [2]bool
 	// broken says what goes wrong with attempt n to resume: nothing, or one
 	// of the constants below.
 	broken func(n int) int
@@ -47,20 +49,24 @@ var errNoWay = errors.New("no way")
 
 func newRig(t testing.TB, rcv, snd int, faults ...fault) *rig {
 	r := &rig{t: t, rcv: rcv, snd: snd, faults: faults, stop: make(chan struct{})}
+	r.start()
+	return r
+}
+
+func (r *rig) start() {
 	_, a, b := r.link()
 	for i, c := range []Conn{a, b} {
 		r.streams[i] = New(Config{
-			Local: &net.TCPAddr{Port: i}, Remote: &net.TCPAddr{Port: 1 - i}, Unread: rcv,
+			Local: &net.TCPAddr{Port: i}, Remote: &net.TCPAddr{Port: 1 - i}, Unread: r.rcv,
 			Resume: func(ctx context.Context, rep Report) error { return r.resume(ctx, i, rep) },
 			Ended: func(error) {
 				r.mu.Lock()
 				defer r.mu.Unlock()
 				r.gone[i] = true
 			},
-		}, c, rcv)
+		}, c, r.rcv)
 	}
 	r.wg.Go(r.watch)
-	return r
 }
 
 func (r *rig) watch() {
@@ -81,6 +87,10 @@ func (r *rig) watch() {
 func (r *rig) link() (*link, Conn, Conn) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.dial != nil {
+		a, b := r.dial()
+		return nil, a, b
+	}
 	f := healthy
 	if len(r.faults) > 0 {
 		f, r.faults = r.faults[0], r.faults[1:]

@@ -324,8 +324,10 @@ func (s *Stream) wroteLocked(c Conn, err error) {
 	s.finishLocked()
 }
 
-// limit is how many bytes are kept at most.
-func (s *Stream) limit() int { return int(s.peerUnread) + maxUnacked }
+// limit is how many bytes are kept at most: what the peer may ask for when the
+// system has taken all it can, and the next piece, for which it may have room
+// all the same where it does not tell.
+func (s *Stream) limit() int { return int(s.peerUnread) + maxUnacked + writePiece }
 
 // trim forgets what the peer can no longer ask for: all but what its system
 // has not acknowledged, and what may lie unread there. Its caller has writing.

@@ -81,7 +81,7 @@ func (s *Stream) resumeLocked() {
 // follow; else the stream looks for a connection itself. ok is false if the
 // stream has ended.
 func (s *Stream) Pause() (r Report, ok bool) {
-	s.stop()
+	s.stop(false)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ended {
@@ -109,11 +109,13 @@ func (s *Stream) Fresh(r Report) bool {
 }
 
 // stop leaves the connection: after it nothing more of the old one is counted.
-func (s *Stream) stop() {
+// With lostOnly a connection that serves stays: it was installed between the
+// loss, or the peer's wish, and whoever sees to it now.
+func (s *Stream) stop(lostOnly bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c := s.conn
-	if c == nil {
+	if c == nil || lostOnly && !s.dead && !s.stopping {
 		return
 	}
 	if s.stopping {
@@ -169,7 +171,7 @@ func (s *Stream) resume() {
 }
 
 func (s *Stream) replace() error {
-	s.stop()
+	s.stop(true)
 	ctx, cancel := context.WithTimeout(s.ctx, s.cfg.Patience)
 	defer cancel()
 	wait := retryFirst
