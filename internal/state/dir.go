@@ -252,11 +252,10 @@ func (d *Dir) write(name string, b []byte) (err error) {
 // sweep removes what a crash left half written. Errors do not matter: such
 // files are never read.
 func (d *Dir) sweep() {
-	files, err := filepath.Glob(filepath.Join(d.path, ".*"+tempMark+"*"))
-	if err != nil {
-		return
-	}
+	files, _ := os.ReadDir(d.path) // no pattern: the path may have any character
 	for _, f := range files {
-		os.Remove(f)
+		if n := f.Name(); n[0] == '.' && strings.Contains(n, tempMark) {
+			os.Remove(filepath.Join(d.path, n))
+		}
 	}
 }

@@ -119,6 +119,7 @@ func TestDamaged(t *testing.T) {
 		"other version": strings.Replace(string(good), `"version":1`, `"version":2`, 1),
 		"other name":    strings.Replace(string(good), `"name":"x"`, `"name":"y"`, 1),
 		"changed data":  strings.Replace(string(good), "secret", "public", 1),
+		"odd name":      strings.Replace(string(good), `"name":"x"`, `"name":5`, 1),
 		"no data":       `{"format":"idloc-state","version":1,"name":"x"}`,
 	}
 	for i := range len(good) - 2 {
@@ -161,13 +162,31 @@ func TestDamaged(t *testing.T) {
 	}
 }
 
+// TestSweep: what a crash left half written goes when the directory is opened,
+// whatever the directory is called, and nothing of another directory does.
 func TestSweep(t *testing.T) {
-	path := t.TempDir()
-	left := filepath.Join(path, ".x"+tempMark+"123")
-	os.WriteFile(left, []byte("half"), 0o600)
-	mustOpen(t, path)
-	if _, err := os.Stat(left); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("half-written file stays: %v", err)
+	base := t.TempDir()
+	half := func(dir string) string {
+		left := filepath.Join(base, dir, ".x"+tempMark+"123")
+		if err := errors.Join(os.Mkdir(filepath.Dir(left), 0o700), os.WriteFile(left, []byte("half"), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		return left
+	}
+	theirs := half("node1")
+	names := []string{"plain", "node[1]", "node["}
+	if runtime.GOOS != "windows" {
+		names = append(names, "node?", "node*")
+	}
+	for _, name := range names {
+		left := half(name)
+		mustOpen(t, filepath.Dir(left))
+		if _, err := os.Stat(left); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s: half-written file stays: %v", name, err)
+		}
+		if _, err := os.Stat(theirs); err != nil {
+			t.Fatalf("%s: another directory was swept: %v", name, err)
+		}
 	}
 }
 

@@ -6,9 +6,27 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
+
+// wantFiles wants these files in the directory and no other, thus nothing half
+// written.
+func wantFiles(t *testing.T, d *Dir, want ...string) {
+	t.Helper()
+	files, err := os.ReadDir(d.Path())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, f := range files {
+		got = append(got, f.Name())
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("files %q, want %q", got, want)
+	}
+}
 
 // TestFaults: what goes wrong below is an error that names the place, and what
 // was saved before is still there.
@@ -64,6 +82,41 @@ func TestFaults(t *testing.T) {
 		defer d.Close()
 		if err := os.Mkdir(filepath.Join(d.Path(), "a.json"), 0o700); err != nil {
 			t.Fatal(err)
+		}
+		if err := d.Save("a", 1); !errors.Is(err, ErrDamaged) {
+			t.Errorf("Save: %v", err)
+		}
+	})
+	t.Run("name is taken later", func(t *testing.T) {
+		d := mustOpen(t, t.TempDir()+"/d")
+		if found, err := d.Load("a", new(int)); found || err != nil {
+			t.Fatalf("%v, %v", found, err)
+		}
+		if err := os.MkdirAll(filepath.Join(d.Path(), "a.json", "below"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := d.Save("a", 1); err == nil || !strings.Contains(err.Error(), `"a"`) {
+			t.Errorf("Save: %v", err)
+		}
+		wantFiles(t, d, "a.json", lockName)
+	})
+	t.Run("lock on nothing", func(t *testing.T) {
+		f, err := os.Create(filepath.Join(t.TempDir(), lockName))
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.Close()
+		if err := lockFile(f); err == nil || errors.Is(err, ErrLocked) {
+			t.Errorf("a closed file: %v", err)
+		}
+	})
+	t.Run("another shape in memory", func(t *testing.T) {
+		d := mustOpen(t, "")
+		if err := d.Save("a", "text"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := d.Load("a", new(int)); !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), "memory") {
+			t.Errorf("Load: %v", err)
 		}
 		if err := d.Save("a", 1); !errors.Is(err, ErrDamaged) {
 			t.Errorf("Save: %v", err)
