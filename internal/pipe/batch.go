@@ -131,7 +131,11 @@ func (b *Batch) Flush() error {
 		to = p.best.Load()
 	}
 	if to == nil || !to.spend(b.n) {
+		waits := to != nil && b.to == nil && p.wait(b.buf[:b.n], b.seg)
 		b.reset()
+		if waits {
+			return nil
+		}
 		return p.drops.count(DropNoPath)
 	}
 	n, seg, count := b.n, b.seg, b.count

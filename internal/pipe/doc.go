@@ -271,6 +271,7 @@
 //	receive.go    the way in                     DESIGN §6, §13
 //	batch.go      the way out                    DESIGN §6, §13
 //	again.go      what was sent into silence
+//	early.go      what waits for a path to be validated
 //	fragment.go   pieces                         DESIGN §14.3
 //	ctrl.go       control frames, ping
 //	rekey.go      new keys in the pipe           DESIGN §7, §14.3

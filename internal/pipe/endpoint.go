@@ -236,7 +236,8 @@ func (e *Endpoint) Up(s *Session, path Path) (*Pipe, error) {
 // Try is Up for the initiator of s and a path that has shown less: n bytes
 // came from there that only the peer can have sent. It is challenged, and
 // until the peer answers no more than three times as many bytes are sent
-// there. If it does not answer the path is forgotten.
+// there; what is beyond waits, 64 datagrams and 256 KiB at most. If it does not
+// answer the path is forgotten.
 func (e *Endpoint) Try(s *Session, path Path, n int) (*Pipe, error) {
 	if path.Local == nil || !path.Remote.IsValid() || !s.initiator {
 		return nil, ErrNoPath

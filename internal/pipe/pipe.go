@@ -73,6 +73,7 @@ type Pipe struct {
 	probeAt  int64     // when dead-pipe probing began; 0: not
 	probe    retry
 	again    again
+	early    early
 	hurry    bool   // there is a reason to expect the worst of it
 	tailed   uint64 // packets that had come when a flow was last seen to stop
 	pings    map[uint64]*ping
@@ -240,6 +241,13 @@ func (p *Pipe) event(kind event.Kind, err error) event.Event {
 
 // unlock releases mu and then sends and tells what was queued under it.
 func (p *Pipe) unlock() {
+	if len(p.early.queue) > 0 {
+		if p.state == stateUp {
+			p.sendEarly()
+		} else {
+			p.dropEarly()
+		}
+	}
 	out, settled, asked := p.out, p.settled, p.asked
 	p.out, p.settled, p.asked = nil, nil, nil
 	closed := p.state == stateClosed

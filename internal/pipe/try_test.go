@@ -8,10 +8,13 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/idloc/idloc/internal/wire"
 )
 
 // A path that has shown only n bytes carries three times as many until the peer
-// answers on it, and is forgotten if it never does.
+// answers on it, and is forgotten if it never does. What is beyond that waits for
+// the answer, within bounds.
 func TestTry(t *testing.T) {
 	for _, answers := range []bool{true, false} {
 		t.Run(fmt.Sprint(answers), func(t *testing.T) {
@@ -24,7 +27,7 @@ func TestTry(t *testing.T) {
 				}
 				var large atomic.Int32
 				n.setDrop(func(_, to netip.AddrPort, d []byte) bool {
-					if len(d) > 1000 {
+					if len(d) > 1000 && d[0] <= wire.TypeData6 {
 						large.Add(1)
 					}
 					return !answers && to == b.s.addr
@@ -48,6 +51,16 @@ func TestTry(t *testing.T) {
 				settle(10 * time.Second)
 				if up := p.Status().Up; up != answers {
 					t.Errorf("up is %v", up)
+				}
+				want := 0
+				if answers {
+					want = earlyDatagrams
+				}
+				if sent := int(large.Load()); sent != want {
+					t.Errorf("%d datagrams were sent in the end, want %d", sent, want)
+				}
+				if drops := p.Status().Drops["no path"]; drops < uint64(100-want) {
+					t.Errorf("%d drops counted of 100, %d sent", drops, want)
 				}
 				if again, err := a.Try(sa, a.path(b), 100); answers && (err != nil || again != p) {
 					t.Errorf("Try again: %v", err)
