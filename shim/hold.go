@@ -175,6 +175,11 @@ func (s *Shim) ready(p *pipe.Pipe) error {
 	}
 }
 
+// releaseRounds is how often the hold queue is emptied before its pipe is made
+// visible all the same. A sender that is faster than the release would fill it,
+// and lose packets, without end; now what is left is overtaken, once.
+const releaseRounds = 4
+
 // install makes p the mapping's pipe, after the packets that waited for it
 // have gone in, in their order. Packets that come meanwhile queue behind
 // them, because the pipe is not visible yet.
@@ -185,7 +190,7 @@ func (s *Shim) install(m *mapping, p *pipe.Pipe) {
 		return
 	}
 	released := 0
-	for {
+	for round := 1; ; round++ {
 		m.mu.Lock()
 		if m.gone || !isReady(p) { // what waits, and what comes, is a miss again
 			m.mu.Unlock()
@@ -199,11 +204,18 @@ func (s *Shim) install(m *mapping, p *pipe.Pipe) {
 		}
 		batch := m.held
 		m.held, m.heldBytes = nil, 0
+		if round == releaseRounds {
+			m.pipe.Store(p)
+			m.last = p
+		}
 		m.mu.Unlock()
 		for i := range batch {
 			s.sendHeld(m, p, &batch[i])
 		}
 		released += len(batch)
+		if round == releaseRounds {
+			break
+		}
 	}
 	if released > 0 {
 		s.cfg.Events.Emit(event.Event{Kind: event.PacketsReleased, Peer: m.id, LSI: m.v4, Detail: strconv.Itoa(released)})

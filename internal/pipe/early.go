@@ -20,8 +20,8 @@ type early struct {
 // are dropped and counted.
 func (p *Pipe) wait(b []byte, seg int) bool {
 	p.mu.Lock()
-	defer p.unlock() // which sends, if the answer has come since
 	if p.state != stateUp {
+		p.mu.Unlock()
 		return false
 	}
 	e := &p.early
@@ -36,19 +36,25 @@ func (p *Pipe) wait(b []byte, seg int) bool {
 		e.queue = e.queue[1:]
 		p.drops.count(DropNoPath)
 	}
+	out := p.takeEarly() // if the answer has come since
+	p.mu.Unlock()        // not unlock: who sends may be inside the Handler
+	for i := range out {
+		p.write(&out[i])
+	}
 	return true
 }
 
-// sendEarly queues what waits, once it may be sent. The caller holds mu.
-func (p *Pipe) sendEarly() {
+// takeEarly returns what waits once it may be sent. The caller holds mu.
+func (p *Pipe) takeEarly() (out []outgoing) {
 	t := p.best.Load()
 	if t == nil || !t.validated.Load() {
-		return
+		return nil
 	}
 	for _, d := range p.early.queue {
-		p.out = append(p.out, outgoing{to: t, sealed: d})
+		out = append(out, outgoing{to: t, sealed: d})
 	}
 	p.early = early{}
+	return out
 }
 
 // dropEarly gives up what waits. The caller holds mu.

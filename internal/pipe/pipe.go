@@ -243,7 +243,7 @@ func (p *Pipe) event(kind event.Kind, err error) event.Event {
 func (p *Pipe) unlock() {
 	if len(p.early.queue) > 0 {
 		if p.state == stateUp {
-			p.sendEarly()
+			p.out = append(p.out, p.takeEarly()...)
 		} else {
 			p.dropEarly()
 		}
