@@ -261,20 +261,21 @@ func (mute) Unacked() (int, bool) { return 0, false }
 // limit; and once it reads, the rest goes out.
 func TestNoAcknowledgement(t *testing.T) {
 	const rcv, total = 64 << 10, 8 << 20
+	data := pattern(total, 0)
 	synctest.Test(t, func(t *testing.T) {
 		_, c, peer := newLink(rcv, total, healthy)
 		s := New(Config{Resume: func(context.Context, Report) error { return ErrReset }}, c, rcv)
 		_ = s.SetWriteDeadline(time.Now().Add(time.Second))
-		n, err := s.Write(pattern(total, 0))
+		n, err := s.Write(data)
 		if n != s.limit() || err == nil {
 			t.Errorf("%d bytes written, limit %d, %v", n, s.limit(), err)
 		}
 		go func() {
 			_ = s.SetWriteDeadline(time.Time{})
-			_, _ = s.Write(pattern(total, 0)[n:])
+			_, _ = s.Write(data[n:])
 			_ = s.CloseWrite()
 		}()
-		if got, err := io.ReadAll(peer); err != nil || !bytes.Equal(got, pattern(total, 0)) {
+		if got, err := io.ReadAll(peer); err != nil || !bytes.Equal(got, data) {
 			t.Errorf("%d bytes, %v", len(got), err)
 		}
 		s.Abort()
