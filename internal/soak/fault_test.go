@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math/rand/v2"
 	"net"
 	"path/filepath"
@@ -22,6 +23,18 @@ func TestNoCrew(t *testing.T) {
 	for _, cfg := range []config{{nodes: 1, streams: 1}, {nodes: 2}} {
 		if got, err := run(context.Background(), cfg); err == nil || got != nil {
 			t.Errorf("%+v: %v, %v", cfg, got, err)
+		}
+	}
+	cfg := config{nodes: 2, streams: 1, out: io.Discard}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if _, err := run(ctx, cfg); !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled: %v", err)
+	}
+	if runtime.GOOS != "windows" {
+		t.Setenv("TMPDIR", filepath.Join(t.TempDir(), "missing"))
+		if _, err := run(context.Background(), cfg); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("no place for the nodes: %v", err)
 		}
 	}
 }

@@ -3,7 +3,11 @@ package main
 import (
 	"bytes"
 	"context"
+	"flag"
 	"io"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -20,6 +24,31 @@ func TestRun(t *testing.T) {
 	}
 	if got.bad() || got.streams.Load() == 0 || got.datagrams.Load() == 0 {
 		t.Errorf("%v\n%q", got, got.complaints)
+	}
+}
+
+// TestCommand: what is asked for on the command line is done, and the verdict
+// comes last. Not in parallel with others: arguments and output are the
+// process's.
+func TestCommand(t *testing.T) {
+	out, err := os.Create(filepath.Join(t.TempDir(), "out"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	args, flags, stdout := os.Args, flag.CommandLine, os.Stdout
+	defer func() { os.Args, flag.CommandLine, os.Stdout = args, flags, stdout }()
+	os.Args = []string{"soak", "-d", "100ms", "-n", "2", "-c", "1", "-seed", "9", "-calm"}
+	flag.CommandLine = flag.NewFlagSet("soak", flag.ContinueOnError)
+	os.Stdout = out
+	main() // a bad run would end the process
+	b, err := os.ReadFile(out.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := string(b); !strings.HasPrefix(s, "soak: 2 nodes for 100ms, seed 9\n") || !strings.Contains(s, "restarts 0, blackouts 0, moves 0") ||
+		!strings.HasSuffix(s, "wrong 0, lost streams 0, leaks 0\n") {
+		t.Errorf("%s", s)
 	}
 }
 
@@ -51,6 +80,9 @@ func TestCompare(t *testing.T) {
 		t.Error("a datagram is not taken for genuine")
 	}
 	for i := range d {
+		if genuine(d[:i]) {
+			t.Errorf("the first %d bytes are taken for all", i)
+		}
 		d[i] ^= 1
 		if genuine(d) {
 			t.Errorf("byte %d is wrong and nobody sees", i)
