@@ -47,6 +47,10 @@ const setupDials = 3
 // are public ones, ones behind NATs, and ones that need a relay.
 func TestSetupLosesPackets(t *testing.T) {
 	t.Parallel()
+	seeds := *setupSeeds
+	if testing.Short() {
+		seeds = min(seeds, 3)
+	}
 	sem := make(chan struct{}, setupsAtOnce)
 	var mu sync.Mutex // guards took and again
 	took := make([][]time.Duration, len(losses))
@@ -57,7 +61,7 @@ func TestSetupLosesPackets(t *testing.T) {
 				t.Parallel()
 				var wg sync.WaitGroup
 				defer wg.Wait()
-				for seed := range uint64(*setupSeeds) {
+				for seed := range uint64(seeds) {
 					sem <- struct{}{}
 					wg.Go(func() {
 						defer func() { <-sem }()
@@ -79,7 +83,7 @@ func TestSetupLosesPackets(t *testing.T) {
 	for i, l := range losses {
 		slices.Sort(took[i])
 		if n := len(took[i]); n > 0 {
-			fmt.Fprintf(&table, "\n%-16s %4d of %4d by the first Dial   p50 %5.0f ms   p99 %5.0f ms   max %5.0f ms", l.name, n-again[i], *setupSeeds,
+			fmt.Fprintf(&table, "\n%-16s %4d of %4d by the first Dial   p50 %5.0f ms   p99 %5.0f ms   max %5.0f ms", l.name, n-again[i], seeds,
 				ms(took[i][n/2]), ms(took[i][min(n-1, n*99/100)]), ms(took[i][n-1]))
 		}
 	}
