@@ -13,6 +13,8 @@
 // [Node.Invite]. A token is one line of text; whoever has it enters with
 // [Join] while any member named in it can be reached. With [Config].Dir set,
 // [Open] (or the same call again) resumes the same peer after a restart.
+// [Node.Close] keeps the name in the database for a while, [Node.Leave] gives it
+// up.
 //
 //	node, err := idloc.Join(ctx, token, idloc.Config{Name: "venus", Dir: dir})
 //	if err != nil { … }
