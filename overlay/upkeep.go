@@ -31,6 +31,7 @@ const (
 	// bootstrapTimeout bounds the start's wait for a first member.
 	bootstrapTimeout = 10 * time.Second
 	bootstrapWidth   = 8
+	serverPatience   = 500 * time.Millisecond // for a server, once a member is reached
 	peersTimeout     = 3 * time.Second
 	askPeersPause    = 5 * time.Second // between questions that an arrival causes
 	rememberPause    = 5 * time.Second // between notes of who is connected
@@ -41,8 +42,9 @@ const (
 	orphanRetry = 2 * time.Second
 )
 
-// bootstrap connects to at least one of the peers given, the rest goes on in
-// the background of the call.
+// bootstrap connects to at least one of the peers given, and if it is one that
+// keeps no part of the database waits a little for one that does: what is put
+// or asked next would find none.
 func (o *Overlay) bootstrap(ctx context.Context, peers []peer.AddrInfo) error {
 	ctx, cancel := context.WithTimeout(ctx, bootstrapTimeout)
 	defer cancel()
@@ -77,16 +79,29 @@ func (o *Overlay) bootstrap(ctx context.Context, peers []peer.AddrInfo) error {
 		return errors.New("overlay: no address of a member is known")
 	}
 	var all []error
+	var patience <-chan time.Time // for a server; set with the first member
 	for range n {
 		select {
 		case err := <-errs:
-			if err == nil {
+			switch {
+			case err != nil:
+				all = append(all, err)
+			case len(o.db.servers()) > 0:
+				return nil
+			case patience == nil:
+				patience = time.After(serverPatience)
+			}
+		case <-patience:
+			return nil
+		case <-ctx.Done():
+			if patience != nil {
 				return nil
 			}
-			all = append(all, err)
-		case <-ctx.Done():
 			return fmt.Errorf("overlay: no member reached: %w", errors.Join(append(all, ctx.Err())...))
 		}
+	}
+	if patience != nil {
+		return nil
 	}
 	return fmt.Errorf("overlay: no member reached: %w", errors.Join(all...))
 }
