@@ -97,8 +97,9 @@
 // measurement inside the pipe, [Node.Capture] the inner packets, and
 // [Node.Handler] all of these for a browser and for Prometheus. A Dial whose
 // context carries an OpenTelemetry span that records becomes a span
-// "idloc.Dial" with a child for each stage. The histograms and events cost a
-// few map operations for each Dial and nothing for each packet.
+// "idloc.Dial" with a child for each stage that ended before it did: the checks
+// go on beside the handshake. The histograms and events cost a few map operations
+// for each Dial and nothing for each packet.
 //
 // # Files
 //
