@@ -168,14 +168,15 @@ func (l *link) withinShare(v6 bool, b *buffer.Buffer) bool {
 	if !ok {
 		return true
 	}
-	switch l.shares.mayOpen(id) {
-	case within:
+	share := l.shares.mayOpen(id)
+	if share == within {
 		return true
-	case beyond:
+	}
+	l.shares.limited.Add(1) // before the peer can know
+	if share == beyond {
 		src, dst, _ := p.ports()
 		resetSYN(l.shim, v6, flow{netip.AddrPortFrom(p.dst, dst), netip.AddrPortFrom(p.src, src)}, p.head)
 	}
-	l.shares.limited.Add(1)
 	return false
 }
 

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 
 	"github.com/idloc/idloc/shim"
 )
@@ -109,6 +110,10 @@ func TestBareFlow(t *testing.T) {
 // Datagrams go without packets once there is a pipe that takes them whole, and
 // arrive as datagrams where the stack wants them.
 func TestDatagrams(t *testing.T) {
+	synctest.Test(t, testDatagrams)
+}
+
+func testDatagrams(t *testing.T) {
 	p := newPair(t, nil)
 	to := netip.AddrPortFrom(p.dst, 2)
 	if p.a.Shim.SendDatagram(1, to, []byte("too early")) {
@@ -118,6 +123,7 @@ func TestDatagrams(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.ub.next(t)
+	synctest.Wait() // the pipe is there for datagrams when all that waited has gone
 	for _, payload := range []string{"", "x", strings.Repeat("y", 1000)} {
 		if !p.a.Shim.SendDatagram(1, to, []byte(payload)) {
 			t.Errorf("%d bytes are not sent", len(payload))
