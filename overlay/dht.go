@@ -96,7 +96,10 @@ func newDatabase(g *gate, prefix protocol.ID, valid record.Validator, log *slog.
 			_, ok := g.member(p)
 			return ok
 		}),
-		dht.RoutingTableRefreshQueryTimeout(lookupTimeout),
+		// It would walk towards every bucket whenever the table is young, and
+		// connect to a hundred members to do so. What this peer asks anyway
+		// fills the far buckets, and stayNear the near ones.
+		dht.DisableAutoRefresh(),
 	)
 	if err != nil {
 		d.host.stop()

@@ -79,6 +79,21 @@
 // knows members only. A chain rides in each offer and answer too, so that there
 // is no pipe without one.
 //
+// # Connections
+//
+// A member is connected to whom it has asked something, up to some hundred
+// others: above that the connections least useful to the DHT are closed. Spared
+// are those through which somebody is found, to the servers nearest its ID and
+// to the members its contact record names; a flag in its hello tells them so,
+// and they spare them as well. That a connection was trimmed says nothing about
+// the member at its other end, which stays in the routing table, and keeps what
+// it holds of the database.
+//
+// kad-dht's own refresh is off: it walks towards every bucket of a young table,
+// which in an overlay of some hundred servers is a connection to each. A table
+// is filled by what a peer asks anyway, by a walk towards its own ID every two
+// minutes, and by one towards nowhere in particular every ten.
+//
 // # Who keeps the database
 //
 // The founder at once. Another peer becomes a server when it has been up for
@@ -120,6 +135,7 @@
 //	host.go      libp2p on the shared port             DESIGN §5, §8
 //	gate.go      connections and membership            DESIGN §8
 //	hello.go     the hello's layout
+//	keep.go      connections that are not trimmed
 //	dht.go       the database, the wrapped host, roles draft §5, DESIGN §14.6
 //	lookup.go    walks to the servers nearest a key
 //	handover.go  records for servers that come new     Kademlia §2.5

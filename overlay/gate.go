@@ -47,10 +47,11 @@ type gate struct {
 	log   *slog.Logger
 
 	verify  func(chain []byte, from peerid.ID) (*membership.Member, error)
-	mine    func() hello                      // what we say now
-	entered func(*door)                       // a member's first valid hello; not under mu
-	heard   func(*door, hello)                // every valid hello
-	left    func(peer.ID, *membership.Member) // a member's last connection is gone
+	mine    func(peer.ID) hello // what we say to a peer now
+	entered func(*door)         // a member's first valid hello; not under mu
+	heard   func(*door, hello)  // every valid hello
+	// left: a member's last connection is gone, trimmed or for good.
+	left func(p peer.ID, m *membership.Member, trimmed bool)
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -207,7 +208,7 @@ func (g *gate) disconnected(c network.Conn) {
 	m := d.member
 	g.mu.Unlock()
 	if m != nil {
-		g.left(p, m)
+		g.left(p, m, trimmed(c))
 	}
 }
 
@@ -237,7 +238,7 @@ func (g *gate) greetOn(ctx context.Context, c network.Conn) error {
 	stop := context.AfterFunc(ctx, func() { _ = s.Reset() })
 	defer stop()
 	rw := msmux.NewMSSelect(s, g.proto)
-	if _, err := rw.Write(g.mine().append([]byte{helloWelcome})); err != nil {
+	if _, err := rw.Write(g.mine(c.RemotePeer()).append([]byte{helloWelcome})); err != nil {
 		return fmt.Errorf("hello: %w", err)
 	}
 	// A peer that has answered already asks for no more, and then this fails:
@@ -265,7 +266,7 @@ func (g *gate) serveHello(s network.Stream) {
 		err = g.admit(c, h)
 	}
 	if err == nil {
-		if _, err = s.Write(g.mine().append([]byte{helloWelcome})); err == nil {
+		if _, err = s.Write(g.mine(c.RemotePeer()).append([]byte{helloWelcome})); err == nil {
 			_ = s.Close()
 			return
 		}
@@ -435,11 +436,12 @@ func (g *gate) markServer(p peer.ID) bool {
 func (g *gate) members() []*door {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	copies := make([]door, 0, len(g.doors))
 	out := make([]*door, 0, len(g.doors))
 	for _, d := range g.doors {
 		if d.member != nil {
-			c := *d
-			out = append(out, &c)
+			copies = append(copies, *d)
+			out = append(out, &copies[len(copies)-1])
 		}
 	}
 	return out
@@ -462,10 +464,18 @@ func (g *gate) expel(keep func(d *door) bool) []*door {
 // greetAll says hello again everywhere: our chain has changed.
 func (g *gate) greetAll() {
 	for _, d := range g.members() {
-		for _, c := range g.host.Network().ConnsToPeer(d.peer) {
-			g.spawn(func() { g.greet(c) })
-			break
-		}
+		g.greetAgain(d.peer)
+	}
+}
+
+// greetAgain says a new hello to a member, if it is connected.
+func (g *gate) greetAgain(p peer.ID) {
+	if _, ok := g.member(p); !ok {
+		return // or says the new one anyway, once it is
+	}
+	for _, c := range g.host.Network().ConnsToPeer(p) {
+		g.spawn(func() { g.greet(c) })
+		break
 	}
 }
 

@@ -1,7 +1,6 @@
 package overlay
 
 import (
-	"bytes"
 	"context"
 	"sync"
 	"time"
@@ -42,8 +41,9 @@ func (d *database) handOver(ctx context.Context, p peer.ID) {
 		})
 	}
 	n := 0
+	set := d.handOverSet(p)
 	for _, rec := range d.records(ctx) {
-		if d.responsible(string(rec.GetKey()), p) {
+		if set.responsible(string(rec.GetKey())) {
 			n++
 			select {
 			case records <- rec:
@@ -94,25 +94,50 @@ func (d *database) records(ctx context.Context) []*recpb.Record {
 	return out
 }
 
-// responsible says whether p is among the servers that should keep a key, and
-// this peer among the two that should give it to p, as far as it knows
-// servers: not everybody who has a record sends it.
-func (d *database) responsible(key string, p peer.ID) bool {
-	target := kb.ConvertKey(key)
-	theirs := distance(kb.ConvertPeerID(p), target)
-	mine := distance(kb.ConvertPeerID(d.host.ID()), target)
-	nearerThanP, nearerThanMe := 0, 0
-	for _, q := range d.kad.RoutingTable().NearestPeers(target, replicas) {
-		if q == p {
-			continue
-		}
-		dist := distance(kb.ConvertPeerID(q), target)
-		if bytes.Compare(dist, theirs) < 0 {
-			nearerThanP++
-		}
-		if bytes.Compare(dist, mine) < 0 {
-			nearerThanMe++
+// handOverSet is the servers, in the DHT's key space, among which records are
+// handed over.
+type handOverSet struct {
+	mine, theirs kb.ID
+	others       []kb.ID
+}
+
+// handOverSet returns what this peer knows of the servers that p comes to.
+func (d *database) handOverSet(p peer.ID) handOverSet {
+	s := handOverSet{mine: kb.ConvertPeerID(d.host.ID()), theirs: kb.ConvertPeerID(p)}
+	for _, q := range d.kad.RoutingTable().GetPeerInfos() {
+		if q.Id != p {
+			s.others = append(s.others, kb.ConvertPeerID(q.Id))
 		}
 	}
-	return nearerThanP < replicas && nearerThanMe < 2
+	return s
+}
+
+// responsible says whether the new server is among those that should keep a
+// key, and this peer among the two that should give it to it, as far as it
+// knows servers: not everybody who has a record sends it.
+func (s handOverSet) responsible(key string) bool {
+	target := kb.ConvertKey(key)
+	nearerThanTheirs, nearerThanMine := 0, 0
+	for _, o := range s.others {
+		if nearer(o, s.theirs, target) {
+			nearerThanTheirs++
+		}
+		if nearer(o, s.mine, target) {
+			nearerThanMine++
+		}
+		if nearerThanTheirs >= replicas || nearerThanMine >= 2 {
+			return false
+		}
+	}
+	return true
+}
+
+// nearer says whether a is nearer to the target than b.
+func nearer(a, b, target kb.ID) bool {
+	for i := range target {
+		if x, y := a[i]^target[i], b[i]^target[i]; x != y {
+			return x < y
+		}
+	}
+	return false
 }

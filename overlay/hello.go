@@ -30,6 +30,7 @@ const (
 	flagServer  = 1 << 0 // keeps a part of the distributed database
 	flagNoRelay = 1 << 1 // forwards nothing for others
 	flagIssuer  = 1 << 2 // can confirm memberships (founder or delegate)
+	flagKeep    = 1 << 3 // the sender is found through this connection (keep.go)
 )
 
 var errHello = errors.New("malformed hello")

@@ -36,8 +36,9 @@ const (
 	// time that Connect has for a dead peer.
 	dialTimeout = 4 * time.Second
 	// Connections above the high mark are trimmed to the low one, the least
-	// useful to the DHT first.
-	connsLow, connsHigh = 300, 400
+	// useful to the DHT first; those that one end is found by do not count
+	// (keep.go). A connection costs each end some 35 KiB.
+	connsLow, connsHigh = 96, 128
 	connGrace           = 30 * time.Second
 )
 

@@ -363,7 +363,7 @@ func TestStranger(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Write(earth.hello().append([]byte{helloWelcome})); err != nil {
+	if _, err := s.Write(earth.hello("").append([]byte{helloWelcome})); err != nil {
 		t.Fatal(err)
 	}
 	_, err = readHello(s)

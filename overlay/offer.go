@@ -40,6 +40,7 @@ const (
 	offerBusy     = 3 // rate limit
 	offerRefused  = 4 // the target does not accept it
 	offerLoop     = 5 // seen before
+	offerSilent   = 6 // the target, though connected, did not answer in time
 
 	// offerTimeout bounds one way to the target, offerTotal all of them, and
 	// offerPatience all tries where there was nothing but silence.
@@ -68,6 +69,7 @@ var (
 	errBusy    = errors.New("rate limit of the forwarder")
 	errRefused = errors.New("refused by the peer")
 	errLooped  = errors.New("offer went in a circle")
+	errSilent  = fmt.Errorf("the peer does not answer its server: %w", context.DeadlineExceeded)
 )
 
 type offerRequest struct {
@@ -136,6 +138,8 @@ func (a offerResponse) err() error {
 		return errRefused
 	case offerLoop:
 		return errLooped
+	case offerSilent:
+		return errSilent
 	}
 	return errNotHere
 }
@@ -234,6 +238,9 @@ func (r *router) forward(q offerRequest) offerResponse {
 	a, err := r.ask(ctx, target, q)
 	if err != nil {
 		r.o.log.Debug("offer not delivered", "target", q.target, "err", err)
+		if ctx.Err() != nil {
+			return offerResponse{status: offerSilent}
+		}
 		return offerResponse{status: offerNotHere}
 	}
 	if a.forwarder.IsZero() {

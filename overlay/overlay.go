@@ -53,6 +53,7 @@ type Overlay struct {
 	peers     *remembered
 	registry  *registry
 	filter    candidateFilter
+	keeper    *keeper
 
 	revoked atomic.Pointer[membership.RevocationList]
 
@@ -66,8 +67,8 @@ type Overlay struct {
 
 	started time.Time
 	backAt  time.Time // when a dial-back was last asked for; of keepUp
-	near    []peer.ID // servers nearest this peer's ID, kept connected; of keepUp
-	nearAt  time.Time // when they were last looked for
+	nearAt  time.Time // when the nearest servers were last looked for
+	farAt   time.Time // when others were
 	ctx     context.Context
 	cancel  context.CancelFunc
 	wg      sync.WaitGroup
@@ -224,7 +225,7 @@ func (o *Overlay) start() error {
 }
 
 func (o *Overlay) compose() error {
-	o.started = time.Now()
+	o.started, o.farAt = time.Now(), time.Now()
 	var err error
 	if o.pipes, err = o.cfg.Pipes(o); err != nil {
 		return err
@@ -247,6 +248,7 @@ func (o *Overlay) compose() error {
 	if o.host, err = newHost(o.cfg.Key, o.cfg.Socket, o.advertise, o.metrics); err != nil {
 		return err
 	}
+	o.keeper = &keeper{o: o}
 	o.gate = newGate(o.host, o.proto("hello"), o.log)
 	o.gate.verify, o.gate.mine = o.verify, o.hello
 	o.gate.entered, o.gate.heard, o.gate.left = o.entered, o.heard, o.left
@@ -441,8 +443,8 @@ func (o *Overlay) verify(chain []byte, from peerid.ID) (*membership.Member, erro
 	return m, nil
 }
 
-// hello is what this peer says first on each connection.
-func (o *Overlay) hello() hello {
+// hello is what this peer says first on each connection to p.
+func (o *Overlay) hello(p peer.ID) hello {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	h := hello{chain: o.chain, revocation: o.revoked.Load().Seq()}
@@ -454,6 +456,9 @@ func (o *Overlay) hello() hello {
 	}
 	if o.issuer != nil {
 		h.flags |= flagIssuer
+	}
+	if o.keeper.needs(p) {
+		h.flags |= flagKeep
 	}
 	return h
 }
@@ -473,6 +478,7 @@ func (o *Overlay) entered(d *door) {
 // heard is called for each valid hello, also later ones.
 func (o *Overlay) heard(d *door, h hello) {
 	o.names.saw(d.member)
+	o.keeper.heard(d.peer, h.flags)
 	o.db.host.admitted(d.peer)
 	if h.flags&flagServer != 0 {
 		o.publisher.serverFound()
@@ -483,10 +489,16 @@ func (o *Overlay) heard(d *door, h hello) {
 	}
 }
 
-// left is called when a member's last connection is gone.
-func (o *Overlay) left(p peer.ID, m *membership.Member) {
+// left is called when a member's last connection is gone. One that was trimmed
+// tells nothing about the member: it serves the database as before.
+func (o *Overlay) left(p peer.ID, m *membership.Member, trimmed bool) {
 	o.cfg.Events.Emit(event.Event{Kind: event.PeerGone, Peer: m.Peer, Name: o.fullName(m.Label)})
+	o.keeper.left(p)
 	o.publisher.contactChanged()
+	if trimmed {
+		o.wake()
+		return
+	}
 	held := o.db.lostHolder(p)
 	if held && o.db.small() {
 		o.publisher.changed() // the record needs another home

@@ -244,6 +244,7 @@ func (p *publisher) now(ctx context.Context) (again reason) {
 		p.hints = contact.Members
 	}
 	p.mu.Unlock()
+	p.o.keeper.setNamed(contact.Members)
 	if ended {
 		return 0
 	}

@@ -252,16 +252,16 @@ func (r *remembered) victimLocked() peerid.ID {
 	order := func(a, b rememberedPeer) int {
 		return cmp.Or(cmp.Compare(told[b.By], told[a.By]), a.Seen.Compare(b.Seen), a.Peer.Compare(b.Peer))
 	}
-	var out *rememberedPeer
+	var out rememberedPeer
 	for _, p := range r.peers {
-		if !p.By.IsZero() && (out == nil || order(p, *out) < 0) {
-			out = &p
+		if !p.By.IsZero() && (out.Peer.IsZero() || order(p, out) < 0) {
+			out = p
 		}
 	}
-	if out == nil {
+	if out.Peer.IsZero() {
 		for _, p := range r.peers {
-			if out == nil || p.compare(*out) > 0 {
-				out = &p
+			if out.Peer.IsZero() || p.compare(out) > 0 {
+				out = p
 			}
 		}
 	}

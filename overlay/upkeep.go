@@ -2,6 +2,7 @@ package overlay
 
 import (
 	"context"
+	crand "crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -27,7 +28,9 @@ const (
 	// connections to: where others look for it (DESIGN §8).
 	nearServers = 3
 	nearEvery   = 2 * time.Minute // how often nearer ones are looked for
-	protectNear = "near"          // tag of their connections
+	// farEvery is how often a walk towards nowhere in particular shows who
+	// else is there: a peer that asks nothing would know its neighbours only.
+	farEvery = 10 * time.Minute
 	// bootstrapTimeout bounds the start's wait for a first member.
 	bootstrapTimeout = 10 * time.Second
 	bootstrapWidth   = 8
@@ -161,6 +164,10 @@ func (o *Overlay) pulse() {
 	if o.nearDue() {
 		o.stayNear()
 	}
+	if time.Since(o.farAt) > farEvery {
+		o.farAt = time.Now()
+		o.lookAround()
+	}
 	if err := o.peers.save(); err != nil {
 		o.log.Error("saving known peers", "err", err)
 	}
@@ -215,7 +222,7 @@ func (o *Overlay) decideRole() {
 	}
 	o.db.setServer()
 	o.gate.greetAll() // tells the role
-	o.publisher.changed()
+	o.publisher.serverFound()
 }
 
 // renew asks for a confirmed certificate while this peer has none or its own
@@ -237,12 +244,13 @@ func (o *Overlay) renew(ctx context.Context) {
 // nearDue says whether it is time to look for the nearest servers: one is not
 // connected any more, or nearer ones may have come.
 func (o *Overlay) nearDue() bool {
-	for _, p := range o.near {
+	near := o.keeper.nearest()
+	for _, p := range near {
 		if _, ok := o.gate.member(p); !ok {
 			return true
 		}
 	}
-	return len(o.near) < min(nearServers, len(o.db.servers())) || time.Since(o.nearAt) > nearEvery
+	return len(near) < min(nearServers, len(o.db.servers())) || time.Since(o.nearAt) > nearEvery
 }
 
 // stayNear connects to the servers nearest this peer's ID, where others look
@@ -251,20 +259,22 @@ func (o *Overlay) stayNear() {
 	ctx, cancel := context.WithTimeout(o.ctx, lookupTimeout)
 	defer cancel()
 	res := o.db.walk(ctx, string(o.host.ID()), nil)
-	// The walk has connected to them; keep these connections, and no others.
-	near := res.nearest[:min(len(res.nearest), nearServers)]
-	for _, p := range o.near {
-		if !slices.Contains(near, p) {
-			o.host.ConnManager().Unprotect(p, protectNear)
-		}
-	}
-	for _, p := range near {
-		o.host.ConnManager().Protect(p, protectNear)
-	}
-	o.near, o.nearAt = near, time.Now()
+	// The walk has connected to them.
+	o.keeper.setNear(res.nearest[:min(len(res.nearest), nearServers)])
+	o.nearAt = time.Now()
 	if len(res.nearest) > 0 {
 		o.publisher.contactChanged()
 	}
+}
+
+// lookAround walks towards a key drawn at random: whom it meets fills the
+// routing table's other parts.
+func (o *Overlay) lookAround() {
+	var key [32]byte
+	crand.Read(key[:])
+	ctx, cancel := context.WithTimeout(o.ctx, lookupTimeout)
+	defer cancel()
+	o.db.walk(ctx, string(key[:]), nil)
 }
 
 // The peers protocol: a list of members with addresses, so that the way back
