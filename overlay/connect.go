@@ -24,8 +24,10 @@ const (
 	// yieldTimeout is how long we wait for the offer that shall come instead
 	// of ours (DESIGN §14.7) before we try again.
 	yieldTimeout = 2 * time.Second
-	// readyTimeout bounds the wait for key confirmation.
-	readyTimeout = 3 * time.Second
+	// readyTimeout bounds the wait for key confirmation; a responder's is
+	// longer, since its answer may be lost on the way and come once more.
+	readyTimeout  = 3 * time.Second
+	answeredReady = offerPatience
 	// respondMax bounds the establishments that others have begun here.
 	respondMax = 256
 	// recentMax bounds the answers kept for offers that come once more.
@@ -284,8 +286,12 @@ func (c *connects) initiate(ctx context.Context, e *establishment) (*pipe.Pipe, 
 }
 
 // ready waits until a pipe can carry data.
-func ready(ctx context.Context, pp *pipe.Pipe) error {
-	t := time.NewTimer(readyTimeout)
+func (e *establishment) ready(ctx context.Context, pp *pipe.Pipe) error {
+	patience := readyTimeout
+	if !e.initiator {
+		patience = answeredReady
+	}
+	t := time.NewTimer(patience)
 	defer t.Stop()
 	select {
 	case <-pp.Ready():

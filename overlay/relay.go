@@ -170,10 +170,19 @@ func (c *connects) open(ctx context.Context, o opening) (*pipe.Pipe, error) {
 		}
 	}()
 	o.agent.session.run(o.remote.Pwd, o.e.initiator)
-	c.tryHeard(o)
+	heard, heardUp := c.tryHeard(o)
 	checked := make(chan tried, 1)
 	c.wg.Go(func() {
-		defer c.retire(o.agent, o.e.peer)
+		defer func() {
+			if !o.e.initiator {
+				// Its checks begin with our answer, which may not be there yet.
+				select {
+				case <-o.e.done:
+				case <-c.ctx.Done():
+				}
+			}
+			c.retire(o.agent, o.e.peer)
+		}()
 		if c.hides(o.e) {
 			checked <- tried{err: errRelayOnly}
 			return
@@ -219,6 +228,16 @@ func (c *connects) open(ctx context.Context, o opening) (*pipe.Pipe, error) {
 	}
 	turnHead := time.NewTimer(turnHeadStart)
 	defer turnHead.Stop()
+	// The rest of the search goes on beside a pipe that is up.
+	goOn := func(pp *pipe.Pipe, failed bool) {
+		later = true
+		unhook()
+		c.wg.Go(func() {
+			defer stopBinds()
+			defer stopChecks()
+			c.goOn(o, pp, checked, relayed, waiting, failed)
+		})
+	}
 	var checkErr, relayErr error
 	for waiting > 0 {
 		var f tried
@@ -229,6 +248,9 @@ func (c *connects) open(ctx context.Context, o opening) (*pipe.Pipe, error) {
 		case <-head.C:
 			bind()
 			continue
+		case <-heardUp:
+			goOn(heard, false)
+			return heard, nil
 		case f = <-checked:
 			if f.err != nil {
 				checkErr = f.err
@@ -259,7 +281,7 @@ func (c *connects) open(ctx context.Context, o opening) (*pipe.Pipe, error) {
 		}
 		pp, err := c.o.pipes.Up(o.session, f.path)
 		if err == nil {
-			err = ready(ctx, pp)
+			err = o.e.ready(ctx, pp)
 		}
 		direct := f.path.Via().IsZero() && !f.turn
 		if err != nil {
@@ -270,13 +292,7 @@ func (c *connects) open(ctx context.Context, o opening) (*pipe.Pipe, error) {
 			continue
 		}
 		if !direct {
-			later = true
-			unhook()
-			c.wg.Go(func() {
-				defer stopBinds()
-				defer stopChecks()
-				c.goOn(o, pp, checked, relayed, waiting, checkErr != nil)
-			})
+			goOn(pp, checkErr != nil)
 		}
 		return pp, nil
 	}
@@ -286,17 +302,23 @@ func (c *connects) open(ctx context.Context, o opening) (*pipe.Pipe, error) {
 // tryHeard uses the address that a check of the peer came from while its answer
 // was on the way, if there is one: only the peer knows the password in the
 // check. That saves the round trip of our own checks, which go on: until the
-// peer has answered from there the pipe sends it little (DESIGN §9).
-func (c *connects) tryHeard(o opening) {
+// peer has answered from there the pipe sends it little (DESIGN §9). It returns
+// the pipe, and what is closed when it is up.
+func (c *connects) tryHeard(o opening) (*pipe.Pipe, <-chan struct{}) {
 	if !o.e.initiator || c.hides(o.e) || c.o.pipes.Pipe(o.e.peer) != nil {
-		return
+		return nil, nil
 	}
 	for _, h := range o.agent.session.early() {
-		if c.o.filter.allowed(h.remote) {
-			_, _ = c.o.pipes.Try(o.session, pipe.Path{Local: h.local, Remote: h.remote}, h.n)
-			return
+		if !c.o.filter.allowed(h.remote) {
+			continue
 		}
+		pp, err := c.o.pipes.Try(o.session, pipe.Path{Local: h.local, Remote: h.remote}, h.n)
+		if err != nil {
+			break
+		}
+		return pp, pp.Ready()
 	}
+	return nil, nil
 }
 
 // unopened ends a session without a path, unless the peer's first packet has

@@ -116,12 +116,14 @@ func (o *Overlay) keepUp() {
 	role := time.NewTimer(serverAfter)
 	defer role.Stop()
 	var compared, asked, remembered time.Time
+	few := orphanRetry // how soon to ask again while few servers are known
 	for {
 		pulse := false
 		select {
 		case <-o.ctx.Done():
 			return
 		case <-o.upkeep:
+			few = orphanRetry
 		case <-role.C:
 		case <-t.C:
 			pulse = true
@@ -141,6 +143,11 @@ func (o *Overlay) keepUp() {
 		if pulse || time.Since(remembered) > rememberPause {
 			remembered = time.Now()
 			o.remember()
+		}
+		if len(o.db.servers()) < fewServers {
+			// Whoever was asked may just not have heard of them yet.
+			next = min(next, few)
+			few = min(2*few, upkeepEvery)
 		}
 		if !o.connected() {
 			next = orphanRetry
