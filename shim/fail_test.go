@@ -6,6 +6,8 @@ import (
 	"errors"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/idloc/idloc/internal/peerid"
 	"github.com/idloc/idloc/shim"
@@ -66,11 +68,17 @@ func TestFailedConnect(t *testing.T) {
 
 // Connects that end without a pipe that works are failures, too.
 func TestPipeClosedBeforeUp(t *testing.T) {
+	synctest.Test(t, testPipeClosedBeforeUp)
+}
+
+func testPipeClosedBeforeUp(t *testing.T) {
 	p := newPair(t, nil)
 	if err := p.a.Shim.Output(udp(p.src, p.dst, "x")); err != nil {
 		t.Fatal(err)
 	}
 	p.ub.next(t)
+	synctest.Wait()              // a packet that meets the pipe as it ends is lost with it
+	time.Sleep(time.Millisecond) // of the bubble: sessions are told apart by when they began
 	for _, pipe := range p.a.Pipes.Pipes() {
 		pipe.Close(nil)
 	}

@@ -146,6 +146,7 @@ func setUp(t *testing.T, l loss, seed uint64) (took time.Duration, dials int) {
 		if l.name != "a third" {
 			break
 		}
+		t.Logf("Dial %d after %v: %v", dials, time.Since(start).Round(time.Millisecond), err)
 	}
 	if err != nil {
 		t.Error(err)
