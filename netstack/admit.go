@@ -121,15 +121,30 @@ func (a *Admission) sent(f flow) {
 // received says whether the packet in b may go on to the stack; if not it was
 // answered. b stays the caller's.
 func (a *Admission) received(v6 bool, b *buffer.Buffer) bool {
-	var head [header.IPv6MinimumSize + header.IPv6FragmentHeaderSize + header.TCPMinimumSize]byte
-	n, _ := b.ReadAt(head[:], 0)
-	if a.Received(v6, head[:n]) {
+	if a.Received(v6, heads(v6, b)) {
 		return true
 	}
 	quote := make([]byte, maxQuote)
-	n, _ = b.ReadAt(quote, 0)
+	n, _ := b.ReadAt(quote, 0)
 	a.Refuse(v6, quote[:n])
 	return false
+}
+
+// heads returns the IP and transport headers of a packet, as far as the end of a
+// TCP header, and perhaps more. Those of TCP lie together; a copy is made of
+// others, a fragment's above all.
+func heads(v6 bool, b *buffer.Buffer) []byte {
+	hl := header.IPv4MinimumSize
+	if v6 {
+		hl = header.IPv6MinimumSize
+	}
+	views := b.AsViewList()
+	if v := views.Front(); v != nil && v.Size() >= hl+header.TCPMinimumSize {
+		return v.AsSlice()
+	}
+	head := make([]byte, header.IPv6MinimumSize+header.IPv6FragmentHeaderSize+header.TCPMinimumSize)
+	n, _ := b.ReadAt(head, 0)
+	return head[:n]
 }
 
 // maxQuote is how much of a refused packet an answer quotes, at most.

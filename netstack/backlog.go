@@ -150,16 +150,15 @@ func (l *link) withinShare(v6 bool, b *buffer.Buffer) bool {
 	if b.Size() > maxSYN {
 		return true
 	}
-	var head [header.IPv6MinimumSize + header.TCPMinimumSize]byte
-	n, _ := b.ReadAt(head[:], 0)
+	head := heads(v6, b)
 	hl := header.IPv4MinimumSize
 	if v6 {
 		hl = header.IPv6MinimumSize
 	}
-	if n < hl+header.TCPMinimumSize {
+	if len(head) < hl+header.TCPMinimumSize {
 		return true
 	}
-	p, ok := parseInner(v6, head[:hl], head[hl:n])
+	p, ok := parseInner(v6, head[:hl], head[hl:])
 	const mask = header.TCPFlagSyn | header.TCPFlagAck
 	if !ok || p.next != byte(header.TCPProtocolNumber) || header.TCPFlags(p.head[13])&mask != header.TCPFlagSyn {
 		return true

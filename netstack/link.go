@@ -46,7 +46,7 @@ const (
 )
 
 // link is the shim as gVisor's link endpoint, and the stack as the shim's
-// Upper. WritePackets runs in the goroutine of whoever sends.
+// Upper. WritePacket runs in the goroutine of whoever sends.
 type link struct {
 	shim  *shim.Shim
 	admit *Admission // nil: everything
@@ -67,6 +67,8 @@ var (
 	_ stack.LinkEndpoint = (*link)(nil)
 	_ stack.GSOEndpoint  = (*link)(nil)
 	_ shim.DatagramUpper = (*link)(nil)
+
+	_ stack.QueueingDiscipline = (*link)(nil)
 )
 
 // Tap sees inner packets, IP header first, whole or the first part; it must
@@ -109,25 +111,32 @@ var packetPool = sync.Pool{New: func() any { return new(shim.Packet) }}
 
 // WritePackets implements stack.LinkWriter.
 func (l *link) WritePackets(pkts stack.PacketBufferList) (int, tcpip.Error) {
+	for n, p := range pkts.AsSlice() {
+		if err := l.WritePacket(p); err != nil {
+			return n, err
+		}
+	}
+	return pkts.Len(), nil
+}
+
+// WritePacket implements stack.QueueingDiscipline: there is no queue, and no
+// list to be made of each packet.
+func (l *link) WritePacket(p *stack.PacketBuffer) tcpip.Error {
 	pk := packetPool.Get().(*shim.Packet)
 	defer packetPool.Put(pk)
-	n := 0
-	for _, p := range pkts.AsSlice() {
-		borrow(pk, p)
-		if tap := l.tap.Load(); tap != nil {
-			(*tap)(true, flat(pk))
-		}
-		if l.admit != nil {
-			l.admit.Sent(pk)
-		}
-		err := l.shim.Output(pk)
-		clear(pk.Payload)
-		if err != nil {
-			return n, &tcpip.ErrHostUnreachable{}
-		}
-		n++
+	borrow(pk, p)
+	if tap := l.tap.Load(); tap != nil {
+		(*tap)(true, flat(pk))
 	}
-	return n, nil
+	if l.admit != nil {
+		l.admit.Sent(pk)
+	}
+	err := l.shim.Output(pk)
+	clear(pk.Payload)
+	if err != nil {
+		return &tcpip.ErrHostUnreachable{}
+	}
+	return nil
 }
 
 // borrow makes pk point into p.

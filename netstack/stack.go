@@ -171,7 +171,7 @@ func (s *Stack) configure() error {
 			return fmt.Errorf("netstack: %T: %s", o, err)
 		}
 	}
-	if err := s.stack.CreateNIC(nicID, s.link); err != nil {
+	if err := s.stack.CreateNICWithOptions(nicID, s.link, stack.NICOptions{QDisc: s.link}); err != nil {
 		return fmt.Errorf("netstack: link: %s", err)
 	}
 	table := s.shim.Table()
