@@ -2,11 +2,13 @@ package netstack
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
 	"net/netip"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -283,5 +285,71 @@ func TestAdmit(t *testing.T) {
 	defer mu.Unlock()
 	if len(asked) != 0 || r.b.Stats().Refused != 4 {
 		t.Errorf("asked %v, refused %d", asked, r.b.Stats().Refused)
+	}
+}
+
+// Many calls of Accept at once, some of which end while a connection comes,
+// have each connection once, and none waits while one of them does.
+func TestManyAccepts(t *testing.T) {
+	const conns, accepts = 100, 4
+	r := newRig(t)
+	nl, err := r.b.ListenTCP("tcp", netip.AddrPort{}, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := nl.(*listener)
+	var accepted atomic.Int64
+	all := make(chan struct{})
+	var wg sync.WaitGroup
+	for range accepts {
+		wg.Go(func() {
+			for {
+				c, err := l.Accept()
+				switch {
+				case err == nil:
+					if accepted.Add(1) == conns {
+						close(all)
+					}
+					_ = c.Close()
+				case errors.Is(err, net.ErrClosed):
+					return
+				}
+			}
+		})
+	}
+	stop := make(chan struct{})
+	wg.Go(func() { // wakes those that wait, with nothing for them
+		tick := time.NewTicker(100 * time.Microsecond)
+		defer tick.Stop()
+		for !isClosed(stop) {
+			<-tick.C
+			_ = l.SetDeadline(time.Unix(1, 0))
+			_ = l.SetDeadline(time.Time{})
+		}
+	})
+	var dials sync.WaitGroup
+	for range 10 {
+		dials.Go(func() {
+			for range conns / 10 {
+				c, err := r.a.DialTCP(testContext(t), "tcp", netip.AddrPort{}, netip.AddrPortFrom(r.b4, port(l.Addr())))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				_ = c.Close()
+			}
+		})
+	}
+	dials.Wait()
+	select {
+	case <-all:
+	case <-testContext(t).Done():
+		t.Errorf("%d accepted of %d", accepted.Load(), conns)
+	}
+	close(stop)
+	_ = l.Close()
+	wg.Wait()
+	if n := accepted.Load(); n != conns {
+		t.Errorf("%d accepted of %d", n, conns)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -32,13 +33,15 @@ type listener struct {
 	handed    chan net.Conn // connections that were made outside of the stack
 	deadline  deadline
 
-	limit   int // of the backlog
-	waiting backlog
-	arrived chan struct{} // for pump: gVisor's queue is not empty
-	taken   chan struct{} // for pump: the backlog has room
-	ready   chan struct{} // for Accept: the backlog is not empty
-	entry   waiter.Entry
-	pumping sync.WaitGroup
+	limit     int // of the backlog
+	waiting   backlog
+	accepting atomic.Int32  // calls of Accept that wait
+	arrived   chan struct{} // for pump: gVisor's queue is not empty
+	taken     chan struct{} // for pump: the backlog has room
+	ready     chan struct{} // for Accept: the backlog or gVisor's queue is not empty
+	entry     waiter.Entry
+	moving    sync.Mutex // held by the one that moves, so that the order stays
+	pumping   sync.WaitGroup
 }
 
 var _ net.Listener = (*listener)(nil)
@@ -92,10 +95,11 @@ func (s *Stack) listenTCP(network string, addr netip.AddrPort, backlog int) (*li
 		closed:  make(chan struct{}),
 		handed:  make(chan net.Conn, min(backlog, maxHanded)),
 		limit:   backlog,
+		arrived: make(chan struct{}, 1),
 		taken:   make(chan struct{}, 1),
 		ready:   make(chan struct{}, 1),
 	}
-	l.entry, l.arrived = waiter.NewChannelEntry(waiter.ReadableEvents | waiter.EventHUp | waiter.EventErr)
+	l.entry = waiter.NewFunctionEntry(waiter.ReadableEvents|waiter.EventHUp|waiter.EventErr, l.notify)
 	wq.EventRegister(&l.entry)
 	if !s.claim(l) {
 		ep.Close()
@@ -147,16 +151,24 @@ func (l *listener) covers(o *listener) bool {
 	return b.Is6() || !l.only6
 }
 
+// notify is called by gVisor, with locks of its own held, when its queue is not
+// empty. An Accept that waits is woken rather than pump: one goroutine less that
+// a new connection has to wait for. If that call has its connection already
+// what came stays in gVisor's queue until the next call or the next connection.
+func (l *listener) notify(waiter.EventMask) {
+	if l.accepting.Load() > 0 {
+		nudge(l.ready)
+	} else {
+		nudge(l.arrived)
+	}
+}
+
 // pump moves connections from gVisor's queue, which one peer could fill, to
 // the backlog until l is closed.
 func (l *listener) pump() {
 	for {
-		for l.waiting.len() < l.limit {
-			ep, wq, err := l.ep.Accept(nil)
-			if err != nil {
-				break
-			}
-			l.queue(ep, wq)
+		if l.move(); l.waiting.len() > 0 {
+			nudge(l.ready)
 		}
 		select {
 		case <-l.arrived:
@@ -164,6 +176,19 @@ func (l *listener) pump() {
 		case <-l.closed:
 			return
 		}
+	}
+}
+
+// move empties gVisor's queue as far as the backlog has room.
+func (l *listener) move() {
+	l.moving.Lock()
+	defer l.moving.Unlock()
+	for l.waiting.len() < l.limit {
+		ep, wq, err := l.ep.Accept(nil)
+		if err != nil {
+			return
+		}
+		l.queue(ep, wq)
 	}
 }
 
@@ -185,9 +210,7 @@ func (l *listener) queue(ep tcpip.Endpoint, wq *waiter.Queue) {
 	if !l.waiting.push(c) {
 		l.leave(c, 0)
 		c.abort()
-		return
 	}
-	nudge(l.ready)
 }
 
 // shared says whether c counts: not if it comes from this node itself.
@@ -222,22 +245,36 @@ func (l *listener) accept() (net.Conn, error) {
 		case isClosed(expired):
 			return nil, os.ErrDeadlineExceeded
 		}
+		l.move()
 		if c, left := l.waiting.pop(); c != nil {
 			if left > 0 { // for another Accept that waits
 				nudge(l.ready)
 			}
-			nudge(l.taken)
+			if left == l.limit-1 { // pump has stopped
+				nudge(l.taken)
+			}
 			l.leave(c, 1)
 			return c, nil
 		}
-		select {
-		case c := <-l.handed:
+		if c := l.wait(expired); c != nil {
 			return c, nil
-		case <-l.ready:
-		case <-expired:
-		case <-l.closed:
 		}
 	}
+}
+
+// wait waits until there may be something for Accept to do. It returns a
+// connection that was made outside of the stack.
+func (l *listener) wait(expired <-chan struct{}) net.Conn {
+	l.accepting.Add(1)
+	defer l.accepting.Add(-1)
+	select {
+	case c := <-l.handed:
+		return c
+	case <-l.ready:
+	case <-expired:
+	case <-l.closed:
+	}
+	return nil
 }
 
 // Close implements net.Listener. Connections that nobody accepted are reset.

@@ -139,8 +139,7 @@ func (s *Stack) dialTCP(ctx context.Context, network string, laddr, raddr netip.
 	if !raddr.Addr().IsValid() {
 		return nil, errNoAddress
 	}
-	unpin := s.pin(raddr.Addr())
-	defer unpin()
+	defer s.unpinPeer(s.pinPeer(raddr.Addr()))
 	wq := new(waiter.Queue)
 	ep, err := s.newTCP(protocolOf(raddr.Addr()), wq)
 	if err != nil {
