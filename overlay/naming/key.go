@@ -67,6 +67,9 @@ func isKey(s string) bool {
 // PeerLabel returns the peer that a label names by itself, without the
 // database: the base36 form of its ID, in either case, and no other spelling.
 func PeerLabel(label string) (peerid.ID, bool) {
+	if label == "" || label[0]|0x20 != 'k' {
+		return peerid.ID{}, false // at once: each Dial asks
+	}
 	id, err := peerid.ParseLabel(label)
 	if err != nil || id.Label() != strings.ToLower(label) {
 		return peerid.ID{}, false
