@@ -25,11 +25,10 @@ func segment(in bool, seq, ack uint32, flags byte, n, options int) *Packet {
 // ackRig is a mapping without a pipe, so that what is released is gone, and
 // its slot with the timer off.
 func ackRig() (*Shim, *mapping, *ackSlot) {
-	m := new(mapping)
-	m.acks.Store(new(acks))
-	a := m.acks.Load().slot(ackFlow(false, 1, 2))
-	a.armed = true
-	return new(Shim), m, a
+	s, m := new(Shim), new(mapping)
+	all := s.watchAcks(m)
+	all.armed.Store(true)
+	return s, m, all.slot(ackFlow(false, 1, 2))
 }
 
 func TestHoldAck(t *testing.T) {
@@ -70,6 +69,121 @@ func TestHoldAck(t *testing.T) {
 	}
 }
 
+// Where a connection begins and ends.
+func TestHoldAckEnds(t *testing.T) {
+	const ack, synack, fin = byte(flagACK), byte(flagSYN | flagACK), byte(flagFIN | flagACK)
+	in := func(seq uint32, flags byte, n int) *Packet { return segment(true, seq, 500, flags, n, 12) }
+	out := func(ackNo uint32, flags byte, n int) *Packet { return segment(false, 500, ackNo, flags, n, 12) }
+	type step struct {
+		in   *Packet // nil: nothing comes in
+		out  *Packet
+		held bool // out was kept
+		has  bool // something is held after it
+	}
+	for what, tt := range map[string]struct {
+		steps []step
+		paid  int32 // acknowledgements that something else carried
+	}{
+		"the client's data carry it": {[]step{{in(99, synack, 0), out(100, ack, 0), true, true}, {nil, out(100, ack, 10), false, false}}, 1},
+		"the client's FIN does":      {[]step{{in(99, synack, 0), out(100, ack, 0), true, true}, {nil, out(100, fin, 0), false, false}}, 1},
+		"a reset does not":           {[]step{{in(99, synack, 0), out(100, ack, 0), true, true}, {nil, out(100, ack|flagRST, 0), false, false}}, 0},
+		"the server speaks first": {[]step{{in(99, synack, 0), out(100, ack, 0), true, true},
+			{in(100, ack, 100), out(200, ack, 0), false, false}}, 0},
+		"our FIN carries it":       {[]step{{in(100, fin, 0), out(101, ack, 0), true, true}, {nil, out(101, fin, 0), false, false}}, 1},
+		"with the last data":       {[]step{{in(100, fin, 100), out(201, ack, 0), true, true}, {nil, out(201, fin, 0), false, false}}, 1},
+		"the data but not the FIN": {[]step{{in(100, fin, 100), out(200, ack, 0), false, false}}, 0},
+		"we have closed":           {[]step{{in(90, ack, 10), out(100, fin, 0), false, false}, {in(100, fin, 0), out(101, ack, 0), true, true}}, 0},
+		"and it is sent again":     {[]step{{in(90, ack, 10), out(100, fin, 0), false, false}, {in(100, fin, 0), out(101, ack, 0), true, true}, {nil, out(101, ack, 0), false, false}}, 0},
+		"a reset came":             {[]step{{in(100, fin|flagRST, 0), out(101, ack, 0), false, false}}, 0},
+	} {
+		s, m, a := ackRig()
+		for i, st := range tt.steps {
+			if st.in != nil {
+				s.ackExpect(m, false, st.in.Transport, st.in.Size)
+			}
+			if held := s.holdAck(m, st.out); held != st.held || a.has != st.has {
+				t.Errorf("%s, step %d: kept %v, held after %v", what, i, held, a.has)
+			}
+		}
+		all, port := m.acks.Load(), ackPort(a.flow)
+		if paid := all.opens[port].score.Load() + all.closes[port].score.Load(); paid != tt.paid {
+			t.Errorf("%s: %d were carried, want %d", what, paid, tt.paid)
+		}
+	}
+}
+
+// Of what comes in quickly every other acknowledgement goes, and the first ones
+// after a pause.
+func TestHoldAckDense(t *testing.T) {
+	s, m, a := ackRig()
+	const size = 60000
+	seq := uint32(1<<32 - 3*size) // it wraps
+	come := func() {
+		s.ackExpect(m, false, segment(true, seq, 0, flagACK, 0, 12).Transport, size)
+		seq += size
+	}
+	ack := func() *Packet { return segment(false, 500, seq, flagACK, 0, 12) }
+	for i, want := range []bool{false, true, false, true, false, true, false} {
+		come()
+		if held := s.holdAck(m, ack()); held != want || a.has != want {
+			t.Errorf("%d: kept %v, held after %v", i, held, a.has)
+		}
+		a.sent = time.Since(start) + time.Hour // whatever this machine does meanwhile
+	}
+	come()
+	a.sent = time.Since(start) - 2*ackDense
+	if s.holdAck(m, ack()) {
+		t.Error("held after a pause")
+	}
+	come()
+	a.sent = time.Since(start) + time.Hour
+	if !s.holdAck(m, ack()) {
+		t.Error("not held")
+	}
+	if s.holdAck(m, ack()) || a.has {
+		t.Error("a duplicate does not go, or not what it repeats")
+	}
+	if score := a.many.score.Load(); score != 3 {
+		t.Errorf("%d were carried, want 3", score)
+	}
+}
+
+// A service whose clients wait for it to speak is told of its connections at
+// once, whichever flow it is, but for one now and then.
+func TestHoldAckOpensTrust(t *testing.T) {
+	s, m, _ := ackRig()
+	all := m.acks.Load()
+	open := func(client, service uint16) (held bool) {
+		in, out := segment(true, 99, 500, flagSYN|flagACK, 0, 12), segment(false, 500, 100, flagACK, 0, 12)
+		for _, p := range []*Packet{in, out} {
+			binary.BigEndian.PutUint16(p.Transport, client)
+			binary.BigEndian.PutUint16(p.Transport[2:], service)
+		}
+		binary.BigEndian.PutUint16(in.Transport, service)
+		binary.BigEndian.PutUint16(in.Transport[2:], client)
+		a := all.slot(ackFlow(false, client, service))
+		s.ackExpect(m, false, in.Transport, 0)
+		if held = s.holdAck(m, out); held {
+			a.since = time.Since(start) - 2*ackHold
+			s.ackTimeout(m, all)
+			all.armed.Store(true)
+		}
+		return held
+	}
+	held := 0
+	for i := range uint16(10 * ackPenalty) {
+		if open(30000+i, 22) {
+			held++
+		}
+	}
+	if held < 9 || held > 11 {
+		t.Errorf("%d held of %d", held, 10*ackPenalty)
+	}
+	if !open(40000, 80) {
+		t.Error("another service has to suffer for it")
+	}
+}
+
 // Large segments are not requests, and another flow's are not this one's.
 func TestHoldAckNot(t *testing.T) {
 	s, m, a := ackRig()
@@ -96,11 +210,11 @@ func TestHoldAckTrust(t *testing.T) {
 		if s.holdAck(m, segment(false, 500, seq, flagACK, 0, 0)) {
 			held++
 			a.since = time.Since(start) - 2*ackHold
-			s.ackTimeout(m, a)
+			s.ackTimeout(m, m.acks.Load())
 			if a.has {
 				t.Fatal("still held after its time")
 			}
-			a.armed = true
+			m.acks.Load().armed.Store(true)
 		}
 	}
 	if held < 9 || held > 11 {

@@ -63,7 +63,8 @@
 //	output.go    packets down, segmentation   DESIGN §13
 //	datagram.go  UDP without IP packets       DESIGN §6
 //	bare.go      UDP with null encapsulation  draft §4.3
-//	ack.go       acknowledgements that a reply carries  RFC 9293 §3.8.6.3
+//	ack.go       acknowledgements that something else carries  RFC 9293 §3.8.6.3
+//	opening.go   connections whose client speaks at once
 //	dense.go     small packets in quick succession
 //	input.go     runs up, TCP merged          DESIGN §13
 //	lend.go      packets up without a View

@@ -142,6 +142,9 @@ func (s *Shim) run(u Upper, r *run, m *mapping, p *pipe.Pipe, v6 bool, b []byte,
 			s.lend(packets, r, &r.packets[i], v6, src, dst, o)
 			continue
 		}
+		if k := &r.packets[i]; k.next == protoTCP && !k.isFrag {
+			s.opened(u, m, k, v6, src, dst)
+		}
 		s.deliver(u, m, index, &r.packets[i], v6, src, dst, view)
 	}
 	view.Release()

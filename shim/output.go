@@ -278,6 +278,7 @@ func (s *Shim) sendOne(m *mapping, p *pipe.Pipe, pk *Packet, in parsed, n int) {
 	}
 	in.write(r, pk)
 	b.Seal()
+	m.rideAlong(b, pk.V6)
 	s.flush(b)
 }
 
