@@ -92,7 +92,8 @@
 // kad-dht's own refresh is off: it walks towards every bucket of a young table,
 // which in an overlay of some hundred servers is a connection to each. A table
 // is filled by what a peer asks anyway, by a walk towards its own ID every two
-// minutes, and by one towards nowhere in particular every ten.
+// minutes, and by one towards nowhere in particular every ten; every twenty
+// seconds as long as that brings members and fewer than 48 are connected.
 //
 // # Who keeps the database
 //

@@ -2,7 +2,6 @@ package overlay
 
 import (
 	"context"
-	"sync"
 	"time"
 
 	dsq "github.com/ipfs/go-datastore/query"
@@ -13,7 +12,6 @@ import (
 )
 
 const (
-	handOverWidth   = 8
 	handOverTimeout = 30 * time.Second
 	// handOverEvery is how soon the same server may be given records again.
 	handOverEvery = 10 * time.Minute
@@ -29,33 +27,22 @@ func (d *database) handOver(ctx context.Context, p peer.ID) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, handOverTimeout)
 	defer cancel()
-	records := make(chan *recpb.Record)
-	var wg sync.WaitGroup
-	for range handOverWidth {
-		wg.Go(func() {
-			for rec := range records {
-				ctx, cancel := context.WithTimeout(ctx, askTimeout)
-				_ = d.rpc.PutValue(ctx, p, rec)
-				cancel()
-			}
-		})
-	}
 	n := 0
 	set := d.handOverSet(p)
 	for _, rec := range d.records(ctx) {
-		if set.responsible(string(rec.GetKey())) {
-			n++
-			select {
-			case records <- rec:
-			case <-ctx.Done():
-			}
-		}
 		if ctx.Err() != nil {
 			break
 		}
+		if !set.responsible(string(rec.GetKey())) {
+			continue
+		}
+		n++
+		// One at a time: all requests to a peer share one stream, and a lookup
+		// must not wait for a queue of these.
+		ctx, cancel := context.WithTimeout(ctx, askTimeout)
+		_ = d.rpc.PutValue(ctx, p, rec)
+		cancel()
 	}
-	close(records)
-	wg.Wait()
 	d.log.Debug("records handed over", "to", p, "count", n)
 }
 

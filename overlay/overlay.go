@@ -69,6 +69,7 @@ type Overlay struct {
 	backAt  time.Time // when a dial-back was last asked for; of keepUp
 	nearAt  time.Time // when the nearest servers were last looked for
 	farAt   time.Time // when others were
+	farSaw  int       // how many members were connected then
 	ctx     context.Context
 	cancel  context.CancelFunc
 	wg      sync.WaitGroup

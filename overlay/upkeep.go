@@ -31,6 +31,10 @@ const (
 	// farEvery is how often a walk towards nowhere in particular shows who
 	// else is there: a peer that asks nothing would know its neighbours only.
 	farEvery = 10 * time.Minute
+	// meshBelow is up to how many connected members there is one with each
+	// pulse that has brought others: in an overlay no larger than that everybody
+	// is connected, and a lookup is one round trip.
+	meshBelow = connsLow / 2
 	// bootstrapTimeout bounds the start's wait for a first member.
 	bootstrapTimeout = 10 * time.Second
 	bootstrapWidth   = 8
@@ -171,8 +175,8 @@ func (o *Overlay) pulse() {
 	if o.nearDue() {
 		o.stayNear()
 	}
-	if time.Since(o.farAt) > farEvery {
-		o.farAt = time.Now()
+	if n := len(all); time.Since(o.farAt) > farEvery || n < meshBelow && n != o.farSaw {
+		o.farAt, o.farSaw = time.Now(), n
 		o.lookAround()
 	}
 	if err := o.peers.save(); err != nil {
