@@ -1,8 +1,11 @@
 package shim_test
 
 import (
+	"fmt"
 	"runtime"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/idloc/idloc/shim"
 	"github.com/idloc/idloc/shim/shimtest"
@@ -71,4 +74,38 @@ func BenchmarkIdlePipes(b *testing.B) {
 		b.ReportMetric(size*10_000/(1<<20), "MiB/10000-pipe-node")
 		b.ReportMetric(float64(goroutines)/10_000, "goroutines/pipe")
 	}
+}
+
+// A pipe that nobody uses closes at both ends, and the next packet, from either
+// side, opens another: what waited for it is delivered, nothing is told to the
+// flows above (draft §4.2).
+func TestIdleReopens(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t, nil)
+		back, _ := p.b.Table.Self()
+		to, _ := p.b.LSI(t, p.a)
+		for round := range 3 {
+			from, upper, packet := p.a, p.ub, udp(p.src, p.dst, fmt.Sprint("round ", round))
+			if round == 1 {
+				from, upper, packet = p.b, p.ua, udp(back, to, fmt.Sprint("round ", round))
+			}
+			if err := from.Shim.Output(packet); err != nil {
+				t.Fatal(err)
+			}
+			if b := upper.next(t); string(b[28:]) != fmt.Sprint("round ", round) {
+				t.Fatalf("delivered %q", b)
+			}
+			if n := p.a.Connects.Load() + p.b.Connects.Load(); n != int64(round+1) {
+				t.Errorf("round %d: %d Connects", round, n)
+			}
+			time.Sleep(6 * time.Minute) // of the bubble: longer than pipe.Config.IdleTimeout
+			synctest.Wait()
+			if n := len(p.a.Pipes.Pipes()) + len(p.b.Pipes.Pipes()); n != 0 {
+				t.Fatalf("round %d: %d pipes are open after an idle time", round, n)
+			}
+			if len(p.ua.got)+len(p.ub.got) > 0 {
+				t.Errorf("round %d: the stacks were told something", round)
+			}
+		}
+	})
 }
