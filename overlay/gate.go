@@ -68,6 +68,8 @@ type gate struct {
 	// for them may come when the connection is gone already.
 	refusals map[peer.ID]refusal
 	timers   map[network.Conn]*time.Timer
+	// greeting are members that are told something new; true: once more.
+	greeting map[peer.ID]bool
 }
 
 // refusal is the end of a hello.
@@ -97,6 +99,7 @@ func newGate(h host.Host, proto protocol.ID, log *slog.Logger) *gate {
 		timers:  map[network.Conn]*time.Timer{},
 
 		refusals: map[peer.ID]refusal{},
+		greeting: map[peer.ID]bool{},
 	}
 	g.ctx, g.cancel = context.WithCancel(context.Background())
 	return g
@@ -468,15 +471,34 @@ func (g *gate) greetAll() {
 	}
 }
 
-// greetAgain says a new hello to a member, if it is connected.
+// greetAgain says a new hello to a member, if it is connected; one after the
+// other, so that the newest is the one that stays.
 func (g *gate) greetAgain(p peer.ID) {
-	if _, ok := g.member(p); !ok {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	d := g.doors[p]
+	_, busy := g.greeting[p]
+	if d == nil || d.member == nil || g.closed {
 		return // or says the new one anyway, once it is
 	}
-	for _, c := range g.host.Network().ConnsToPeer(p) {
-		g.spawn(func() { g.greet(c) })
-		break
+	if g.greeting[p] = busy; busy {
+		return
 	}
+	g.wg.Go(func() {
+		for again := true; again; {
+			for _, c := range g.host.Network().ConnsToPeer(p) {
+				g.greet(c)
+				break
+			}
+			g.mu.Lock()
+			if again = g.greeting[p] && g.ctx.Err() == nil; again {
+				g.greeting[p] = false
+			} else {
+				delete(g.greeting, p)
+			}
+			g.mu.Unlock()
+		}
+	})
 }
 
 // admitted waits until the peer behind s is through the gate, as long as the

@@ -13,7 +13,16 @@ import (
 func TestKeeper(t *testing.T) {
 	t.Parallel()
 	earth := founded(t, "earth")
-	mars, venus := earth.join(t, "mars"), earth.join(t, "venus")
+	// No contact record names mars, which forwards nothing.
+	mars := newNode(t, nil)
+	token, err := earth.Invite(InviteOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := mars.config("mars")
+	cfg.NoRelay = true
+	mars.run(Join(t.Context(), token, cfg))
+	venus := earth.join(t, "venus")
 	spared := func(at, of *node) bool { return at.host.ConnManager().IsProtected(of.host.ID(), protectTheirs) }
 	const soon = 10 * time.Second
 	await(t, "the server spares whom it is named by", soon, func() bool {

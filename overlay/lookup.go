@@ -61,9 +61,16 @@ type walkResult struct {
 }
 
 // complete says whether enough of the servers nearest the key have answered
-// for "there is no record" to be believed: more than half of those that
-// should keep it.
-func (r walkResult) complete() bool { return r.answered > r.failed }
+// for "there is no record" to be believed: twice as many as have not. Some of
+// those that answer may lie.
+func (r walkResult) complete() bool { return len(r.nearest)+r.itself() >= max(1, 2*r.failed) }
+
+func (r walkResult) itself() int {
+	if r.self {
+		return 1
+	}
+	return 0
+}
 
 // small says whether so few servers are known that each keeps every record.
 func (d *database) small() bool {
