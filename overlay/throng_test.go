@@ -244,7 +244,7 @@ func TestThrong(t *testing.T) {
 //
 //	go test -run - -bench Throng -benchtime 1x -timeout 30m ./overlay
 func BenchmarkThrong(b *testing.B) {
-	for _, n := range []int{10, 100, 1000} {
+	for _, n := range []int{10, 100, 300, 1000} {
 		b.Run(fmt.Sprintf("peers=%d", n), func(b *testing.B) {
 			runtime.GC()
 			var before, after runtime.MemStats
