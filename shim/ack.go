@@ -29,12 +29,6 @@ import (
 // of the next connection say, and shares its system call. A flow has one of
 // each, so there it is the service, by its port, that is trusted or not.
 //
-// And where much comes in quickly, one of two: that of a large segment, or of
-// several that came as one, is held if the one before went no longer than
-// ackDense ago, and the next goes in its place. It is what RFC 9293 has of full
-// segments, with super packets; a window that two of them fill is not held up,
-// because then they are not that dense.
-//
 // What says more than "I have all until here" is never held: duplicates, from
 // which the peer learns of a loss, selective acknowledgements, window updates.
 
@@ -44,8 +38,7 @@ const (
 	ackSlots   = 16   // flows of a peer that are watched at once
 	ackPenalty = 32   // acknowledgements not held after too many that waited in vain
 	ackMaxLen  = tcpMinLen + 12
-	ackDense   = 200 * time.Microsecond // between acknowledgements of a fast flow
-	ackPorts   = 16                     // services of a peer that are told apart, by the hash of the port
+	ackPorts   = 16 // services of a peer that are told apart, by the hash of the port
 )
 
 // acks are the flows of a mapping that are watched.
@@ -87,14 +80,12 @@ func (t *ackTrust) try() bool {
 type ackSlot struct {
 	mu      sync.Mutex // guards what follows; held while a held packet is sent
 	flow    uint64
-	expects bool          // an acknowledgement of next, which was not sent yet
-	next    uint32        // sequence number
-	trust   *ackTrust     // of what is expected
-	ended   bool          // our FIN went out
-	last    bool          // what is expected follows the second FIN
-	data    ackTrust      // of the flow's segments
-	many    ackTrust      // of its large ones
-	sent    time.Duration // when that of a large one went
+	expects bool      // an acknowledgement of next, which was not sent yet
+	next    uint32    // sequence number
+	trust   *ackTrust // of what is expected
+	ended   bool      // our FIN went out
+	last    bool      // what is expected follows the second FIN
+	data    ackTrust  // of the flow's segments
 
 	has   bool      // the rest is of the one that is held
 	held  *ackTrust // by whose trust
@@ -150,7 +141,7 @@ func (s *Shim) watchAcks(m *mapping) *acks {
 func (s *Shim) ackExpect(m *mapping, v6 bool, th []byte, n int) {
 	const answer = flagSYN | flagACK
 	opens, closes := th[13]&answer == answer, th[13]&flagFIN != 0
-	if th[13]&flagRST != 0 || n == 0 && !opens && !closes {
+	if th[13]&flagRST != 0 || n > ackSmall || n == 0 && !opens && !closes {
 		return
 	}
 	flow := ackFlow(v6, binary.BigEndian.Uint16(th[2:]), binary.BigEndian.Uint16(th[0:]))
@@ -159,9 +150,8 @@ func (s *Shim) ackExpect(m *mapping, v6 bool, th []byte, n int) {
 	a.mu.Lock()
 	if a.flow != flow || opens {
 		s.releaseAck(m, a)
-		a.flow, a.ended, a.sent = flow, false, 0
+		a.flow, a.ended = flow, false
 		a.data.score.Store(0)
-		a.many.score.Store(0)
 	}
 	if opens || closes {
 		n++ // a SYN and a FIN count as a byte
@@ -174,8 +164,6 @@ func (s *Shim) ackExpect(m *mapping, v6 bool, th []byte, n int) {
 		a.trust, a.last = &all.lasts[ackPort(flow)], true
 	case closes:
 		a.trust = &all.closes[ackPort(flow)]
-	case n > ackSmall:
-		a.trust = &a.many
 	}
 	a.expects, a.next = true, binary.BigEndian.Uint32(th[4:])+uint32(n)
 	a.mu.Unlock()
@@ -219,10 +207,6 @@ func (s *Shim) holdAck(m *mapping, pk *Packet) bool {
 	if a.has {
 		if int32(ack-binary.BigEndian.Uint32(a.head[8:])) > 0 && len(th) <= ackMaxLen {
 			a.has, a.expects = false, false
-			if a.held == &a.many {
-				a.held.paid()
-				a.sent = time.Since(start)
-			}
 			return false
 		}
 		s.releaseAck(m, a)
@@ -231,19 +215,11 @@ func (s *Shim) holdAck(m *mapping, pk *Packet) bool {
 		return false
 	}
 	a.expects = false
-	now := time.Since(start)
-	if a.trust == &a.many {
-		was := a.sent
-		a.sent = now
-		if now-was > ackDense {
-			return false
-		}
-	}
 	if !a.trust.try() {
 		return false
 	}
 	a.has, a.held, a.v6, a.n = true, a.trust, pk.V6, copy(a.head[:], th)
-	a.since = now
+	a.since = time.Since(start)
 	if a.last {
 		all.rides.Store(a)
 	}

@@ -112,42 +112,6 @@ func TestHoldAckEnds(t *testing.T) {
 	}
 }
 
-// Of what comes in quickly every other acknowledgement goes, and the first ones
-// after a pause.
-func TestHoldAckDense(t *testing.T) {
-	s, m, a := ackRig()
-	const size = 60000
-	seq := uint32(1<<32 - 3*size) // it wraps
-	come := func() {
-		s.ackExpect(m, false, segment(true, seq, 0, flagACK, 0, 12).Transport, size)
-		seq += size
-	}
-	ack := func() *Packet { return segment(false, 500, seq, flagACK, 0, 12) }
-	for i, want := range []bool{false, true, false, true, false, true, false} {
-		come()
-		if held := s.holdAck(m, ack()); held != want || a.has != want {
-			t.Errorf("%d: kept %v, held after %v", i, held, a.has)
-		}
-		a.sent = time.Since(start) + time.Hour // whatever this machine does meanwhile
-	}
-	come()
-	a.sent = time.Since(start) - 2*ackDense
-	if s.holdAck(m, ack()) {
-		t.Error("held after a pause")
-	}
-	come()
-	a.sent = time.Since(start) + time.Hour
-	if !s.holdAck(m, ack()) {
-		t.Error("not held")
-	}
-	if s.holdAck(m, ack()) || a.has {
-		t.Error("a duplicate does not go, or not what it repeats")
-	}
-	if score := a.many.score.Load(); score != 3 {
-		t.Errorf("%d were carried, want 3", score)
-	}
-}
-
 // A service whose clients wait for it to speak is told of its connections at
 // once, whichever flow it is, but for one now and then.
 func TestHoldAckOpensTrust(t *testing.T) {
