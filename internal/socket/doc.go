@@ -32,7 +32,7 @@
 // QUIC answers strangers: a stateless reset to a short header it does not
 // know, version negotiation to a version it does not know. On a shared port
 // either would tell a scanner what listens here, so a view lets through only
-// what can be a QUIC version 1 handshake, rate-limited, and short headers only
+// what begins a QUIC version 1 handshake, rate-limited, and short headers only
 // from those we are talking with (quicgate.go).
 //
 //	file                section
@@ -41,6 +41,7 @@
 //	source.go           RFC 6724 §5 (through the system's own choice), RFC 1122 §3.3.4.2
 //	kernel*.go          RFC 8899 §4.2 (don't-fragment on every datagram)
 //	quicgate.go         RFC 8999 §5, RFC 9000 §10.3, §14.1, §17.2
+//	quicinitial.go      RFC 9001 §5.2 to §5.4
 //	sources.go          RFC 9000 §8.1, §21.10
 //	quicview.go         net.PacketConn
 //	watch*.go           rtnetlink(7)

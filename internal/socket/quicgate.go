@@ -107,8 +107,8 @@ func varint(b []byte) (v uint64, rest []byte, ok bool) {
 // quic passes one datagram to the views that may answer for it, or drops it.
 // d is borrowed.
 //
-// What comes through: first packets (Initial, padded, of version 1) from
-// anyone, as many as the limiter lets; everything else only from addresses
+// What comes through: first packets (Initial, padded, of version 1, and such
+// that they open) from anyone, as many as the limiter lets; everything else only from addresses
 // that sent us such a packet or that we sent QUIC to, in the last minute; and,
 // from other addresses, as many as the limiter lets of short headers with a
 // connection ID that one of those used: a peer whose NAT gave it another port,
@@ -168,6 +168,9 @@ func (c *Conn) quic(d []byte, from netip.AddrPort) {
 		return
 	case h.kind == longInitial && !p.limit.allow(from):
 		c.count.drop(dropQUICRate)
+		return
+	case h.kind == longInitial && !known && !opensInitial(d, h):
+		c.count.drop(dropQUICForged)
 		return
 	case h.kind == longInitial:
 		p.sources.heard(key, c.id)

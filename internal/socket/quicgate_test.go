@@ -24,7 +24,32 @@ func longPacket(kind byte, version byte, dcid, scid, size int) []byte {
 	}
 	n := max(size-len(b)-2, 0)
 	b = append(b, 0x40|byte(n>>8), byte(n))
-	return append(b, make([]byte, n)...)
+	at := len(b)
+	b = append(b, make([]byte, n)...)
+	if kind == longInitial && version == 1 && dcid <= maxCID && n >= 20 {
+		protect(b, at)
+	}
+	return b
+}
+
+// protect seals a client's first Initial packet whose number, of one byte,
+// stands at at; the last 16 bytes are for the tag.
+func protect(b []byte, at int) {
+	k, err := newInitialKeys(b[6 : 6+b[5]])
+	if err != nil {
+		panic(err)
+	}
+	n := int(b[0]&3) + 1
+	pn := uint32(0)
+	for _, c := range b[at : at+n] {
+		pn = pn<<8 | uint32(c)
+	}
+	k.packet.Seal(b[at+n:at+n], k.nonce(pn), b[at+n:len(b)-16], b[:at+n])
+	m := k.mask(b[at+4 : at+20])
+	b[0] ^= m[0] & 0x0f
+	for i := range n {
+		b[at+i] ^= m[1+i]
+	}
 }
 
 func shortPacket(size int) []byte { return append([]byte{0x40}, make([]byte, size-1)...) }
@@ -90,6 +115,9 @@ func TestGate(t *testing.T) {
 	}{
 		{"first Initial", longPacket(longInitial, 1, 8, 4, 1200), dropReasons, dropReasons},
 		{"Initial with an empty source ID", longPacket(longInitial, 1, 20, 0, 1252), dropReasons, dropReasons},
+		{"Initial of made-up bytes", forged(longPacket(longInitial, 1, 8, 4, 1200), 600), dropQUICForged, dropReasons},
+		{"Initial with another connection ID", forged(longPacket(longInitial, 1, 8, 4, 1200), 6), dropQUICForged, dropReasons},
+		{"Initial with another packet number", forged(longPacket(longInitial, 1, 8, 4, 1200), 22), dropQUICForged, dropReasons},
 		{"Initial not padded", longPacket(longInitial, 1, 8, 4, 1199), dropQUICStranger, dropReasons},
 		{"Initial to an ID of ours", longPacket(longInitial, 1, 4, 8, 1200), dropQUICStranger, dropReasons},
 		{"Handshake", longPacket(longHandshake, 1, 8, 4, 300), dropQUICStranger, dropReasons},
@@ -125,6 +153,12 @@ func TestGate(t *testing.T) {
 			}
 		}
 	}
+}
+
+// forged is b with another bit at at.
+func forged(b []byte, at int) []byte {
+	b[at] ^= 0x10
+	return b
 }
 
 func TestGateForgetsAfterAMinute(t *testing.T) {
@@ -334,6 +368,9 @@ func FuzzParseLong(f *testing.F) {
 		h, bad := parseLong(b)
 		if bad == dropReasons && (len(h.dcid) > maxCID || len(h.scid) > maxCID || b[4] != 1 || len(b) < 7+len(h.dcid)+len(h.scid)+17) {
 			t.Errorf("%x: %+v", b, h)
+		}
+		if bad == dropReasons && h.kind == longInitial {
+			opensInitial(b, h)
 		}
 	})
 }

@@ -18,6 +18,7 @@ const (
 	dropQUICVersion                    // a long header of another version
 	dropQUICLength                     // lengths that no QUIC packet has
 	dropQUICStranger                   // from an address that we do not speak QUIC with
+	dropQUICForged                     // a first packet that does not open
 	dropQUICRate                       // too many first packets from this source
 	dropQueueFull                      // a view's oldest datagram made room for a newer
 	dropReadError                      // the system reported an error instead of a datagram
@@ -36,6 +37,7 @@ var dropNames = [dropReasons]string{
 	dropQUICVersion:  "quic-version",
 	dropQUICLength:   "quic-length",
 	dropQUICStranger: "quic-stranger",
+	dropQUICForged:   "quic-forged",
 	dropQUICRate:     "quic-rate",
 	dropQueueFull:    "queue-full",
 	dropReadError:    "read-error",
