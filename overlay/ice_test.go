@@ -193,11 +193,23 @@ func TestUsername(t *testing.T) {
 		if kind, _ := classify(m.Raw[:i]); kind != stunOther {
 			t.Errorf("%d of %d bytes are a message", i, len(m.Raw))
 		}
+		m.Raw[i] ^= 1
+		if kind, _ := classify(m.Raw); kind != stunOther {
+			t.Errorf("with another byte %d it is a message", i)
+		}
+		m.Raw[i] ^= 1
+	}
+	// A check has a fingerprint; who asks for its address need not have one.
+	if kind, _ := classify(stun.MustBuild(stun.TransactionID, stun.BindingRequest, stun.NewUsername("mine:theirs")).Raw); kind != stunOther {
+		t.Error("a check without a fingerprint is a message")
+	}
+	if kind, _ := classify(stun.MustBuild(stun.TransactionID, stun.BindingRequest).Raw); kind != stunRequest {
+		t.Error("a request without a fingerprint is none")
 	}
 }
 
 func FuzzSTUN(f *testing.F) {
-	f.Add(stun.MustBuild(stun.TransactionID, stun.BindingRequest, stun.NewUsername("mine:theirs")).Raw)
+	f.Add(stun.MustBuild(stun.TransactionID, stun.BindingRequest, stun.NewUsername("mine:theirs"), stun.Fingerprint).Raw)
 	f.Add(stun.MustBuild(stun.TransactionID, stun.BindingSuccess, &stun.XORMappedAddress{IP: []byte{192, 0, 2, 1}, Port: 7}).Raw)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		kind, _ := classify(b)

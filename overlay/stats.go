@@ -48,6 +48,10 @@ func (o *Overlay) Stats() Stats {
 	return s
 }
 
+// Drops counts, by reason, the STUN messages that drew no answer and went
+// nowhere. It may be called at any time from any goroutine.
+func (o *Overlay) Drops() map[string]uint64 { return o.demux.drops() }
+
 // Metrics gathers libp2p's own metrics. libp2p keeps them for the process:
 // several nodes in one process share their numbers.
 func (o *Overlay) Metrics() prometheus.Gatherer { return o.metrics }

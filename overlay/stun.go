@@ -3,10 +3,12 @@ package overlay
 import (
 	"context"
 	"encoding/binary"
+	"hash/crc32"
 	"maps"
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/pion/stun/v2"
@@ -47,22 +49,44 @@ const (
 	stunResponse
 )
 
-// classify reads the fixed header of a STUN message (RFC 8489 §5): Binding
-// method only.
+// classify reads the fixed header of a STUN message (RFC 8489 §5) and its
+// fingerprint, if it has one; a connectivity check must (RFC 8445 §7): it
+// is no STUN to us if that is wrong. Binding method only.
 func classify(b []byte) (stunKind, transactionID) {
 	var id transactionID
 	if len(b) < stunHeaderLen || binary.BigEndian.Uint32(b[4:]) != stunCookie ||
 		int(binary.BigEndian.Uint16(b[2:]))+stunHeaderLen != len(b) || len(b)%4 != 0 {
 		return stunOther, id
 	}
+	marked, right := fingerprint(b)
+	if marked && !right {
+		return stunOther, id
+	}
 	copy(id[:], b[8:])
 	switch binary.BigEndian.Uint16(b) {
 	case 0x0001:
+		if !marked && username(b) != nil {
+			return stunOther, id
+		}
 		return stunRequest, id
 	case 0x0101, 0x0111:
 		return stunResponse, id
 	}
 	return stunOther, id
+}
+
+// fingerprint says whether the last attribute is a FINGERPRINT, and the right
+// one (RFC 8489 §14.7).
+func fingerprint(b []byte) (marked, right bool) {
+	const size = 8
+	if len(b) < stunHeaderLen+size {
+		return false, false
+	}
+	at := len(b) - size
+	if binary.BigEndian.Uint32(b[at:]) != uint32(stun.AttrFingerprint)<<16|4 {
+		return false, false
+	}
+	return true, binary.BigEndian.Uint32(b[at+4:]) == crc32.ChecksumIEEE(b[:at])^0x5354554e
 }
 
 // username returns the part of USERNAME before the colon: the receiver's
@@ -98,6 +122,38 @@ type stunDemux struct {
 
 	limits *sourceLimits
 	pacer  *pacer // of the checks that this node sends
+
+	dropped [stunDrops]atomic.Uint64
+}
+
+// stunDrop says why a message drew no answer and went nowhere. Drops are
+// counted, never formatted.
+type stunDrop uint8
+
+const (
+	stunMalformed   stunDrop = iota // no Binding message of RFC 8489
+	stunUser                        // a check of no establishment of this node's
+	stunTransaction                 // a response that nobody waits for
+	stunRate                        // more requests than are answered
+	stunDrops
+)
+
+var stunDropNames = [stunDrops]string{
+	stunMalformed:   "malformed",
+	stunUser:        "unknown user",
+	stunTransaction: "unknown transaction",
+	stunRate:        "rate",
+}
+
+// drops returns the counts by reason, without those that are zero.
+func (d *stunDemux) drops() map[string]uint64 {
+	m := make(map[string]uint64)
+	for r := range d.dropped {
+		if n := d.dropped[r].Load(); n > 0 {
+			m[stunDropNames[r]] = n
+		}
+	}
+	return m
 }
 
 func newSTUNDemux() *stunDemux {
@@ -125,8 +181,10 @@ func (d *stunDemux) handle(c *socket.Conn, from netip.AddrPort, b []byte) {
 			d.mu.RUnlock()
 			if s != nil {
 				s.request(c, from, b)
+			} else { // an unknown fragment draws no answer
+				d.dropped[stunUser].Add(1)
 			}
-			return // an unknown fragment draws no answer
+			return
 		}
 		d.respond(c, from, id)
 	case stunResponse:
@@ -135,7 +193,11 @@ func (d *stunDemux) handle(c *socket.Conn, from netip.AddrPort, b []byte) {
 		d.mu.RUnlock()
 		if f != nil {
 			f(c, from, b)
+		} else {
+			d.dropped[stunTransaction].Add(1)
 		}
+	default:
+		d.dropped[stunMalformed].Add(1)
 	}
 }
 
@@ -143,6 +205,7 @@ func (d *stunDemux) handle(c *socket.Conn, from netip.AddrPort, b []byte) {
 // any member can learn its mapped address from any other.
 func (d *stunDemux) respond(c *socket.Conn, from netip.AddrPort, id transactionID) {
 	if !d.limits.allow(from.Addr()) {
+		d.dropped[stunRate].Add(1)
 		return
 	}
 	m, err := stun.Build(stun.NewTransactionIDSetter(id), stun.BindingSuccess,
