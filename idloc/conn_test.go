@@ -138,7 +138,7 @@ func TestManyConns(t *testing.T) {
 }
 
 // Nodes that join, dial and close leave nothing with those that stay:
-// goroutines, file descriptors, connections. It is not parallel, so that the
+// goroutines, file descriptors, conns, TCP endpoints, pipes. It is not parallel, so that the
 // process is its own.
 func TestLeakRounds(t *testing.T) {
 	earth := found(t, idloc.Config{})
@@ -172,36 +172,63 @@ func TestLeakRounds(t *testing.T) {
 	}
 	round(0)
 	// How much is there once what ends has ended: the least of a while.
-	level := func(enough func(goroutines, files int) bool) (goroutines, files int) {
+	least := func(enough func(level) bool) level {
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		defer cancel()
 		tick := time.NewTicker(20 * time.Millisecond)
 		defer tick.Stop()
 		for {
-			goroutines, files = runtime.NumGoroutine(), openFiles()
-			if enough(goroutines, files) {
-				return goroutines, files
+			now := levelOf(earth)
+			if enough(now) {
+				return now
 			}
 			select {
 			case <-tick.C:
 			case <-ctx.Done():
-				return goroutines, files
+				return now
 			}
 		}
 	}
 	quiet := 0
-	g0, f0 := level(func(int, int) bool { quiet++; return quiet > 100 })
+	before := least(func(level) bool { quiet++; return quiet > 100 })
 	for i := 1; i <= *leakRounds; i++ {
 		round(i)
 	}
 	// A node's leftovers would be one at least in each round.
-	slack := min(4, *leakRounds-1)
-	g1, f1 := level(func(g, f int) bool { return g <= g0+slack && f <= f0 })
-	t.Logf("%d rounds: goroutines %d → %d, file descriptors %d → %d", *leakRounds, g0, g1, f0, f1)
-	if g1 > g0+slack || f1 > f0 {
+	limit := before
+	limit.goroutines += min(4, *leakRounds-1)
+	after := least(func(l level) bool { return l.within(limit) })
+	t.Logf("%d rounds: %v → %v", *leakRounds, before, after)
+	if !after.within(limit) {
 		b := make([]byte, 1<<20)
-		t.Errorf("leaks: goroutines %d → %d, file descriptors %d → %d\n%s", g0, g1, f0, f1, b[:runtime.Stack(b, true)])
+		t.Errorf("leaks: %v → %v\n%s", before, after, b[:runtime.Stack(b, true)])
 	}
+}
+
+// level is how much there is of what a node could leave: in the process, and
+// with the peer that stays.
+type level struct {
+	goroutines, files       int
+	conns, endpoints, pipes int
+}
+
+func levelOf(n *idloc.Node) level {
+	st := n.Status()
+	l := level{goroutines: runtime.NumGoroutine(), files: openFiles(), conns: st.Self.Conns, endpoints: st.Self.Endpoints}
+	for _, p := range st.Peers {
+		if p.Connected {
+			l.pipes++
+		}
+	}
+	return l
+}
+
+func (l level) within(m level) bool {
+	return l.goroutines <= m.goroutines && l.files <= m.files && l.conns <= m.conns && l.endpoints <= m.endpoints && l.pipes <= m.pipes
+}
+
+func (l level) String() string {
+	return fmt.Sprintf("goroutines %d, file descriptors %d, conns %d, TCP endpoints %d, pipes %d", l.goroutines, l.files, l.conns, l.endpoints, l.pipes)
 }
 
 // openFiles is 0 where /proc does not say.

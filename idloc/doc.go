@@ -50,6 +50,9 @@
 //	connections that wait for Accept               4,096 a listener, where peers take turns
 //	  of one peer, at all listeners                2,048; its next SYN is dropped and comes again
 //	inbound TCP connections of one peer            16,384 until they are over; the next is refused
+//	  what they hold unread                      32 MiB, 64 MiB while each has less than its part; one segment each beyond; the rest is dropped and comes again
+//	unread data of one connection                  2 MiB, up to 16 MiB where it is read fast
+//	unread datagrams of one UDP conn               1 MiB, or what SetReadBuffer says; the newest is dropped
 //	a closed connection that nobody acknowledges   2 minutes
 //	TCP handshakes half open                       4,095 a listener; SYN cookies beyond
 //	UDP flows whose admission is remembered        4,096, 1,024 that one LSI of a peer began; Admit is asked about each datagram beyond

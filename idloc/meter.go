@@ -289,6 +289,12 @@ func (c nodeCollector) Collect(ch chan<- prometheus.Metric) {
 	for reason, v := range sock.Dropped {
 		count(mDrops, v, "socket", reason)
 	}
+	for reason, v := range c.n.ov.Drops() {
+		count(mDrops, v, "stun", reason)
+	}
+	for reason, v := range c.n.pipes.Load().Drops() {
+		count(mDrops, v, "pipe", reason)
+	}
 	sh := c.n.shim.Stats()
 	for reason, v := range sh.Drops {
 		count(mDrops, v, "shim", reason)

@@ -187,6 +187,8 @@ func (n *Node) self() SelfStatus {
 	st := n.ov.Stats()
 	s.Members, s.Servers, s.Routing, s.Records = st.Members, st.Servers, st.RoutingTable, st.Records
 	s.Revoked, s.Reached, s.Mapped, s.NAT = st.Revocations, st.Reached, st.Mapped, st.NAT
+	inner := n.stack.Stats()
+	s.Conns, s.Endpoints = inner.Conns, inner.Endpoints
 	s.Relay = RelayStatus(n.pipes.Load().RelayStatus())
 	s.Ported = PortMapping{Protocol: st.PortMapping.Protocol, Addr: st.PortMapping.Address}
 	if st.PortMapping.Err != nil {
@@ -211,6 +213,12 @@ func (n *Node) drops() map[string]uint64 {
 	for reason, count := range n.sock.Stats().Dropped {
 		d["socket: "+reason] = count
 	}
+	for reason, count := range n.ov.Drops() {
+		d["stun: "+reason] = count
+	}
+	for reason, count := range n.pipes.Load().Drops() {
+		d["pipe: "+reason] = count
+	}
 	for reason, count := range n.shim.Stats().Drops {
 		d["shim: "+reason] = count
 	}
@@ -221,7 +229,7 @@ func (n *Node) drops() map[string]uint64 {
 	}
 	st := n.stack.Stats()
 	for reason, count := range map[string]uint64{
-		"refused by Admit": st.Refused, "beyond a peer's share of TCP": st.Limited, "UDP receive buffer full": st.DatagramsMissed,
+		"refused by Admit": st.Refused, "beyond a peer's share of TCP": st.Limited, "beyond a peer's unread TCP": st.Unread, "UDP receive buffer full": st.DatagramsMissed,
 	} {
 		if count > 0 {
 			d["netstack: "+reason] = count

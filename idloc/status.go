@@ -12,8 +12,9 @@ type Status struct {
 	Self  SelfStatus   `json:"self"`
 	Peers []PeerStatus `json:"peers"` // whom this node knows through a pipe, an LSI or the overlay; by name
 	// Drops counts datagrams and packets that this node dropped, by layer
-	// and reason ("socket: …", "shim: …",
-	// "netstack: …").
+	// and reason ("socket: …", "stun: …", "pipe: …", "shim: …",
+	// "netstack: …"). What a peer's pipe dropped is with that peer; "pipe: …"
+	// is what belongs to none.
 	Drops map[string]uint64 `json:"drops,omitempty"`
 }
 
@@ -29,6 +30,8 @@ type SelfStatus struct {
 	NAT       string           `json:"nat,omitempty"`   // RFC 4787: "none", "translated" (one server was asked), "endpoint-independent", "endpoint-dependent"
 	Founder   bool             `json:"founder,omitzero"`
 	Server    bool             `json:"server,omitzero"`       // serves the database (else only asks it)
+	Conns     int              `json:"conns"`                 // conns and listeners that are open, in the process's own TCP/IP
+	Endpoints int              `json:"endpoints"`             // TCP endpoints there: those of these, and of connections that wait for Accept, close or are in TIME-WAIT
 	Members   int              `json:"members"`               // members connected on the peer protocol
 	Servers   int              `json:"servers"`               // of those, how many serve the database
 	Routing   int              `json:"routing_table"`         // servers in the Kademlia routing table

@@ -1,6 +1,7 @@
 package netstack
 
 import (
+	"encoding/binary"
 	"net/netip"
 	"slices"
 	"sync"
@@ -32,12 +33,13 @@ type shares struct {
 
 	mu             sync.Mutex // guards what follows
 	conns, waiting int        // the limits
+	unread         int64      // likewise, in bytes
 	byPeer         map[peerid.ID]*share
 	swept          time.Time // when all were
 }
 
 func (s *shares) init() {
-	s.conns, s.waiting = maxConnsPerPeer, maxWaitingPerPeer
+	s.conns, s.waiting, s.unread = maxConnsPerPeer, maxWaitingPerPeer, maxUnreadPerPeer
 	s.byPeer = make(map[peerid.ID]*share)
 }
 
@@ -48,6 +50,7 @@ type share struct {
 	closing []*tcp.Endpoint
 	checked int       // how many of closing were left when last looked at
 	at      time.Time // when that was
+	held    held      // by those that wait or are open
 }
 
 // sweepEvery is how often a peer at its limit can make us look through the
@@ -101,20 +104,23 @@ func (s *shares) mayOpen(id peerid.ID) limit {
 	return within
 }
 
-// change adds to a peer's counts.
-func (s *shares) change(id peerid.ID, waiting, open int) {
+// change adds to a peer's counts, and returns them.
+func (s *shares) change(id peerid.ID, waiting, open int) *share {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	h := s.byPeer[id]
 	if h == nil {
 		h = new(share)
+		h.held.limit = s.unread
 		s.byPeer[id] = h
 	}
 	h.waiting += waiting
 	h.open += open
+	h.held.conns.Store(int64(h.waiting + h.open))
 	if h.total() == 0 {
 		delete(s.byPeer, id)
 	}
+	return h
 }
 
 // closed takes one off a peer's open connections; ep counts until it is over.
@@ -123,6 +129,7 @@ func (s *shares) closed(id peerid.ID, ep *tcp.Endpoint) {
 	defer s.mu.Unlock()
 	h := s.byPeer[id]
 	h.open--
+	h.held.conns.Store(int64(h.waiting + h.open))
 	h.closing = append(h.closing, ep)
 	now := time.Now()
 	if len(h.closing) >= 2*h.checked+64 || h.waiting+h.open == 0 {
@@ -142,14 +149,11 @@ func (s *shares) closed(id peerid.ID, ep *tcp.Endpoint) {
 	}
 }
 
-// withinShare says whether the packet in b may go on to TCP: all may but a SYN
-// of a peer that has its share. Such a one is reset or, if the peer's
-// connections only wait for Accept, dropped: TCP sends it again. b stays the
-// caller's.
+// withinShare says whether the packet in b may go on to TCP: all may but what is
+// beyond its peer's share. A SYN is reset or, if the peer's connections only
+// wait for Accept, dropped: TCP sends it again. So is data that nobody reads
+// (unread.go). b stays the caller's.
 func (l *link) withinShare(v6 bool, b *buffer.Buffer) bool {
-	if b.Size() > maxSYN {
-		return true
-	}
 	head := heads(v6, b)
 	hl := header.IPv4MinimumSize
 	if v6 {
@@ -159,9 +163,18 @@ func (l *link) withinShare(v6 bool, b *buffer.Buffer) bool {
 		return true
 	}
 	p, ok := parseInner(v6, head[:hl], head[hl:])
-	const mask = header.TCPFlagSyn | header.TCPFlagAck
-	if !ok || p.next != byte(header.TCPProtocolNumber) || header.TCPFlags(p.head[13])&mask != header.TCPFlagSyn {
+	if !ok || p.next != byte(header.TCPProtocolNumber) {
 		return true
+	}
+	if isFragment(v6, head[:hl]) { // which no TCP makes, and whose size only the last one tells
+		l.unreadDropped.Add(1)
+		return false
+	}
+	if len(p.head) < header.TCPMinimumSize {
+		return true
+	}
+	if header.TCPFlags(p.head[13])&(header.TCPFlagSyn|header.TCPFlagAck) != header.TCPFlagSyn {
+		return l.withinBudget(&p, hl, int(b.Size()))
 	}
 	id, ok := l.shim.Table().Peer(p.src)
 	if !ok {
@@ -179,8 +192,13 @@ func (l *link) withinShare(v6 bool, b *buffer.Buffer) bool {
 	return false
 }
 
-// maxSYN is more than any SYN without data has, in bytes with its IP header.
-const maxSYN = header.IPv6MinimumSize + header.TCPTotalHeaderMaximumSize
+// isFragment says whether the packet is but a part of one.
+func isFragment(v6 bool, ip []byte) bool {
+	if v6 {
+		return ip[6] == byte(header.IPv6FragmentHeader)
+	}
+	return binary.BigEndian.Uint16(ip[6:])&0x3fff != 0 // more fragments, or an offset
+}
 
 // backlog is the connections that wait for a listener's Accept. Each peer has
 // a queue of its own and they take turns, so that a peer with many does not

@@ -28,8 +28,9 @@
 // gVisor keeps the ports and has all that is rare (datagram.go).
 //
 // A peer can have a share of this node's TCP and no more: 16,384 inbound
-// connections until they are over, and 2,048 that wait for Accept, where peers
-// take turns (backlog.go).
+// connections until they are over, 2,048 that wait for Accept, where peers take
+// turns (backlog.go), and 32 MiB in all of these that nobody has read; beyond
+// that each connection has a part of as much again (unread.go).
 //
 // Refusing flows: Config.Admit is asked in link.go, before TCP sees a SYN and
 // before UDP sees the first datagram of a flow that this node did not begin.
@@ -44,6 +45,7 @@
 //	listener.go net.Listener
 //	handed.go   connections made elsewhere      draft §4.3
 //	backlog.go  each peer's share of inbound TCP
+//	unread.go   what of it may be unread
 //	udp.go      net.PacketConn, net.Conn        RFC 768
 //	udpconn.go  what net.UDPConn has beyond them
 //	datagram.go UDP past gVisor

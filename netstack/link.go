@@ -54,7 +54,11 @@ type link struct {
 
 	connected sync.Map // flow → *udpConn: connected UDP, for noteUnreachable
 
-	shares       shares     // of inbound TCP
+	shares  shares   // of inbound TCP
+	inbound sync.Map // connKey → *tcpConn: those that are counted there
+
+	unreadDropped atomic.Uint64 // segments beyond what a peer may have unread
+
 	self4, self6 netip.Addr // the node's own LSIs
 	ports        udpPorts   // UDP conns
 	udp          udpCounters

@@ -205,7 +205,7 @@ func (l *listener) queue(ep tcpip.Endpoint, wq *waiter.Queue) {
 			c.abort()
 			return
 		}
-		l.s.link.shares.change(c.pinned, 1, 0)
+		l.s.link.count(c, l.s.link.shares.change(c.pinned, 1, 0))
 	}
 	if !l.waiting.push(c) {
 		l.leave(c, 0)

@@ -86,6 +86,7 @@ func (c *tcpConn) SetReadBuffer(bytes int) error {
 		return setError(c.network, c.laddr)
 	}
 	c.ep.SocketOptions().SetReceiveBufferSize(int64(bytes), true)
+	c.unread.chosen()
 	return nil
 }
 

@@ -270,15 +270,25 @@ func (s *Stack) flush() {
 
 // sending says whether a connection has a FIN that is not acknowledged.
 func (s *Stack) sending() bool {
-	for _, e := range s.stack.RegisteredEndpoints() {
-		if ep, ok := e.(*tcp.Endpoint); ok {
-			switch ep.EndpointState() {
-			case tcp.StateFinWait1, tcp.StateClosing, tcp.StateLastAck:
-				return true
-			}
+	for ep := range s.endpoints() {
+		switch ep.EndpointState() {
+		case tcp.StateFinWait1, tcp.StateClosing, tcp.StateLastAck:
+			return true
 		}
 	}
 	return false
+}
+
+// endpoints are those of TCP, until their connections are over. gVisor lists a
+// listener of both families twice.
+func (s *Stack) endpoints() map[*tcp.Endpoint]struct{} {
+	eps := make(map[*tcp.Endpoint]struct{})
+	for _, e := range s.stack.RegisteredEndpoints() {
+		if ep, ok := e.(*tcp.Endpoint); ok {
+			eps[ep] = struct{}{}
+		}
+	}
+	return eps
 }
 
 // track notes c for Close; false if it is too late.
@@ -324,6 +334,7 @@ func (s *Stack) unpinPeer(id peerid.ID) {
 // Stats is a snapshot of the stack's own counters.
 type Stats struct {
 	Conns           int // conns and listeners open
+	Endpoints       int // gVisor's of TCP: those of these, and connections that wait, close or are in TIME-WAIT
 	Retransmits     uint64
 	SegmentsIn      uint64
 	SegmentsOut     uint64
@@ -333,6 +344,7 @@ type Stats struct {
 	DatagramsMissed uint64 // dropped for a full receive buffer
 	Refused         uint64 // flows that Admit refused
 	Limited         uint64 // SYNs and connections beyond a peer's share
+	Unread          uint64 // TCP segments beyond what may be unread of one peer
 }
 
 // Stats may be called at any time from any goroutine.
@@ -343,6 +355,7 @@ func (s *Stack) Stats() Stats {
 	s.mu.Unlock()
 	st := Stats{
 		Conns:           n,
+		Endpoints:       len(s.endpoints()),
 		Retransmits:     t.TCP.Retransmits.Value(),
 		SegmentsIn:      t.TCP.ValidSegmentsReceived.Value(),
 		SegmentsOut:     t.TCP.SegmentsSent.Value(),
@@ -350,6 +363,7 @@ func (s *Stack) Stats() Stats {
 		DatagramsIn:     t.UDP.PacketsReceived.Value() + s.link.udp.in.Load(),
 		DatagramsOut:    t.UDP.PacketsSent.Value() + s.link.udp.out.Load(),
 		Limited:         s.link.shares.limited.Load(),
+		Unread:          s.link.unreadDropped.Load(),
 		DatagramsMissed: t.UDP.ReceiveBufferErrors.Value() + s.link.udp.missed.Load(),
 	}
 	if s.link.admit != nil {

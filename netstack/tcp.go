@@ -35,6 +35,7 @@ type tcpConn struct {
 	closeOnce sync.Once
 	closed    atomic.Bool // set before whoever waits gets a token
 	counted   atomic.Bool // as one of the peer's share: it was accepted
+	unread    unread      // what it holds of the peer\'s share
 
 	readMu       sync.Mutex // one Read at a time; guards dst
 	dst          tcpip.SliceWriter
@@ -243,10 +244,12 @@ func (c *tcpConn) read(b []byte) (int, error) {
 		switch err.(type) {
 		case nil:
 			if res.Count > 0 {
+				c.took(res.Count)
 				c.ep.ModerateRecvBuf(res.Count)
 				return res.Count, nil
 			}
 		case *tcpip.ErrWouldBlock:
+			c.unread.empty()
 		case *tcpip.ErrClosedForReceive:
 			if c.closed.Load() {
 				return 0, net.ErrClosed
@@ -454,6 +457,7 @@ func (c *tcpConn) end(how func()) (first bool) {
 		c.writeDeadline.set(time.Time{})
 		c.s.unpinPeer(c.pinned)
 		c.s.untrack(c)
+		c.s.link.uncount(c)
 		c.finish()
 		c.unpace()
 	})
@@ -472,6 +476,9 @@ func (c *tcpConn) shutdown(how tcpip.ShutdownFlags) error {
 	}
 	if err := c.ep.Shutdown(how); err != nil {
 		return c.opError("close", syscallError("shutdown", sysError(err)))
+	}
+	if how&tcpip.ShutdownRead != 0 {
+		c.unread.end()
 	}
 	return nil
 }

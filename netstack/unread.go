@@ -1,0 +1,250 @@
+package netstack
+
+import (
+	"encoding/binary"
+	"math/bits"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+)
+
+// gVisor bounds what one connection holds by its receive buffer, which is 4 to
+// 32 MiB here, and takes 64 KiB more of a peer that ignores the window. A peer
+// has 16,384 connections. So what a peer's inbound connections hold together is
+// counted, by what comes in and what is read, and bounded:
+//
+//	peer's sum within maxUnreadPerPeer ──► the segment goes up
+//	within twice that, and the connection within its part ──► it goes up
+//	a segment into a connection that holds nothing ──► it goes up
+//	else ──► dropped, TCP sends it again; the window closes
+//
+// A connection that is read holds little, and goes on however much others of
+// its peer hold.
+
+const (
+	maxUnreadPerPeer = 32 << 20
+
+	// unreadOverhead is what a segment costs beside the buffer that its payload
+	// lies in: gVisor's structures, and its headers.
+	unreadOverhead = int64(tcp.SegOverheadSize + 256)
+
+	// leastUnread is what a connection may hold whatever its peer does: a
+	// segment of tcpMSS, so that it goes on when it is read.
+	leastUnread = 4<<10 + unreadOverhead
+
+	// leastBuffer is how small a receive buffer gets because of all this.
+	leastBuffer = 16 << 10
+)
+
+// besides is what a segment of n bytes costs beside them. gVisor's buffers are
+// of powers of two up to 64 KiB.
+func besides(n int) int64 {
+	if size := 1 << bits.Len(uint(n+header.TCPHeaderMaximumSize)); size <= 64<<10 {
+		return unreadOverhead + int64(size-n)
+	}
+	return unreadOverhead
+}
+
+// connKey is an inbound connection as its segments name it: the peer's LSI, and
+// both ports. Each of the node's LSIs has the same ports.
+type connKey struct {
+	peer  netip.Addr
+	ports uint32 // the peer's, and this node's
+}
+
+// unread is what one connection holds. Its methods may be used concurrently.
+// Segments that come twice or too early count each time, for gVisor may keep
+// each: when there is nothing to read and nothing lacks, the count is put right.
+type unread struct {
+	share *share // of the peer; nil: not counted. Set before anybody reads.
+
+	mu     sync.Mutex // guards what follows
+	ended  bool       // nothing that comes is kept any more
+	began  bool
+	next   uint32 // sequence number of the first byte that was not read; less queued until begun
+	top    uint32 // sequence number after the highest that came
+	bytes  int64  // of payload
+	beside int64  // what the segments cost beside
+	buffer int64  // size of the receive buffer before it was squeezed; 0: it is not
+}
+
+// held is what a peer's connections hold together, in bytes, and how many they are.
+type held struct {
+	bytes atomic.Int64
+	conns atomic.Int64
+	limit int64
+}
+
+// part is what one connection may hold when the peer is beyond its limit.
+func (h *held) part() int64 { return max(h.limit/max(h.conns.Load(), 1), leastUnread) }
+
+// has says whether there is room for cost more of a connection that holds mine.
+func (h *held) has(cost, mine int64) bool {
+	switch all := h.bytes.Load(); {
+	case all+cost <= h.limit, mine+cost <= leastUnread:
+		return true
+	case all+cost <= 2*h.limit:
+		return mine+cost <= h.part()
+	}
+	return false
+}
+
+// came counts a segment of n bytes, or says that it is too much. The receive
+// buffer is of room bytes.
+func (u *unread) came(seq uint32, n, room int) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.ended {
+		return true // for gVisor to reset
+	}
+	h, beside := &u.share.held, besides(n)
+	cost := int64(n) + beside
+	if !h.has(cost, u.bytes+u.beside) {
+		return false
+	}
+	if !u.began {
+		u.began = true
+		u.next += seq
+		u.top = u.next
+	}
+	if end := seq + uint32(n); int32(end-u.top) > 0 {
+		u.top = end
+	}
+	if u.bytes+u.beside <= 2*int64(room) { // else gVisor does not keep it
+		u.bytes += int64(n)
+		u.beside += beside
+		h.bytes.Add(cost)
+	}
+	return true
+}
+
+// took is told of n bytes that were read. It returns a size for the receive
+// buffer if that is to grow again.
+func (u *unread) took(n int) (buffer int64) {
+	if u.share == nil {
+		return 0
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.next += uint32(n)
+	if u.bytes > 0 {
+		d := min(int64(n), u.bytes)
+		u.give(d, u.beside*d/u.bytes)
+	}
+	if h := &u.share.held; u.buffer > 0 && h.bytes.Load() < h.limit/2 {
+		buffer, u.buffer = u.buffer, 0
+	}
+	return buffer
+}
+
+// empty is told that there is nothing to read.
+func (u *unread) empty() {
+	if u.share == nil {
+		return
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.next == u.top {
+		u.give(u.bytes, u.beside)
+	}
+}
+
+// give takes something off the counts. u.mu is held.
+func (u *unread) give(bytes, beside int64) {
+	u.bytes -= bytes
+	u.beside -= beside
+	u.share.held.bytes.Add(-bytes - beside)
+}
+
+// begin counts what came before the connection was known.
+func (u *unread) begin(h *share, queued int) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.ended { // the stack was closed
+		return
+	}
+	u.share = h
+	u.next = -uint32(queued)
+	u.bytes = int64(queued)
+	h.held.bytes.Add(u.bytes)
+}
+
+// end forgets what the connection holds, and what comes from now on.
+func (u *unread) end() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.share != nil {
+		u.give(u.bytes, u.beside)
+	}
+	u.ended = true
+}
+
+// count has what c holds counted as h's from now on. Nobody reads c yet.
+func (l *link) count(c *tcpConn, h *share) {
+	queued, _ := c.ep.GetSockOptInt(tcpip.ReceiveQueueSizeOption)
+	c.unread.begin(h, queued)
+	l.inbound.Store(c.key(), c)
+}
+
+func (l *link) uncount(c *tcpConn) {
+	l.inbound.CompareAndDelete(c.key(), c)
+	c.unread.end()
+}
+
+func (c *tcpConn) key() connKey {
+	return connKey{c.raddr.AddrPort().Addr().Unmap(), uint32(c.raddr.Port)<<16 | uint32(c.laddr.Port)}
+}
+
+// withinBudget says whether a TCP segment of size bytes, with its IP header of
+// hl, may go up.
+func (l *link) withinBudget(p *inner, hl, size int) bool {
+	src, dst, _ := p.ports()
+	n := size - hl - int(p.head[12]>>4)*4
+	if n <= 0 {
+		return true
+	}
+	v, ok := l.inbound.Load(connKey{p.src, uint32(src)<<16 | uint32(dst)})
+	if !ok {
+		return true
+	}
+	c := v.(*tcpConn)
+	if c.unread.came(binary.BigEndian.Uint32(p.head[4:]), n, int(c.ep.SocketOptions().GetReceiveBufferSize())) {
+		return true
+	}
+	l.unreadDropped.Add(1)
+	c.squeeze()
+	return false
+}
+
+// squeeze makes the receive buffer smaller, so that the window tells the peer
+// what it may send.
+func (c *tcpConn) squeeze() {
+	u, o := &c.unread, c.ep.SocketOptions()
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	size, was := max(u.share.held.part(), leastBuffer), o.GetReceiveBufferSize()
+	if was <= size {
+		return
+	}
+	o.SetReceiveBufferSize(size, false)
+	u.buffer = max(u.buffer, was)
+}
+
+// chosen is told that the application has set the receive buffer's size, which
+// then stays.
+func (u *unread) chosen() {
+	u.mu.Lock()
+	u.buffer = 0
+	u.mu.Unlock()
+}
+
+// took is told of n bytes that were read.
+func (c *tcpConn) took(n int) {
+	if size := c.unread.took(n); size > 0 {
+		c.ep.SocketOptions().SetReceiveBufferSize(size, false)
+	}
+}
