@@ -101,22 +101,22 @@ func (s *Stack) listenTCP(network string, addr netip.AddrPort, backlog int) (*li
 	}
 	l.entry = waiter.NewFunctionEntry(waiter.ReadableEvents|waiter.EventHUp|waiter.EventErr, l.notify)
 	wq.EventRegister(&l.entry)
+	l.pumping.Go(l.pump) // before Close can find l: it waits for it
 	if !s.claim(l) {
-		ep.Close()
+		l.abort()
 		if addr.Port() == 0 { // chosen among those that may be shared
 			return s.listenTCP(network, addr, backlog)
 		}
 		return nil, syscallError("bind", syscall.EADDRINUSE)
 	}
-	if err := ep.Listen(backlog); err != nil {
-		ep.Close()
-		s.untrack(l)
-		return nil, syscallError("listen", sysError(err))
-	}
-	l.pumping.Go(l.pump)
+	err3 := ep.Listen(backlog)
 	if isClosed(s.done) { // Close may have come before l was whole
 		l.abort()
 		return nil, net.ErrClosed
+	}
+	if err3 != nil {
+		l.abort()
+		return nil, syscallError("listen", sysError(err3))
 	}
 	return l, nil
 }

@@ -238,8 +238,8 @@ func (s *Stack) Close() error {
 	s.closed = true
 	open := s.open
 	s.open = nil
+	close(s.done) // with the lock held: what is not tracked any more finds it closed
 	s.mu.Unlock()
-	close(s.done)
 	for c := range open {
 		c.abort()
 	}

@@ -254,6 +254,7 @@ func (c *tcpConn) read(b []byte) (int, error) {
 			if c.closed.Load() {
 				return 0, net.ErrClosed
 			}
+			c.unread.empty()
 			return 0, io.EOF
 		default:
 			if c.closed.Load() {

@@ -58,18 +58,20 @@ type connKey struct {
 
 // unread is what one connection holds. Its methods may be used concurrently.
 // Segments that come twice or too early count each time, for gVisor may keep
-// each: when there is nothing to read and nothing lacks, the count is put right.
+// each: when all is read and nothing lacks, the count is put right.
 type unread struct {
 	share *share // of the peer; nil: not counted. Set before anybody reads.
 
-	mu     sync.Mutex // guards what follows
-	ended  bool       // nothing that comes is kept any more
-	began  bool
-	next   uint32 // sequence number of the first byte that was not read; less queued until begun
-	top    uint32 // sequence number after the highest that came
-	bytes  int64  // of payload
-	beside int64  // what the segments cost beside
-	buffer int64  // size of the receive buffer before it was squeezed; 0: it is not
+	mu      sync.Mutex // guards what follows
+	ended   bool       // nothing that comes is kept any more
+	before  uint32     // bytes to be read that came before the connection was known
+	began   bool       // next and top are set
+	settled bool       // something was read since: nothing before next is to come
+	next    uint32     // sequence number of the first byte that was not read
+	top     uint32     // sequence number after the highest that came
+	bytes   int64      // of payload
+	beside  int64      // what the segments cost beside
+	buffer  int64      // size of the receive buffer before it was squeezed; 0: it is not
 }
 
 // held is what a peer's connections hold together, in bytes, and how many they are.
@@ -101,17 +103,23 @@ func (u *unread) came(seq uint32, n, room int) bool {
 	if u.ended {
 		return true // for gVisor to reset
 	}
+	// The first segment may be overtaken.
+	if at := seq - u.before; !u.settled && (!u.began || int32(at-u.next) < 0) {
+		u.next = at
+	}
+	if !u.began {
+		u.began, u.top = true, seq
+	}
+	end := seq + uint32(n)
+	if int32(end-u.next) <= 0 {
+		return true // for gVisor to drop: it was read
+	}
 	h, beside := &u.share.held, besides(n)
 	cost := int64(n) + beside
 	if !h.has(cost, u.bytes+u.beside) {
 		return false
 	}
-	if !u.began {
-		u.began = true
-		u.next += seq
-		u.top = u.next
-	}
-	if end := seq + uint32(n); int32(end-u.top) > 0 {
+	if int32(end-u.top) > 0 {
 		u.top = end
 	}
 	if u.bytes+u.beside <= 2*int64(room) { // else gVisor does not keep it
@@ -130,9 +138,16 @@ func (u *unread) took(n int) (buffer int64) {
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	u.next += uint32(n)
-	if u.bytes > 0 {
-		d := min(int64(n), u.bytes)
+	if u.began {
+		u.next += uint32(n)
+		u.settled = true
+	} else {
+		u.before -= min(uint32(n), u.before)
+	}
+	switch d := min(int64(n), u.bytes); {
+	case u.began && u.next == u.top: // nothing lacks, and all is read
+		u.give(u.bytes, u.beside)
+	case d > 0:
 		u.give(d, u.beside*d/u.bytes)
 	}
 	if h := &u.share.held; u.buffer > 0 && h.bytes.Load() < h.limit/2 {
@@ -148,7 +163,7 @@ func (u *unread) empty() {
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.next == u.top {
+	if u.began && u.next == u.top {
 		u.give(u.bytes, u.beside)
 	}
 }
@@ -168,7 +183,7 @@ func (u *unread) begin(h *share, queued int) {
 		return
 	}
 	u.share = h
-	u.next = -uint32(queued)
+	u.before = uint32(queued)
 	u.bytes = int64(queued)
 	h.held.bytes.Add(u.bytes)
 }
