@@ -159,7 +159,7 @@ func (l *link) withinShare(v6 bool, b *buffer.Buffer) bool {
 	if v6 {
 		hl = header.IPv6MinimumSize
 	}
-	if len(head) < hl+header.TCPMinimumSize {
+	if len(head) < hl {
 		return true
 	}
 	p, ok := parseInner(v6, head[:hl], head[hl:])

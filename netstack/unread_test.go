@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"gvisor.dev/gvisor/pkg/buffer"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 
 	"github.com/idloc/idloc/shim"
@@ -178,6 +179,31 @@ func serveOne(l net.Listener, of *node) error {
 		if c.(*tcpConn).pinned == of.ID {
 			_, err := io.Copy(c, c)
 			return err
+		}
+	}
+}
+
+// TCP in IP fragments, of whatever size, is no way around the count.
+func TestUnreadFragments(t *testing.T) {
+	r := newRig(t)
+	for n, tt := range []struct {
+		v6   bool
+		size int
+		off  uint16 // in bytes
+	}{{false, 8, 0}, {false, 8, 64}, {false, 1000, 0}, {false, 1000, 64}, {true, 8, 0}, {true, 8, 64}, {true, 1000, 0}, {true, 1000, 64}} {
+		var b []byte
+		if tt.v6 {
+			b = append([]byte{0x60, 0, 0, 0, 0, 0, 44, 64}, r.a6.AsSlice()...)
+			b = append(append(b, r.b.v6.AsSlice()...), 6, 0, byte(tt.off>>8), byte(tt.off)|1, 0, 0, 0, 1)
+			binary.BigEndian.PutUint16(b[4:], uint16(8+tt.size))
+		} else {
+			b = append([]byte{0x45, 0, 0, 0, 0, 1, 0x20, byte(tt.off / 8), 64, 6, 0, 0}, r.a4.AsSlice()...)
+			b = append(b, r.b.v4.AsSlice()...)
+			binary.BigEndian.PutUint16(b[2:], uint16(20+tt.size))
+		}
+		r.b.link.Deliver(tt.v6, buffer.MakeWithData(append(b, make([]byte, tt.size)...)))
+		if st := r.b.Stats(); st.Unread != uint64(n+1) || st.SegmentsIn != 0 {
+			t.Errorf("%+v: %d dropped, %d segments", tt, st.Unread, st.SegmentsIn)
 		}
 	}
 }
