@@ -122,7 +122,7 @@ func closeRace(t *testing.T, earth, n *idloc.Node, host *wired, port string, rnd
 			return err
 		}
 		defer c.Close()
-		return exchange(c)
+		return talk(c)
 	})
 	until("Listen", func() error {
 		l, err := n.Listen("tcp", ":0")
@@ -203,8 +203,8 @@ func closeRace(t *testing.T, earth, n *idloc.Node, host *wired, port string, rnd
 	await(t, "a call that began before Close", all)
 }
 
-// exchange wants bytes back until it fails.
-func exchange(c net.Conn) error {
+// talk wants bytes back until it fails.
+func talk(c net.Conn) error {
 	for {
 		if err := roundTrip(c, []byte("ping")); err != nil {
 			return ignore(err)
