@@ -105,8 +105,12 @@ func ParseICEServer(text string) (ICEServer, error) {
 
 // hostPort reads "host", "host:port" or "[v6]:port" and returns the host.
 func (s *ICEServer) hostPort(text string) (host string, err error) {
-	if _, err := netip.ParseAddr(strings.Trim(text, "[]")); err == nil {
-		return strings.Trim(text, "[]"), nil
+	host = text
+	if n := len(text); n > 2 && text[0] == '[' && text[n-1] == ']' {
+		host = text[1 : n-1]
+	}
+	if _, err := netip.ParseAddr(host); err == nil {
+		return host, nil
 	}
 	host = text
 	if strings.Contains(text, ":") {
@@ -120,7 +124,7 @@ func (s *ICEServer) hostPort(text string) (host string, err error) {
 		}
 		s.Port = uint16(n)
 	}
-	if host == "" || strings.ContainsAny(host, "/ @") {
+	if _, err := netip.ParseAddr(host); err != nil && (host == "" || strings.ContainsAny(host, "/ @:[]%?#")) {
 		return "", errors.New("no host")
 	}
 	return host, nil
