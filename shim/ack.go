@@ -272,6 +272,17 @@ func (s *Shim) releaseAck(m *mapping, a *ackSlot) {
 	s.sendOne(m, p, &a.pk, parsed{next: protoTCP}, 1+a.n)
 }
 
+// releaseAcks sends all that are held.
+func (s *Shim) releaseAcks(m *mapping, all *acks) {
+	for i := range all.slots {
+		if a := all.slots[i].Load(); a != nil {
+			a.mu.Lock()
+			s.releaseAck(m, a)
+			a.mu.Unlock()
+		}
+	}
+}
+
 // rideAlong adds the last acknowledgement of a connection to b, which is about
 // to be sent, if one is held and fits.
 func (m *mapping) rideAlong(b *pipe.Batch, v6 bool) {

@@ -103,14 +103,16 @@ func (s *Shim) Attach(u Upper) {
 // Table returns the LSI table that the shim works with.
 func (s *Shim) Table() *lsi.Table { return s.cfg.Table }
 
-// Close ends every Connect that is under way, drops what is held, and waits
-// for the shim's goroutines. Output fails from then on. It is idempotent.
+// Close ends every Connect that is under way, drops what is held for a pipe,
+// sends what was kept back for company, and waits for the shim's goroutines.
+// Output fails from then on. It is idempotent.
 func (s *Shim) Close() error {
 	s.mu.Lock()
 	s.closed = true
 	s.mu.Unlock()
 	s.cancel()
 	s.wg.Wait()
+	s.lastWords()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for i := range s.byID.shards {
@@ -129,6 +131,24 @@ func (s *Shim) Close() error {
 		}
 	}
 	return nil
+}
+
+// lastWords sends acknowledgements and batches that wait for more: the last
+// acknowledgement of a connection and the resets of those that were open when
+// the stack was closed. The peers would go on asking for them.
+func (s *Shim) lastWords() {
+	for i := range s.byID.shards {
+		shard := s.byID.shards[i].Load()
+		if shard == nil {
+			continue
+		}
+		for _, m := range *shard {
+			if all := m.acks.Load(); all != nil {
+				s.releaseAcks(m, all)
+			}
+			s.flushDense(m)
+		}
+	}
 }
 
 // Up implements pipe.Handler: p can carry data, whoever opened it. A peer

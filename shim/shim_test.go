@@ -416,3 +416,43 @@ func TestAckAlone(t *testing.T) {
 		t.Errorf("% x", b)
 	}
 }
+
+// What waits for company when the shim is closed goes out: the peer would go on
+// asking for it.
+func TestCloseSendsWhatWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t, nil)
+		back, _ := p.b.Table.Self()
+		to, _ := p.b.LSI(t, p.a)
+		if err := p.a.Shim.Output(tcp(p.src, p.dst, 0x18, make([]byte, 100), 0)); err != nil {
+			t.Fatal(err)
+		}
+		p.ub.next(t)
+		const n = 200
+		for range n {
+			if err := p.b.Shim.Output(udp(back, to, "in quick succession")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		ack := tcp(back, to, 0x10, nil, 0)
+		ack.Transport[1], ack.Transport[3] = 2, 1
+		binary.BigEndian.PutUint32(ack.Transport[8:], 1100)
+		if err := p.b.Shim.Output(ack); err != nil {
+			t.Fatal(err)
+		}
+		if err := p.b.Shim.Close(); err != nil {
+			t.Fatal(err)
+		}
+		datagrams, acks := 0, 0
+		for range n + 1 {
+			if b := p.ua.next(t); b[9] == 17 {
+				datagrams++
+			} else if binary.BigEndian.Uint32(b[28:]) == 1100 {
+				acks++
+			}
+		}
+		if datagrams != n || acks != 1 {
+			t.Errorf("%d datagrams and %d acknowledgements arrived", datagrams, acks)
+		}
+	})
+}
