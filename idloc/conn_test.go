@@ -172,8 +172,14 @@ func TestLeakRounds(t *testing.T) {
 	}
 	round(0)
 	// How much is there once what ends has ended: the least of a while.
+	patience := 20 * time.Second
+	if *leakRounds > 100 {
+		// A node's last packet may be lost. Its peer then finds out by keepalives
+		// or, if it was closing, gives up after orphanFor.
+		patience = 4 * time.Minute
+	}
 	least := func(enough func(level) bool) level {
-		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		defer cancel()
 		tick := time.NewTicker(20 * time.Millisecond)
 		defer tick.Stop()
@@ -195,8 +201,11 @@ func TestLeakRounds(t *testing.T) {
 		round(i)
 	}
 	// A node's leftovers would be one at least in each round.
-	limit := before
-	limit.goroutines += min(4, *leakRounds-1)
+	limit, slack := before, min(4, *leakRounds-1)
+	limit.goroutines += slack
+	if *leakRounds <= 100 { // for the lost packet
+		limit.conns, limit.endpoints = limit.conns+slack, limit.endpoints+slack
+	}
 	after := least(func(l level) bool { return l.within(limit) })
 	t.Logf("%d rounds: %v → %v", *leakRounds, before, after)
 	if !after.within(limit) {
