@@ -15,13 +15,13 @@ import (
 func TestManyFirstDials(t *testing.T) {
 	t.Parallel()
 	const peers, dials = 20, 200
-	earth := found(t, idloc.Config{})
-	venus := join(t, earth, "venus", idloc.Config{})
+	earth := found(t, directly)
+	venus := join(t, earth, "venus", directly)
 	var ports [peers]string
 	var nodes [peers]*idloc.Node
 	var pipes [peers]*pipeCount
 	for i := range nodes {
-		nodes[i] = join(t, earth, fmt.Sprintf("moon%d", i), idloc.Config{})
+		nodes[i] = join(t, earth, fmt.Sprintf("moon%d", i), directly)
 		ports[i] = echo(t, nodes[i])
 		pipes[i] = countPipes(t, nodes[i])
 	}
@@ -102,7 +102,7 @@ func connected(n *idloc.Node, peer idloc.PeerID) int {
 // left, and it is the same on both sides.
 func TestCrossDials(t *testing.T) {
 	t.Parallel()
-	_, venus, mars := solar(t)
+	_, venus, mars := solarWith(t, directly)
 	dials := 1000
 	if testing.Short() {
 		dials = 200

@@ -56,7 +56,7 @@ func inside(t testing.TB, n *idloc.Node) *httptest.Server {
 // dashboard asks for.
 func TestMetrics(t *testing.T) {
 	t.Parallel()
-	_, venus, mars := solar(t)
+	_, venus, mars := solarWith(t, directly)
 	page := inside(t, venus)
 	addr := net.JoinHostPort("mars.example.com", echo(t, mars))
 	c, err := venus.Dial(t.Context(), "tcp", addr)
@@ -231,7 +231,7 @@ func (s *spans) byName(name string) *span {
 // checks go on beside the handshake, and may end after the Dial.
 func TestTrace(t *testing.T) {
 	t.Parallel()
-	_, venus, mars := solar(t)
+	_, venus, mars := solarWith(t, directly)
 	addr := net.JoinHostPort("mars.example.com", echo(t, mars))
 	s := &spans{}
 	ctx, _ := s.Tracer("").Start(t.Context(), "user")

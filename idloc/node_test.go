@@ -66,8 +66,16 @@ func join(t testing.TB, by *idloc.Node, name string, cfg idloc.Config) *idloc.No
 
 // solar is the overlay of the draft.
 func solar(t testing.TB) (earth, venus, mars *idloc.Node) {
-	earth = found(t, idloc.Config{})
-	return earth, join(t, earth, "venus", idloc.Config{}), join(t, earth, "mars", idloc.Config{})
+	return solarWith(t, idloc.Config{})
+}
+
+// directly is for tests that count pipes: on a machine that is slow enough a
+// first dial would try a relay, too, which is another pipe.
+var directly = idloc.Config{Paths: idloc.PathDirectOnly}
+
+func solarWith(t testing.TB, cfg idloc.Config) (earth, venus, mars *idloc.Node) {
+	earth = found(t, cfg)
+	return earth, join(t, earth, "venus", cfg), join(t, earth, "mars", cfg)
 }
 
 // echo serves TCP and UDP echo on one port of n and returns the port.

@@ -111,7 +111,7 @@ func TestLiars(t *testing.T) {
 	}
 	honest := s.peers[liars:]
 	start := time.Now()
-	l := s.lookup(honest, s.peers, rounds, 4)
+	l := s.lookup(honest, s.peers, rounds, 2)
 	t.Logf("%d of %d servers lie: %v; in %v", liars, n, l, time.Since(start).Round(time.Millisecond))
 	if l.wrong > 0 || l.notFound > 0 {
 		t.Error("a wrong answer")
