@@ -119,7 +119,7 @@ func TestLateAndDoubled(t *testing.T) {
 		// No queue may overflow: all must have come but what is held back, about
 		// one in a hundred of the last 7,900. A path that has not answered a
 		// challenge yet, as at first, lets 64 wait.
-		window := 400
+		window := 200
 		if next < 1000 {
 			window = 50
 		}
