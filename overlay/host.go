@@ -37,7 +37,7 @@ const (
 	dialTimeout = 4 * time.Second
 	// Connections above the high mark are trimmed to the low one, the least
 	// useful to the DHT first; those that one end is found by do not count
-	// (keep.go). A connection costs each end some 35 KiB.
+	// (keep.go). A connection costs each end some 100 KiB, stacks included.
 	connsLow, connsHigh = 96, 128
 	connGrace           = 30 * time.Second
 )
