@@ -76,12 +76,13 @@ func BenchmarkGarbage(b *testing.B) {
 	measure := func(to uint16) float64 {
 		f := newFlood(b, pieces, to)
 		came, at := x.came.Load(), time.Now()
-		for end := at.Add(*garbageFor); time.Now().Before(end); {
-			time.Sleep(20 * time.Millisecond)
+		sample := time.NewTicker(20 * time.Millisecond)
+		for end := at.Add(*garbageFor); (<-sample.C).Before(end); {
 			if to == port {
 				highest = max(highest, residentNow())
 			}
 		}
+		sample.Stop()
 		mbs := float64(x.came.Load()-came) / 1e6 / time.Since(at).Seconds()
 		if sent := f.end(); to != 0 {
 			rate += float64(sent) / time.Since(at).Seconds() / 2

@@ -95,10 +95,15 @@ func hasPipe(n *idloc.Node, id idloc.PeerID) bool {
 }
 
 // within looks again and again: a node's background work has no end to wait on.
-func within(t *testing.T, what string, limit time.Duration, ok func() bool) {
+func within(t testing.TB, what string, limit time.Duration, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(limit); !ok(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	end := time.After(limit)
+	for !ok() {
+		select {
+		case <-tick.C:
+		case <-end:
 			t.Fatalf("not within %v: %s", limit, what)
 		}
 	}

@@ -87,11 +87,7 @@ func flowsTo(n *idloc.Node, id idloc.PeerID) []idloc.FlowStatus {
 // eventually waits for what a node does in the background.
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(10 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("not within 10 s: %s", what)
-		}
-	}
+	within(t, what, 10*time.Second, ok)
 }
 
 // Whoever forbids it, and wherever a flow ends otherwise, the error says so,

@@ -15,6 +15,7 @@
 //	  │ 2. offer (internal/pipe, sealed end to end) over a connection to the
 //	  │    peer, or through a member that has one: those its name record or
 //	  │    contact record names, those connected here, those nearest its ID
+//	  │    (a forwarder whose target is silent says so: the offer goes again)
 //	  │ 3. answer back the same way
 //	  │ 4. ICE checks on the shared port, until the peer has answered one; after
 //	  │    200 ms without a pair, or when they have failed, a relay beside them

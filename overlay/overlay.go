@@ -491,7 +491,8 @@ func (o *Overlay) heard(d *door, h hello) {
 }
 
 // left is called when a member's last connection is gone. One that was trimmed
-// tells nothing about the member: it serves the database as before.
+// tells nothing about the member: it serves the database as before. (One that
+// only says so stays in the routing table until a question to it fails.)
 func (o *Overlay) left(p peer.ID, m *membership.Member, trimmed bool) {
 	o.cfg.Events.Emit(event.Event{Kind: event.PeerGone, Peer: m.Peer, Name: o.fullName(m.Label)})
 	o.keeper.left(p)

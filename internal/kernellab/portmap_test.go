@@ -55,7 +55,9 @@ func TestPortMapping(t *testing.T) {
 			defer stop()
 			mars := l.join(earth, label)
 			var mapped string
-			for end := time.Now().Add(20 * time.Second); mapped == "" && time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+			tick := time.NewTicker(50 * time.Millisecond) // another process: there is nothing to wait on
+			defer tick.Stop()
+			for end := time.Now().Add(20 * time.Second); mapped == "" && time.Now().Before(end); <-tick.C {
 				a, err := mars.ask(request{Op: "ported"})
 				if err != nil {
 					t.Fatal(err)
