@@ -75,7 +75,7 @@ func TestCloseInFlight(t *testing.T) {
 	}
 	defer blackHole.Close()
 	s := serverOf(t, Config{Names: db, Upstream: Static(blackHole.LocalAddr().(*net.UDPAddr).AddrPort())})
-	addr := listen(t, s)
+	addr := serve(t, s)
 
 	for i, network := range []string{"udp", "tcp"} {
 		c, err := net.Dial(network, addr)
@@ -199,11 +199,7 @@ func TestSpoofedUpstream(t *testing.T) {
 // A server that answers about itself, or over TCP another question, is passed
 // over for the next; when none is left the client hears so.
 func TestUpstreamFailover(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	pc, err := net.ListenPacket("udp", l.Addr().String())
+	pc, l, err := Listen("127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -289,7 +285,7 @@ func TestFlightLimit(t *testing.T) {
 func TestFlood(t *testing.T) {
 	db := newStuck()
 	s := serverOf(t, Config{Names: db, Timeout: time.Minute})
-	addr := listen(t, s)
+	addr := serve(t, s)
 	c, err := net.Dial("udp", addr)
 	if err != nil {
 		t.Fatal(err)
@@ -464,7 +460,7 @@ func isTimeout(err error) bool {
 // Our own server in the host's configuration is not asked: it would ask us.
 func TestNoLoop(t *testing.T) {
 	s := serverOf(t, Config{Prefixes: prefixes})
-	addr := netip.MustParseAddrPort(listen(t, s))
+	addr := netip.MustParseAddrPort(serve(t, s))
 	// The sockets are known when they answer.
 	exchange(t, addr.String(), ask("mars.example.com.", dns.TypeA))
 	s.cfg.Upstream = Static(addr, netip.AddrPort{}, netip.MustParseAddrPort("198.18.0.53:53"), netip.MustParseAddrPort("[::ffff:198.18.0.53]:53"))

@@ -24,7 +24,7 @@ func TestDig(t *testing.T) {
 	if err != nil {
 		t.Skip("dig is not installed")
 	}
-	host, port, err := net.SplitHostPort(listen(t, testServer(t, upstream(t, make(chan string)))))
+	host, port, err := net.SplitHostPort(serve(t, testServer(t, upstream(t, make(chan string)))))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -153,7 +153,7 @@ func TestDig(t *testing.T) {
 // TestRawQueries sends what dig cannot, over UDP and TCP. The server answers
 // FORMERR, or nothing to what is no query, and lives.
 func TestRawQueries(t *testing.T) {
-	addr := listen(t, testServer(t))
+	addr := serve(t, testServer(t))
 	q := ask("mars.example.com.", dns.TypeA)
 	q.Id = 0x1d10
 	good := pack(t, q)

@@ -41,6 +41,7 @@
 // # Files
 //
 //	server.go       Config, Server: sockets and their end   RFC 1035 §4.2, RFC 7766
+//	listen.go       UDP and TCP of one port                 RFC 7766 §5
 //	message.go      one message in, one out                 RFC 1035 §4.1, RFC 6891, RFC 9619
 //	answer.go       which rule answers a question           RFC 6761, RFC 8482
 //	zone.go         names of the overlay                    draft §2, §5; RFC 2308

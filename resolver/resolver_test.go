@@ -65,14 +65,10 @@ func testServer(t testing.TB, upstream ...netip.AddrPort) *Server {
 	return s
 }
 
-// listen serves s on UDP and TCP of one loopback port.
-func listen(t *testing.T, s *Server) string {
+// serve serves s on UDP and TCP of one loopback port.
+func serve(t *testing.T, s *Server) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	pc, err := net.ListenPacket("udp", l.Addr().String())
+	pc, l, err := Listen("127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -130,11 +126,7 @@ func upstream(t *testing.T, asked chan<- string) netip.AddrPort {
 		}
 		w.WriteMsg(a)
 	})
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	pc, err := net.ListenPacket("udp", l.Addr().String())
+	pc, l, err := Listen("127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -156,7 +148,7 @@ func ask(name string, qtype uint16) *dns.Msg { return new(dns.Msg).SetQuestion(n
 
 func TestAnswers(t *testing.T) {
 	asked := make(chan string, 100)
-	addr := listen(t, testServer(t, upstream(t, asked)))
+	addr := serve(t, testServer(t, upstream(t, asked)))
 	ok, nx, fail, refused, form := dns.RcodeSuccess, dns.RcodeNameError, dns.RcodeServerFailure, dns.RcodeRefused, dns.RcodeFormatError
 	for _, c := range []struct {
 		name    string
@@ -234,7 +226,7 @@ func TestAnswers(t *testing.T) {
 }
 
 func TestTruncation(t *testing.T) {
-	addr := listen(t, testServer(t, upstream(t, nil)))
+	addr := serve(t, testServer(t, upstream(t, nil)))
 	a, _, err := (&dns.Client{}).Exchange(ask("big.net.", dns.TypeTXT), addr)
 	if err != nil || !a.Truncated || a.Len() > dns.MinMsgSize {
 		t.Fatalf("UDP: %v, %v", a, err)

@@ -9,6 +9,8 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+
+	"github.com/idloc/idloc/resolver"
 )
 
 // forward says what comes in where and goes where.
@@ -102,15 +104,11 @@ func (g *gateway) forward(f forward) (net.Addr, error) {
 // dns serves the node's own DNS server on a real address.
 func (g *gateway) dns(addr string) (net.Addr, error) {
 	server := netip.AddrPortFrom(g.node.Status().Self.DNS, 53).String()
-	pc, err := net.ListenPacket("udp", addr)
+	pc, l, err := resolver.Listen(addr)
 	if err != nil {
 		return nil, err
 	}
 	g.keep(pc)
-	l, err := net.Listen("tcp", pc.LocalAddr().String())
-	if err != nil {
-		return nil, err
-	}
 	g.keep(l)
 	g.wg.Go(func() {
 		g.datagrams(pc, func(ctx context.Context) (net.Conn, error) { return g.node.Dial(ctx, "udp", server) })
