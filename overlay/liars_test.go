@@ -10,6 +10,7 @@ import (
 	"github.com/libp2p/go-msgio"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/idloc/idloc/internal/race"
 	"github.com/idloc/idloc/overlay/naming"
 )
 
@@ -92,7 +93,7 @@ func (n *node) lie(kind int, all lies) {
 // resolve. The liars have stored nothing that they said they had.
 func TestLiars(t *testing.T) {
 	n, rounds := 60, 17
-	if testing.Short() {
+	if testing.Short() || race.Enabled {
 		n, rounds = 15, 10
 	}
 	begin := time.Now()

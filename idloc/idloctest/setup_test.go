@@ -14,9 +14,17 @@ import (
 
 	"github.com/idloc/idloc/idloc"
 	. "github.com/idloc/idloc/idloc/idloctest"
+	"github.com/idloc/idloc/internal/race"
 )
 
-var setupSeeds = flag.Int("setup-seeds", 9, "how many set-ups TestSetupLosesPackets disturbs in each way; the target is 1000")
+var setupSeeds = flag.Int("setup-seeds", defaultSetups(), "how many set-ups TestSetupLosesPackets disturbs in each way; the target is 1000")
+
+func defaultSetups() int {
+	if race.Enabled {
+		return 3
+	}
+	return 9
+}
 
 // setupsAtOnce run at a time: what they do is mostly to wait for timers.
 const setupsAtOnce = 24

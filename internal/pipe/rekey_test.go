@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/idloc/idloc/internal/race"
 	"github.com/idloc/idloc/internal/wire"
 )
 
@@ -17,8 +18,11 @@ import (
 // stall none.
 func TestRekeys(t *testing.T) {
 	rekeys := 6000
-	if testing.Short() {
+	switch {
+	case testing.Short():
 		rekeys = 200
+	case race.Enabled:
+		rekeys = 600
 	}
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork(25 * time.Millisecond)
