@@ -445,7 +445,7 @@ func (c *connects) offered(q offerRequest, from peerid.ID) offerResponse {
 		in.Reject()
 		return offerResponse{status: status}
 	}
-	if e.session == in.Session && status == offerLoop { // the same offer by another way
+	if status == offerLoop { // the same offer by another way
 		select {
 		case <-e.answered:
 		case <-c.ctx.Done():
