@@ -76,7 +76,8 @@ func active(from, to *idloctest.Node) (p idloc.PathStatus, ok bool) {
 	return p, false
 }
 
-// await looks, at each event of the nodes, whether what is waited for holds.
+// await looks, at each event of the nodes and at each tick, whether what is
+// waited for holds: a mapped address, or one of a TURN server, is no event.
 func await(t testing.TB, what string, within time.Duration, ok func() bool, nodes ...*idloctest.Node) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), within)
@@ -95,9 +96,12 @@ func await(t testing.TB, what string, within time.Duration, ok func() bool, node
 			}
 		})
 	}
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
 	for !ok() {
 		select {
 		case <-again:
+		case <-tick.C:
 		case <-ctx.Done():
 			t.Fatalf("not within %v: %s", within, what)
 		}
