@@ -40,7 +40,8 @@ func (p *peer) send(to netip.AddrPort, text string) {
 }
 
 // recv returns what comes, "" if nothing does. On a perfect link whatever was
-// sent is there already.
+// sent is there already; still, what must come is waited for long, since this
+// goroutine may sleep between setting a deadline and reading.
 func (p *peer) recv(within time.Duration) (text string, from netip.AddrPort) {
 	p.t.Helper()
 	p.SetReadDeadline(time.Now().Add(within))
@@ -56,7 +57,18 @@ func (p *peer) recv(within time.Duration) (text string, from netip.AddrPort) {
 	return string(b[:n]), netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
 }
 
-const soon = 20 * time.Millisecond
+const (
+	soon     = 20 * time.Millisecond // for what must not come
+	patience = 10 * time.Second      // for what must
+)
+
+// within is how long to wait for what must come, or must not.
+func within(must bool) time.Duration {
+	if must {
+		return patience
+	}
+	return soon
+}
 
 // TestKinds holds each box to RFC 4787: how many mappings three destinations
 // make, and who may send to them.
@@ -86,7 +98,7 @@ func TestKinds(t *testing.T) {
 					continue // do not open the filter for it
 				}
 				in.send(p.at(), "hello")
-				text, from := p.recv(soon)
+				text, from := p.recv(patience)
 				if text != "hello" {
 					t.Fatal("did not get out")
 				}
@@ -103,7 +115,7 @@ func TestKinds(t *testing.T) {
 				what string
 			}{{a, c.samePort, "whom it sent to"}, {a2, c.otherPort, "another port"}, {x, c.stranger, "a stranger"}} {
 				s.who.send(first, "in")
-				if text, from := in.recv(soon); (text == "in") != s.want || s.want && from != s.who.at() {
+				if text, from := in.recv(within(s.want)); (text == "in") != s.want || s.want && from != s.who.at() {
 					t.Errorf("%s: got in %v, want %v", s.what, text == "in", s.want)
 				}
 			}
@@ -117,14 +129,14 @@ func TestRebindLifetimeAndHairpin(t *testing.T) {
 	in := newPeer(t, lab.Host("in", BehindNAT(Kind{Lifetime: soon}, PortRestricted)))
 	a := newPeer(t, lab.Host("a"))
 	in.send(a.at(), "1")
-	_, one := a.recv(soon)
+	_, one := a.recv(patience)
 	in.Rebind()
 	a.send(one, "old")
 	if text, _ := in.recv(soon); text != "" {
 		t.Error("a forgotten mapping works")
 	}
 	in.send(a.at(), "2")
-	_, two := a.recv(soon)
+	_, two := a.recv(patience)
 	if two == one || two.Addr() != one.Addr() {
 		t.Errorf("rebound from %v to %v", one, two)
 	}
@@ -138,9 +150,9 @@ func TestRebindLifetimeAndHairpin(t *testing.T) {
 	box := lab.NAT(FullCone)
 	b, c := newPeer(t, lab.Host("b", Behind(box))), newPeer(t, lab.Host("c", Behind(box)))
 	b.send(a.at(), "who am I")
-	_, outer := a.recv(soon)
+	_, outer := a.recv(patience)
 	c.send(outer, "hairpin")
-	if text, from := b.recv(soon); text != "hairpin" || from.Addr() != outer.Addr() {
+	if text, from := b.recv(patience); text != "hairpin" || from.Addr() != outer.Addr() {
 		t.Errorf("%q from %v", text, from)
 	}
 }
@@ -171,7 +183,7 @@ func TestLink(t *testing.T) {
 			}
 			got, swapped, last := 0, 0, -1
 			for {
-				text, _ := b.recv(200 * time.Millisecond)
+				text, _ := b.recv(within(got < c.min))
 				if text == "" {
 					break
 				}
@@ -203,7 +215,7 @@ func TestFirewallCutAndFilter(t *testing.T) {
 	ok := func(from, to *peer, want bool, what string) {
 		t.Helper()
 		from.send(to.at(), "x")
-		if text, _ := to.recv(soon); (text == "x") != want {
+		if text, _ := to.recv(within(want)); (text == "x") != want {
 			t.Errorf("%s: passes %v, want %v", what, text == "x", want)
 		}
 	}
