@@ -133,9 +133,10 @@ func matrix(t *testing.T, seed uint64) [8][8]cell {
 }
 
 // settled returns the kind of the path between two nodes. On a slow machine a
-// relay may have been first where a direct path must follow.
+// relay may have been first where a direct path must follow, if the checks ran
+// out of their time by the next offer, ten seconds later.
 func settled(from, to *Node, direct bool) string {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	events := from.Watch(ctx)
 	p, _ := active(from, to)
