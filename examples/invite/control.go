@@ -130,14 +130,18 @@ func zone(node *idloc.Node) (string, error) {
 func ping(ctx context.Context, node *idloc.Node, q request) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, q.Wait)
 	defer cancel()
+	var why error
 	for {
 		res, err := node.Ping(ctx, q.Name)
+		if why == nil || ctx.Err() == nil { // one that the time cut short says less than the one before
+			why = err
+		}
 		if err == nil {
 			return fmt.Sprintf("%s answers after %v, %s path to %s", res.Peer.Name, res.RTT.Round(time.Microsecond), res.Path.Kind, res.Path.Remote), nil
 		}
 		select {
 		case <-ctx.Done():
-			return "", err
+			return "", why
 		case <-time.After(200 * time.Millisecond):
 		}
 	}
