@@ -93,7 +93,11 @@ func listed(t *testing.T, box string) string {
 	return string(out)
 }
 
-// miniupnpd runs the daemon in a box, with one of its two protocols.
+// routerPorts are the UDP ports of the two protocols, as the kernel prints them.
+var routerPorts = map[string]string{"NAT-PMP": ":14E7 ", "UPnP": ":076C "}
+
+// miniupnpd runs the daemon in a box, with one of its two protocols, and
+// returns when it listens: a node that finds no router asks again in a minute.
 func miniupnpd(t *testing.T, box, protocol string) (stop func()) {
 	t.Helper()
 	dir := t.TempDir()
@@ -119,12 +123,25 @@ allow 1024-65535 0.0.0.0/0 1024-65535
 	if err := c.Start(); err != nil {
 		t.Fatal(err)
 	}
-	return func() {
+	stop = func() {
 		_ = c.Process.Kill()
 		_ = c.Wait()
 		_ = log.Close()
 		if b, err := os.ReadFile(log.Name()); err == nil && t.Failed() {
 			t.Logf("miniupnpd:\n%s", b)
+		}
+	}
+	tick := time.NewTicker(50 * time.Millisecond) // another process: there is nothing to wait on
+	defer tick.Stop()
+	for end := time.Now().Add(20 * time.Second); ; <-tick.C {
+		sockets, err := exec.Command("ip", "netns", "exec", box, "cat", "/proc/net/udp").Output()
+		if err == nil && strings.Contains(string(sockets), routerPorts[protocol]) {
+			return stop
+		}
+		if time.Now().After(end) {
+			t.Errorf("miniupnpd does not listen: %v: %s", err, sockets)
+			stop()
+			t.FailNow()
 		}
 	}
 }
