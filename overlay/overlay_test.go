@@ -35,13 +35,18 @@ func TestResolveAcrossOverlay(t *testing.T) {
 	if !mars.Member().Confirmed {
 		t.Error("membership is provisional although the founder is there")
 	}
-	start := time.Now()
-	_, err := venus.Resolve(t.Context(), "pluto")
-	if !errors.Is(err, ErrNotFound) {
-		t.Errorf("Resolve of a missing name: %v", err)
+	// No timeout ends it. The machine may have slept through one question, but
+	// not through each.
+	quickest := time.Hour
+	for _, label := range []string{"pluto", "ceres", "eris"} {
+		start := time.Now()
+		if _, err := venus.Resolve(t.Context(), label); !errors.Is(err, ErrNotFound) {
+			t.Errorf("Resolve of a missing name: %v", err)
+		}
+		quickest = min(quickest, time.Since(start))
 	}
-	if d := time.Since(start); d > time.Second {
-		t.Errorf("a missing name took %v", d)
+	if quickest > time.Second {
+		t.Errorf("a missing name took %v", quickest)
 	}
 }
 
