@@ -29,6 +29,10 @@ func TestLateCandidates(t *testing.T) {
 		for e := range events {
 			if e.Kind == idloc.EventAnswerReceived && e.Peer == mars.ID() {
 				answered.Store(true)
+				// The questions of the beginning have been given up by now if the
+				// machine is slow: those were the last for two minutes.
+				venus.NetworkChanged()
+				mars.NetworkChanged()
 				return
 			}
 		}
