@@ -3,11 +3,13 @@ package shim_test
 import (
 	"bytes"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"testing"
 
 	"gvisor.dev/gvisor/pkg/buffer"
 
+	"github.com/idloc/idloc/internal/event"
 	"github.com/idloc/idloc/internal/pipe"
 	"github.com/idloc/idloc/shim"
 	"github.com/idloc/idloc/shim/shimtest"
@@ -23,11 +25,18 @@ func (s *sink) Deliver(_ bool, b buffer.Buffer) {
 
 // upPair is a pair with a mapping that is up, whose net then loses all.
 func upPair(tb testing.TB) (*pair, *pipe.Pipe, *sink) {
-	p := newPair(tb, nil)
+	up := make(chan struct{})
+	released := sync.OnceFunc(func() { close(up) })
+	p := newPair(tb, func(e event.Event) {
+		if e.Kind == event.PacketsReleased {
+			released()
+		}
+	})
 	if err := p.a.Shim.Output(udp(p.src, p.dst, "open")); err != nil {
 		tb.Fatal(err)
 	}
 	<-p.ub.got
+	<-up // and the pipe is the mapping's
 	s := new(sink)
 	p.b.Shim.Attach(s)
 	return p, p.a.Pipes.Pipe(p.b.ID), s
