@@ -212,22 +212,30 @@ func TestInitialsAreLimitedPerSource(t *testing.T) {
 // Peers that we talk with survive a flood from made-up addresses.
 func TestStrangersDoNotPushOutPeers(t *testing.T) {
 	s := newSources()
-	peer := func(i int) sourceKey {
-		return s.key(netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), 1))
+	var peers []sourceKey
+	var taken [sourceBuckets]int
+	for i := 0; len(peers) < 200; i++ {
+		k := s.key(netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), 1))
+		// One peer too many for a bucket, as chance has it with some of the
+		// keys, pushes out another peer.
+		if n := &taken[k%sourceBuckets]; *n < sourceWays {
+			*n++
+			peers = append(peers, k)
+		}
 	}
-	for i := range 200 {
-		s.sent(peer(i), 1, 2)
+	for _, k := range peers {
+		s.sent(k, 1, 2)
 	}
 	for i := range 100000 {
 		s.heard(s.key(netip.AddrPortFrom(netip.AddrFrom4([4]byte{11, byte(i >> 16), byte(i >> 8), byte(i)}), 1)), 3)
 	}
-	for i := range 200 {
-		if v, c, ok := s.find(peer(i)); !ok || v != 1 || c != 2 {
+	for i, k := range peers {
+		if v, c, ok := s.find(k); !ok || v != 1 || c != 2 {
 			t.Fatalf("peer %d: %d %d %v", i, v, c, ok)
 		}
 	}
 	s.forgetConn(2)
-	if v, c, ok := s.find(peer(0)); !ok || v != 1 || c != 0 {
+	if v, c, ok := s.find(peers[0]); !ok || v != 1 || c != 0 {
 		t.Errorf("after its socket closed: %d %d %v", v, c, ok)
 	}
 }
