@@ -8,8 +8,6 @@ import (
 
 	"github.com/pion/transport/v3"
 	"github.com/pion/transport/v3/stdnet"
-
-	"github.com/idloc/idloc/idloc"
 )
 
 // recorder is the kernel's network with a copy of every datagram sent.
@@ -65,9 +63,11 @@ func TestNothingReadableOnTheWire(t *testing.T) {
 		t.Fatal(err)
 	}
 	wire := &recorder{Net: std}
-	earth := found(t, idloc.Config{})
-	mars := join(t, earth, "mars", idloc.Config{})
-	venus := join(t, earth, "venus", idloc.Config{Net: wire})
+	earth := found(t, directly) // a relayed datagram is longer
+	mars := join(t, earth, "mars", directly)
+	cfg := directly
+	cfg.Net = wire
+	venus := join(t, earth, "venus", cfg)
 	port := echo(t, mars)
 	secret := []byte("the plaintext that no one on the path may read, 0123456789")
 	tcp, err := dialTimeout(t, venus, "tcp", "mars.example.com:"+port)

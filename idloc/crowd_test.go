@@ -45,10 +45,12 @@ func TestManyFirstDials(t *testing.T) {
 	}
 	close(begin)
 	wg.Wait()
+	var ids []idloc.PeerID
 	for i, n := range nodes {
-		venusPipes.wantOne(t, n.ID())
+		ids = append(ids, n.ID())
 		pipes[i].wantOne(t, venus.ID())
 	}
+	venusPipes.wantOne(t, ids...)
 }
 
 // pipeCount counts the pipes that came up at a node, by peer.
@@ -56,7 +58,9 @@ type pipeCount struct {
 	node *idloc.Node
 	stop context.CancelFunc
 	done chan struct{}
-	up   map[idloc.PeerID]int // read after done
+
+	mu sync.Mutex // guards up
+	up map[idloc.PeerID]int
 }
 
 func countPipes(t *testing.T, n *idloc.Node) *pipeCount {
@@ -67,7 +71,9 @@ func countPipes(t *testing.T, n *idloc.Node) *pipeCount {
 		defer close(c.done)
 		for e := range events {
 			if e.Kind == idloc.EventPipeUp {
+				c.mu.Lock()
 				c.up[e.Peer]++
+				c.mu.Unlock()
 			}
 		}
 	}()
@@ -75,16 +81,26 @@ func countPipes(t *testing.T, n *idloc.Node) *pipeCount {
 	return c
 }
 
-// wantOne ends the counting.
-func (c *pipeCount) wantOne(t *testing.T, peer idloc.PeerID) {
+// wantOne ends the counting, when the pipe to each peer has been counted: what a
+// watcher did not take before the end of its context is lost.
+func (c *pipeCount) wantOne(t *testing.T, peers ...idloc.PeerID) {
 	t.Helper()
+	for _, peer := range peers {
+		eventually(t, "a pipe is counted", func() bool {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			return c.up[peer] > 0
+		})
+	}
 	c.stop()
 	<-c.done
-	if c.up[peer] != 1 {
-		t.Errorf("%s saw %d pipes to %s come up, want 1", c.node.Name(), c.up[peer], peer)
-	}
-	if p := connected(c.node, peer); p != 1 {
-		t.Errorf("%s lists %d live pipes to %s, want 1", c.node.Name(), p, peer)
+	for _, peer := range peers {
+		if c.up[peer] != 1 {
+			t.Errorf("%s saw %d pipes to %s come up, want 1", c.node.Name(), c.up[peer], peer)
+		}
+		if p := connected(c.node, peer); p != 1 {
+			t.Errorf("%s lists %d live pipes to %s, want 1", c.node.Name(), p, peer)
+		}
 	}
 }
 

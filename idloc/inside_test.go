@@ -354,8 +354,10 @@ func TestFailedDialExplains(t *testing.T) {
 func TestLog(t *testing.T) {
 	t.Parallel()
 	var buf syncBuffer
-	earth := found(t, idloc.Config{Logger: slog.New(slog.NewTextHandler(&buf, nil))})
-	mars := join(t, earth, "mars", idloc.Config{})
+	cfg := directly
+	cfg.Logger = slog.New(slog.NewTextHandler(&buf, nil))
+	earth := found(t, cfg)
+	mars := join(t, earth, "mars", directly)
 	addr := net.JoinHostPort("mars.example.com", echo(t, mars))
 	before := len(buf.lines())
 	dial := func() {
@@ -421,7 +423,7 @@ func program(t testing.TB, names ...string) string {
 func TestPageInBrowser(t *testing.T) {
 	t.Parallel()
 	chromium := program(t, "chromium", "chromium-browser", "google-chrome")
-	_, venus, mars := solar(t)
+	_, venus, mars := solarWith(t, directly)
 	page := inside(t, venus)
 	addr := net.JoinHostPort("mars.example.com", echo(t, mars))
 	c, err := venus.Dial(t.Context(), "tcp", addr)

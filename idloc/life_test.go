@@ -181,7 +181,7 @@ func TestAdmit(t *testing.T) {
 // Unmodified net/http, with the resolver, the status page and a capture.
 func TestAroundAFetch(t *testing.T) {
 	t.Parallel()
-	_, venus, mars := solar(t)
+	_, venus, mars := solarWith(t, directly)
 	l, err := mars.Listen("tcp", ":80")
 	if err != nil {
 		t.Fatal(err)

@@ -69,8 +69,9 @@ func solar(t testing.TB) (earth, venus, mars *idloc.Node) {
 	return solarWith(t, idloc.Config{})
 }
 
-// directly is for tests that count pipes: on a machine that is slow enough a
-// first dial would try a relay, too, which is another pipe.
+// directly is for tests that count pipes, or datagrams, or want to see a path:
+// on a machine that is slow enough a first dial would try a relay, too, which
+// is another pipe.
 var directly = idloc.Config{Paths: idloc.PathDirectOnly}
 
 func solarWith(t testing.TB, cfg idloc.Config) (earth, venus, mars *idloc.Node) {
