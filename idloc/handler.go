@@ -149,7 +149,9 @@ func (f flusher) Write(b []byte) (int, error) {
 // eventLog keeps the newest events for the page. It is safe for concurrent
 // use.
 type eventLog struct {
-	mu   sync.Mutex
+	w *watcher
+
+	mu   sync.Mutex // guards what follows, and is held from pop to add
 	ring []Event
 	next int
 }
@@ -157,20 +159,15 @@ type eventLog struct {
 // eventLog returns the node's log, begun by the first call.
 func (n *Node) eventLog() *eventLog {
 	n.logOnce.Do(func() {
-		l := &eventLog{}
+		l := &eventLog{w: n.hub.subscribe()} // ends with the hub
 		n.events = l
-		w := n.hub.subscribe() // ends with the hub
 		go func() {
 			for {
-				for e, ok := w.pop(); ok; e, ok = w.pop() {
-					l.add(e)
-				}
+				l.take()
 				select {
-				case <-w.wake:
-				case <-w.done:
-					for e, ok := w.pop(); ok; e, ok = w.pop() {
-						l.add(e)
-					}
+				case <-l.w.wake:
+				case <-l.w.done:
+					l.take()
 					return
 				}
 			}
@@ -179,9 +176,16 @@ func (n *Node) eventLog() *eventLog {
 	return n.events
 }
 
-func (l *eventLog) add(e Event) {
+// take keeps what was published since it was called last.
+func (l *eventLog) take() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	for e, ok := l.w.pop(); ok; e, ok = l.w.pop() {
+		l.addLocked(e)
+	}
+}
+
+func (l *eventLog) addLocked(e Event) {
 	if len(l.ring) < pageEvents {
 		l.ring = append(l.ring, e)
 		return
@@ -190,8 +194,9 @@ func (l *eventLog) add(e Event) {
 	l.next = (l.next + 1) % pageEvents
 }
 
-// all returns the events, oldest first.
+// all returns the events, oldest first, with what has just been published.
 func (l *eventLog) all() []Event {
+	l.take()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	out := make([]Event, 0, len(l.ring))
