@@ -340,6 +340,13 @@ func TestGarbage(t *testing.T) {
 		count = min(count, 6000)
 	}
 	flood(t, seed, ear, from, mars.Status().Self.Port, count)
+	// On a busy machine most of it is lost in a full socket, and of the rare
+	// kinds perhaps all.
+	for more := range uint64(20) {
+		if len(undropped(t, mars, venus)) > 0 {
+			flood(t, seed+1+more, ear, from, mars.Status().Self.Port, count/4)
+		}
+	}
 	if err := x.end(); err != nil {
 		t.Errorf("the transfer: %v", err)
 	}
@@ -359,18 +366,8 @@ func TestGarbage(t *testing.T) {
 			t.Errorf("%d replies: %s", n, what)
 		}
 	}
-	for _, reason := range []string{
-		"socket: empty", "socket: unknown-kind", "socket: quic-version", "socket: quic-length", "socket: quic-stranger", "socket: quic-forged",
-		"stun: malformed", "stun: unknown user", "stun: unknown transaction", "pipe: malformed", "pipe: unknown index",
-	} {
-		if st.Drops[reason] == 0 {
-			t.Errorf("none was dropped as %q", reason)
-		}
-	}
-	for _, reason := range []string{"authentication failed", "unknown source", "replay"} {
-		if peer.Drops[reason] == 0 {
-			t.Errorf("none of the pipe's was dropped as %q", reason)
-		}
+	for _, reason := range undropped(t, mars, venus) {
+		t.Errorf("none was dropped as %q", reason)
 	}
 	if peer.Session != session || !peer.Connected {
 		t.Errorf("the pipe was of session %s, is of %s", session, peer.Session)
@@ -387,6 +384,26 @@ func TestGarbage(t *testing.T) {
 			c.Close()
 		}
 	}
+}
+
+// undropped returns for which reasons n has dropped nothing yet, of its own and
+// of its pipe with peer.
+func undropped(t *testing.T, n, peer *idloc.Node) (reasons []string) {
+	t.Helper()
+	for _, reason := range []string{
+		"socket: empty", "socket: unknown-kind", "socket: quic-version", "socket: quic-length", "socket: quic-stranger", "socket: quic-forged",
+		"stun: malformed", "stun: unknown user", "stun: unknown transaction", "pipe: malformed", "pipe: unknown index",
+	} {
+		if n.Status().Drops[reason] == 0 {
+			reasons = append(reasons, reason)
+		}
+	}
+	for _, reason := range []string{"authentication failed", "unknown source", "replay"} {
+		if peerStatus(t, n, peer).Drops[reason] == 0 {
+			reasons = append(reasons, reason)
+		}
+	}
+	return reasons
 }
 
 // flood sends count pieces of garbage to a port, one in four in the name of the

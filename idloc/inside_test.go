@@ -70,7 +70,11 @@ func TestMetrics(t *testing.T) {
 	if _, err := venus.Dial(t.Context(), "tcp", "pluto.example.com:80"); err == nil {
 		t.Fatal("pluto answers")
 	}
-	text := get(t, page.URL+"/metrics")
+	var text string
+	eventually(t, "the checks end, which go on beside the handshake", func() bool {
+		text = get(t, page.URL+"/metrics")
+		return strings.Contains(text, `duration_seconds_count{stage="check"}`)
+	})
 	problems, err := promlint.New(strings.NewReader(text)).Lint()
 	if err != nil {
 		t.Fatal(err)
