@@ -22,10 +22,14 @@ const (
 	// and how many of the nearest must have answered for a complete walk.
 	replicas = 8
 	// depth is how many of the nearest a read asks before it believes that
-	// there is no record: servers that have just come may lack it.
-	depth = 2 * replicas
-	// width is how many servers a walk asks at a time.
+	// there is no record: servers that have just come may lack it, and in an
+	// overlay that grows fast most have. A record that is there is found by
+	// the first few.
+	depth = 4 * replicas
+	// width is how many servers a walk asks at a time, wide how many when as
+	// many as should have the record had none.
 	width = 4
+	wide  = 2 * width
 	// askTimeout bounds one question to one server.
 	askTimeout = 2 * time.Second
 	// askPatience is how long a walk whose nearest servers have mostly
@@ -94,7 +98,7 @@ func (d *database) walk(ctx context.Context, key string, each func(found) bool) 
 	if d.isServer() {
 		w.askSelf(ctx)
 	}
-	w.offer(d.kad.RoutingTable().NearestPeers(w.target, 2*replicas))
+	w.offer(d.kad.RoutingTable().NearestPeers(w.target, max(depth, 2*replicas)))
 	w.offer(d.servers())
 	return w.run(ctx)
 }
@@ -195,7 +199,7 @@ func (w *walker) run(ctx context.Context) walkResult {
 	var asks sync.WaitGroup
 	busy := 0
 	for {
-		for busy < width && !w.done && ctx.Err() == nil {
+		for busy < w.width() && !w.done && ctx.Err() == nil {
 			c := w.next()
 			if c == nil {
 				break
@@ -246,6 +250,13 @@ func (w *walker) run(ctx context.Context) walkResult {
 		}
 	}
 	return w.res
+}
+
+func (w *walker) width() int {
+	if w.depth > replicas && w.res.answered >= replicas {
+		return wide
+	}
+	return width
 }
 
 func (w *walker) count(state uint8) int {
