@@ -122,7 +122,9 @@ func (n *node) config(name string) Config {
 		Pipes: func(o *Overlay) (*pipe.Endpoint, error) {
 			id := o.ID()
 			e, err := pipe.NewEndpoint(pipe.Config{Key: n.key, Overlay: id, Handler: n, Events: n.emit})
-			n.pipes.Store(e)
+			if old := n.pipes.Swap(e); old != nil {
+				_ = old.Close() // of a join that has failed
+			}
 			return e, err
 		},
 	}

@@ -42,7 +42,7 @@ const (
 	peersTimeout     = 3 * time.Second
 	askPeersPause    = 5 * time.Second // between questions that an arrival causes
 	rememberPause    = 5 * time.Second // between notes of who is connected
-	askPeersWidth    = 3               // how many members are asked at a time
+	askPeersWidth    = 3               // how many members are asked at a time; one, by who knows meshBelow
 	peersMax         = 16
 	peersAddrs       = 4
 	// orphanRetry is how soon a peer without connections tries again.
@@ -339,7 +339,11 @@ func (o *Overlay) askPeers(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, peersTimeout)
 	defer cancel()
 	rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
-	told := make([][]toldPeer, min(len(all), askPeersWidth))
+	width := askPeersWidth
+	if len(all) >= meshBelow && len(o.db.servers()) >= fewServers {
+		width = 1
+	}
+	told := make([][]toldPeer, min(len(all), width))
 	var wg sync.WaitGroup
 	for i := range told {
 		wg.Go(func() {
