@@ -92,14 +92,20 @@ func echo(t testing.TB, n *idloc.Node) string {
 		t.Fatal(err)
 	}
 	var wg sync.WaitGroup
-	t.Cleanup(func() { l.Close(); pc.Close(); wg.Wait() })
+	ctx, end := context.WithCancel(context.Background())
+	t.Cleanup(func() { end(); l.Close(); pc.Close(); wg.Wait() })
 	wg.Go(func() {
 		for {
 			c, err := l.Accept()
 			if err != nil {
 				return
 			}
-			wg.Go(func() { defer c.Close(); io.Copy(c, c) })
+			wg.Go(func() {
+				// A peer that has gone may not have been heard going.
+				defer context.AfterFunc(ctx, func() { c.Close() })()
+				defer c.Close()
+				io.Copy(c, c)
+			})
 		}
 	})
 	wg.Go(func() {

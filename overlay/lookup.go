@@ -252,6 +252,8 @@ func (w *walker) run(ctx context.Context) walkResult {
 	return w.res
 }
 
+// width is how many servers may be asked at a time now. Who looks for where to
+// put a record finds it with few.
 func (w *walker) width() int {
 	if w.depth > replicas && w.res.answered >= replicas {
 		return wide

@@ -42,7 +42,7 @@ const (
 	peersTimeout     = 3 * time.Second
 	askPeersPause    = 5 * time.Second // between questions that an arrival causes
 	rememberPause    = 5 * time.Second // between notes of who is connected
-	askPeersWidth    = 3               // how many members are asked at a time; one, by who knows meshBelow
+	askPeersWidth    = 3               // how many members are asked at a time; one, once meshBelow are connected
 	peersMax         = 16
 	peersAddrs       = 4
 	// orphanRetry is how soon a peer without connections tries again.
