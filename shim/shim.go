@@ -103,13 +103,15 @@ func (s *Shim) Attach(u Upper) {
 // Table returns the LSI table that the shim works with.
 func (s *Shim) Table() *lsi.Table { return s.cfg.Table }
 
-// Close ends every Connect that is under way, drops what is held for a pipe,
-// sends what was kept back for company, and waits for the shim's goroutines.
+// Close ends every Connect that is under way, drops what is held for a pipe that
+// is not there, sends what a pipe has yet to take and what was kept back for
+// company, and waits for the shim's goroutines.
 // Output fails from then on. It is idempotent.
 func (s *Shim) Close() error {
 	s.mu.Lock()
 	s.closed = true
 	s.mu.Unlock()
+	s.awaitReleases()
 	s.cancel()
 	s.wg.Wait()
 	s.lastWords()
@@ -131,6 +133,23 @@ func (s *Shim) Close() error {
 		}
 	}
 	return nil
+}
+
+// awaitReleases waits for those who move held packets into a pipe that has come
+// up: the last of a connection may be among them, and the peer would wait for it.
+// They have a bounded number of rounds to go, and wait for nobody.
+func (s *Shim) awaitReleases() {
+	for i := range s.byID.shards {
+		shard := s.byID.shards[i].Load()
+		if shard == nil {
+			continue
+		}
+		for _, m := range *shard {
+			m.release.Lock()
+			//lint:ignore SA2001 to have it for a moment is to have waited
+			m.release.Unlock()
+		}
+	}
 }
 
 // lastWords sends acknowledgements and batches that wait for more: the last

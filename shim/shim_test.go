@@ -6,7 +6,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
+	"runtime"
 	"slices"
 	"sync"
 	"testing"
@@ -477,4 +479,55 @@ func TestCloseSendsWhatWaits(t *testing.T) {
 			t.Errorf("%d datagrams and %d acknowledgements arrived", datagrams, acks)
 		}
 	})
+}
+
+// What waits behind packets that a pipe is just taking goes out before Close ends
+// the Connect that was to make the pipe: it may be a connection's last word.
+func TestCloseWhileReleasing(t *testing.T) {
+	p := newPair(t, nil)
+	p.a.OnConnect = func(ctx context.Context, _ peerid.ID) error {
+		<-ctx.Done() // the pipe comes up from the other side
+		return ctx.Err()
+	}
+	leaving, let := make(chan struct{}), make(chan struct{})
+	first := sync.OnceFunc(func() { close(leaving); <-let })
+	p.net.SetFilter(func(from, _ *shimtest.Node, b []byte, _ int) []byte {
+		if from == p.a && b[0] == 0x80 {
+			first()
+		}
+		return b
+	})
+	for _, what := range []string{"first", "second"} {
+		if err := p.a.Shim.Output(udp(p.src, p.dst, what)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	back, _ := p.b.Table.Self()
+	to, _ := p.b.LSI(t, p.a)
+	if err := p.b.Shim.Output(udp(back, to, "hello")); err != nil {
+		t.Fatal(err)
+	}
+	<-leaving
+	if err := p.a.Shim.Output(udp(p.src, p.dst, "last")); err != nil {
+		t.Fatal(err)
+	}
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		_ = p.a.Shim.Close()
+	}()
+	nobody := netip.MustParseAddr("198.19.255.254")
+	for !errors.Is(p.a.Shim.Output(udp(p.src, nobody, "")), net.ErrClosed) {
+		runtime.Gosched()
+	}
+	for range 100_000 {
+		runtime.Gosched() // Close goes as far as it can
+	}
+	close(let)
+	<-closed
+	for _, want := range []string{"first", "second", "last"} {
+		if b := p.ub.next(t); string(b[28:]) != want {
+			t.Fatalf("%q, want %q; %+v", b[28:], want, p.a.Shim.Stats())
+		}
+	}
 }
