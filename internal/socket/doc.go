@@ -40,6 +40,7 @@
 //	demux.go            RFC 7983 §7, RFC 9443 §3
 //	source.go           RFC 6724 §5 (through the system's own choice), RFC 1122 §3.3.4.2
 //	kernel*.go          RFC 8899 §4.2 (don't-fragment on every datagram)
+//	message_linux.go    recvmsg(2), sendmsg(2)
 //	quicgate.go         RFC 8999 §5, RFC 9000 §10.3, §14.1, §17.2
 //	quicinitial.go      RFC 9001 §5.2 to §5.4
 //	sources.go          RFC 9000 §8.1, §21.10

@@ -32,9 +32,10 @@ type kernelLink struct {
 	max  int // the longest that one send call may be
 	room int // bytes that the receive buffer holds; 0: not known
 
-	// send is conn.WriteMsgUDPAddrPort; tests put the faults of network
-	// drivers in its place.
-	send func(b, oob []byte, to netip.AddrPort) (int, int, error)
+	// receive and send are package net's, or what the system has that is better
+	// (ownCalls). Tests put the faults of network drivers in the place of send.
+	receive func(b, oob []byte) (n, oobn, flags int, from netip.AddrPort, err error)
+	send    func(b, oob []byte, to netip.AddrPort) (n, oobn int, err error)
 
 	gso   atomic.Bool // the system splits a batch; cleared once it refused
 	gro   bool        // the system may merge datagrams of one sender
@@ -61,7 +62,8 @@ func listenKernel(addr netip.AddrPort, log *slog.Logger) (*kernelLink, error) {
 
 // newKernelLink takes over conn and finds out what the system can do for it.
 func newKernelLink(conn *net.UDPConn, log *slog.Logger) *kernelLink {
-	l := &kernelLink{conn: conn, log: log, max: maxPayload6, send: conn.WriteMsgUDPAddrPort, epoch: time.Now()}
+	l := &kernelLink{conn: conn, log: log, max: maxPayload6, epoch: time.Now()}
+	l.receive, l.send = l.netReceive, conn.WriteMsgUDPAddrPort
 	if a := conn.LocalAddr().(*net.UDPAddr).AddrPort().Addr().Unmap(); a.Is4() {
 		l.max = maxPayload4
 	}
@@ -79,6 +81,7 @@ func newKernelLink(conn *net.UDPConn, log *slog.Logger) *kernelLink {
 	if l.gro {
 		l.oob = make([]byte, groSpace)
 	}
+	l.ownCalls()
 	return l
 }
 
@@ -86,22 +89,22 @@ func (l *kernelLink) offloads() (gso, gro bool) { return l.gso.Load(), l.gro }
 func (l *kernelLink) port() (uint16, error)     { return portOf(l.conn.LocalAddr()) }
 func (l *kernelLink) close() error              { return l.conn.Close() }
 
+// netReceive is package net's receive, which has no use for control messages:
+// no system but Linux merges datagrams.
+func (l *kernelLink) netReceive(b, _ []byte) (n, oobn, flags int, from netip.AddrPort, err error) {
+	n, from, err = l.conn.ReadFromUDPAddrPort(b)
+	return n, 0, 0, from, err
+}
+
 func (l *kernelLink) read(b []byte) (n, seg int, from netip.AddrPort, err error) {
-	if l.gro {
-		var oobn, flags int
-		n, oobn, flags, from, err = l.conn.ReadMsgUDPAddrPort(b, l.oob)
-		if err == nil {
-			seg = groSegment(l.oob[:oobn])
-			if truncated(flags) {
-				err = errTruncated
-			}
-		}
-	} else {
-		n, from, err = l.conn.ReadFromUDPAddrPort(b)
+	n, oobn, flags, from, err := l.receive(b, l.oob)
+	if err == nil && truncated(flags) {
+		err = errTruncated
 	}
 	if err != nil {
 		return 0, 0, from, readError(err)
 	}
+	seg = groSegment(l.oob[:oobn])
 	if seg <= 0 || seg > n {
 		seg = n
 	}
