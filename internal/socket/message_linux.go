@@ -163,21 +163,30 @@ func (r *receiver) read(b, oob []byte) (n, oobn, flags int, from netip.AddrPort,
 }
 
 // sender is what one call of sendOn works with.
-type sender struct{ message }
+type sender struct {
+	message
+	settled bool
+	once    func(fd uintptr) // try, for those who do not wait
+}
 
 var senderPool = sync.Pool{New: func() any {
 	s := new(sender)
 	s.init()
 	s.try = func(fd uintptr) bool { return s.call(unix.SYS_SENDMSG, fd) }
+	s.once = func(fd uintptr) { s.settled = s.try(fd) }
 	return s
 }}
 
-// sendOn is kernelLink.send.
+// sendOn is kernelLink.send. Those who send at once do not wait for each other:
+// a datagram or a batch goes out whole. Only who finds the send buffer full takes
+// the descriptor's lock, and waits for room or the write deadline.
 func sendOn(rc syscall.RawConn, b, oob []byte, to netip.AddrPort) (n, oobn int, err error) {
 	s := senderPool.Get().(*sender)
 	s.point(b, oob)
 	s.to(to)
-	err = rc.Write(s.try)
+	if err = rc.Control(s.once); err == nil && !s.settled {
+		err = rc.Write(s.try)
+	}
 	if err == nil && s.errno != 0 {
 		err = s.errno
 	}

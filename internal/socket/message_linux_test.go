@@ -6,10 +6,8 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
-	"os"
 	"strconv"
 	"testing"
-	"time"
 )
 
 // linkOn binds a link on the loopback address a, with its own system calls or
@@ -74,12 +72,6 @@ func TestOwnCalls(t *testing.T) {
 			}
 			if err := to.write([]byte("x"), 1, fromAddr); !errors.Is(err, net.ErrClosed) {
 				t.Errorf("%v, own %v: writing to a closed socket: %v", a, own, err)
-			}
-			if err := from.conn.SetWriteDeadline(time.Unix(1, 0)); err != nil {
-				t.Fatal(err)
-			}
-			if _, _, err := from.send([]byte("x"), nil, fromAddr); !errors.Is(err, os.ErrDeadlineExceeded) {
-				t.Errorf("%v, own %v: writing after the deadline: %v", a, own, err)
 			}
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/netip"
+	"os"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -120,6 +121,7 @@ func TestSendFaults(t *testing.T) {
 			}
 			return nil
 		}, nil, 2, true},
+		{"send buffer full", func(int, []byte, []byte) error { return os.ErrDeadlineExceeded }, ErrBusy, 1, true},
 		{"no route", func(int, []byte, []byte) error { return syscall.ENETUNREACH }, syscall.ENETUNREACH, 1, true},
 	} {
 		t.Run(x.what, func(t *testing.T) {
@@ -183,13 +185,20 @@ func TestWriteDeadlineIsKeptAhead(t *testing.T) {
 	l := p.Conns()[0].link.(*kernelLink)
 	l.epoch = l.epoch.Add(-time.Hour) // an old deadline passed long ago
 	l.armed.Store(int64(time.Minute))
-	_ = l.conn.SetWriteDeadline(time.Now().Add(-time.Minute))
-	if err := p.Conns()[0].WriteTo([]byte{1}, netip.AddrPortFrom(lo4, 9)); err != nil {
-		t.Errorf("a passed deadline was not renewed: %v", err)
+	rc, err := l.conn.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
 	}
+	wait := func() error { return rc.Write(func(uintptr) bool { return true }) } // as one that waits, asks first
 	_ = l.conn.SetWriteDeadline(time.Now().Add(-time.Minute))
-	if err := p.Conns()[0].WriteTo([]byte{1}, netip.AddrPortFrom(lo4, 9)); !errors.Is(err, ErrBusy) {
+	if err := wait(); !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("past the deadline: %v", err)
+	}
+	if err := p.Conns()[0].WriteTo([]byte{1}, netip.AddrPortFrom(lo4, 9)); err != nil {
+		t.Error(err)
+	}
+	if err := wait(); err != nil {
+		t.Errorf("a passed deadline was not renewed: %v", err)
 	}
 }
 
