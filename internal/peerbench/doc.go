@@ -5,6 +5,7 @@
 //	go run .                                  # all peers, all workloads, medians of 5
 //	go run . -peers idloc,kernel-tls -w W1,W3 # some of them
 //	go run . -json out.json -svg out.svg      # besides the table
+//	go run . -md                              # the table in Markdown
 //	go run . -child idloc -w W1 -cpuprofile p # one measurement, profiled
 //	go run . -impaired                        # one stream over bad paths, a table of its own
 //

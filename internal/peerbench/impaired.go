@@ -10,7 +10,6 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"text/tabwriter"
 	"time"
 )
 
@@ -209,7 +208,7 @@ func impaired(ctx context.Context) error {
 func printImpaired(w io.Writer, r *report, cells []cell) {
 	fmt.Fprintf(w, "%s · %s · Mbit/s of one stream, medians of %d · %s\n(× is the first column over that peer)\n\n",
 		r.Date.Format("2006-01-02 15:04"), r.Machine, *rounds, r.Command)
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	t := newGrid(w)
 	fmt.Fprintf(t, "one-way delay, bottleneck\t%s\n", strings.Join(r.Peers, "\t"))
 	for _, c := range cells {
 		i := slices.IndexFunc(r.Medians, func(x row) bool { return x.Workload == c.String() })

@@ -41,6 +41,7 @@ var (
 	idleConns  = flag.Int("conns", 1000, "connections of W7")
 	who        = flag.String("peers", "", "peers (default all)")
 	jsonFile   = flag.String("json", "", "write every measurement to this file")
+	markdown   = flag.Bool("md", false, "print the table in Markdown")
 	svgFile    = flag.String("svg", "", "write a chart to this file")
 	quiet      = flag.Bool("q", false, "no progress on standard error")
 	child      = flag.String("child", "", "take one measurement of this peer and print it as JSON")

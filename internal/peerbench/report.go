@@ -55,7 +55,7 @@ func newReport(date time.Time, names []string, samples []sample) *report {
 			i = len(r.Medians)
 			r.Medians = append(r.Medians, row{k.workload, k.metric, map[string]float64{}})
 		}
-		r.Medians[i].Values[k.peer] = v[len(v)/2]
+		r.Medians[i].Values[k.peer] = (v[(len(v)-1)/2] + v[len(v)/2]) / 2
 	}
 	slices.SortFunc(r.Medians, func(a, b row) int {
 		return cmp.Or(cmp.Compare(a.Workload, b.Workload), cmp.Compare(rank(a.Metric), rank(b.Metric)), cmp.Compare(a.Metric, b.Metric))
@@ -88,7 +88,7 @@ func machine() string {
 // table prints the medians, each with idloc's value as a multiple of it.
 func (r *report) table(w io.Writer) error {
 	fmt.Fprintf(w, "%s · %s · medians of %d · %s\n(× is the first column over that peer)\n\n", r.Date.Format("2006-01-02 15:04"), r.Machine, *rounds, r.Command)
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	t := newGrid(w)
 	fmt.Fprintf(t, "\t%s\n", strings.Join(r.Peers, "\t"))
 	for _, x := range r.Medians {
 		fmt.Fprintf(t, "%s %s", x.Workload, x.Metric)
@@ -99,6 +99,41 @@ func (r *report) table(w io.Writer) error {
 	}
 	r.printErrors(w)
 	return nil
+}
+
+// grid takes lines of cells with tabs between them, the head first.
+type grid interface {
+	io.Writer
+	Flush() error
+}
+
+func newGrid(w io.Writer) grid {
+	if *markdown {
+		return &pipes{w: w}
+	}
+	return tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+}
+
+// pipes is a grid in Markdown.
+type pipes struct {
+	w io.Writer
+	b bytes.Buffer
+}
+
+func (p *pipes) Write(b []byte) (int, error) { return p.b.Write(b) }
+
+func (p *pipes) Flush() error {
+	head := true
+	for l := range strings.Lines(p.b.String()) {
+		l = strings.TrimSuffix(l, "\n")
+		fmt.Fprintf(p.w, "| %s |\n", strings.ReplaceAll(l, "\t", " | "))
+		if head {
+			fmt.Fprintf(p.w, "|%s\n", strings.Repeat("---|", strings.Count(l, "\t")+1))
+			head = false
+		}
+	}
+	_, err := fmt.Fprintln(p.w)
+	return err
 }
 
 // printValues prints the peers' values of a row, after its name.
