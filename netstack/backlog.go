@@ -173,6 +173,13 @@ func (l *link) withinShare(v6 bool, b *buffer.Buffer) bool {
 	if len(p.head) < header.TCPMinimumSize {
 		return true
 	}
+	if th := header.TCP(p.head); th.Flags()&header.TCPFlagSyn != 0 {
+		if n := int(th.DataOffset()); n >= header.TCPMinimumSize && n <= len(th) {
+			l.scales.note(p.connKey(), th[:n])
+		}
+	} else if l.starting.Load() > 0 {
+		l.show(p.connKey(), th)
+	}
 	if header.TCPFlags(p.head[13])&(header.TCPFlagSyn|header.TCPFlagAck) != header.TCPFlagSyn {
 		return l.withinBudget(&p, hl, int(b.Size()))
 	}

@@ -42,6 +42,7 @@
 //	admit.go    inbound flows
 //	tcp.go      net.Conn on a TCP endpoint      RFC 9293
 //	near.go     the window that conns to a near peer share
+//	startup.go  the window of conns over a long path, until they lose something
 //	listener.go net.Listener
 //	handed.go   connections made elsewhere      draft §4.3
 //	backlog.go  each peer's share of inbound TCP

@@ -57,6 +57,10 @@ type link struct {
 	shares  shares   // of inbound TCP
 	inbound sync.Map // connKey → *tcpConn: those that are counted there
 
+	scales   scales       // of the windows of connections that are not there yet
+	startups sync.Map     // connKey → *startup: connections at their beginning
+	starting atomic.Int32 // how many those are
+
 	unreadDropped atomic.Uint64 // segments beyond what a peer may have unread
 
 	self4, self6 netip.Addr // the node's own LSIs

@@ -140,7 +140,9 @@ func (p *pace) look(c *tcpConn) {
 	}
 	p.epoch = epoch
 	limit := 0
-	if room := p.room(c); room > 0 {
+	room := p.room(c)
+	c.s.link.watchStart(c, room > 0)
+	if room > 0 {
 		limit = max(min(nearWindow, room)/active, min(nearShare, room/active), superPacket)
 	} else if p.limit != 0 {
 		limit = tcpBufferMax // the path was short and is not any more

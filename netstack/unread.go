@@ -49,7 +49,7 @@ func besides(n int) int64 {
 	return unreadOverhead
 }
 
-// connKey is an inbound connection as its segments name it: the peer's LSI, and
+// connKey is a connection as the peer's segments name it: the peer's LSI, and
 // both ports. Each of the node's LSIs has the same ports.
 type connKey struct {
 	peer  netip.Addr
@@ -214,15 +214,21 @@ func (c *tcpConn) key() connKey {
 	return connKey{c.raddr.AddrPort().Addr().Unmap(), uint32(c.raddr.Port)<<16 | uint32(c.laddr.Port)}
 }
 
+// connKey returns the key of the connection that a TCP segment from the peer
+// belongs to. There are ports.
+func (p *inner) connKey() connKey {
+	src, dst, _ := p.ports()
+	return connKey{p.src, uint32(src)<<16 | uint32(dst)}
+}
+
 // withinBudget says whether a TCP segment of size bytes, with its IP header of
 // hl, may go up.
 func (l *link) withinBudget(p *inner, hl, size int) bool {
-	src, dst, _ := p.ports()
 	n := size - hl - int(p.head[12]>>4)*4
 	if n <= 0 {
 		return true
 	}
-	v, ok := l.inbound.Load(connKey{p.src, uint32(src)<<16 | uint32(dst)})
+	v, ok := l.inbound.Load(p.connKey())
 	if !ok {
 		return true
 	}

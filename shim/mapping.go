@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/idloc/idloc/internal/peerid"
 	"github.com/idloc/idloc/internal/pipe"
@@ -82,6 +83,17 @@ func (s *Shim) Path(a netip.Addr) (to netip.AddrPort, inside bool, room int) {
 		}
 	}
 	return netip.AddrPort{}, false, 0
+}
+
+// RTT returns the smoothed round trip of the pipe to the peer at LSI a, 0 if that
+// is not known.
+func (s *Shim) RTT(a netip.Addr) time.Duration {
+	if m := s.byLSI(a); m != nil {
+		if p := m.pipe.Load(); p != nil {
+			return p.RTT()
+		}
+	}
+	return 0
 }
 
 // mappingLocked returns the mapping of a peer that has LSIs, made if need be.

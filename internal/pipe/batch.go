@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/idloc/idloc/internal/wire"
 )
@@ -216,6 +217,16 @@ func (p *Pipe) Where() (to netip.AddrPort, inside bool, room int) {
 	}
 	a := t.Local.LocalAddr().Addr()
 	return t.Remote, a.IsLoopback() || a == t.Remote.Addr(), room
+}
+
+// RTT returns the smoothed round trip of the present path, 0 if it is not known.
+func (p *Pipe) RTT() time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if t := p.best.Load(); t != nil {
+		return t.srtt
+	}
+	return 0
 }
 
 // MaxSegment is how many bytes of transport header and payload fit one DATA
