@@ -23,7 +23,8 @@
 //
 // The data path (Conn.WriteBatch, Conn.WriteTo, the read loop, a view's
 // WriteTo and ReadFrom) allocates nothing on kernel sockets once the peers are
-// known, and takes no lock that sockets share.
+// known, and takes no lock that sockets share. Nor do those who send on one socket
+// wait for each other, but when its send buffer is full.
 //
 // Addresses come and go. The set of sockets is an immutable snapshot behind an
 // atomic pointer; [Port.Rescan] makes the next one. A [Conn] lives as long as
