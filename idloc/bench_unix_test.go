@@ -133,6 +133,87 @@ func BenchmarkStream(b *testing.B) {
 	}
 }
 
+// BenchmarkFairness has one node write all it can to four peers, on one to four
+// connections each, for a second. conns/fair and peers/fair are Jain's index of
+// what the connections got, and the peers' connections on average: 1 if all got the
+// same, 1/n if one got everything.
+func BenchmarkFairness(b *testing.B) {
+	earth := found(b, idloc.Config{})
+	from := join(b, earth, "from", idloc.Config{})
+	var all, each []float64 // by connection, by connection of a peer on average
+	var total float64
+	var addresses []string
+	for i := range 4 {
+		to := join(b, earth, "to"+strconv.Itoa(i), idloc.Config{})
+		l, err := to.Listen("tcp", ":0")
+		if err != nil {
+			b.Fatal(err)
+		}
+		var wg sync.WaitGroup
+		b.Cleanup(func() { _ = l.Close(); wg.Wait() })
+		wg.Go(func() {
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				wg.Go(func() {
+					defer c.Close()
+					_, _ = io.CopyBuffer(writerOnly{io.Discard}, readerOnly{c}, make([]byte, 256<<10))
+				})
+			}
+		})
+		_, port, _ := net.SplitHostPort(l.Addr().String())
+		for range i + 1 {
+			addresses = append(addresses, to.Name()+":"+port)
+		}
+	}
+	for b.Loop() {
+		got := make([]float64, len(addresses))
+		var wg sync.WaitGroup
+		for i, address := range addresses {
+			c, err := dialTimeout(b, from, "tcp", address)
+			if err != nil {
+				b.Fatal(err)
+			}
+			wg.Go(func() {
+				defer c.Close()
+				_ = c.SetDeadline(time.Now().Add(time.Second))
+				buf := make([]byte, 64<<10)
+				for {
+					n, err := c.Write(buf)
+					got[i] += float64(n)
+					if err != nil {
+						return
+					}
+				}
+			})
+		}
+		wg.Wait()
+		for i, at := 0, 0; i < 4; at, i = at+i+1, i+1 {
+			sum := 0.0
+			for _, n := range got[at : at+i+1] {
+				sum += n
+			}
+			each = append(each, sum/float64(i+1))
+			total += sum
+		}
+		all = append(all, got...)
+	}
+	b.ReportMetric(jain(all), "conns/fair")
+	b.ReportMetric(jain(each), "peers/fair")
+	b.ReportMetric(total/1e6/float64(b.N), "MB/op")
+}
+
+// jain is the fairness index of shares: (Σx)² / (n Σx²).
+func jain(shares []float64) float64 {
+	var sum, squares float64
+	for _, x := range shares {
+		sum, squares = sum+x, squares+x*x
+	}
+	return sum * sum / (float64(len(shares)) * squares)
+}
+
 // readerOnly and writerOnly hide what else there is.
 type (
 	readerOnly struct{ io.Reader }

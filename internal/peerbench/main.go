@@ -53,6 +53,7 @@ var (
 	remote     = flag.String("remote", "", "with -end: the address of the other end")
 	hello      = flag.String("hello", "", "with -end dial: what the server said")
 	cpuProfile = flag.String("cpuprofile", "", "with -child: write a CPU profile to this file")
+	mutexProf  = flag.String("mutexprofile", "", "with -child: write where goroutines waited for each other's locks to this file")
 	memProfile = flag.String("memprofile", "", "with -child and W7: write what is live on the heap to this file")
 )
 
@@ -126,9 +127,17 @@ func measure(ctx context.Context, name, workload string) error {
 	if *memProfile != "" {
 		runtime.MemProfileRate = 512
 	}
+	if *mutexProf != "" {
+		runtime.SetMutexProfileFraction(1)
+	}
 	m := map[string]float64{}
 	if err := run(ctx, peers[i].make, m); err != nil {
 		return err
+	}
+	if *mutexProf != "" {
+		if err := writeProfile("mutex", *mutexProf); err != nil {
+			return err
+		}
 	}
 	return json.NewEncoder(os.Stdout).Encode(m)
 }
@@ -206,4 +215,12 @@ func spawn(ctx context.Context, self, peer, workload string) (map[string]float64
 	}
 	m := map[string]float64{}
 	return m, json.Unmarshal(out, &m)
+}
+
+func writeProfile(kind, file string) error {
+	f, err := os.Create(file)
+	if err != nil {
+		return err
+	}
+	return errors.Join(pprof.Lookup(kind).WriteTo(f, 0), f.Close())
 }
