@@ -21,22 +21,23 @@ import (
 // So until its first loss a connection over a long path is shown a smaller window
 // than its peer's:
 //
-//	rate   = the most that was acknowledged in 3/8 of a round trip, per time
+//	rate   = the most that was acknowledged in half a round trip, per time
 //	window = rate × round trip × startupGain
 //
 // While the path carries more, the window lets TCP double: what is acknowledged
-// in that time doubles too. When the rate stops growing the window holds
-// what the path does, a round trip later a little more for its queue, and then it
-// grows by a datagram a round trip. Not at once, because slow start sends in bursts
-// at twice the path's rate, of which the queue has to hold half.
-// The congestion window goes on growing behind that, which is why the smaller
-// window stays until TCP has met a loss, and has set the threshold that ends slow
-// start (RFC 5681 §3.1). BBR bounds what is under way alike.
+// in that time doubles too. When the rate stops growing the window holds what the
+// path does, a round trip later a little more for its queue, and then it grows by
+// a datagram a round trip. Not at once, because slow start sends in bursts at twice
+// the path's rate, of which the queue has to hold half. The congestion window goes
+// on growing behind that, which is why the smaller window stays until TCP has met a
+// loss, and has set the threshold that ends slow start (RFC 5681 §3.1). BBR bounds
+// what is under way alike.
 //
 // From then on the window is TCP's own but for some round trips after each gap that
-// was filled. Until then gVisor sends little, and then, with nothing under way, all
-// of its window in one burst, which overruns the queue again. So what is under way
-// begins at a quarter and doubles, as acknowledgements come.
+// took a round trip to be filled. Until it is, gVisor sends little, and then, with
+// nothing under way, all of its window in one burst, which overruns the queue again.
+// So what is under way begins at a quarter and doubles, as acknowledgements come.
+// What fills a gap sooner was late and not lost.
 
 const (
 	startupGain  = 1.1
@@ -65,6 +66,7 @@ type startup struct {
 	more  int           // bytes that were allowed since
 
 	gap   bool          // the peer lacks something
+	since time.Duration // when it first said so
 	ramp  time.Duration // after a gap: until when what is under way grows step by step
 	lossy bool          // TCP has met a loss
 }
@@ -98,12 +100,16 @@ func (s *startup) ack(seq uint32, gaps bool, now time.Duration) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
+	case gaps && !s.gap:
+		s.gap, s.since = true, now
 	case gaps:
-		s.gap = true
 	case s.gap: // what fills a gap acknowledges much at once
-		s.gap, s.ramp = false, now+startupRamp*s.rtt
-		s.rate /= startupRamp
-		s.n, s.was, s.flat, s.more = 0, 0, 0, 0
+		if s.gap = false; now-s.since > s.rtt/2 {
+			s.ramp = now + startupRamp*s.rtt
+			s.rate /= startupRamp
+			s.was, s.flat, s.more = 0, 0, 0
+		}
+		s.n = 0
 		fallthrough
 	case s.prev.at == 0:
 		s.prev = acked{now, seq}
@@ -138,7 +144,7 @@ func (s *startup) measure(seq uint32, now time.Duration) {
 			elapsed = span // a burst after a silence counts as if it took all of the span
 		}
 		if d := int32(seq - e.seq); d > 0 {
-			s.rate = max(s.rate, float64(d)/elapsed.Seconds())
+			s.rate = max(s.rate, float64(d)/max(elapsed, time.Microsecond).Seconds())
 		}
 		break
 	}

@@ -123,6 +123,31 @@ func TestStartupGap(t *testing.T) {
 	}
 }
 
+// What was only overtaken changes nothing, however often.
+func TestStartupLate(t *testing.T) {
+	const rtt = 100 * time.Millisecond
+	s := &startup{rtt: rtt}
+	seq, now := uint32(0), time.Duration(1)
+	steady := func(n int) (w int) {
+		for range n {
+			seq, now = seq+10_000, now+time.Millisecond
+			w = s.ack(seq, false, now)
+		}
+		return w
+	}
+	before := steady(1000)
+	for range 100 {
+		for range 20 {
+			now += time.Millisecond
+			s.ack(seq, true, now)
+		}
+		seq += 200_000
+		if w := steady(10); w < before || w > before*5/4 {
+			t.Fatalf("window %d after a late datagram, %d before", w, before)
+		}
+	}
+}
+
 // Another path, another measurement; the same one a little slower is the same.
 func TestStartupMoves(t *testing.T) {
 	const rtt = 100 * time.Millisecond
