@@ -58,7 +58,7 @@ type link struct {
 	inbound sync.Map // connKey → *tcpConn: those that are counted there
 
 	scales   scales       // of the windows of connections that are not there yet
-	startups sync.Map     // connKey → *startup: connections at their beginning
+	startups sync.Map     // connKey → *startup: connections over long paths
 	starting atomic.Int32 // how many those are
 
 	unreadDropped atomic.Uint64 // segments beyond what a peer may have unread

@@ -1,6 +1,7 @@
 package shim
 
 import (
+	"iter"
 	"maps"
 	"net/netip"
 	"sync"
@@ -59,6 +60,23 @@ func (c *cow[K]) store(shard byte, k K, v *mapping) {
 		next[k] = v
 	}
 	c.shards[shard].Store(&next)
+}
+
+// all returns the mappings. Those that come or go meanwhile may be missed.
+func (c *cow[K]) all() iter.Seq[*mapping] {
+	return func(yield func(*mapping) bool) {
+		for i := range c.shards {
+			shard := c.shards[i].Load()
+			if shard == nil {
+				continue
+			}
+			for _, m := range *shard {
+				if !yield(m) {
+					return
+				}
+			}
+		}
+	}
 }
 
 func addrShard(a netip.Addr) byte {

@@ -117,20 +117,14 @@ func (s *Shim) Close() error {
 	s.lastWords()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for i := range s.byID.shards {
-		shard := s.byID.shards[i].Load()
-		if shard == nil {
-			continue
-		}
-		for _, m := range *shard {
-			m.mu.Lock()
-			s.dropHeldLocked(m, DropOutClosed)
-			m.pipe.Store(nil)
-			s.removeLocked(m)
-			m.mu.Unlock()
-			m.dense.discard()
-			s.endOrder(m)
-		}
+	for m := range s.byID.all() {
+		m.mu.Lock()
+		s.dropHeldLocked(m, DropOutClosed)
+		m.pipe.Store(nil)
+		s.removeLocked(m)
+		m.mu.Unlock()
+		m.dense.discard()
+		s.endOrder(m)
 	}
 	return nil
 }
@@ -139,16 +133,10 @@ func (s *Shim) Close() error {
 // up: the last of a connection may be among them, and the peer would wait for it.
 // They have a bounded number of rounds to go, and wait for nobody.
 func (s *Shim) awaitReleases() {
-	for i := range s.byID.shards {
-		shard := s.byID.shards[i].Load()
-		if shard == nil {
-			continue
-		}
-		for _, m := range *shard {
-			m.release.Lock()
-			//lint:ignore SA2001 to have it for a moment is to have waited
-			m.release.Unlock()
-		}
+	for m := range s.byID.all() {
+		m.release.Lock()
+		//lint:ignore SA2001 to have it for a moment is to have waited
+		m.release.Unlock()
 	}
 }
 
@@ -156,17 +144,11 @@ func (s *Shim) awaitReleases() {
 // acknowledgement of a connection and the resets of those that were open when
 // the stack was closed. The peers would go on asking for them.
 func (s *Shim) lastWords() {
-	for i := range s.byID.shards {
-		shard := s.byID.shards[i].Load()
-		if shard == nil {
-			continue
+	for m := range s.byID.all() {
+		if all := m.acks.Load(); all != nil {
+			s.releaseAcks(m, all)
 		}
-		for _, m := range *shard {
-			if all := m.acks.Load(); all != nil {
-				s.releaseAcks(m, all)
-			}
-			s.flushDense(m)
-		}
+		s.flushDense(m)
 	}
 }
 
