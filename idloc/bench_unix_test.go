@@ -72,28 +72,10 @@ func BenchmarkStream(b *testing.B) {
 	for _, streams := range []int{1, 8} {
 		b.Run("streams="+strconv.Itoa(streams), func(b *testing.B) {
 			_, venus, mars := solar(b)
-			l, err := mars.Listen("tcp", ":0")
-			if err != nil {
-				b.Fatal(err)
-			}
-			_, port, _ := net.SplitHostPort(l.Addr().String())
-			var wg sync.WaitGroup
-			b.Cleanup(func() { _ = l.Close(); wg.Wait() })
-			wg.Go(func() {
-				for range streams {
-					c, err := l.Accept()
-					if err != nil {
-						return
-					}
-					wg.Go(func() {
-						_, _ = io.CopyBuffer(writerOnly{io.Discard}, readerOnly{c}, make([]byte, 256<<10))
-						_ = c.Close()
-					})
-				}
-			})
+			address := sink(b, mars)
 			var conns []net.Conn
 			for range streams {
-				c, err := venus.Dial(b.Context(), "tcp", mars.Name()+":"+port)
+				c, err := venus.Dial(b.Context(), "tcp", address)
 				if err != nil {
 					b.Fatal(err)
 				}
@@ -145,27 +127,9 @@ func BenchmarkFairness(b *testing.B) {
 	var addresses []string
 	for i := range 4 {
 		to := join(b, earth, "to"+strconv.Itoa(i), idloc.Config{})
-		l, err := to.Listen("tcp", ":0")
-		if err != nil {
-			b.Fatal(err)
-		}
-		var wg sync.WaitGroup
-		b.Cleanup(func() { _ = l.Close(); wg.Wait() })
-		wg.Go(func() {
-			for {
-				c, err := l.Accept()
-				if err != nil {
-					return
-				}
-				wg.Go(func() {
-					defer c.Close()
-					_, _ = io.CopyBuffer(writerOnly{io.Discard}, readerOnly{c}, make([]byte, 256<<10))
-				})
-			}
-		})
-		_, port, _ := net.SplitHostPort(l.Addr().String())
+		address := sink(b, to)
 		for range i + 1 {
-			addresses = append(addresses, to.Name()+":"+port)
+			addresses = append(addresses, address)
 		}
 	}
 	for b.Loop() {
@@ -203,6 +167,30 @@ func BenchmarkFairness(b *testing.B) {
 	b.ReportMetric(jain(all), "conns/fair")
 	b.ReportMetric(jain(each), "peers/fair")
 	b.ReportMetric(total/1e6/float64(b.N), "MB/op")
+}
+
+// sink has n take connections and discard what they bring, and returns where.
+func sink(b *testing.B, n *idloc.Node) (address string) {
+	l, err := n.Listen("tcp", ":0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	b.Cleanup(func() { _ = l.Close(); wg.Wait() })
+	wg.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			wg.Go(func() {
+				defer c.Close()
+				_, _ = io.CopyBuffer(writerOnly{io.Discard}, readerOnly{c}, make([]byte, 256<<10))
+			})
+		}
+	})
+	_, port, _ := net.SplitHostPort(l.Addr().String())
+	return n.Name() + ":" + port
 }
 
 // jain is the fairness index of shares: (Σx)² / (n Σx²).
