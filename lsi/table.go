@@ -21,7 +21,7 @@ const (
 
 // ErrExhausted is wrapped by Assign's error when the prefix has no address
 // that is free or may be reused.
-var ErrExhausted = errors.New("no LSI left")
+var ErrExhausted = errors.New("no free LSI")
 
 // ErrClosed is returned by Assign after Close.
 var ErrClosed = errors.New("LSI table closed")
@@ -243,6 +243,7 @@ func (t *Table) restore(saved []Entry) {
 	slices.SortStableFunc(saved, func(a, b Entry) int { return a.Seen.Compare(b.Seen) })
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	defer t.idle.sort() // by when they were seen, whatever was put in first
 	now := t.tick()
 	for _, inPrefix := range []bool{true, false} {
 		for _, s := range saved {
@@ -265,7 +266,6 @@ func (t *Table) restore(saved []Entry) {
 			t.create(s.Peer, offset, seen)
 		}
 	}
-	t.idle.sort()
 }
 
 // at returns the entry at an IPv4 address.

@@ -10,43 +10,29 @@ import (
 // Answer answers one query. It returns nil for what is no query. The answer
 // is complete: cutting it to what a transport takes is the caller's.
 func (s *Server) Answer(ctx context.Context, q *dns.Msg) *dns.Msg {
+	return s.answer(ctx, q, false)
+}
+
+// answerInside is Answer for a client inside this process, which has the
+// host's search list.
+func (s *Server) answerInside(ctx context.Context, q *dns.Msg) *dns.Msg {
+	return s.answer(ctx, q, true)
+}
+
+func (s *Server) answer(ctx context.Context, q *dns.Msg, inside bool) *dns.Msg {
 	if q.Response {
 		return nil
 	}
 	a := newReply(q)
 	a.RecursionAvailable = len(s.upstreams()) > 0
-	fail := func(rcode int) *dns.Msg {
+	rcode := check(q)
+	if rcode == dns.RcodeSuccess && !s.begin() {
+		rcode = dns.RcodeServerFailure
+	}
+	if rcode != dns.RcodeSuccess {
 		a.Rcode = rcode
 		addEDNS(a, q, nil)
 		return a
-	}
-	if q.Opcode != dns.OpcodeQuery {
-		return fail(dns.RcodeNotImplemented)
-	}
-	// RFC 9619: one question, neither none nor two.
-	if len(q.Question) != 1 || len(q.Answer) != 0 || len(q.Ns) != 0 {
-		return fail(dns.RcodeFormatError)
-	}
-	opts := 0
-	for _, rr := range q.Extra {
-		if opt, ok := rr.(*dns.OPT); ok {
-			if opts++; opts > 1 || opt.Hdr.Name != "." {
-				return fail(dns.RcodeFormatError) // RFC 6891 §6.1.1
-			}
-			if opt.Version() != 0 {
-				return fail(dns.RcodeBadVers)
-			}
-		}
-	}
-	question := q.Question[0]
-	if question.Qtype == dns.TypeOPT || question.Qtype == dns.TypeNone || question.Qclass == 0 {
-		return fail(dns.RcodeFormatError)
-	}
-	if question.Qclass != dns.ClassINET || refusedType(question.Qtype) {
-		return fail(dns.RcodeRefused)
-	}
-	if !s.begin() {
-		return fail(dns.RcodeServerFailure)
 	}
 	defer s.work.Done()
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.Timeout)
@@ -54,6 +40,7 @@ func (s *Server) Answer(ctx context.Context, q *dns.Msg) *dns.Msg {
 	stop := context.AfterFunc(s.context, cancel)
 	defer stop()
 
+	question := q.Question[0]
 	name := dns.CanonicalName(question.Name)
 	var reason *dns.EDNS0_EDE
 	switch {
@@ -62,14 +49,48 @@ func (s *Server) Answer(ctx context.Context, q *dns.Msg) *dns.Msg {
 	case s.searched(name) != "":
 		reason = s.answerSearched(ctx, a, name)
 	case s.answerReverse(a, question, name), answerSpecial(a, question, name):
-	case !q.RecursionDesired:
+	default:
+		if bare := s.answerBare(ctx, a, q, name, inside); bare != nil {
+			return bare
+		}
+		if q.RecursionDesired {
+			return s.forward(ctx, a, q)
+		}
 		// We are a stub's server: what is not ours exists only by recursion.
 		a.Rcode = dns.RcodeRefused
-	default:
-		return s.forward(ctx, a, q)
 	}
 	addEDNS(a, q, reason)
 	return a
+}
+
+// check says what keeps a query from being answered, or RcodeSuccess.
+func check(q *dns.Msg) int {
+	if q.Opcode != dns.OpcodeQuery {
+		return dns.RcodeNotImplemented
+	}
+	// RFC 9619: one question, neither none nor two.
+	if len(q.Question) != 1 || len(q.Answer) != 0 || len(q.Ns) != 0 {
+		return dns.RcodeFormatError
+	}
+	opts := 0
+	for _, rr := range q.Extra {
+		if opt, ok := rr.(*dns.OPT); ok {
+			if opts++; opts > 1 || opt.Hdr.Name != "." {
+				return dns.RcodeFormatError // RFC 6891 §6.1.1
+			}
+			if opt.Version() != 0 {
+				return dns.RcodeBadVers
+			}
+		}
+	}
+	question := q.Question[0]
+	if question.Qtype == dns.TypeOPT || question.Qtype == dns.TypeNone || question.Qclass == 0 {
+		return dns.RcodeFormatError
+	}
+	if question.Qclass != dns.ClassINET || refusedType(question.Qtype) {
+		return dns.RcodeRefused
+	}
+	return dns.RcodeSuccess
 }
 
 // refusedType says whether a type is no plain question: zone transfers would

@@ -193,7 +193,7 @@ func TestRawQueries(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			conn.SetDeadline(time.Now().Add(30 * time.Second))
+			conn.SetDeadline(time.Now().Add(2 * time.Minute))
 			send := func(b []byte) {
 				if network == "tcp" {
 					b = frame(b)

@@ -22,6 +22,9 @@
 //	  of an unassigned LSI            NXDOMAIN
 //	AXFR, IXFR, other classes         REFUSED
 //	localhost, .invalid, .onion       as RFC 6761 and RFC 7686 say
+//	<label>, which a peer has         CNAME <label>.<domain>, and what that has
+//	  NS, SOA, DS, DNSKEY             from upstream: of a top-level domain
+//	<label>.<search domain>           NXDOMAIN if a peer has the label (NetResolver only)
 //	anything else                     from upstream; REFUSED if there is none
 //
 // An LSI is assigned when a name was resolved, never because a name was asked
@@ -38,6 +41,17 @@
 // server asks us about everything is no loop: a question that is being asked
 // upstream is not asked there again.
 //
+// Nor does a label leave that a peer has, or of which the database does not tell
+// whether one has it: a program that dials mars must not reach another host
+// because a search domain has one of that name. Clients in this process
+// (NetResolver) have the host's search list, and package net asks for
+// mars.corp.example before mars; the former does not exist then. A program that
+// asks for the host mars.corp.example gets it with its second question, for which
+// package net appends a search domain once more. The price: with a final dot
+// there is no second question, and mars.corp.example. is not found. Who asks by a
+// socket means what it says: the search list of a host whose programs ask us
+// should begin with the domain.
+//
 // # Files
 //
 //	server.go       Config, Server: sockets and their end   RFC 1035 §4.2, RFC 7766
@@ -46,6 +60,7 @@
 //	answer.go       which rule answers a question           RFC 6761, RFC 8482
 //	zone.go         names of the overlay                    draft §2, §5; RFC 2308
 //	reverse.go      names of LSIs                           RFC 1035 §3.5, RFC 3596 §2.5
+//	bare.go         labels without a domain                 —
 //	names.go        asking the database once for many       RFC 9520
 //	upstream.go     other names                             RFC 5452
 //	strip.go        what upstream may not say               —

@@ -18,6 +18,10 @@ const (
 // nothing must be sent: to what is no query there is no reply, so that two
 // servers cannot be made to talk to each other. raw is borrowed.
 func (s *Server) reply(ctx context.Context, raw []byte, udp bool) []byte {
+	return s.replyWith(ctx, raw, udp, s.Answer)
+}
+
+func (s *Server) replyWith(ctx context.Context, raw []byte, udp bool, answer func(context.Context, *dns.Msg) *dns.Msg) []byte {
 	if len(raw) < headerLen || raw[2]&0x80 != 0 { // QR: a response
 		return nil
 	}
@@ -27,7 +31,7 @@ func (s *Server) reply(ctx context.Context, raw []byte, udp bool) []byte {
 		return header(raw, dns.RcodeNotImplemented)
 	} else if err := q.Unpack(raw); err != nil || !whole(q, raw) {
 		return header(raw, dns.RcodeFormatError)
-	} else if a = s.Answer(ctx, q); a == nil {
+	} else if a = answer(ctx, q); a == nil {
 		return nil
 	}
 	size := dns.MaxMsgSize

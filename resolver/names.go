@@ -3,7 +3,6 @@ package resolver
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"net/netip"
 	"strings"
@@ -55,7 +54,8 @@ func (s *Server) Lookup(ctx context.Context, host string) (id peerid.ID, v4, v6 
 		notFound := errors.Is(err, ErrNotFound)
 		err = &net.DNSError{
 			UnwrapErr:   err,
-			Err:         err.Error(),
+			Err:         reasonOf(err),
+			Server:      "the overlay's database",
 			Name:        host,
 			IsNotFound:  notFound,
 			IsTemporary: !notFound,
@@ -63,6 +63,15 @@ func (s *Server) Lookup(ctx context.Context, host string) (id peerid.ID, v4, v6 
 		}
 	}
 	return id, v4, v6, err
+}
+
+// reasonOf is the text of an error for a DNSError, which says the name itself.
+func reasonOf(err error) string {
+	var inner *net.DNSError
+	if errors.As(err, &inner) {
+		return inner.Err
+	}
+	return err.Error()
 }
 
 // Owns says whether the resolver answers for a host name itself.
@@ -108,7 +117,7 @@ func (fs *flights) resolve(ctx context.Context, name string) (found, error) {
 	case <-f.done:
 		return f.found, f.err
 	case <-ctx.Done():
-		return found{}, fmt.Errorf("%s: %w", name, ctx.Err())
+		return found{}, ctx.Err()
 	}
 }
 

@@ -15,7 +15,10 @@ import (
 // without leaving the process, on every system and whatever the system's own
 // configuration says about DNS servers. Names of the overlay that do not
 // exist give *net.DNSError with IsNotFound, those that cannot be looked up
-// now IsTemporary. The system's hosts file still comes first.
+// now IsTemporary. The system's hosts file still comes first, and the system's
+// search list is applied; a label that a member has is that member all the same
+// (Config.Search). The errors name the server that the net package took from the
+// system's configuration, whoever was asked: it has no place for another.
 func (s *Server) NetResolver() *net.Resolver {
 	return &net.Resolver{
 		PreferGo: true, // or Dial is not asked
@@ -93,7 +96,7 @@ func (c *conn) Read(b []byte) (int, error) {
 			}
 			continue
 		}
-		answer := c.server.reply(c.ctx, query, false)
+		answer := c.server.replyWith(c.ctx, query, false, c.server.answerInside)
 		if answer == nil {
 			return 0, io.EOF
 		}

@@ -321,8 +321,8 @@ func TestZoneLine(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if id, ok := ParseTXT(rr.(*dns.TXT).Txt[0]); !ok || id != mars || rr.Header().Ttl != 3600 {
-		t.Errorf("%s: %v, %v", line, id, ok)
+	if txt := rr.(*dns.TXT).Txt; len(txt) != 1 || txt[0] != txtPrefix+mars.String() || rr.Header().Ttl != 3600 {
+		t.Errorf("%s: %q", line, txt)
 	}
 	for _, bad := range []string{"", "mars", "a b.com", "x;y.com", "mars.example.com\n"} {
 		if line, err := ZoneLine(bad, mars, 0); err == nil {

@@ -16,6 +16,7 @@ import (
 	"github.com/miekg/dns"
 
 	"github.com/idloc/idloc/internal/event"
+	"github.com/idloc/idloc/internal/logpace"
 	"github.com/idloc/idloc/internal/peerid"
 )
 
@@ -59,6 +60,7 @@ type Config struct {
 	Prefixes []netip.Prefix                                                       // all LSIs lie in these
 	Addr     netip.Addr                                                           // where the server is reached, for the zone's NS; may be invalid
 	Upstream func() []netip.AddrPort                                              // DNS servers for other names; nil: none (see System and Static)
+	Search   func() []string                                                      // search domains of clients in this process; nil: none (see SystemSearch)
 	Dial     func(ctx context.Context, network, address string) (net.Conn, error) // to upstream; nil: net.Dialer
 	Timeout  time.Duration                                                        // for one question; 0: DefaultTimeout
 	Events   event.Sink                                                           // lsi-assigned
@@ -93,12 +95,15 @@ func New(cfg Config) (*Server, error) {
 		return nil, errors.New("resolver: no database or no LSI table")
 	}
 	cfg.Timeout = cmp.Or(cfg.Timeout, DefaultTimeout)
-	cfg.Logger = cmp.Or(cfg.Logger, slog.New(slog.DiscardHandler))
+	cfg.Logger = logpace.New(cfg.Logger)
 	if cfg.NameOf == nil {
 		cfg.NameOf = func(peerid.ID) string { return "" }
 	}
 	if cfg.Upstream == nil {
 		cfg.Upstream = Static()
+	}
+	if cfg.Search == nil {
+		cfg.Search = func() []string { return nil }
 	}
 	if cfg.Dial == nil {
 		cfg.Dial = new(net.Dialer).DialContext

@@ -2,6 +2,7 @@ package resolver
 
 import (
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 )
@@ -25,5 +26,29 @@ func System() func() []netip.AddrPort {
 			last, read = systemServers(), time.Now()
 		}
 		return last
+	}
+}
+
+// SystemSearch returns a Config.Search of the search domains that Go's own
+// resolver appends to names on this host. Both read the host's configuration
+// at moments of their own: what it said before is believed until nobody does.
+func SystemSearch() func() []string { return searchOf(systemSearch) }
+
+func searchOf(read func() []string) func() []string {
+	var (
+		mu          sync.Mutex
+		now, before []string
+		changed     time.Time
+	)
+	return func() []string {
+		mu.Lock()
+		defer mu.Unlock()
+		if got := read(); !slices.Equal(got, now) {
+			now, before, changed = got, now, time.Now()
+		}
+		if time.Since(changed) > 2*systemMaxAge {
+			return now
+		}
+		return slices.Concat(now, before)
 	}
 }

@@ -51,3 +51,26 @@ func TestSystem(t *testing.T) {
 		}
 	}
 }
+
+func TestReadSearch(t *testing.T) {
+	for _, x := range []struct {
+		desc, text string
+		want       []string
+	}{
+		{"empty", "", nil},
+		{"one", "nameserver 192.0.2.1\nsearch lan\n", []string{"lan"}},
+		{"several", "search a.example\tb.example.", []string{"a.example", "b.example."}},
+		{"the last line counts", "search a.example b.example\ndomain c.example\n", []string{"c.example"}},
+		{"domain and then search", "domain c.example\nsearch a.example\n", []string{"a.example"}},
+		{"the root and comments", "#search x\n;search y\nsearch . a.example\n", []string{"a.example"}},
+		{"domain without one", "search a.example\ndomain\n", []string{"a.example"}},
+	} {
+		path := filepath.Join(t.TempDir(), "resolv.conf")
+		if err := os.WriteFile(path, []byte(x.text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got := readSearch(path); !slices.Equal(got, x.want) {
+			t.Errorf("%s: %q, want %q", x.desc, got, x.want)
+		}
+	}
+}

@@ -46,3 +46,6 @@ func systemServers() []netip.AddrPort {
 	}
 	return out
 }
+
+// systemSearch returns none: package net appends none on Windows.
+func systemSearch() []string { return nil }

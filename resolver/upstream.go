@@ -81,7 +81,7 @@ func (s *Server) forward(ctx context.Context, a, q *dns.Msg) *dns.Msg {
 	if err != nil {
 		s.cfg.Logger.Debug("upstream DNS failed", "err", err)
 		a.Rcode = dns.RcodeServerFailure
-		addEDNS(a, q, &dns.EDNS0_EDE{InfoCode: dns.ExtendedErrorCodeNetworkError, ExtraText: "upstream DNS servers failed"})
+		addEDNS(a, q, &dns.EDNS0_EDE{InfoCode: dns.ExtendedErrorCodeNetworkError, ExtraText: "no DNS server outside answers: " + clip(err.Error())})
 		return a
 	}
 	s.accept(a, in)

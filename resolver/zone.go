@@ -119,11 +119,15 @@ func (s *Server) failure(a *dns.Msg, name string, err error) *dns.EDNS0_EDE {
 	if errors.Is(err, context.DeadlineExceeded) {
 		code = dns.ExtendedErrorCodeNoReachableAuthority
 	}
-	text := err.Error()
+	return &dns.EDNS0_EDE{InfoCode: code, ExtraText: clip(err.Error())}
+}
+
+// clip cuts a text to what an extended error has room for.
+func clip(text string) string {
 	if len(text) > 200 {
 		text = strings.ToValidUTF8(text[:200], "")
 	}
-	return &dns.EDNS0_EDE{InfoCode: code, ExtraText: text}
+	return text
 }
 
 // appendApex answers for the domain itself.

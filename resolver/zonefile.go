@@ -53,13 +53,3 @@ func ZoneLines(names []string, idOf func(name string) peerid.ID, ttl time.Durati
 	}
 	return b.String(), nil
 }
-
-// ParseTXT reads the text of such a record, and is false for any other.
-func ParseTXT(txt string) (peerid.ID, bool) {
-	s, ok := strings.CutPrefix(txt, txtPrefix)
-	if !ok {
-		return peerid.ID{}, false
-	}
-	id, err := peerid.Parse(s)
-	return id, err == nil
-}

@@ -19,36 +19,60 @@ var stair = []rule{
 	{"internal/event", "internal/peerid"},
 	{"internal/wire", "internal/peerid"},
 	{"internal/state", "internal/peerid"},
-	{"internal/socket", ""},
-	{"internal/null", ""},
+	{"internal/wallclock", ""},
+	{"internal/pause", ""},
+	{"internal/logpace", ""},
+	{"internal/socket", "internal/logpace"},
+	{"internal/netconn", ""},
+	{"internal/null", "internal/netconn"},
+	{"internal/inner", ""},
 	{"lsi", "internal/peerid"},
 
 	// The stair.
-	{"internal/pipe", "internal/wire internal/peerid internal/event"},
-	{"shim", "lsi internal/pipe internal/wire internal/peerid internal/event"},
-	{"netstack", "shim lsi internal/peerid internal/event"},
-	{"netstack/tun", "netstack shim"},
+	{"internal/pipe/handshake", "internal/wire internal/peerid"},
+	{"internal/pipe", "internal/pipe/handshake internal/logpace internal/wire internal/wallclock internal/peerid internal/event"},
+	{"shim/pep", "internal/inner"},
+	{"shim", "shim/pep internal/inner internal/logpace lsi internal/pipe internal/wire internal/peerid internal/event"},
+	{"netstack", "internal/inner internal/logpace shim lsi internal/netconn internal/peerid internal/event"},
+	{"netstack/tun", "internal/inner internal/logpace netstack shim internal/netconn"},
 
 	// Beside the stair.
 	{"overlay/membership/canon", ""},
 	{"overlay/membership", "overlay/membership/canon internal/peerid"},
 	{"overlay/naming", "overlay/membership/... internal/peerid"},
-	{"overlay/icetcp", "internal/null internal/wire internal/peerid"},
-	{"overlay", "overlay/... internal/null internal/socket internal/pipe internal/wire internal/state internal/peerid internal/event"},
-	{"resolver", "internal/peerid internal/event"},
+	{"overlay/nat", "internal/logpace internal/socket"},
+	{"overlay/ice/stun", ""},
+	{"overlay/ice/tcp", "overlay/ice/stun internal/logpace internal/null internal/wire internal/peerid"},
+	{"overlay/ice", "overlay/ice/stun overlay/nat internal/socket internal/wire"},
+	{"overlay/quictransport", "internal/socket"},
+	{"overlay/hearsay", ""},
+	{"overlay/p2p", "internal/peerid"},
+	{"overlay/field", ""},
+	{"overlay/admission", "overlay/field overlay/naming overlay/membership internal/logpace internal/state internal/wallclock internal/peerid"},
+	{"overlay/mesh", "overlay/field overlay/hearsay overlay/membership overlay/naming overlay/nat overlay/p2p overlay/quictransport internal/pause internal/socket internal/state internal/peerid"},
+	{"overlay/directory", "overlay/membership overlay/naming overlay/p2p internal/pause internal/state internal/peerid internal/event"},
+	{"overlay/nullflow", "overlay/ice overlay/ice/tcp overlay/p2p internal/pause internal/logpace internal/null internal/pipe internal/wire internal/peerid internal/event"},
+	{"overlay/offers", "overlay/membership overlay/p2p internal/pause internal/logpace internal/pipe internal/wire internal/peerid internal/event"},
+	{"overlay/establish", "overlay/offers overlay/p2p overlay/ice internal/pause internal/logpace internal/pipe internal/wire internal/peerid internal/event"},
+	{"overlay", "overlay/... internal/pause internal/logpace internal/null internal/socket internal/pipe internal/wire internal/state internal/wallclock internal/peerid internal/event"},
+	{"resolver", "internal/logpace internal/peerid internal/event"},
 
 	// The composition root, and who stands on its public API.
-	{"idloc", "netstack/... shim lsi internal/null overlay/... resolver internal/pipe internal/socket internal/wire internal/state internal/peerid internal/event"},
+	{"idloc", "internal/logpace netstack/... shim lsi internal/netconn internal/null overlay/... resolver internal/pipe internal/socket internal/wire internal/state internal/wallclock internal/peerid internal/event"},
 	{"idloc/idloctest", "idloc"},
 	{"examples/...", "idloc/... resolver examples/..."}, // resolver: zone-file lines, a DNS server's sockets
 
 	// For tests only.
 	{"internal/leaktest", ""},
 	{"internal/race", ""},
+	{"internal/yardstick", ""},
+	{"internal/difftest", ""},
+	{"internal/pipe/second", ""},
 	{"shim/shimtest", "shim lsi internal/pipe internal/wire internal/peerid internal/event"},
 	{"internal/deptest", ""},
 	{"internal/soak", "idloc"},
 	{"internal/kernellab", ""},
+	{"internal/mutate", ""},
 }
 
 // foreign says which packages may import what is not ours. What is not listed
@@ -59,7 +83,7 @@ var foreign = []struct {
 }{
 	// The shim shares the packet buffer, which saves a copy, and nothing else.
 	// netstack/tun gets such buffers from it.
-	{"gvisor.dev/gvisor/pkg/buffer", "netstack/... shim"},
+	{"gvisor.dev/gvisor/pkg/buffer", "netstack/... shim shim/pep"},
 	{"gvisor.dev/gvisor/pkg/tcpip/checksum", "netstack/... shim"},
 	{"gvisor.dev/gvisor/pkg/tcpip/header", "netstack shim"},
 	{"gvisor.dev/gvisor", "netstack"},
@@ -73,20 +97,23 @@ var foreign = []struct {
 	// transport.Net is in Config of the packages that a user or a test hands
 	// a simulated network.
 	{"github.com/pion/transport", "internal/socket overlay/... idloc idloc/idloctest internal/soak"},
-	{"github.com/pion/logging", "overlay/... idloc/idloctest"},
+	{"github.com/pion/logging", "overlay/ice overlay/nat idloc/idloctest"},
+	{"github.com/pion/stun", "overlay/ice/stun"},
+	{"github.com/pion/ice", "overlay/ice"},
+	{"github.com/pion/turn", "overlay/nat"},
 	{"github.com/pion", "overlay/..."},
 
 	// Seeing inside is the composition root's business; libp2p wants a
 	// registry for its own metrics.
-	{"github.com/prometheus", "overlay idloc"},
+	{"github.com/prometheus", "overlay overlay/mesh idloc"},
 	{"go.opentelemetry.io", "idloc"},
 
 	{"github.com/miekg/dns", "resolver"},
 
-	{"github.com/flynn/noise", "internal/pipe"},
+	{"github.com/flynn/noise", "internal/pipe/handshake"},
 	{"golang.zx2c4.com/wireguard/tun", "netstack/tun"},
 	{"golang.zx2c4.com/wireguard", "internal/pipe"},
-	{"filippo.io/edwards25519", "internal/pipe overlay/membership"},
+	{"filippo.io/edwards25519", "internal/pipe/handshake overlay/membership"},
 }
 
 // in reports whether pkg is one of the packages or trees in list.

@@ -19,7 +19,7 @@ const (
 	NameResolved    Kind = "name-resolved"    // Name, Peer, Via (the member that served the record), Duration
 	NameFailed      Kind = "name-failed"      // Name, Err
 	LSIAssigned     Kind = "lsi-assigned"     // Peer, Name, LSI
-	Miss            Kind = "miss"             // Peer, LSI: no mapping, the packet is held
+	Miss            Kind = "miss"             // Peer, LSI: no mapping, the packet is held, or the Dial waits
 	OfferSent       Kind = "offer-sent"       // Peer, Via (zero: directly)
 	OfferForwarded  Kind = "offer-forwarded"  // this node passed an offer on: From, Peer (target)
 	OfferReceived   Kind = "offer-received"   // Peer, Via
@@ -34,17 +34,21 @@ const (
 	FlowUp          Kind = "flow-up"          // null encapsulation: Peer, Local, Remote, Detail (protocol)
 	FlowMoved       Kind = "flow-moved"       // the same flow has other real addresses: Peer, Local, Remote, Detail
 	FlowClosed      Kind = "flow-closed"      // Peer, Local, Remote, Detail
-	PacketsReleased Kind = "packets-released" // Peer, LSI, Detail: count
+	PacketsReleased Kind = "packets-released" // Peer, LSI, Detail: how many, Dials that waited included
 	PeerConnected   Kind = "peer-connected"   // a member on the peer protocol: Peer, Name, Remote
 	PeerGone        Kind = "peer-disconnected"
+	Alone           Kind = "alone"   // no member is reached, and this node goes on trying: Err; PeerConnected ends it
 	Revoked         Kind = "revoked" // Peer, Name
 	NamePublished   Kind = "name-published"
 	Dialed          Kind = "dialed" // a Dial has ended: Peer, Name, Duration; Stage and Err if it failed
 )
 
 // Event is one step. Fields that a Kind does not use are zero. It is a plain
-// value and may be copied and used concurrently.
+// value and may be copied and used concurrently. Whoever emits one does so
+// before the step can have a consequence: an offer is told before it leaves,
+// an answer when it has been read.
 type Event struct {
+	Seq      uint64         `json:"seq,omitempty"` // position among the node's events, from 1; the node's hub gives it
 	Time     time.Time      `json:"time"`
 	Kind     Kind           `json:"kind"`
 	Peer     peerid.ID      `json:"peer,omitzero"`

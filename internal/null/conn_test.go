@@ -332,3 +332,26 @@ func TestAddrs(t *testing.T) {
 		t.Errorf("%v and %v", local, remote)
 	}
 }
+
+// TestReadFromEndsLate: ReadFrom succeeds when every byte was written before
+// the write deadline, however long the source then takes to say that this was
+// all.
+func TestReadFromEndsLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, 100, 100)
+		defer r.close()
+		a := r.streams[0]
+		src, sink := io.Pipe()
+		go func() {
+			_, _ = io.WriteString(sink, "all")
+			time.Sleep(time.Second)
+			sink.Close()
+		}()
+		if err := a.SetWriteDeadline(time.Now().Add(time.Second / 2)); err != nil {
+			t.Fatal(err)
+		}
+		if n, err := a.ReadFrom(src); n != 3 || err != nil {
+			t.Errorf("%d bytes, %v", n, err)
+		}
+	})
+}

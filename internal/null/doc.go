@@ -134,5 +134,7 @@
 //	close.go   ends, Close in the background      RFC 9293 §3.6
 //	store.go   what the peer may still ask for
 //	conn.go    the real connection
+//	options.go what else a conn has               RFC 2474, tcp(7)
+//	reuse_*.go  sockets that share a port         tcp(7)
 //	tcp_*.go   what the systems tell of one       RFC 9293, tcp(7)
 package null

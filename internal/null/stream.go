@@ -9,6 +9,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/idloc/idloc/internal/netconn"
 )
 
 // Report is what one side says of a stream when it goes over to another
@@ -116,6 +118,7 @@ type Stream struct {
 
 	closed                      bool
 	abortive                    bool // SetLinger(0)
+	class                       int  // traffic class
 	readDeadline, writeDeadline time.Time
 	readTimer, writeTimer       *time.Timer
 	roomTimer                   *time.Timer
@@ -364,44 +367,14 @@ var copyPool = sync.Pool{New: func() any { return new([writePiece]byte) }}
 func (s *Stream) ReadFrom(r io.Reader) (n int64, err error) {
 	buf := copyPool.Get().(*[writePiece]byte)
 	defer copyPool.Put(buf)
-	for {
-		k, rerr := r.Read(buf[:])
-		w, werr := s.Write(buf[:k])
-		n += int64(w)
-		switch {
-		case werr != nil:
-			return n, werr
-		case rerr == io.EOF:
-			return n, nil
-		case rerr != nil:
-			return n, rerr
-		}
-	}
+	return netconn.Copy(s, r, buf[:])
 }
 
 // WriteTo implements io.WriterTo.
 func (s *Stream) WriteTo(w io.Writer) (n int64, err error) {
 	buf := copyPool.Get().(*[writePiece]byte)
 	defer copyPool.Put(buf)
-	for {
-		k, rerr := s.Read(buf[:])
-		if k > 0 {
-			m, werr := w.Write(buf[:k])
-			n += int64(m)
-			if werr == nil && m < k {
-				werr = io.ErrShortWrite
-			}
-			if werr != nil {
-				return n, werr
-			}
-		}
-		switch {
-		case rerr == io.EOF:
-			return n, nil
-		case rerr != nil:
-			return n, rerr
-		}
-	}
+	return netconn.Copy(w, s, buf[:])
 }
 
 // LocalAddr implements net.Conn.

@@ -251,6 +251,9 @@ func (s *Stream) Install(c Conn, mine, peer Report) error {
 	s.peerUnread = uint64(peer.Unread)
 	s.conn = c
 	s.installs++
+	if s.class != 0 {
+		s.classLocked()
+	}
 	if s.sent < s.kept.end {
 		s.behind, s.writing = true, true
 		s.wg.Go(func() { s.catchUp(c) })

@@ -26,8 +26,8 @@ type again struct {
 // doubtful says whether what is sent now should be kept: the peer is looked
 // for, or an answer is overdue.
 func (p *Pipe) doubtful(now int64) bool {
-	first := p.awaiting.Load()
-	return p.alert.Load() || first != 0 && now > first+overdue && now > first+overdueRTTs*p.slow.Load()
+	first := p.life.awaiting.Load()
+	return p.life.alert.Load() || first != 0 && now > first+overdue && now > first+overdueRTTs*p.paths.rtt.Load()
 }
 
 // keep copies what was sent, datagrams of seg bytes back to back.
@@ -37,7 +37,7 @@ func (p *Pipe) keep(b []byte, seg int) {
 	if p.state == stateClosed {
 		return
 	}
-	a := &p.again
+	a := &p.life.again
 	for len(b) > 0 {
 		d := b[:min(seg, len(b))]
 		b = b[len(d):]
@@ -52,12 +52,12 @@ func (p *Pipe) keep(b []byte, seg int) {
 
 // sendAgain queues what was kept. The caller holds mu, and the peer was heard.
 func (p *Pipe) sendAgain() {
-	a := &p.again
-	if t := p.best.Load(); t != nil && t.validated.Load() {
+	a := &p.life.again
+	if t := p.paths.best.Load(); t != nil && t.validated.Load() {
 		for i := range a.n {
 			d := a.ring[(a.next-a.n+i+keepAgain)%keepAgain]
 			if len(d) <= int(t.mtu.Load()) {
-				p.out = append(p.out, outgoing{to: t, sealed: d})
+				p.outbox.datagrams = append(p.outbox.datagrams, outgoing{to: t, sealed: d})
 			}
 		}
 	}

@@ -33,13 +33,13 @@ func TestReplayIsNoSignOfLife(t *testing.T) {
 		send(pa, packet(100))
 		settle(5 * time.Second)
 		n.setDrop(func(from, _ netip.AddrPort, _ []byte) bool { return from == a.s.addr })
-		heard := pb.heard.Load()
+		heard := pb.life.heard.Load()
 		for range 30 {
 			send(pb, packet(100))
 			settle(50 * time.Millisecond)
 			b.Receive(b.s, elsewhere, captured, len(captured))
 		}
-		if !errors.Is(pb.Err(), ErrDead) || pb.heard.Load() != heard {
+		if !errors.Is(pb.Err(), ErrDead) || pb.life.heard.Load() != heard {
 			t.Errorf("a dead peer is kept alive by replays: %v", pb.Err())
 		}
 	})
@@ -108,7 +108,7 @@ func TestNoDataBeforeConsent(t *testing.T) {
 		second := n.sender("192.0.2.101:1000", a.Endpoint)
 		pa.AddPath(Path{second, elsewhere})
 		a.RemoveLocal(a.s)
-		if at := pa.best.Load(); at != nil || pa.Err() == nil {
+		if at := pa.paths.best.Load(); at != nil || pa.Err() == nil {
 			t.Errorf("data goes to %v", at.Remote)
 		}
 		// Five challenges are all that is sent there.
@@ -162,7 +162,7 @@ func TestReplayedOffersAreFree(t *testing.T) {
 func TestMadeUpInitiators(t *testing.T) {
 	r := newResponder()
 	offer := func(i int, timestamp uint64) *Incoming {
-		in := &Incoming{offer: &wire.Payload{Timestamp: timestamp}}
+		in := &Incoming{offer: &wire.Payload{}, stamp: timestamp}
 		binary.BigEndian.PutUint64(in.Peer[:], uint64(i))
 		binary.BigEndian.PutUint64(in.hash[:], uint64(i))
 		binary.BigEndian.PutUint64(in.hash[8:], timestamp)
@@ -210,11 +210,11 @@ func TestRekeyOfferRate(t *testing.T) {
 			if err := pa.beginRekey(pa.e.now()); err != nil {
 				t.Fatal(err)
 			}
-			pa.queue(pa.cur, pa.best.Load(), pa.rekey.frame)
-			pa.rekey.abort(pa)
+			pa.queue(pa.keys.cur, pa.paths.best.Load(), pa.keys.rekey.frame)
+			pa.keys.rekey.abort(pa)
 			pa.unlock()
-			if pb.answered.kp != nil {
-				answered[pb.answered.kp] = true
+			if pb.keys.answered.kp != nil {
+				answered[pb.keys.answered.kp] = true
 			}
 		}
 		if len(answered) == 0 || len(answered) > offersBurst {
@@ -227,8 +227,8 @@ func TestRekeyOfferRate(t *testing.T) {
 			sendNumber(pb, 1)
 		}
 		settle(time.Second)
-		if pa.cur.number != 1 || pb.cur.number != 1 {
-			t.Errorf("rekeys %d and %d", pa.cur.number, pb.cur.number)
+		if pa.keys.cur.number != 1 || pb.keys.cur.number != 1 {
+			t.Errorf("rekeys %d and %d", pa.keys.cur.number, pb.keys.cur.number)
 		}
 	})
 }
@@ -246,7 +246,7 @@ func TestManyFrames(t *testing.T) {
 		for range 500 {
 			question = wire.Frame{Type: wire.FrameConfirm}.Append(question)
 		}
-		pa.write(&outgoing{kp: pa.cur, to: pa.best.Load(), plain: question})
+		pa.write(&outgoing{kp: pa.keys.cur, to: pa.paths.best.Load(), plain: question})
 		settle(50 * time.Millisecond)
 		if got := n.count() - before - 1; got == 0 || got > maxReplies {
 			t.Errorf("%d answers", got)
@@ -272,12 +272,12 @@ func TestLateClose(t *testing.T) {
 		a.Close()
 		n.setDrop(nil)
 		a2 := newHost(t, n, 1, "192.0.2.1:1000", func(c *Config) { c.LastTimestamp = last })
-		s2, sb := handshake(t, a2, b)
+		s2, sb := sessions(t, a2, b)
 		if _, err := b.Up(sb, b.path(a2)); err != nil {
 			t.Fatal(err)
 		}
 		b.Receive(b.s, a2.s.addr, late, len(late))
-		if !errors.Is(pb.Err(), ErrPeerClosed) {
+		if !errors.Is(pb.Err(), ErrPeerEnded) {
 			t.Errorf("after CLOSE: %v", pb.Err())
 		}
 		p2, err := a2.Up(s2, a2.path(b))
@@ -301,7 +301,8 @@ func TestLateClose(t *testing.T) {
 	})
 }
 
-// The chaining key does not stay behind in an exchange that is over.
+// An exchange that is given up is wiped, its copy of the chaining key with it
+// (package handshake's tests).
 func TestChainingKeyWiped(t *testing.T) {
 	_, _, pa, _ := pair(t, true)
 	pa.mu.Lock()
@@ -309,13 +310,13 @@ func TestChainingKeyWiped(t *testing.T) {
 	if err := pa.beginRekey(pa.e.now()); err != nil {
 		t.Fatal(err)
 	}
-	previous := pa.rekey.x.previous
-	if *previous == [keyLen]byte{} {
-		t.Fatal("no chaining key")
+	x := pa.keys.rekey.x
+	if !x.Waiting() {
+		t.Fatal("the exchange does not wait for an answer")
 	}
-	pa.rekey.abort(pa)
-	if *previous != [keyLen]byte{} {
-		t.Error("the copy of the chaining key is still there")
+	pa.keys.rekey.abort(pa)
+	if x.Waiting() {
+		t.Error("the exchange was not wiped")
 	}
 }
 
@@ -333,7 +334,7 @@ func TestCrossingSeenDifferently(t *testing.T) {
 			pa, pb := connect(t, a, b)
 			send(pa, packet(100))
 			settle(time.Second)
-			s2b, s2a := handshake(t, b, a)
+			s2b, s2a := sessions(t, b, a)
 			if smaller {
 				s2a.created = 0
 			} else {
@@ -346,7 +347,7 @@ func TestCrossingSeenDifferently(t *testing.T) {
 				t.Fatal(err)
 			}
 			settle(time.Second)
-			if pa.sess.id == pb.sess.id {
+			if pa.keys.sess.id == pb.keys.sess.id {
 				t.Fatal("they agree")
 			}
 			const packets = 4000
@@ -359,8 +360,8 @@ func TestCrossingSeenDifferently(t *testing.T) {
 			if len(a.r.seen) != packets || len(b.r.seen) != packets {
 				t.Errorf("%d and %d of %d packets", len(a.r.seen), len(b.r.seen), packets)
 			}
-			if pa.sess.id != pb.sess.id || len(pa.keys) > 2 || len(pb.keys) > 2 {
-				t.Errorf("no session agreed on: %d and %d keys", len(pa.keys), len(pb.keys))
+			if pa.keys.sess.id != pb.keys.sess.id || len(pa.keys.all) > 2 || len(pb.keys.all) > 2 {
+				t.Errorf("no session agreed on: %d and %d keys", len(pa.keys.all), len(pb.keys.all))
 			}
 			if len(a.r.downs)+len(b.r.downs) != 0 {
 				t.Errorf("downs %v, %v", a.r.downs, b.r.downs)
@@ -383,8 +384,8 @@ func TestRetiredSessions(t *testing.T) {
 		}
 		pb.mu.Lock()
 		defer pb.mu.Unlock()
-		if len(pb.keys) > maxRetired+1 || b.table.live > maxRetired+1 {
-			t.Errorf("%d keys, %d indices", len(pb.keys), b.table.live)
+		if len(pb.keys.all) > maxRetired+1 || b.table.live > maxRetired+1 {
+			t.Errorf("%d keys, %d indices", len(pb.keys.all), b.table.live)
 		}
 	})
 }

@@ -38,6 +38,7 @@ type Batch struct {
 	typ   uint8
 	kp    *keypair // taken with the first datagram
 	to    *path    // nil: the best one when flushed
+	class uint8    // of the datagrams' outer headers
 	n     int      // bytes sealed
 	seg   int      // size of the first datagram
 	count int
@@ -66,9 +67,15 @@ func newBatch(p *Pipe, typ uint8) *Batch {
 // Free gives b back; it must not be used after. What was not flushed is lost.
 func (b *Batch) Free() {
 	b.reset()
-	b.p, b.to = nil, nil
+	b.p, b.to, b.class = nil, nil, 0
 	batchPool.Put(b)
 }
+
+// SetClass gives all that b sends until Free a traffic class, of which the
+// upper six bits count (RFC 2474). The class is in the outer IP headers where
+// the path's Sender is a ClassSender, and is not told to the peer. What has to
+// wait for a path, or is sent once more, goes without.
+func (b *Batch) SetClass(class uint8) { b.class = class &^ 3 }
 
 func (b *Batch) reset() {
 	b.kp = nil
@@ -87,7 +94,7 @@ func (b *Batch) Room(n int) []byte {
 	if b.count == 0 {
 		b.seg = size
 		if b.kp == nil {
-			b.kp = b.p.send.Load()
+			b.kp = b.p.keys.send.Load()
 		}
 	} else if size > b.seg {
 		return nil
@@ -121,7 +128,7 @@ func (b *Batch) Flush() error {
 	if b.count == 0 {
 		refused := b.kp == nil
 		b.reset()
-		if refused && b.p.send.Load() == nil {
+		if refused && b.p.keys.send.Load() == nil {
 			return ErrNotUp
 		}
 		return nil
@@ -129,7 +136,7 @@ func (b *Batch) Flush() error {
 	p, kp := b.p, b.kp
 	to := b.to
 	if to == nil {
-		to = p.best.Load()
+		to = p.paths.best.Load()
 	}
 	if to == nil || !to.spend(b.n) {
 		waits := to != nil && b.to == nil && p.wait(b.buf[:b.n], b.seg)
@@ -140,7 +147,7 @@ func (b *Batch) Flush() error {
 		return p.drops.count(DropNoPath)
 	}
 	n, seg, count := b.n, b.seg, b.count
-	err := to.Local.WriteBatch(b.buf[:n], min(seg, n), to.Remote)
+	err := to.write(b.buf[:n], min(seg, n), b.class)
 	now := p.e.now()
 	if count <= keepAgain && b.to == nil && b.typ <= wire.TypeData6 && p.doubtful(now) {
 		p.keep(b.buf[:n], seg)
@@ -152,8 +159,8 @@ func (b *Batch) Flush() error {
 		return err
 	}
 	to.sent.Store(now)
-	p.packetsOut.Add(uint64(count))
-	p.bytesOut.Add(uint64(n))
+	p.traffic.packetsOut.Add(uint64(count))
+	p.traffic.bytesOut.Add(uint64(n))
 	if b.to == nil { // else it is CTRL
 		p.sentData(now, seg)
 	}
@@ -163,11 +170,21 @@ func (b *Batch) Flush() error {
 	return nil
 }
 
+// write sends datagrams of seg bytes on t.
+func (t *path) write(b []byte, seg int, class uint8) error {
+	if class != 0 {
+		if s, ok := t.Local.(ClassSender); ok {
+			return s.WriteClass(b, seg, t.Remote, class)
+		}
+	}
+	return t.Local.WriteBatch(b, seg, t.Remote)
+}
+
 // sentData notes that data waits for a sign of life.
 func (p *Pipe) sentData(now int64, seg int) {
-	p.data.Store(now)
-	if seg > wire.BaseMTU && !p.large.Load() {
-		p.large.Store(true)
+	p.life.data.Store(now)
+	if seg > wire.BaseMTU && !p.paths.large.Load() {
+		p.paths.large.Store(true)
 	}
 	p.awaitLife(now)
 }
@@ -175,7 +192,7 @@ func (p *Pipe) sentData(now int64, seg int) {
 // awaitLife notes that something was sent to which the peer owes a sign of
 // life: data, or a question. The timers look whether it came.
 func (p *Pipe) awaitLife(now int64) {
-	if p.awaiting.Load() == 0 && p.awaiting.CompareAndSwap(0, now) {
+	if p.life.awaiting.Load() == 0 && p.life.awaiting.CompareAndSwap(0, now) {
 		if due := p.timed.due.Load(); due == 0 || due > now+deadAfter {
 			p.e.timers.plan(&p.timed, now+deadAfter)
 		}
@@ -185,7 +202,7 @@ func (p *Pipe) awaitLife(now int64) {
 // currentNumber is the rekey number of the keys that seal, so that a batch
 // under older keys does not ask for a rekey.
 func (p *Pipe) currentNumber() uint32 {
-	if kp := p.send.Load(); kp != nil {
+	if kp := p.keys.send.Load(); kp != nil {
 		return kp.number
 	}
 	return 0
@@ -208,7 +225,7 @@ func (p *Pipe) writeFailed(t *path, seg int, err error) {
 // path; whether that is inside this host; and how many bytes the receive
 // buffer of the local socket holds, 0 if that is not known.
 func (p *Pipe) Where() (to netip.AddrPort, inside bool, room int) {
-	t := p.best.Load()
+	t := p.paths.best.Load()
 	if t == nil || t.relayed.Load() {
 		return netip.AddrPort{}, false, 0
 	}
@@ -223,7 +240,7 @@ func (p *Pipe) Where() (to netip.AddrPort, inside bool, room int) {
 func (p *Pipe) RTT() time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if t := p.best.Load(); t != nil {
+	if t := p.paths.best.Load(); t != nil {
 		return t.srtt
 	}
 	return 0
@@ -235,7 +252,7 @@ func (p *Pipe) MaxSegment() int { return p.datagram() - wire.Overhead }
 
 // datagram is the largest UDP payload for the present path.
 func (p *Pipe) datagram() int {
-	if t := p.best.Load(); t != nil {
+	if t := p.paths.best.Load(); t != nil {
 		return int(t.mtu.Load())
 	}
 	return wire.BaseMTU

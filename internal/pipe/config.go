@@ -20,6 +20,14 @@ type Sender interface {
 	LocalAddr() netip.AddrPort
 }
 
+// ClassSender is a Sender that can send datagrams with a traffic class (RFC
+// 2474): WriteClass is WriteBatch of class, whose lower two bits are 0. Others
+// send them without.
+type ClassSender interface {
+	Sender
+	WriteClass(b []byte, seg int, to netip.AddrPort, class uint8) error
+}
+
 // Path is a pair of addresses over which datagrams of a pipe can travel.
 type Path struct {
 	Local  Sender
@@ -27,7 +35,7 @@ type Path struct {
 }
 
 // Handler is who uses the pipes: the shim. Its methods are called without a
-// lock of this package held and may call back. Up and Down of one pipe are
+// lock of this package held and may call back. Up, Down and Gone of one pipe are
 // called one after the other, in order; Data and Large may overlap them. They
 // must not call Endpoint.Close, which waits for them.
 type Handler interface {
@@ -44,6 +52,11 @@ type Handler interface {
 	// Down says that p no longer can; err says why. If p is not Closed, it
 	// may come up again.
 	Down(p *Pipe, err error)
+	// Gone says that the peer's process of before has ended, or that one of
+	// the two has put the other out: all that was open with it is over. It is
+	// called before Down if there was a pipe, and before Up of the pipe to the
+	// peer's next process.
+	Gone(peer peerid.ID, err error)
 }
 
 // Config says how an Endpoint works. Zero values are defaults.
@@ -60,6 +73,11 @@ type Config struct {
 	// the clock went back.
 	LastTimestamp uint64
 
+	// Offers keeps which offers this peer has read, so that one that somebody has
+	// recorded is not answered again after a restart. nil: the key lives no longer
+	// than the process.
+	Offers Journal
+
 	// Relay says whether this peer forwards datagrams between two others,
 	// and to which account, besides from's own, it is charged: all who came
 	// by one invitation share one. It is called for each side, without a
@@ -72,6 +90,10 @@ type Config struct {
 	// fault. wanted says that p is silent and had data a moment ago. It is
 	// called without a lock held and must not block. nil is fine.
 	Dead func(p *Pipe, wanted bool)
+
+	// Moved is called when p's data takes another path than before. It is
+	// called without a lock held and must not block. nil is fine.
+	Moved func(p *Pipe)
 
 	IdleTimeout time.Duration // a pipe without data closes; 0 = 5 min
 }

@@ -26,14 +26,14 @@ type outgoing struct {
 
 // queue has frame sent to one path when mu is released. The caller holds mu.
 func (p *Pipe) queue(kp *keypair, to *path, frame wire.Frame) {
-	if kp == nil || to == nil || kp.dead.Load() {
+	if kp == nil || to == nil || kp.dead() {
 		return
 	}
 	o := outgoing{kp: kp, to: to, plain: frame.Append(nil)}
 	if frame.Type == wire.FrameMTUProbe {
 		o.pad = int(frame.Size)
 	}
-	p.out = append(p.out, o)
+	p.outbox.datagrams = append(p.outbox.datagrams, o)
 }
 
 // write sends o. The caller does not hold mu.
@@ -41,14 +41,14 @@ func (p *Pipe) write(o *outgoing) {
 	const around = wire.HeaderLen + wire.TagLen
 	if o.sealed != nil {
 		if o.to.Local.WriteBatch(o.sealed, len(o.sealed), o.to.Remote) == nil {
-			p.packetsOut.Add(1)
-			p.bytesOut.Add(uint64(len(o.sealed)))
+			p.traffic.packetsOut.Add(1)
+			p.traffic.bytesOut.Add(uint64(len(o.sealed)))
 		}
 		return
 	}
 	if o.pad == 0 && len(o.plain)+around > int(o.to.mtu.Load()) {
 		// Losses are made good by what waits for the answer.
-		_ = p.sendPieces(o.kp, o.to, wire.FragCtrl, o.plain)
+		_ = p.sendPieces(o.kp, o.to, wire.FragCtrl, o.plain, 0)
 		return
 	}
 	b := newBatch(p, wire.TypeCtrl)
@@ -72,12 +72,12 @@ func (p *Pipe) write(o *outgoing) {
 // sealing returns keys for CTRL: those that seal data, or else the newest
 // that may be used. The caller holds mu.
 func (p *Pipe) sealing() *keypair {
-	if p.cur != nil && p.cur.usable() {
-		return p.cur
+	if p.keys.cur != nil && p.keys.cur.usable() {
+		return p.keys.cur
 	}
-	for i := len(p.keys) - 1; i >= 0; i-- {
-		if p.keys[i].usable() {
-			return p.keys[i]
+	for i := len(p.keys.all) - 1; i >= 0; i-- {
+		if p.keys.all[i].usable() {
+			return p.keys.all[i]
 		}
 	}
 	return nil
@@ -88,8 +88,8 @@ func (p *Pipe) sealing() *keypair {
 // if it came in pieces; newest says that no packet with a higher counter came
 // before. The caller holds mu.
 func (p *Pipe) control(kp *keypair, t *path, plain []byte, size int, newest bool, now int64) {
-	before := len(p.out)
-	for len(plain) > 0 && p.state != stateClosed && len(p.out)-before < maxReplies {
+	before := len(p.outbox.datagrams)
+	for len(plain) > 0 && p.state != stateClosed && len(p.outbox.datagrams)-before < maxReplies {
 		f, rest, err := wire.ParseFrame(plain)
 		if err != nil {
 			p.drops.count(DropMalformed)
@@ -101,13 +101,18 @@ func (p *Pipe) control(kp *keypair, t *path, plain []byte, size int, newest bool
 		case wire.FramePing:
 			reply.Type = wire.FramePong
 			p.queue(kp, t, reply)
+			if best := p.paths.best.Load(); t != nil && t.stranger && best != t {
+				// Whoever has brought the question here must not be the only one
+				// to carry the answer.
+				p.queue(kp, best, reply)
+			}
 		case wire.FramePong:
-			p.pong(f.ID, now)
+			p.pong(t, f.ID, now)
 		case wire.FramePathChallenge:
 			reply.Type = wire.FramePathResponse
 			p.queue(kp, t, reply)
 		case wire.FramePathResponse:
-			p.answeredChallenge(f.ID, now)
+			p.answeredChallenge(t, f.ID, now)
 		case wire.FrameMTUProbe:
 			if size >= int(f.Size) {
 				reply.Type = wire.FrameMTUAck
@@ -125,36 +130,48 @@ func (p *Pipe) control(kp *keypair, t *path, plain []byte, size int, newest bool
 		case wire.FrameRekeyAnswer:
 			p.rekeyAnswered(kp, f, now)
 		case wire.FrameRelayBind:
-			if len(p.asked) < maxReplies {
-				p.asked = append(p.asked, f)
+			if len(p.outbox.asked) < maxReplies {
+				p.outbox.asked = append(p.outbox.asked, f)
 			}
 		case wire.FrameRelayChannel:
 			p.channelGiven(f, now)
 		case wire.FrameClose:
-			p.closedByPeer(kp, f.Flag)
+			if f.Flag >= closeEnded {
+				p.queue(kp, t, wire.Frame{Type: wire.FrameClosed})
+			}
+			p.closedByPeer(kp, t, f.Flag)
 		}
 	}
 }
 
 // closedByPeer ends the pipe, unless a newer session has taken over or is
 // about to: then only the session that was closed ends.
-func (p *Pipe) closedByPeer(kp *keypair, reason uint8) {
-	if p.sess != nil && kp.sess != p.sess && !p.crossed(kp.sess, p.sess) {
+func (p *Pipe) closedByPeer(kp *keypair, t *path, reason uint8) {
+	if p.keys.sess != nil && kp.sess != p.keys.sess && !p.crossed(kp.sess, p.keys.sess) {
 		p.removeKeys(kp)
 		return
 	}
 	err := ErrPeerClosed
-	if reason == closeIdle {
+	switch reason {
+	case closeIdle:
 		err = ErrIdle
+	case closeEnded, closeExpelled:
+		err = ErrPeerEnded
 	}
 	later := func(k *keypair) bool {
 		return k.sess.created > kp.sess.created && !p.crossed(k.sess, kp.sess)
 	}
-	if !slices.ContainsFunc(p.keys, later) {
+	if !slices.ContainsFunc(p.keys.all, later) {
+		if err == ErrPeerEnded {
+			p.outbox.calls = append(p.outbox.calls, call{gone: true, err: err})
+			if t != nil {
+				p.outbox.farewell = &farewell{kp: kp, keys: kp.keys.Load(), at: t.Path, frame: wire.Frame{Type: wire.FrameClosed}}
+			}
+		}
 		p.setState(stateClosed, err)
 		return
 	}
-	for _, k := range slices.Clone(p.keys) {
+	for _, k := range slices.Clone(p.keys.all) {
 		if !later(k) {
 			p.removeKeys(k)
 		}
@@ -170,27 +187,27 @@ func (p *Pipe) closedByPeer(kp *keypair, reason uint8) {
 // repeatConfirms asks the peer for a sign of life under each key of ours that
 // it has not used yet, with doubling intervals. The caller holds mu.
 func (p *Pipe) repeatConfirms(now int64) (next int64) {
-	if p.confirm.at == 0 {
+	if p.keys.confirm.at == 0 {
 		return 0
 	}
-	if p.confirm.at > now {
-		return p.confirm.at
+	if p.keys.confirm.at > now {
+		return p.keys.confirm.at
 	}
 	waiting := false
-	for _, k := range p.keys {
+	for _, k := range p.keys.all {
 		if k.initiator && !k.confirmed.Load() && now-k.created < rejectAfter {
 			waiting = true
-			p.queue(k, p.best.Load(), wire.Frame{Type: wire.FrameConfirm})
-			p.awaiting.CompareAndSwap(0, now) // probeDue comes next
+			p.queue(k, p.paths.best.Load(), wire.Frame{Type: wire.FrameConfirm})
+			p.life.awaiting.CompareAndSwap(0, now) // probeDue comes next
 		}
 	}
 	if !waiting {
-		p.confirm = retry{}
+		p.keys.confirm = retry{}
 		return 0
 	}
-	p.confirm.at = now + max(int64(initialRTT), 2*p.rtt())<<min(p.confirm.tries, 4)
-	p.confirm.tries++
-	return p.confirm.at
+	p.keys.confirm.at = now + max(int64(initialRTT), 2*p.rtt())<<min(p.keys.confirm.tries, 4)
+	p.keys.confirm.tries++
+	return p.keys.confirm.at
 }
 
 // ping is one that is not answered yet.
@@ -208,28 +225,32 @@ func (p *Pipe) sendPing(t *path, now int64, done chan<- time.Duration) {
 	if kp == nil || t == nil {
 		return
 	}
-	if len(p.pings) >= maxPings {
-		clear(p.pings)
+	if len(p.paths.pings) >= maxPings {
+		clear(p.paths.pings)
 	}
-	if p.pings == nil {
-		p.pings = make(map[uint64]*ping)
+	if p.paths.pings == nil {
+		p.paths.pings = make(map[uint64]*ping)
 	}
 	id := randomUint64()
-	p.pings[id] = &ping{t, now, done}
+	p.paths.pings[id] = &ping{t, now, done}
 	t.pinged = now
 	p.queue(kp, t, wire.Frame{Type: wire.FramePing, ID: id})
 }
 
-func (p *Pipe) pong(id uint64, now int64) {
-	g := p.pings[id]
+// pong takes the answer to a ping. Only one that came where the ping went says
+// how long that path takes. The caller holds mu.
+func (p *Pipe) pong(from *path, id uint64, now int64) {
+	g := p.paths.pings[id]
 	if g == nil {
 		return
 	}
-	if delete(p.pings, id); len(p.pings) == 0 {
-		p.pings = nil
+	if delete(p.paths.pings, id); len(p.paths.pings) == 0 {
+		p.paths.pings = nil
 	}
 	rtt := time.Duration(now - g.at)
-	g.path.sample(rtt)
+	if g.path == from {
+		g.path.sample(rtt)
+	}
 	if g.done != nil {
 		select {
 		case g.done <- rtt:
@@ -247,7 +268,7 @@ func (p *Pipe) Ping(ctx context.Context) (rtt time.Duration, at Path, err error)
 	defer again.Stop()
 	for {
 		p.mu.Lock()
-		t := p.best.Load()
+		t := p.paths.best.Load()
 		if p.state != stateUp || t == nil {
 			err := p.err
 			if err == nil {

@@ -159,9 +159,9 @@ func BenchmarkOpen(b *testing.B) {
 				_, _, pa, pb := pair(b, aes)
 				d := make([]byte, wire.HeaderLen+size+wire.TagLen)
 				var nonce [nonceLen]byte
-				pa.cur.seal(wire.TypeData4, d, &nonce)
+				pa.keys.cur.seal(wire.TypeData4, d, &nonce)
 				dst := make([]byte, 0, 2048)
-				kp := pb.cur
+				kp := pb.keys.cur
 				h, _, _ := wire.ParseHeader(d)
 				b.SetBytes(int64(size))
 				b.ReportAllocs()
@@ -277,7 +277,7 @@ func testGarbage(t *testing.T, count int) {
 	valid := bytes.Clone(*last)
 	seg := 300 + wire.HeaderLen + wire.TagLen
 	stranger := netip.MustParseAddrPort("203.0.113.9:999")
-	before, paths, live := a.s.n.count(), len(*pb.paths.Load()), b.table.live
+	before, paths, live := a.s.n.count(), len(*pb.paths.list.Load()), b.table.live
 	r := rand.New(rand.NewPCG(1, 2))
 	buf := make([]byte, 2000)
 	for i := range count {
@@ -289,7 +289,7 @@ func testGarbage(t *testing.T, count int) {
 			d[0] = 0x80 + byte(r.IntN(5))
 		}
 		if len(d) > 8 && i%4 == 0 { // and the second
-			wire.Header{Type: d[0], Index: pb.cur.recvIndex, Counter: r.Uint32()}.Put(d)
+			wire.Header{Type: d[0], Index: pb.keys.cur.recvIndex, Counter: r.Uint32()}.Put(d)
 		}
 		b.Receive(b.s, stranger, d, 1+r.IntN(2000))
 	}
@@ -305,7 +305,7 @@ func testGarbage(t *testing.T, count int) {
 	if n := a.s.n.count() - before; n != 0 {
 		t.Errorf("%d replies", n)
 	}
-	if n := len(*pb.paths.Load()); n != paths {
+	if n := len(*pb.paths.list.Load()); n != paths {
 		t.Errorf("%d paths, %d before", n, paths)
 	}
 	if b.table.live != live || b.r.opens != 1 {
@@ -341,7 +341,7 @@ func FuzzReceive(f *testing.F) {
 		out := make([]byte, wire.HeaderLen+len(d)+wire.TagLen)
 		copy(out[wire.HeaderLen:], d)
 		var nonce [nonceLen]byte
-		kp := pa.cur
+		kp := pa.keys.cur
 		if kp == nil {
 			return
 		}

@@ -15,7 +15,7 @@ func TestNeverHeardPeer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork(10 * time.Millisecond)
 		a, b := newHost(t, n, 1, "192.0.2.1:1000"), newHost(t, n, 2, "192.0.2.2:1000")
-		sa, sb := handshake(t, a, b)
+		sa, sb := sessions(t, a, b)
 		sb.Cancel()
 		n.setDrop(func(from, to netip.AddrPort, d []byte) bool { return to == b.s.addr })
 		pa, err := a.Up(sa, a.path(b))

@@ -1,7 +1,7 @@
 // Package pipe is the one UDP association that two peers have (draft §2,
-// §4.3): the handshake in offer and answer, the keys, the sealed datagrams,
-// and the paths they take. This text specifies the protocol; the layouts of
-// the single messages are in internal/wire. Numbers in parentheses are in
+// §4.3): offer and answer, the keys, the sealed datagrams, and the paths they
+// take. This text specifies the protocol, package handshake below it the key
+// exchange; the layouts of the single messages are in internal/wire. Numbers in parentheses are in
 // bytes, integers are big endian, ‖ is concatenation.
 //
 // An Endpoint holds all pipes of a peer. The initiator calls NewOffer, has
@@ -10,60 +10,15 @@
 // Both give the Session to Endpoint.Up when a path is known. Nothing of the
 // handshake comes over the UDP port, and there is no parser for it there.
 //
-// # Identity
-//
-// A peer is its Ed25519 public key, the peer ID (32). Its X25519 key is the
-// same key in Montgomery form: private scalar SHA-512(seed)[0..31], clamped
-// (RFC 8032 §5.1.5, RFC 7748 §5); public key u = (1+y)/(1-y). IDs that are
-// not canonical encodings or are points of small order are refused. The
-// IDs of a point and its negative have one u, and clamping makes a point agree
-// with its sums with points of small order; all these are one holder's, and
-// the prologue tells them apart.
-//
 // # Handshake
 //
-// Noise_IK_25519_ChaChaPoly_SHA256 (Noise rev. 34), with the prologue
-//
-//	version (1) = 1 ‖ overlay ID (32) ‖ initiator ID (32) ‖ responder ID (32)
-//
-//	offer  = version (1) ‖ initiator ID (32) ‖ Noise message 1
-//	answer = version (1) ‖ Noise message 2
-//	Noise message 1 = e (32) ‖ sealed s (48) ‖ sealed payload
-//	Noise message 2 = e (32) ‖ sealed payload
-//
-// The responder needs the initiator's ID for the prologue, so it stands in
-// the clear; the prologue binds it, and the static key in message 1 must be
-// its Montgomery form. Payloads are wire.Payload, offer and answer at most
-// 4096 bytes each.
-//
-// The offer's payload carries a fresh ML-KEM-768 encapsulation key, the
-// answer's the ciphertext (FIPS 203). The offer lists the data AEADs and
-// whether AES is in hardware; the answer chooses: AES-256-GCM if both have
-// it in hardware, else ChaCha20-Poly1305, else AES-256-GCM if nothing else is
-// common. The choice must have been offered. The answer repeats session ID
-// and timestamp.
+// Identities, the two messages and the key schedule, of handshake and rekey, are
+// specified in package handshake. The data AEAD that the answer chooses must have
+// been offered. The answer repeats session ID and timestamp.
 //
 // The timestamp is max(now, last used + 1) in µs; the initiator keeps the
-// last across restarts. The start number names the run of the sender's
+// last across restarts, but for one more than 10 min ahead of its clock. The start number names the run of the sender's
 // process.
-//
-// # Key schedule
-//
-// With h the final Noise hash and k1, k2 the outputs of Split():
-//
-//	handshake              ikm = ss_mlkem (32) ‖ k1 (32) ‖ k2 (32)
-//	rekey                  ikm = chaining key (32) ‖ k1 ‖ k2
-//	rekey with ML-KEM-768  ikm = chaining key ‖ ss_mlkem ‖ k1 ‖ k2
-//
-//	prk   = HKDF-Extract(SHA-256, salt = h, ikm)
-//	key_x = HKDF-Expand(prk, "idloc pipe 1 " ‖ kind ‖ " " ‖ AEAD ‖ " " ‖ x, 32)
-//
-//	kind  "handshake", "rekey" or "rekey ML-KEM-768"
-//	AEAD  "AES-256-GCM" or "ChaCha20-Poly1305"
-//	x     "initiator to responder", "responder to initiator" (of this
-//	      exchange), "chaining key" (for the next rekey)
-//
-// Test vectors are in testdata/golden.
 //
 // # Datagrams
 //
@@ -111,7 +66,14 @@
 // by its own clock in this, so they may differ: one whose rekey is unanswered
 // when its keys are 150 s old goes on with the other session.
 //
-// CLOSE ends the pipe. One under a session that was taken over ends that
+// CLOSE ends the pipe; its reason is 0, 1 (idle), 2 (the sender's process ends)
+// or 3 (the receiver is put out). After 2 and 3 all that was open over the pipe is
+// over (Handler.Gone), and the receiver must learn it: CLOSE is repeated under a
+// new counter, after max(50 ms, 1.25 RTT) and half as long again each time, until
+// CLOSED comes or max(1 s, 3 RTT) have passed, and is answered by CLOSED whenever
+// it comes within that time. Endpoint.Close waits for it. The same is over when the
+// peer's start number changes, in a session or by its hello in the overlay
+// (Endpoint.PeerStarted). One under a session that was taken over ends that
 // session only, as does one that a session begun after the confirmation of
 // the closed one has overtaken on its way.
 //
@@ -123,19 +85,19 @@
 // the offer at the initiator of the exchange, from the answer at the
 // responder.
 //
-// The exchange is Noise_IK again, in CTRL frames REKEY_OFFER and
-// REKEY_ANSWER under the present keys, without a membership chain; payloads
-// are wire.Rekey, the prologue is that of the handshake, with the roles of
-// this exchange, ‖ "rekey" ‖ number (4). The number is one more than that of
-// the present keys (the handshake's is 0). Every 8th number takes ML-KEM
+// The exchange is that of the handshake again, in CTRL frames REKEY_OFFER and
+// REKEY_ANSWER under the present keys, without a membership chain. Its number is
+// one more than that of the present keys (the handshake's is 0). Every 8th number takes ML-KEM
 // along; the others inherit it by the chaining key.
 //
 // The responder of the exchange opens with the new keys once it has answered
 // and seals with them once it has opened a packet under them; the initiator
 // seals with them at once and confirms as above. Old keys open until they
-// expire, so no order of arrival loses a packet. The same offer draws the
-// same answer; an unanswered offer is repeated. Different offers are answered
-// at the rate of those outside of the pipe. If offers cross, the smaller peer
+// expire or the next but one rekey has ended, so no order of arrival loses a
+// packet: both sides have sealed with the keys between since before that rekey
+// began. The same offer draws the same answer; an unanswered offer is repeated. Different offers, and answers
+// that do not open, are worked on at the rate of offers outside of the pipe: each
+// costs key agreements. What is beyond is dropped and counted. If offers cross, the smaller peer
 // ID ignores the other's; the larger gives up its own.
 //
 // # Paths
@@ -147,13 +109,23 @@
 // the challenges to one that this side tries of itself. An
 // authenticated packet with a higher counter than all before from an unknown
 // address starts a challenge, at most 3 at a time, 5 tries each, and switches
-// nothing; once answered, data moves there if the old path has been silent
-// since; so it does when the peer is heard on a path that checks have just
-// found. Else data stays on its path until that fails or a validated one is
-// faster by 30 % and 5 ms. A path that took data has also failed when for
-// max(150 ms, 2 RTT) the peer was heard on another path only; it is pinged
-// then as one not heard. Until it is heard again, or all others are dead, it
+// nothing; once answered, and 1.25 RTT after that packet, data moves there if the
+// old path has been silent since; so it does when the peer is heard on a path that
+// checks have just found. Else data stays on its path until that fails or a
+// validated one is faster by 30 % and 5 ms, but never because an address known
+// only from a packet's source (a stranger) is faster. A path that took data has
+// also failed when for max(150 ms, 2 RTT) the peer was heard on another path only,
+// and, if that is a stranger's, a ping on the old one stayed without an answer for
+// 1.25 RTT; it is pinged then as one not heard. Until it is heard again, or all others are dead, it
 // takes no data. At most 8 paths are kept.
+//
+// Somebody beside the way who sees all packets and delivers copies of them, sooner
+// than they come, from an address of its own, would be heard first and the way
+// itself never. So a packet that opens but has come before proves that the path it
+// came on lives, if its counter is higher than all that had come when that path was
+// last heard; it counts for nothing else. A PING from a stranger is answered on the
+// path that takes data as well, and a PONG says how long a path takes only if it
+// came on that.
 //
 // Consent (RFC 7675): data goes only to an address from which an
 // authenticated packet came in the last 30 s. A path not heard or not used
@@ -213,9 +185,10 @@
 //
 // 20 offers a second per initiator, burst 5, counted after authentication
 // and only if new; 4 half open per initiator, of which the oldest gives way;
-// 256 in all, of which none does; 45 s until confirmed. An offer must have a
-// higher timestamp than any before from its initiator (4096 initiators are
-// remembered; those that never had a session give way first). The same bytes
+// 256 in all, of which none does; 45 s until confirmed. An offer's timestamp must
+// be within 10 min of this side's clock, and higher than that of any offer which
+// its initiator has confirmed (4096 initiators are remembered; those that never
+// had a session give way first); its last 16 offers are known again. The same bytes
 // again within the 45 s get the same answer while they are half open, and
 // after that as long as there is room (1024).
 //
@@ -230,7 +203,9 @@
 //     challenges within the 3× bound there.
 //   - A relay learns what any router on the way does: who talks when, and how
 //     much.
-//   - A replayed offer draws at most an answer that nobody can use.
+//   - A replayed offer draws nothing, also from a process that was started since:
+//     what was read, and which timestamps are old, is kept for as long as the
+//     clock would let an offer through, on the disk before the answer leaves.
 //
 // # What is not
 //
@@ -244,9 +219,13 @@
 //   - Whoever steals a peer's key can be mistaken for it from then on. To the
 //     peer itself the thief can make offers in anybody's name; as with every
 //     IK pattern these draw an answer, but no session, since confirming it
-//     needs that other's key.
-//   - Keys are wiped as far as Go lets: raw keys are overwritten, the
-//     expanded ones inside cipher.AEAD and noise are left to the collector.
+//     needs that other's key; nor do they make that other's own offers look old,
+//     since a timestamp counts from the confirmation on.
+//   - Keys are wiped as far as Go lets: raw keys are overwritten. Of the
+//     expanded ones inside cipher.AEAD, noise and ML-KEM all pointers are
+//     dropped, those of an exchange when it ends, those of a keypair when it
+//     expires, at the latest one rekey after it was taken over from; the rest is
+//     left to the collector.
 //
 // # Concurrency
 //
@@ -258,22 +237,22 @@
 //
 //	config.go     Config and the seams to socket and shim
 //	endpoint.go   all pipes of a peer            DESIGN §6
-//	identity.go   Ed25519 to X25519              RFC 7748 §4.1
-//	handshake.go  Noise_IK and ML-KEM            DESIGN §7, §14.7
-//	schedule.go   key schedule                   DESIGN §7
-//	suite.go      data AEADs                     DESIGN §7
 //	offer.go      initiator                      draft §4.2
+//	journal.go    what it knows after a restart
 //	incoming.go   responder and its limits       draft §4.2
 //	session.go    what a handshake gave
 //	keypair.go    one key each way, its window   RFC 6479
 //	table.go      receiver index to keys
-//	pipe.go       state, sessions, takeover      DESIGN §9
+//	pipe.go       the pipe and its state         DESIGN §9
+//	outbox.go     what is done without its lock
+//	keyring.go    sessions, takeover             DESIGN §14.7
 //	receive.go    the way in                     DESIGN §6, §13
 //	batch.go      the way out                    DESIGN §6, §13
 //	again.go      what was sent into silence
 //	early.go      what waits for a path to be validated
 //	fragment.go   pieces                         DESIGN §14.3
 //	ctrl.go       control frames, ping
+//	farewell.go   ends that the peer must learn
 //	rekey.go      new keys in the pipe           DESIGN §7, §14.3
 //	path.go       paths, challenges, choice      DESIGN §9
 //	pathrelay.go  paths through relays           DESIGN §14.4

@@ -20,6 +20,7 @@ const (
 	DropClosed                          // the pipe is closed
 	DropChannel                         // nothing is relayed on this channel
 	DropQuota                           // more than is relayed for one member
+	DropHandshake                       // a rekey frame, of which the peer has sent too many
 	dropReasons
 )
 
@@ -36,6 +37,7 @@ var dropNames = [dropReasons]string{
 	DropClosed:    "pipe closed",
 	DropChannel:   "unknown channel",
 	DropQuota:     "relay quota",
+	DropHandshake: "too many rekeys",
 }
 
 // String returns a stable name, used as a metric label.

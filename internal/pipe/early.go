@@ -24,7 +24,7 @@ func (p *Pipe) wait(b []byte, seg int) bool {
 		p.mu.Unlock()
 		return false
 	}
-	e := &p.early
+	e := &p.paths.early
 	for len(b) > 0 {
 		d := append([]byte(nil), b[:min(seg, len(b))]...)
 		b = b[len(d):]
@@ -46,21 +46,21 @@ func (p *Pipe) wait(b []byte, seg int) bool {
 
 // takeEarly returns what waits once it may be sent. The caller holds mu.
 func (p *Pipe) takeEarly() (out []outgoing) {
-	t := p.best.Load()
+	t := p.paths.best.Load()
 	if t == nil || !t.validated.Load() {
 		return nil
 	}
-	for _, d := range p.early.queue {
+	for _, d := range p.paths.early.queue {
 		out = append(out, outgoing{to: t, sealed: d})
 	}
-	p.early = early{}
+	p.paths.early = early{}
 	return out
 }
 
 // dropEarly gives up what waits. The caller holds mu.
 func (p *Pipe) dropEarly() {
-	for range p.early.queue {
+	for range p.paths.early.queue {
 		p.drops.count(DropNoPath)
 	}
-	p.early = early{}
+	p.paths.early = early{}
 }

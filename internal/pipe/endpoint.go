@@ -9,7 +9,10 @@ import (
 	"time"
 
 	"github.com/idloc/idloc/internal/event"
+	"github.com/idloc/idloc/internal/logpace"
 	"github.com/idloc/idloc/internal/peerid"
+	"github.com/idloc/idloc/internal/pipe/handshake"
+	"github.com/idloc/idloc/internal/wallclock"
 	"github.com/idloc/idloc/internal/wire"
 )
 
@@ -24,6 +27,12 @@ var (
 	ErrIntegrity  = errors.New("pipe: too many forged packets")
 	ErrNotUp      = errors.New("pipe: not up")
 	ErrSession    = errors.New("pipe: session is gone")
+
+	// ErrHandshake is wrapped by every failure to read an offer or an answer
+	// that may be the sender's doing.
+	ErrHandshake = handshake.ErrFailed
+	// ErrNoAEAD is returned when two peers have no data AEAD in common.
+	ErrNoAEAD = handshake.ErrNoAEAD
 )
 
 // limits are the numbers of the specification in doc.go, in one place so
@@ -51,10 +60,10 @@ const (
 type Endpoint struct {
 	cfg    Config
 	log    *slog.Logger
-	id     identity
+	id     handshake.Identity
 	aeads  wire.AEADs
 	limits limits
-	ent    entropy
+	ent    *handshake.Entropy
 	start  uint64    // start number
 	epoch  time.Time // now counts from here
 	idle   int64
@@ -64,6 +73,9 @@ type Endpoint struct {
 	drops  drops // before a pipe is known
 	relays relays
 
+	farewells farewells
+	starts    starts
+
 	mu        sync.Mutex // guards what follows; taken before a Pipe's mu
 	closed    bool
 	timestamp uint64 // of the last offer made
@@ -71,6 +83,7 @@ type Endpoint struct {
 	offers    map[*Offer]struct{}
 	sessions  map[*Session]int64 // made and not yet installed: when they end
 	responder responder
+	kept      int // records since the journal was last written anew
 }
 
 // NewEndpoint returns an Endpoint that runs until Close.
@@ -78,11 +91,11 @@ func NewEndpoint(cfg Config) (*Endpoint, error) {
 	if cfg.Handler == nil {
 		return nil, errors.New("pipe: Config.Handler is nil")
 	}
-	id, err := newIdentity(cfg.Key)
+	id, err := handshake.NewIdentity(cfg.Key)
 	if err != nil {
 		return nil, err
 	}
-	aes := hasAES()
+	aes := handshake.HasAES()
 	if cfg.HasAES != nil {
 		aes = *cfg.HasAES
 	}
@@ -90,10 +103,10 @@ func NewEndpoint(cfg Config) (*Endpoint, error) {
 		cfg:       cfg,
 		log:       cfg.Logger,
 		id:        id,
-		aeads:     offeredAEADs(aes),
+		aeads:     handshake.OfferedAEADs(aes),
 		limits:    limits{rekeyAfterPackets: 1 << 27, integrity: 1 << 36},
-		ent:       systemEntropy,
-		start:     uint64(time.Now().UnixMicro()),
+		ent:       handshake.SystemEntropy(),
+		start:     uint64(wallclock.Now().UnixMicro()),
 		epoch:     time.Now(),
 		idle:      int64(cfg.IdleTimeout),
 		timestamp: cfg.LastTimestamp,
@@ -102,14 +115,13 @@ func NewEndpoint(cfg Config) (*Endpoint, error) {
 		sessions:  make(map[*Session]int64),
 		responder: newResponder(),
 	}
-	if e.log == nil {
-		e.log = slog.New(slog.DiscardHandler)
-	}
+	e.log = logpace.New(e.log)
 	if e.idle <= 0 {
 		e.idle = int64(defaultIdle)
 	}
 	e.half.fire = e.expireHalfOpen
 	e.relays.sweep.fire = e.expireRelays
+	e.restoreOffers()
 	e.timers.start(e.now)
 	return e, nil
 }
@@ -179,9 +191,10 @@ func (e *Endpoint) RemoveLocal(s Sender) {
 	}
 }
 
-// Close closes all pipes, telling the peers, wipes the session keys and waits
-// for the Endpoint's goroutine. It is idempotent. Config.Key stays with its
-// owner.
+// Close closes all pipes and tells the peers that this process ends, until they
+// answer, for about a second, wipes the session keys and waits for the Endpoint's
+// goroutine. What comes in must go on to reach Receive until it returns. It is
+// idempotent. Config.Key stays with its owner.
 func (e *Endpoint) Close() error {
 	e.mu.Lock()
 	e.closed = true
@@ -193,15 +206,22 @@ func (e *Endpoint) Close() error {
 	}
 	e.responder.clear()
 	e.mu.Unlock()
+	// Those that others relay first: they need the relays' pipes to say so.
 	for _, p := range pipes {
-		p.Close(ErrClosed)
+		if p.relayed() {
+			p.finish()
+		}
 	}
+	e.awaitFarewells()
+	for _, p := range pipes {
+		p.finish()
+	}
+	e.awaitFarewells()
 	for o := range offers {
 		o.Cancel()
 	}
 	for s := range sessions {
-		s.kp.wipe()
-		e.table.remove(s.kp)
+		s.release()
 	}
 	e.timers.close()
 	return nil
@@ -229,7 +249,7 @@ func (e *Endpoint) Up(s *Session, path Path) (*Pipe, error) {
 		return nil, p.err
 	}
 	p.trustPath(path, now)
-	p.adopt(s.kp, now)
+	p.adopt(s, now)
 	return p, nil
 }
 
@@ -259,7 +279,7 @@ func (e *Endpoint) Try(s *Session, path Path, n int) (*Pipe, error) {
 			p.startChallenge(t, now)
 		}
 	}
-	p.adopt(s.kp, now)
+	p.adopt(s, now)
 	return p, nil
 }
 
@@ -283,7 +303,7 @@ func (e *Endpoint) install(s *Session) (*Pipe, error) {
 		p.admit(s.kp)
 		e.pipes[s.peer] = p
 	}
-	s.pipe = p
+	s.pipe, s.kp = p, nil // p ends the keys when their time is over
 	return p, nil
 }
 
@@ -298,10 +318,15 @@ func (e *Endpoint) dropPipe(p *Pipe) {
 	e.relays.dropPipe(p)
 }
 
-// nextTimestamp is max(now, last + 1) in microseconds (DESIGN §14.7). The
-// caller holds mu.
+// nextTimestamp is max(now, last + 1) in microseconds (DESIGN §14.7). A last one
+// from further ahead than others accept was made by a clock that has been set
+// since, and nobody has taken it. The caller holds mu.
 func (e *Endpoint) nextTimestamp() uint64 {
-	e.timestamp = max(e.timestamp+1, uint64(time.Now().UnixMicro()))
+	now := uint64(wallclock.Now().UnixMicro())
+	if e.timestamp > now+clockTolerance {
+		e.timestamp = 0
+	}
+	e.timestamp = max(e.timestamp+1, now)
 	return e.timestamp
 }
 

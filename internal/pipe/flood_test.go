@@ -24,14 +24,14 @@ func TestOfferFlood(t *testing.T) {
 			peers = append(peers, newHost(t, n, byte(10+i), "192.0.2.3:1000"))
 		}
 		offer := func(h *host) error {
-			o, err := h.NewOffer(b.id, Local{Ufrag: "u", Pwd: "p", MTU: 1472})
+			o, err := h.NewOffer(b.id, Local{MTU: 1472})
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer o.Cancel()
 			in, err := b.ReadOffer(o.Bytes())
 			if err == nil {
-				_, _, err = in.Accept(Local{Ufrag: "u", Pwd: "p", MTU: 1472})
+				_, _, err = in.Accept(Local{MTU: 1472})
 			}
 			return err
 		}

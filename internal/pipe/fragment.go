@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/idloc/idloc/internal/wire"
@@ -19,11 +20,17 @@ const (
 // ErrTooLarge is returned for a plaintext that no number of pieces carries.
 var ErrTooLarge = errors.New("pipe: message too large")
 
+// reassembly is the messages in pieces of a pipe.
+type reassembly struct {
+	message atomic.Uint32 // ID of the last one sent
+	waiting []*pending    // of the peer's, not complete yet; the pipe's mu guards it
+}
+
 // SendLarge sends a plaintext, next header first, that is longer than
 // MaxSegment+1: in pieces, which Handler.Large of the other side gets as one.
-// plain is borrowed for the call.
-func (p *Pipe) SendLarge(v6 bool, plain []byte) error {
-	kp := p.send.Load()
+// plain is borrowed for the call. class is as in Batch.SetClass.
+func (p *Pipe) SendLarge(v6 bool, plain []byte, class uint8) error {
+	kp := p.keys.send.Load()
 	if kp == nil {
 		return ErrNotUp
 	}
@@ -31,11 +38,11 @@ func (p *Pipe) SendLarge(v6 bool, plain []byte) error {
 	if v6 {
 		kind = wire.FragData6
 	}
-	return p.sendPieces(kp, nil, kind, plain)
+	return p.sendPieces(kp, nil, kind, plain, class)
 }
 
 // sendPieces sends plain over to, nil for the best path.
-func (p *Pipe) sendPieces(kp *keypair, to *path, kind wire.FragKind, plain []byte) error {
+func (p *Pipe) sendPieces(kp *keypair, to *path, kind wire.FragKind, plain []byte, class uint8) error {
 	if len(plain) == 0 || len(plain) > wire.MaxMessage {
 		return ErrTooLarge
 	}
@@ -47,7 +54,8 @@ func (p *Pipe) sendPieces(kp *keypair, to *path, kind wire.FragKind, plain []byt
 	b := newBatch(p, wire.TypeFrag)
 	defer b.Free()
 	b.to = to
-	f := wire.Fragment{Message: uint16(p.message.Add(1)), Kind: kind}
+	b.SetClass(class)
+	f := wire.Fragment{Message: uint16(p.pieces.message.Add(1)), Kind: kind}
 	for len(plain) > 0 {
 		n := min(size, len(plain))
 		f.More = n < len(plain)
@@ -94,28 +102,28 @@ func (p *Pipe) piece(kp *keypair, plain []byte, now int64) (wire.FragKind, []byt
 		return 0, nil
 	}
 	p.expirePieces(now)
-	i := slices.IndexFunc(p.pieces, func(m *pending) bool {
+	i := slices.IndexFunc(p.pieces.waiting, func(m *pending) bool {
 		return m.kp == kp && m.message == f.Message && m.kind == f.Kind
 	})
 	if i < 0 {
-		if len(p.pieces) >= maxPending {
+		if len(p.pieces.waiting) >= maxPending {
 			p.drops.count(DropFragment)
-			p.pieces = slices.Delete(p.pieces, 0, 1)
+			p.pieces.waiting = slices.Delete(p.pieces.waiting, 0, 1)
 		}
-		p.pieces = append(p.pieces, &pending{kp: kp, message: f.Message, kind: f.Kind, since: now})
-		i = len(p.pieces) - 1
+		p.pieces.waiting = append(p.pieces.waiting, &pending{kp: kp, message: f.Message, kind: f.Kind, since: now})
+		i = len(p.pieces.waiting) - 1
 		p.e.timers.plan(&p.timed, now+reassembleFor)
 	}
-	m := p.pieces[i]
+	m := p.pieces.waiting[i]
 	if !m.add(f, b) {
 		p.drops.count(DropFragment)
-		p.pieces = slices.Delete(p.pieces, i, i+1)
+		p.pieces.waiting = slices.Delete(p.pieces.waiting, i, i+1)
 		return 0, nil
 	}
 	if m.total == 0 || m.have < m.total {
 		return 0, nil
 	}
-	p.pieces = slices.Delete(p.pieces, i, i+1)
+	p.pieces.waiting = slices.Delete(p.pieces.waiting, i, i+1)
 	whole := make([]byte, 0, m.total)
 	for _, piece := range m.pieces {
 		whole = append(whole, piece.bytes...)
@@ -155,8 +163,8 @@ func (m *pending) add(f wire.Fragment, b []byte) bool {
 // expirePieces drops messages that waited too long, and says when the next
 // one does. The caller holds mu.
 func (p *Pipe) expirePieces(now int64) (next int64) {
-	kept := p.pieces[:0]
-	for _, m := range p.pieces {
+	kept := p.pieces.waiting[:0]
+	for _, m := range p.pieces.waiting {
 		if now-m.since >= reassembleFor {
 			p.drops.count(DropFragment)
 			continue
@@ -164,9 +172,9 @@ func (p *Pipe) expirePieces(now int64) (next int64) {
 		kept = append(kept, m)
 		next = earlier(next, m.since+reassembleFor)
 	}
-	clear(p.pieces[len(kept):])
-	if p.pieces = kept; len(kept) == 0 {
-		p.pieces = nil
+	clear(p.pieces.waiting[len(kept):])
+	if p.pieces.waiting = kept; len(kept) == 0 {
+		p.pieces.waiting = nil
 	}
 	return next
 }

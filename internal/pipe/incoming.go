@@ -4,19 +4,28 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/idloc/idloc/internal/peerid"
+	"github.com/idloc/idloc/internal/pipe/handshake"
 	"github.com/idloc/idloc/internal/wire"
 )
 
 // Errors of ReadOffer and Accept beside ErrHandshake.
 var (
 	ErrReplayed = errors.New("pipe: offer is not newer than one before it")
+	ErrClock    = errors.New("pipe: offer of another time: one of the two clocks is wrong, or it was recorded")
 	ErrBusy     = errors.New("pipe: too many offers")
 	ErrRejected = errors.New("pipe: offer was rejected")
 )
+
+// RefusedError is an error of Finish: the peer itself, by its key, does not
+// accept the offer.
+type RefusedError struct{ Reason wire.Refusal }
+
+func (e *RefusedError) Error() string { return "pipe: the peer's answer: " + e.Reason.String() }
 
 // Incoming is an offer that was read and authenticated: the peer holds the
 // key of Peer. Whether it is a member is for the caller to check, from
@@ -31,24 +40,29 @@ type Incoming struct {
 	expires int64    // of the cached answer
 	open    bool     // counts as half open; guarded by e.mu
 	offer   *wire.Payload
+	stamp   uint64 // the offer's timestamp
 	created int64
 
+	kept func() error // waits until a restart knows the offer; nil: nothing to wait for
+
 	mu       sync.Mutex // guards what follows
-	x        *exchange
+	x        *handshake.Exchange
 	rejected bool
 	answer   []byte
 	session  *Session
+	refusal  []byte
+	reason   wire.Refusal
 }
 
 // ReadOffer authenticates an offer and checks that it is new. The very same
 // offer again gives the very same Incoming, and its Accept the same answer.
 // Nothing is to be sent to anybody on an error.
 func (e *Endpoint) ReadOffer(offer []byte) (*Incoming, error) {
-	initiator, msg, err := parseOffer(offer)
+	initiator, msg, err := handshake.ParseOffer(offer)
 	if err != nil {
 		return nil, err
 	}
-	if initiator == e.id.id {
+	if initiator == e.id.ID {
 		return nil, fmt.Errorf("%w: offer from self", ErrHandshake)
 	}
 	hash := sha256.Sum256(offer)
@@ -62,15 +76,11 @@ func (e *Endpoint) ReadOffer(offer []byte) (*Incoming, error) {
 		return in, nil
 	}
 
-	static, err := montgomery(initiator)
+	x, err := e.id.Respond(e.cfg.Overlay, initiator, nil, e.ent)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %v", ErrHandshake, err)
 	}
-	x, err := newExchange(e.id, nil, false, prologue(e.cfg.Overlay, initiator, e.id.id), nil, e.ent)
-	if err != nil {
-		return nil, err
-	}
-	b, err := x.readFirst(msg, static)
+	b, err := x.ReadFirst(msg)
 	if err != nil {
 		return nil, err
 	}
@@ -81,10 +91,13 @@ func (e *Endpoint) ReadOffer(offer []byte) (*Incoming, error) {
 	if p.Kind != wire.Offer {
 		return nil, fmt.Errorf("%w: not an offer", ErrHandshake)
 	}
+	if err := timely(p.Timestamp); err != nil {
+		return nil, err
+	}
 	now := e.now()
 	in = &Incoming{
 		Peer: initiator, Remote: remoteOf(p), Session: p.Session,
-		e: e, hash: hash, expires: now + halfOpenFor, offer: p, created: now, x: x,
+		e: e, hash: hash, expires: now + halfOpenFor, offer: p, stamp: p.Timestamp, created: now, x: x,
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -99,6 +112,9 @@ func (e *Endpoint) ReadOffer(offer []byte) (*Incoming, error) {
 		return nil, err
 	}
 	e.timers.plan(&e.half, now+halfOpenFor)
+	if again == in {
+		in.kept = e.keep(readRecord(in))
+	}
 	return again, nil
 }
 
@@ -137,12 +153,13 @@ func (in *Incoming) Accept(local Local) (answer []byte, s *Session, err error) {
 	}
 	in.answer, in.session = answer, s
 	in.x, in.offer = nil, nil
+	e.await(in.kept)
 	return answer, s, nil
 }
 
 func (in *Incoming) write(local Local, kp *keypair) ([]byte, *Session, error) {
 	e := in.e
-	aead, err := chooseAEAD(in.offer.AEADs, e.aeads)
+	aead, err := handshake.ChooseAEAD(in.offer.AEADs, e.aeads)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -152,19 +169,17 @@ func (in *Incoming) write(local Local, kp *keypair) ([]byte, *Session, error) {
 	p.Start = e.start
 	p.Index = kp.recvIndex
 	p.AEADs = aead
-	secret, ciphertext, err := encapsulate(in.offer.KEM, e.ent)
-	if err != nil {
+	if p.KEM, err = in.x.Encapsulate(in.offer.KEM); err != nil {
 		return nil, nil, err
 	}
-	p.KEM = ciphertext
 	if err := p.Check(); err != nil {
 		return nil, nil, err
 	}
 	payload := p.Append(nil)
-	if n := 1 + 32 + len(payload) + wire.TagLen; n > maxOffer {
-		return nil, nil, fmt.Errorf("pipe: answer of %d bytes, more than %d", n, maxOffer)
+	if n := handshake.AnswerOverhead + len(payload); n > handshake.MaxMessage {
+		return nil, nil, fmt.Errorf("pipe: answer of %d bytes, more than %d", n, handshake.MaxMessage)
 	}
-	answer, keys, err := in.x.second([]byte{version}, payload, secret, aead)
+	answer, keys, err := in.x.WriteSecond(handshake.AppendAnswerHeader(nil), payload, aead)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -184,10 +199,37 @@ func (in *Incoming) write(local Local, kp *keypair) ([]byte, *Session, error) {
 // Reject refuses the offer for good: the same bytes are refused again.
 func (in *Incoming) Reject() {
 	in.mu.Lock()
+	in.reject()
+}
+
+// Refuse is Reject with words: the initiator's Finish knows the message as this
+// peer's, so that nobody on the way can refuse in its name. It is nil if there
+// is nothing to say it with: the offer was accepted, or rejected.
+func (in *Incoming) Refuse(reason wire.Refusal) []byte {
+	in.mu.Lock()
+	if in.x != nil && in.session == nil {
+		if b, err := in.x.WriteRefusal(handshake.AppendAnswerHeader(nil), reason); err == nil {
+			in.refusal, in.reason = b, reason
+		}
+	}
+	b := in.refusal
+	in.reject()
+	return b
+}
+
+// Refusal is what Refuse has said, nil if it has not been called.
+func (in *Incoming) Refusal() (reason wire.Refusal, message []byte) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.reason, in.refusal
+}
+
+// reject ends the exchange and unlocks mu, which the caller holds.
+func (in *Incoming) reject() {
 	if in.session == nil {
 		in.rejected = true
 		if in.x != nil {
-			in.x.wipe()
+			in.x.Wipe()
 			in.x = nil
 		}
 		in.offer = nil
@@ -214,8 +256,7 @@ func (e *Endpoint) endHalfOpen(in *Incoming) {
 	for s := range e.sessions {
 		if !s.initiator && s.id == in.Session && s.peer == in.Peer {
 			delete(e.sessions, s)
-			s.kp.wipe()
-			e.table.remove(s.kp)
+			s.release()
 		}
 	}
 }
@@ -235,8 +276,7 @@ func (e *Endpoint) expireHalfOpen(now int64) (next int64) {
 			continue
 		}
 		delete(e.sessions, s)
-		s.kp.wipe()
-		e.table.remove(s.kp)
+		s.release()
 	}
 	if at := e.responder.expire(now); at > 0 {
 		later(at)
@@ -252,6 +292,11 @@ const (
 	maxInitiators      = 4096
 	offersPerSecond    = 20
 	offersBurst        = 5
+	maxSeen            = 16 // offers of one initiator that are known again
+
+	// clockTolerance is how far the timestamp of an offer may be from this
+	// side's clock, in µs: as far as those of certificates.
+	clockTolerance = uint64(10 * time.Minute / time.Microsecond)
 )
 
 // responder remembers initiators and their offers. It is guarded by the
@@ -264,7 +309,8 @@ type responder struct {
 
 // initiator is one peer that has made an authenticated offer.
 type initiator struct {
-	timestamp uint64
+	timestamp uint64     // of its newest offer that it has confirmed
+	seen      [][32]byte // hashes of its last offers
 	offers    bucket
 	open      []*Incoming // half open, oldest first
 	confirmed bool        // it has had a session
@@ -309,11 +355,10 @@ func (r *responder) admit(in *Incoming, now int64) (_ *Incoming, ended []*Incomi
 		if len(r.initiators) >= maxInitiators && !r.forgetOne() {
 			return nil, nil, ErrBusy
 		}
-		from = &initiator{offers: newBucket(now)}
-		r.initiators[in.Peer] = from
+		from = r.initiator(in.Peer, now)
 	}
 	// A replay is not the initiator's doing and costs it no token.
-	if in.offer.Timestamp <= from.timestamp {
+	if in.stamp <= from.timestamp || slices.Contains(from.seen, in.hash) {
 		return nil, nil, ErrReplayed
 	}
 	if !from.offers.take(now) {
@@ -331,12 +376,25 @@ func (r *responder) admit(in *Incoming, now int64) (_ *Incoming, ended []*Incomi
 	if len(r.cached) >= maxCached {
 		r.forgetSettled()
 	}
-	from.timestamp = in.offer.Timestamp
+	// The timestamp counts once the keys are confirmed: who has stolen this
+	// peer's key can make an offer in anybody's name, and must not be able to
+	// make those of the peer it names look old.
+	from.remember(in.hash)
 	from.open = append(from.open, in)
 	in.open = true
 	r.halfOpen++
 	r.cached[in.hash] = in
 	return in, ended, nil
+}
+
+// initiator returns what is known of a peer, and begins it.
+func (r *responder) initiator(peer peerid.ID, now int64) *initiator {
+	from := r.initiators[peer]
+	if from == nil {
+		from = &initiator{offers: newBucket(now)}
+		r.initiators[peer] = from
+	}
+	return from
 }
 
 // settle takes in off the half-open ones: it is confirmed, rejected or given
@@ -370,6 +428,7 @@ func (e *Endpoint) settleSession(s *Session) {
 	for _, in := range from.open {
 		if in.Session == s.id {
 			e.responder.confirm(in)
+			e.keep(recordOf(recordConfirmed, in)) // nobody waits for it
 			return
 		}
 	}
@@ -396,6 +455,7 @@ func (r *responder) confirm(in *Incoming) {
 	r.settle(in)
 	if from := r.initiators[in.Peer]; from != nil {
 		from.confirmed = true
+		from.timestamp = max(from.timestamp, in.stamp)
 	}
 }
 

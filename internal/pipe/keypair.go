@@ -8,12 +8,15 @@ import (
 
 	"golang.zx2c4.com/wireguard/replay"
 
+	"github.com/idloc/idloc/internal/pipe/handshake"
 	"github.com/idloc/idloc/internal/wire"
 )
 
+const nonceLen = 12
+
 // keypair is the keys of one handshake or rekey, both directions, under one
 // receiver index of ours. What is not atomic or guarded is written before
-// ready is set and not changed after.
+// keys is set and not changed after.
 type keypair struct {
 	sess      *Session
 	initiator bool   // of the exchange that made it
@@ -23,41 +26,49 @@ type keypair struct {
 	retire int64  // end then, if nothing comes any more; 0: not taken over; the pipe's mu
 	mark   uint64 // highest when retire was set; the pipe's mu
 
-	recvIndex  uint32 // ours
-	sendIndex  uint32 // the peer's
-	send, recv cipher.AEAD
-	chaining   [keyLen]byte // guarded by the pipe's mu once installed
+	recvIndex uint32                 // ours
+	sendIndex uint32                 // the peer's
+	chaining  [handshake.KeyLen]byte // guarded by the pipe's mu once installed
+
+	// keys seal and open. They are nil before the exchange has ended, and again
+	// from wipe on. Who needs them for one datagram loads them and lets go of
+	// them; only a farewell keeps them longer.
+	keys atomic.Pointer[aeads]
 
 	pipe      atomic.Pointer[Pipe] // nil until installed
-	ready     atomic.Bool          // the fields above are set
-	dead      atomic.Bool          // neither seals nor opens any more
 	confirmed atomic.Bool          // an authenticated packet came in
 	next      atomic.Uint64        // counter of the next packet sent
 	failed    atomic.Uint64        // packets that did not open
 
-	rmu     sync.Mutex // guards what follows
-	replay  replay.Filter
-	highest uint64 // 1 + highest counter received
-	taken   uint64 // packets accepted
+	highest atomic.Uint64 // 1 + highest counter received; written under rmu
+
+	rmu    sync.Mutex // guards what follows
+	replay replay.Filter
 }
 
+// aeads are the expanded keys of a keypair. There is no way to overwrite what
+// is inside a cipher.AEAD, so what counts is that nothing points at it longer
+// than needed.
+type aeads struct{ send, recv cipher.AEAD }
+
 // setKeys makes k usable. initiator says which side of the exchange we are.
-func (k *keypair) setKeys(s *secrets, aead wire.AEADs, initiator bool) error {
-	mine, theirs := &s.toInitiator, &s.toResponder
+func (k *keypair) setKeys(s *handshake.Secrets, aead wire.AEADs, initiator bool) error {
+	mine, theirs := &s.ToInitiator, &s.ToResponder
 	if initiator {
 		mine, theirs = theirs, mine
 	}
-	var err error
-	if k.send, err = newAEAD(aead, mine); err != nil {
+	send, err := handshake.NewAEAD(aead, mine)
+	if err != nil {
 		return err
 	}
-	if k.recv, err = newAEAD(aead, theirs); err != nil {
+	recv, err := handshake.NewAEAD(aead, theirs)
+	if err != nil {
 		return err
 	}
 	k.initiator = initiator
-	k.chaining = s.chaining
-	s.wipe()
-	k.ready.Store(true)
+	k.chaining = s.Chaining
+	s.Wipe()
+	k.keys.Store(&aeads{send, recv})
 	return nil
 }
 
@@ -68,26 +79,44 @@ func putNonce(nonce *[nonceLen]byte, counter uint32) {
 }
 
 // seal seals in place the datagram d, whose plaintext lies between the
-// header's and the tag's room. It reports false if the keys are used up. It
-// may be called concurrently with nonces of one's own.
+// header's and the tag's room. It reports false if the keys are used up or
+// wiped. It may be called concurrently with nonces of one's own.
 func (k *keypair) seal(typ uint8, d []byte, nonce *[nonceLen]byte) bool {
+	return k.sealWith(k.keys.Load(), typ, d, nonce)
+}
+
+// sealWith is seal under keys of k, which were loaded before they were wiped;
+// nil seals nothing.
+func (k *keypair) sealWith(keys *aeads, typ uint8, d []byte, nonce *[nonceLen]byte) bool {
+	if keys == nil {
+		return false
+	}
 	counter := k.next.Add(1) - 1
-	if counter >= rejectAfterPackets || k.dead.Load() {
+	if counter >= rejectAfterPackets {
 		return false
 	}
 	wire.Header{Type: typ, Index: k.sendIndex, Counter: uint32(counter)}.Put(d)
 	putNonce(nonce, uint32(counter))
 	plain := d[wire.HeaderLen : len(d)-wire.TagLen]
-	k.send.Seal(plain[:0], nonce[:], plain, d[:wire.HeaderLen])
+	keys.send.Seal(plain[:0], nonce[:], plain, d[:wire.HeaderLen])
 	return true
 }
 
 // open opens datagram d to the end of dst[:0]. It neither asks nor marks the
 // replay window. Failures count against the AEAD's integrity limit; at the
-// limit the keys die.
+// limit the keys die. Keys that are wiped open nothing.
 func (k *keypair) open(dst, d []byte, counter uint32, nonce *[nonceLen]byte) ([]byte, bool) {
+	return k.openWith(k.keys.Load(), dst, d, counter, nonce)
+}
+
+// openWith is open under keys of k, which were loaded before they were wiped;
+// nil opens nothing.
+func (k *keypair) openWith(keys *aeads, dst, d []byte, counter uint32, nonce *[nonceLen]byte) ([]byte, bool) {
+	if keys == nil {
+		return nil, false
+	}
 	putNonce(nonce, counter)
-	plain, err := k.recv.Open(dst[:0], nonce[:], d[wire.HeaderLen:], d[:wire.HeaderLen])
+	plain, err := keys.recv.Open(dst[:0], nonce[:], d[wire.HeaderLen:], d[:wire.HeaderLen])
 	if err != nil {
 		k.failed.Add(1)
 		return nil, false
@@ -99,11 +128,8 @@ func (k *keypair) open(dst, d []byte, counter uint32, nonce *[nonceLen]byte) ([]
 func (k *keypair) accept(counter uint32) bool {
 	k.rmu.Lock()
 	ok := k.replay.ValidateCounter(uint64(counter), rejectAfterPackets)
-	if ok && uint64(counter) >= k.highest {
-		k.highest = uint64(counter) + 1
-	}
-	if ok {
-		k.taken++
+	if ok && uint64(counter) >= k.highest.Load() {
+		k.highest.Store(uint64(counter) + 1)
 	}
 	k.rmu.Unlock()
 	return ok
@@ -123,28 +149,21 @@ func (k *keypair) retired(now int64) {
 }
 
 // received is 1 + the highest counter accepted so far.
-func (k *keypair) received() uint64 {
-	k.rmu.Lock()
-	defer k.rmu.Unlock()
-	return k.highest
-}
+func (k *keypair) received() uint64 { return k.highest.Load() }
 
-// lost is how many of the peer's packets up to the highest have not come.
-func (k *keypair) lost() uint64 {
-	k.rmu.Lock()
-	defer k.rmu.Unlock()
-	return k.highest - k.taken
-}
-
-// wipe ends k: nothing is sealed or opened from here on.
+// wipe ends k: nothing is sealed or opened from here on, and k lets go of its
+// keys.
 func (k *keypair) wipe() {
-	k.dead.Store(true)
+	k.keys.Store(nil)
 	clear(k.chaining[:])
 }
+
+// dead says whether k neither seals nor opens, no longer or not yet.
+func (k *keypair) dead() bool { return k.keys.Load() == nil }
 
 // usable says whether packets of ours under k will be opened by the peer:
 // the initiator of an exchange knows that the responder has the keys; the
 // responder must have heard from the initiator (DESIGN §7).
 func (k *keypair) usable() bool {
-	return !k.dead.Load() && (k.initiator || k.confirmed.Load())
+	return !k.dead() && (k.initiator || k.confirmed.Load())
 }

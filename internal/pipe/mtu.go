@@ -58,23 +58,23 @@ func (p *Pipe) mtuLimit(t *path) int {
 	if m, ok := t.Local.(interface{ MaxDatagram() int }); ok {
 		limit = min(limit, m.MaxDatagram())
 	}
-	return min(limit, int(p.sess.remote.MTU))
+	return min(limit, int(p.keys.sess.remote.MTU))
 }
 
 // searchMTU sends the probe that is due on the best path. The caller holds
 // mu.
 func (p *Pipe) searchMTU(now int64) (next int64) {
-	t := p.best.Load()
-	if t == nil || p.state != stateUp || !t.validated.Load() || p.sess == nil {
+	t := p.paths.best.Load()
+	if t == nil || p.state != stateUp || !t.validated.Load() || p.keys.sess == nil {
 		return 0
 	}
 	s := &t.search
 	if s.size == 0 {
 		switch {
-		case p.large.Load() && now >= s.checked+checkEvery:
+		case p.paths.large.Load() && now >= s.checked+checkEvery:
 			*s = search{size: int(t.mtu.Load()), checking: true, id: randomUint64(), try: retry{at: now}, checked: s.checked}
 		case now < s.try.at:
-			if p.large.Load() {
+			if p.paths.large.Load() {
 				return earlier(s.try.at, s.checked+checkEvery)
 			}
 			return s.try.at
@@ -112,13 +112,13 @@ func (p *Pipe) searchMTU(now int64) (next int64) {
 // probeAcked takes the size of an acknowledged probe into use. The caller
 // holds mu.
 func (p *Pipe) probeAcked(id uint64, now int64) {
-	for _, t := range *p.paths.Load() {
+	for _, t := range *p.paths.list.Load() {
 		s := &t.search
 		if s.size == 0 || s.id != id {
 			continue
 		}
 		if s.checking {
-			p.large.Store(false)
+			p.paths.large.Store(false)
 		} else {
 			t.mtu.Store(int32(s.size))
 		}
@@ -135,8 +135,8 @@ func (p *Pipe) probeAcked(id uint64, now int64) {
 // doubtSize has the size checked at once: the peer is alive, and yet nothing
 // came for what was sent. The caller holds mu.
 func (p *Pipe) doubtSize(now int64) {
-	t := p.best.Load()
-	if t == nil || !p.large.Load() || int(t.mtu.Load()) <= baseMTU(t.Local) || t.search.checking {
+	t := p.paths.best.Load()
+	if t == nil || !p.paths.large.Load() || int(t.mtu.Load()) <= baseMTU(t.Local) || t.search.checking {
 		return
 	}
 	t.search = search{checked: now - checkEvery}

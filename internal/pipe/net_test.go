@@ -139,6 +139,7 @@ type recorder struct {
 	large  [][]byte
 	ups    int
 	downs  []error
+	gone   []error
 	opens  int
 	fails  int
 	onUp   func(*Pipe)
@@ -194,6 +195,18 @@ func (r *recorder) Down(p *Pipe, err error) {
 	r.mu.Unlock()
 }
 
+func (r *recorder) Gone(_ peerid.ID, err error) {
+	r.mu.Lock()
+	r.gone = append(r.gone, err)
+	r.mu.Unlock()
+}
+
+func (r *recorder) wentAway() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.gone)
+}
+
 func (r *recorder) lastDown() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -227,15 +240,18 @@ func newHost(t testing.TB, n *network, seed byte, addr string, change ...func(*C
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { e.Close() })
-	return &host{Endpoint: e, r: r, s: n.sender(addr, e), id: e.id.id}
+	return &host{Endpoint: e, r: r, s: n.sender(addr, e), id: e.id.ID}
 }
 
 func (h *host) path(to *host) Path { return Path{h.s, to.s.addr} }
 
-// handshake runs offer and answer out of band and returns both sessions.
-func handshake(t testing.TB, a, b *host) (sa, sb *Session) {
+// testPwd is ICE's, of a peer that shows any.
+const testPwd = "0123456789abcdefghijklmnopqrst+/"
+
+// sessions runs offer and answer out of band and returns both sessions.
+func sessions(t testing.TB, a, b *host) (sa, sb *Session) {
 	t.Helper()
-	offer, err := a.NewOffer(b.id, Local{Ufrag: "ua", Pwd: "pa", MTU: 1472})
+	offer, err := a.NewOffer(b.id, Local{MTU: 1472})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -243,7 +259,7 @@ func handshake(t testing.TB, a, b *host) (sa, sb *Session) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	answer, sb, err := in.Accept(Local{Ufrag: "ub", Pwd: "pb", MTU: 1472})
+	answer, sb, err := in.Accept(Local{Ufrag: wire.Ufrag(testPwd), Pwd: testPwd, MTU: 1472})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -257,7 +273,7 @@ func handshake(t testing.TB, a, b *host) (sa, sb *Session) {
 // connect makes a pipe from a to b.
 func connect(t testing.TB, a, b *host) (pa, pb *Pipe) {
 	t.Helper()
-	sa, sb := handshake(t, a, b)
+	sa, sb := sessions(t, a, b)
 	pb, err := b.Up(sb, b.path(a))
 	if err != nil {
 		t.Fatal(err)

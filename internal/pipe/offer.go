@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"github.com/idloc/idloc/internal/peerid"
+	"github.com/idloc/idloc/internal/pipe/handshake"
 	"github.com/idloc/idloc/internal/wire"
 )
 
@@ -20,27 +21,23 @@ type Offer struct {
 	created int64
 	bytes   []byte
 
-	mu sync.Mutex // guards what follows
-	x  *exchange  // nil when finished or cancelled
-	kp *keypair
+	mu sync.Mutex          // guards what follows
+	x  *handshake.Exchange // nil when finished or cancelled
+	kp *keypair            // nil when the session has it
 }
 
 // NewOffer makes an offer to remote and reserves a receiver index, until
 // Finish succeeds or Cancel is called.
 func (e *Endpoint) NewOffer(remote peerid.ID, local Local) (*Offer, error) {
-	if remote == e.id.id {
+	if remote == e.id.ID {
 		return nil, errors.New("pipe: offer to self")
 	}
-	static, err := montgomery(remote)
+	x, err := e.id.Initiate(e.cfg.Overlay, remote, nil, e.ent)
 	if err != nil {
 		return nil, err
 	}
-	o := &Offer{e: e, peer: remote, created: e.now(), kp: &keypair{}}
+	o := &Offer{e: e, peer: remote, created: e.now(), x: x, kp: &keypair{}}
 	rand.Read(o.session[:])
-	o.x, err = newExchange(e.id, static, true, prologue(e.cfg.Overlay, e.id.id, remote), nil, e.ent)
-	if err != nil {
-		return nil, err
-	}
 	e.mu.Lock()
 	closed := e.closed
 	if !closed {
@@ -63,7 +60,7 @@ func (o *Offer) write(local Local) error {
 	if err := e.table.reserve(o.kp); err != nil {
 		return err
 	}
-	ek, err := o.x.encapsulationKey(e.ent)
+	ek, err := o.x.KEMKey()
 	if err != nil {
 		return err
 	}
@@ -77,12 +74,12 @@ func (o *Offer) write(local Local) error {
 	if err := p.Check(); err != nil {
 		return err
 	}
-	o.bytes, err = o.x.first(appendOffer(nil, e.id.id), p.Append(nil))
+	o.bytes, err = o.x.WriteFirst(handshake.AppendOfferHeader(nil, e.id.ID), p.Append(nil))
 	if err != nil {
 		return err
 	}
-	if len(o.bytes) > maxOffer {
-		return fmt.Errorf("pipe: offer of %d bytes, more than %d", len(o.bytes), maxOffer)
+	if len(o.bytes) > handshake.MaxMessage {
+		return fmt.Errorf("pipe: offer of %d bytes, more than %d", len(o.bytes), handshake.MaxMessage)
 	}
 	return nil
 }
@@ -92,9 +89,10 @@ func (o *Offer) write(local Local) error {
 func (o *Offer) Bytes() []byte { return o.bytes }
 
 // Finish reads the answer. After an error the offer still stands: another
-// answer may be the real one.
+// answer may be the real one. After a *RefusedError it does not: the peer
+// itself has said so.
 func (o *Offer) Finish(answer []byte) (*Session, error) {
-	msg, err := parseAnswer(answer)
+	msg, err := handshake.ParseAnswer(answer)
 	if err != nil {
 		return nil, err
 	}
@@ -105,7 +103,10 @@ func (o *Offer) Finish(answer []byte) (*Session, error) {
 	}
 	e := o.e
 	var p *wire.Payload
-	keys, err := o.x.readSecond(msg, func(b []byte) ([]byte, wire.AEADs, error) {
+	keys, err := o.x.ReadSecond(msg, func(b []byte) ([]byte, wire.AEADs, error) {
+		if r, ok := wire.ParseRefusal(b); ok {
+			return nil, 0, &RefusedError{r}
+		}
 		p, err = wire.ParsePayload(b)
 		switch {
 		case err != nil:
@@ -131,6 +132,7 @@ func (o *Offer) Finish(answer []byte) (*Session, error) {
 	if err := o.kp.setKeys(&keys, p.AEADs, true); err != nil {
 		return nil, err
 	}
+	o.kp = nil
 	e.mu.Lock()
 	delete(e.offers, o)
 	closed := e.closed
@@ -139,7 +141,7 @@ func (o *Offer) Finish(answer []byte) (*Session, error) {
 	}
 	e.mu.Unlock()
 	if closed {
-		o.kp.wipe()
+		s.release()
 		return nil, ErrClosed
 	}
 	return s, nil
@@ -156,7 +158,7 @@ func (o *Offer) Cancel() {
 	if o.x == nil {
 		return
 	}
-	o.x.wipe()
+	o.x.Wipe()
 	o.x = nil
 	o.kp.wipe()
 	o.e.table.remove(o.kp)

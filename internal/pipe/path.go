@@ -22,24 +22,41 @@ const (
 	betterRTTAtLeast = 5 * time.Millisecond
 	elsewhereAfter   = int64(150 * time.Millisecond) // the peer heard on other paths only
 	elsewhereRTTs    = 2
+	askAtLeast       = int64(20 * time.Millisecond) // how long the present path has to show that it lives
 )
+
+// pathSet is the paths of a pipe. What is atomic the data path reads; it is
+// changed, and all else guarded, by the pipe's mu.
+type pathSet struct {
+	best  atomic.Pointer[path]    // takes data; nil if there is none
+	list  atomic.Pointer[[]*path] // copied on write
+	rtt   atomic.Int64            // of the best one, as tick last saw it
+	large atomic.Bool             // data above the base size was sent since the last check; set by the data path
+
+	moved int64            // when data last changed its path
+	pings map[uint64]*ping // not answered yet
+	early early            // what waits until best is validated
+}
 
 // path is one pair of addresses of a pipe. Its atomics belong to the data
 // path; the rest is guarded by the pipe's mu.
 type path struct {
 	Path
-	validated atomic.Bool  // the peer answered from there, or ICE vouches for it
-	budget    atomic.Int64 // bytes that may be sent; matters until validated
-	heard     atomic.Int64 // last authenticated packet from there: consent (RFC 7675)
-	sent      atomic.Int64 // last datagram sent there
-	fresh     atomic.Bool  // checks have found it, and the peer was not heard there yet
-	mtu       atomic.Int32 // UDP payload that gets through
+	validated atomic.Bool   // the peer answered from there, or ICE vouches for it
+	budget    atomic.Int64  // bytes that may be sent; matters until validated
+	heard     atomic.Int64  // last authenticated packet from there: consent (RFC 7675)
+	mark      atomic.Uint64 // what had come by then: see heardUnder
+	sent      atomic.Int64  // last datagram sent there
+	fresh     atomic.Bool   // checks have found it, and the peer was not heard there yet
+	mtu       atomic.Int32  // UDP payload that gets through
 
 	turn      atomic.Bool // through a TURN server
 	relayed   atomic.Bool // through a relay or a TURN server: only while there is no direct one
 	created   int64
 	doubt     int64 // when it failed; it is not preferred until heard after that
-	follow    bool  // the peer moved here: switch once validated, unless the old path lives
+	follow    bool  // the peer may have moved here: see followDue
+	stranger  bool  // known only from the source of a packet
+	asked     int64 // when it was pinged because the peer is heard from a stranger only
 	challenge uint64
 	sentAt    int64 // of the challenge
 	try       retry // of the challenge
@@ -52,10 +69,10 @@ type path struct {
 // find returns the path with these addresses, or nil. It takes no lock and
 // does not allocate.
 func (p *Pipe) find(from Sender, remote netip.AddrPort) *path {
-	if b := p.best.Load(); b != nil && b.Remote == remote && b.Local == from {
+	if b := p.paths.best.Load(); b != nil && b.Remote == remote && b.Local == from {
 		return b
 	}
-	for _, t := range *p.paths.Load() {
+	for _, t := range *p.paths.list.Load() {
 		if t.Remote == remote && t.Local == from {
 			return t
 		}
@@ -63,10 +80,28 @@ func (p *Pipe) find(from Sender, remote netip.AddrPort) *path {
 	return nil
 }
 
+// Direct returns the paths that lead to the peer itself, through no relay and
+// no TURN server, and on which it was heard of late; the one that takes data
+// first.
+func (p *Pipe) Direct() []Path {
+	now, best := p.e.now(), p.paths.best.Load()
+	var out []Path
+	for _, t := range *p.paths.list.Load() {
+		switch {
+		case !t.validated.Load() || t.relayed.Load() || !t.live(now):
+		case t == best:
+			out = slices.Insert(out, 0, t.Path)
+		default:
+			out = append(out, t.Path)
+		}
+	}
+	return out
+}
+
 // newPath adds a path, making room if there are too many; nil if there is no
 // room. The caller holds mu.
 func (p *Pipe) newPath(at Path, now int64) *path {
-	paths := *p.paths.Load()
+	paths := *p.paths.list.Load()
 	if len(paths) >= maxPaths && !p.evict() {
 		return nil
 	}
@@ -74,16 +109,19 @@ func (p *Pipe) newPath(at Path, now int64) *path {
 	t.turn.Store(p.lent(at))
 	t.relayed.Store(at.relayed() || t.turn.Load())
 	t.mtu.Store(int32(baseMTU(at.Local)))
-	paths = append(slices.Clone(*p.paths.Load()), t)
-	p.paths.Store(&paths)
+	paths = append(slices.Clone(*p.paths.list.Load()), t)
+	p.paths.list.Store(&paths)
 	return t
 }
 
-// evict removes the path that was heard longest ago, not the best one.
+// evict removes the path that was heard longest ago, a stranger's if there is
+// one, not the best one.
 func (p *Pipe) evict() bool {
 	var oldest *path
-	for _, t := range *p.paths.Load() {
-		if t != p.best.Load() && (oldest == nil || t.heard.Load() < oldest.heard.Load()) {
+	for _, t := range *p.paths.list.Load() {
+		switch {
+		case t == p.paths.best.Load():
+		case oldest == nil, t.stranger && !oldest.stranger, t.stranger == oldest.stranger && t.heard.Load() < oldest.heard.Load():
 			oldest = t
 		}
 	}
@@ -95,14 +133,14 @@ func (p *Pipe) evict() bool {
 }
 
 func (p *Pipe) removePath(gone *path) {
-	paths := slices.DeleteFunc(slices.Clone(*p.paths.Load()), func(t *path) bool { return t == gone })
-	p.paths.Store(&paths)
-	if p.best.Load() == gone {
-		p.best.Store(nil)
+	paths := slices.DeleteFunc(slices.Clone(*p.paths.list.Load()), func(t *path) bool { return t == gone })
+	p.paths.list.Store(&paths)
+	if p.paths.best.Load() == gone {
+		p.paths.best.Store(nil)
 	}
-	for id, g := range p.pings {
+	for id, g := range p.paths.pings {
 		if g.path == gone {
-			delete(p.pings, id)
+			delete(p.paths.pings, id)
 		}
 	}
 }
@@ -116,18 +154,74 @@ func (p *Pipe) trustPath(at Path, now int64) {
 		}
 		t.fresh.Store(true)
 	}
+	t.stranger = false
 	t.heard.Store(now)
 	p.validate(t, now)
-	p.follow(t)
+	p.e.timers.plan(&p.timed, max(now, p.followDue(now)))
 }
 
-// follow moves data to a validated path that the peer was heard on first, if
-// the present one was silent since. The caller holds mu.
-func (p *Pipe) follow(t *path) {
-	if best := p.best.Load(); t.follow && best != nil && best != t && best.heard.Load() <= t.created {
-		p.switchTo(t)
+// followDue moves data to validated paths that the peer was heard on first, if
+// the present one has been silent since. Somebody beside the way can send
+// copies of the peer's packets from an address of its own, and be faster; but the
+// packets themselves then come later on the present path (lateCopy). So a
+// stranger waits as long as those may take. It returns when to come again. The
+// caller holds mu.
+func (p *Pipe) followDue(now int64) (next int64) {
+	for _, t := range *p.paths.list.Load() {
+		if !t.follow || !t.validated.Load() {
+			continue
+		}
+		best := p.paths.best.Load()
+		if best != nil && best != t && best.heard.Load() <= t.created {
+			if at := t.created + p.askFor(); t.stranger && now < at {
+				next = earlier(next, at)
+				continue
+			}
+			best.doubt = now
+			p.switchTo(t)
+		}
+		t.follow = false
 	}
-	t.follow = false
+	return next
+}
+
+// askFor is how long the present path has to show that it lives: what has left
+// by it before the question, or its answer, has come by then. The caller holds
+// mu.
+func (p *Pipe) askFor() int64 {
+	rtt := p.rtt()
+	return max(askAtLeast, rtt+rtt/4)
+}
+
+// heardUnder notes a packet of the peer's under kp on t. mark keeps how far kp's
+// counters had come then, on any path: what comes on t later and is older proves
+// nothing.
+func (t *path) heardUnder(kp *keypair, now int64) {
+	t.heard.Store(now)
+	t.mark.Store(uint64(kp.recvIndex)<<32 | kp.received())
+}
+
+// lateCopy notes that a packet of the peer's came from at, authentic, but not for
+// the first time: it had come by another path, faster. If it is newer than all
+// that had come when this path was last heard, the peer itself sends on this
+// path too, and that lives; as a sign of the peer's life the copy does not count.
+func (p *Pipe) lateCopy(kp *keypair, at Path, counter uint32) {
+	t := p.find(at.Local, at.Remote)
+	if t == nil || !t.validated.Load() {
+		return
+	}
+	now := p.e.now()
+	p.mu.Lock()
+	defer p.unlock()
+	mark := t.mark.Load()
+	if kp != p.keys.cur || uint32(mark>>32) == kp.recvIndex && counter < uint32(mark) {
+		return
+	}
+	t.heard.Store(now)
+	t.mark.Store(uint64(kp.recvIndex)<<32 | uint64(counter) + 1)
+	if best := p.paths.best.Load(); best != nil && best != t && best.stranger && p.state == stateUp {
+		p.choose(now)
+	}
 }
 
 func (p *Pipe) validate(t *path, now int64) {
@@ -149,7 +243,11 @@ func (p *Pipe) AddPath(at Path) {
 	now := p.e.now()
 	p.mu.Lock()
 	defer p.unlock()
-	if p.state == stateClosed || p.find(at.Local, at.Remote) != nil {
+	if p.state == stateClosed {
+		return
+	}
+	if t := p.find(at.Local, at.Remote); t != nil {
+		t.stranger = false
 		return
 	}
 	if t := p.newPath(at, now); t != nil {
@@ -166,7 +264,7 @@ func (p *Pipe) addLocal(s Sender) {
 	if p.state == stateClosed {
 		return
 	}
-	for _, old := range *p.paths.Load() {
+	for _, old := range *p.paths.list.Load() {
 		at := Path{Local: s, Remote: old.Remote}
 		if old.relayed.Load() || s.LocalAddr().Addr().Is4() != old.Remote.Addr().Is4() || !old.validated.Load() || p.find(s, old.Remote) != nil {
 			continue
@@ -187,7 +285,7 @@ func (p *Pipe) removeLocal(s Sender) {
 	if p.state == stateClosed {
 		return
 	}
-	for _, t := range *p.paths.Load() {
+	for _, t := range *p.paths.list.Load() {
 		if t.Local == s {
 			p.removePath(t)
 		}
@@ -200,7 +298,7 @@ func (p *Pipe) removeLocal(s Sender) {
 // with a higher counter came from (DESIGN §9). The caller holds mu.
 func (p *Pipe) sawUnknown(at Path, now int64) *path {
 	n := 0
-	for _, t := range *p.paths.Load() {
+	for _, t := range *p.paths.list.Load() {
 		if !t.validated.Load() {
 			n++
 		}
@@ -212,7 +310,7 @@ func (p *Pipe) sawUnknown(at Path, now int64) *path {
 	if t == nil {
 		return nil
 	}
-	t.follow = true
+	t.follow, t.stranger = true, true
 	p.startChallenge(t, now)
 	return t
 }
@@ -226,7 +324,7 @@ func (p *Pipe) startChallenge(t *path, now int64) {
 // challengePaths sends what challenges are due, and gives up on those that
 // nobody answered. It returns when to come again. The caller holds mu.
 func (p *Pipe) challengePaths(now int64) (next int64) {
-	for _, t := range *p.paths.Load() {
+	for _, t := range *p.paths.list.Load() {
 		if t.try.at == 0 {
 			continue
 		}
@@ -238,6 +336,9 @@ func (p *Pipe) challengePaths(now int64) (next int64) {
 			if kp := p.sealing(); kp != nil {
 				t.sentAt = now
 				p.queue(kp, t, wire.Frame{Type: wire.FramePathChallenge, ID: t.challenge})
+				if best := p.paths.best.Load(); t.stranger && t.try.tries == 0 && best != nil && best.validated.Load() {
+					p.sendPing(best, now, nil) // does it live?
+				}
 			}
 			t.try.at = now + max(int64(initialRTT), 2*p.rtt())<<t.try.tries
 			t.try.tries++
@@ -247,18 +348,18 @@ func (p *Pipe) challengePaths(now int64) (next int64) {
 	return next
 }
 
-// answeredChallenge validates the path whose challenge id was. The caller
-// holds mu.
-func (p *Pipe) answeredChallenge(id uint64, now int64) {
-	for _, t := range *p.paths.Load() {
+// answeredChallenge validates the path whose challenge id was; the answer came
+// on from. The caller holds mu.
+func (p *Pipe) answeredChallenge(from *path, id uint64, now int64) {
+	for _, t := range *p.paths.list.Load() {
 		if t.try.at == 0 || t.challenge != id || t.sentAt == 0 {
 			continue
 		}
-		if t.try.tries == 1 { // else it is unclear which one was answered
+		if from == t && t.try.tries == 1 { // else it is unclear which one was answered
 			t.sample(time.Duration(now - t.sentAt))
 		}
 		p.validate(t, now)
-		p.follow(t)
+		p.e.timers.plan(&p.timed, max(now, p.followDue(now)))
 		p.update(now)
 		return
 	}
@@ -284,36 +385,41 @@ func (t *path) live(now int64) bool {
 // choose picks the path that takes data: the present one while it is live,
 // unless another is better. The caller holds mu.
 func (p *Pipe) choose(now int64) {
-	best := p.best.Load()
+	best := p.paths.best.Load()
 	if best != nil && !best.live(now) {
 		best = nil
 	}
 	if best != nil {
 		p.suspect(best, now)
 	}
-	for _, t := range *p.paths.Load() {
+	for _, t := range *p.paths.list.Load() {
 		if t != best && t.live(now) && (best == nil || t.better(best, now)) {
 			best = t
 		}
 	}
-	if best != p.best.Load() {
+	if best != p.paths.best.Load() {
 		p.switchTo(best)
 	}
 }
 
 // better says whether data is to move from best to t, both live. What has
 // failed and was not heard since comes last, then what the peer has not
-// answered on, then relayed paths; among equals t must be clearly faster.
+// answered on, then what is known only from a packet's source, then relayed
+// paths; among equals t must be clearly faster. A stranger never is: whoever
+// forwards copies of packets faster than the network does could draw all of them
+// to itself.
 func (t *path) better(best *path, now int64) bool {
 	switch {
 	case t.doubted() != best.doubted():
 		return best.doubted()
 	case t.validated.Load() != best.validated.Load():
 		return t.validated.Load()
+	case t.stranger != best.stranger:
+		return best.stranger
 	case t.relayed.Load() != best.relayed.Load():
 		return best.relayed.Load()
 	}
-	return t.srtt > 0 && best.srtt > 0 && t.srtt < best.srtt-betterRTTAtLeast &&
+	return !t.stranger && t.srtt > 0 && best.srtt > 0 && t.srtt < best.srtt-betterRTTAtLeast &&
 		float64(t.srtt) < betterRTT*float64(best.srtt) && t.heard.Load()+int64(5*time.Second) > now
 }
 
@@ -330,19 +436,37 @@ func (p *Pipe) suspect(best *path, now int64) {
 	if best.doubted() || best.sent.Load() <= heard || now < heard+wait {
 		return
 	}
-	for _, t := range *p.paths.Load() {
-		if t != best && t.validated.Load() && !t.doubted() && t.heard.Load() > heard+wait && now < t.heard.Load()+max(deadAfter, wait) {
-			best.doubt = now
-			return
+	for _, t := range *p.paths.list.Load() {
+		if t == best || !t.validated.Load() || t.doubted() || t.heard.Load() <= heard+wait || now >= t.heard.Load()+max(deadAfter, wait) {
+			continue
 		}
+		if t.stranger && !p.askedInVain(best, now) {
+			continue
+		}
+		best.doubt = now
+		return
 	}
+}
+
+// askedInVain pings best, unless that was done since it was last heard, and says
+// whether the answer is overdue. The caller holds mu.
+func (p *Pipe) askedInVain(best *path, now int64) bool {
+	if best.asked <= best.heard.Load() {
+		best.asked = now
+		p.sendPing(best, now, nil)
+	}
+	if at := best.asked + p.askFor(); now < at {
+		p.e.timers.plan(&p.timed, at)
+		return false
+	}
+	return true
 }
 
 // followPeer moves data to a path that checks have found when the peer is first
 // heard there, if the present one was silent since. The caller holds mu.
 func (p *Pipe) followPeer(t *path, now int64) {
 	t.fresh.Store(false)
-	if best := p.best.Load(); best != nil && best != t && best.heard.Load() <= t.created && best.relayed.Load() == t.relayed.Load() {
+	if best := p.paths.best.Load(); best != nil && best != t && best.heard.Load() <= t.created && best.relayed.Load() == t.relayed.Load() {
 		best.doubt = now
 		p.switchTo(t)
 	}
@@ -350,10 +474,10 @@ func (p *Pipe) followPeer(t *path, now int64) {
 
 // switchTo sends data on t from now on. The caller holds mu.
 func (p *Pipe) switchTo(t *path) {
-	old := p.best.Swap(t)
-	p.moved = p.e.now()
+	old := p.paths.best.Swap(t)
+	p.paths.moved = p.e.now()
 	if old != nil && t != nil && old != t {
-		p.calls = append(p.calls, call{event: p.event(event.PipeMoved, nil)})
+		p.outbox.calls = append(p.outbox.calls, call{event: p.event(event.PipeMoved, nil)})
 	}
 }
 

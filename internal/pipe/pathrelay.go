@@ -35,6 +35,13 @@ var (
 // they lead.
 var relayRemote = netip.AddrPortFrom(netip.IPv6Unspecified(), 1)
 
+// relayState is what a pipe has to do with others' pipes.
+type relayState struct {
+	links atomic.Pointer[map[uint16]*relayLink] // what the peer relays for us, by channel; copied on write under the pipe's mu
+	legs  atomic.Pointer[map[uint16]*leg]       // what we relay for the peer, by channel; copied on write under the relays' mu
+	binds map[[16]byte]*bind                    // channels wanted of the peer, by session; the pipe's mu guards it
+}
+
 // relayLink is a channel of the pipe to a relay, as a Sender.
 type relayLink struct {
 	relay   *Pipe
@@ -43,11 +50,11 @@ type relayLink struct {
 	used    atomic.Int64
 }
 
-var _ Sender = (*relayLink)(nil)
+var _ ClassSender = (*relayLink)(nil)
 
 // LocalAddr is the real address that the relay is sent to from.
 func (l *relayLink) LocalAddr() netip.AddrPort {
-	if t := l.relay.best.Load(); t != nil {
+	if t := l.relay.paths.best.Load(); t != nil {
 		return t.Local.LocalAddr()
 	}
 	return netip.AddrPort{}
@@ -57,13 +64,20 @@ func (l *relayLink) LocalAddr() netip.AddrPort {
 func (l *relayLink) MaxDatagram() int { return l.relay.datagram() - wire.RelayOverhead }
 
 // WriteBatch seals each datagram once more, for the hop.
-func (l *relayLink) WriteBatch(b []byte, seg int, _ netip.AddrPort) error {
+func (l *relayLink) WriteBatch(b []byte, seg int, to netip.AddrPort) error {
+	return l.WriteClass(b, seg, to, 0)
+}
+
+// WriteClass implements ClassSender: the hop to the relay has the class. The
+// relay does not pass it on.
+func (l *relayLink) WriteClass(b []byte, seg int, _ netip.AddrPort, class uint8) error {
 	if l.relay.relayed() {
 		return errRelayInRelay
 	}
 	l.used.Store(l.relay.e.now())
 	out := newBatch(l.relay, wire.TypeRelay)
 	defer out.Free()
+	out.SetClass(class)
 	channel := uint16(l.channel.Load())
 	for len(b) > 0 {
 		d := b[:min(seg, len(b))]
@@ -91,7 +105,7 @@ func (at Path) Via() peerid.ID {
 // the relay, if it leads through one.
 func (at Path) Addrs() (local, remote netip.AddrPort) {
 	if l, ok := at.Local.(*relayLink); ok {
-		if t := l.relay.best.Load(); t != nil && !t.relayed.Load() {
+		if t := l.relay.paths.best.Load(); t != nil && !t.relayed.Load() {
 			return t.Local.LocalAddr(), t.Remote
 		}
 		return netip.AddrPort{}, netip.AddrPort{}
@@ -103,7 +117,7 @@ func (at Path) Addrs() (local, remote netip.AddrPort) {
 func (p *Pipe) Relayed() bool { return p.relayed() }
 
 func (p *Pipe) relayed() bool {
-	t := p.best.Load()
+	t := p.paths.best.Load()
 	return t != nil && t.relayed.Load()
 }
 
@@ -127,17 +141,17 @@ func (p *Pipe) Bind(ctx context.Context, target peerid.ID, session [16]byte) (Pa
 	}
 	now := p.e.now()
 	p.mu.Lock()
-	b := p.binds[session]
+	b := p.relay.binds[session]
 	if b == nil {
-		if len(p.binds) >= maxBinds || p.state == stateClosed {
+		if len(p.relay.binds) >= maxBinds || p.state == stateClosed {
 			p.unlock()
 			return Path{}, errManyBinds
 		}
 		b = &bind{target: target, session: session, done: make(chan struct{}), try: retry{at: now}}
-		if p.binds == nil {
-			p.binds = map[[16]byte]*bind{}
+		if p.relay.binds == nil {
+			p.relay.binds = map[[16]byte]*bind{}
 		}
-		p.binds[session] = b
+		p.relay.binds[session] = b
 		p.e.timers.plan(&p.timed, now)
 	}
 	p.unlock()
@@ -151,8 +165,8 @@ func (p *Pipe) Bind(ctx context.Context, target peerid.ID, session [16]byte) (Pa
 		return Path{}, p.Err()
 	case <-ctx.Done():
 		p.mu.Lock()
-		if p.binds[session] == b && b.link == nil {
-			delete(p.binds, session)
+		if p.relay.binds[session] == b && b.link == nil {
+			delete(p.relay.binds, session)
 		}
 		p.unlock()
 		return Path{}, context.Cause(ctx)
@@ -162,14 +176,14 @@ func (p *Pipe) Bind(ctx context.Context, target peerid.ID, session [16]byte) (Pa
 // relayDue asks for channels, keeps those in use and lets go of the others.
 // The caller holds mu.
 func (p *Pipe) relayDue(now int64) (next int64) {
-	for id, b := range p.binds {
+	for id, b := range p.relay.binds {
 		if b.link != nil && now >= b.link.used.Load()+relayIdle {
-			delete(p.binds, id)
+			delete(p.relay.binds, id)
 			p.setLink(uint16(b.link.channel.Load()), nil)
 			continue
 		}
 		if b.try.at <= now {
-			p.queue(p.sealing(), p.best.Load(), wire.Frame{Type: wire.FrameRelayBind, Peer: b.target, Session: b.session})
+			p.queue(p.sealing(), p.paths.best.Load(), wire.Frame{Type: wire.FrameRelayBind, Peer: b.target, Session: b.session})
 			b.try.at = now + relayRefresh
 			if b.link == nil {
 				b.try.at = now + relayRetry<<min(b.try.tries, 2)
@@ -183,7 +197,7 @@ func (p *Pipe) relayDue(now int64) (next int64) {
 
 // channelGiven handles a RELAY-CHANNEL. The caller holds mu.
 func (p *Pipe) channelGiven(f wire.Frame, now int64) {
-	b := p.binds[f.Session]
+	b := p.relay.binds[f.Session]
 	if b == nil {
 		return
 	}
@@ -204,7 +218,7 @@ func (p *Pipe) channelGiven(f wire.Frame, now int64) {
 			b.try = retry{at: now + relayRetry<<2}
 		}
 	case wire.RelayRefused:
-		delete(p.binds, f.Session)
+		delete(p.relay.binds, f.Session)
 		if b.link == nil {
 			b.err = ErrRelayRefused
 			close(b.done)
@@ -219,7 +233,7 @@ func (p *Pipe) channelGiven(f wire.Frame, now int64) {
 // out. The caller holds mu.
 func (p *Pipe) setLink(channel uint16, l *relayLink) {
 	links := map[uint16]*relayLink{}
-	if old := p.links.Load(); old != nil {
+	if old := p.relay.links.Load(); old != nil {
 		for c, l := range *old {
 			links[c] = l
 		}
@@ -229,14 +243,14 @@ func (p *Pipe) setLink(channel uint16, l *relayLink) {
 	} else {
 		links[channel] = l
 	}
-	p.links.Store(&links)
+	p.relay.links.Store(&links)
 }
 
 // tell sends one control frame on the best path.
 func (p *Pipe) tell(f wire.Frame) {
 	p.mu.Lock()
 	if p.state != stateClosed {
-		p.queue(p.sealing(), p.best.Load(), f)
+		p.queue(p.sealing(), p.paths.best.Load(), f)
 	}
 	p.unlock()
 }
@@ -272,6 +286,9 @@ func (e *Endpoint) receiveRelay(kp *keypair, at Path, run []byte, seg int) {
 		newest := kp.newest(h.Counter)
 		if !kp.accept(h.Counter) {
 			count.count(DropReplay)
+			if p := kp.pipe.Load(); p != nil {
+				p.lateCopy(kp, at, h.Counter)
+			}
 			continue
 		}
 		p := e.pipeOf(kp)
@@ -291,7 +308,7 @@ func (e *Endpoint) receiveRelay(kp *keypair, at Path, run []byte, seg int) {
 			continue
 		}
 		var l *relayLink
-		if links := p.links.Load(); links != nil {
+		if links := p.relay.links.Load(); links != nil {
 			l = (*links)[channel&wire.MaxChannel]
 		}
 		if l == nil {
@@ -306,17 +323,17 @@ func (e *Endpoint) receiveRelay(kp *keypair, at Path, run []byte, seg int) {
 // heardRelay notes an authenticated RELAY datagram of n bytes, without the
 // pipe's lock where nothing is to be decided.
 func (p *Pipe) heardRelay(kp *keypair, at Path, newest bool, n int, now int64) {
-	p.packetsIn.Add(1)
-	p.bytesIn.Add(uint64(n))
-	p.data.Store(now)
+	p.traffic.packetsIn.Add(1)
+	p.traffic.bytesIn.Add(uint64(n))
+	p.life.data.Store(now)
 	t := p.find(at.Local, at.Remote)
-	if t == nil || !t.validated.Load() || !kp.confirmed.Load() || p.alert.Load() || t.fresh.Load() {
+	if t == nil || !t.validated.Load() || !kp.confirmed.Load() || p.life.alert.Load() || t.fresh.Load() {
 		p.mu.Lock()
 		p.authenticated(kp, at, newest, n, now)
 		p.unlock()
 		return
 	}
-	p.heard.Store(now)
-	p.awaiting.Store(0)
-	t.heard.Store(now)
+	p.life.heard.Store(now)
+	p.life.awaiting.Store(0)
+	t.heardUnder(kp, now)
 }

@@ -32,7 +32,7 @@ func (p *Pipe) lent(at Path) bool {
 	if _, ok := at.Local.(TURN); ok {
 		return true
 	}
-	return slices.ContainsFunc(p.keys, func(k *keypair) bool { return k.sess.lends(at.Remote) })
+	return slices.ContainsFunc(p.keys.all, func(k *keypair) bool { return k.sess.lends(at.Remote) })
 }
 
 // lends says whether the peer named an address as one that a TURN server
@@ -73,7 +73,7 @@ func (s *Session) Lends(a netip.AddrPort) {
 	}
 	p.mu.Lock()
 	defer p.unlock()
-	for _, t := range *p.paths.Load() {
+	for _, t := range *p.paths.list.Load() {
 		if t.Remote == a {
 			t.turn.Store(true)
 			t.relayed.Store(true)

@@ -2,13 +2,12 @@ package pipe
 
 import (
 	"encoding/hex"
-	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/idloc/idloc/internal/event"
 	"github.com/idloc/idloc/internal/peerid"
+	"github.com/idloc/idloc/internal/pipe/handshake"
 	"github.com/idloc/idloc/internal/wire"
 )
 
@@ -25,75 +24,33 @@ const (
 // Pipe is the one UDP association with a peer (draft §2): its keys, its paths
 // and the data path over them. It may be used concurrently.
 //
-// Locks: the data path (Batch, Open, the fast half of Receive) takes none but
-// a keypair's replay lock; it reads the atomics that update and choose set
-// under mu. Datagrams and calls to the Handler that arise under mu are queued
-// and leave in unlock.
+// Its state is in parts, each beside the code that changes it; each says who may
+// touch it. Two rules hold for all:
+//
+//   - What is atomic is read by the data path (Batch, Open, the fast half of
+//     Receive), which takes no lock but a keypair's replay lock. Who decides what
+//     stands there holds mu.
+//   - All else is guarded by mu. Datagrams and calls to the Handler that arise
+//     under mu go to the outbox and leave in unlock.
 type Pipe struct {
-	e    *Endpoint
-	peer peerid.ID
+	e    *Endpoint // not changed after newPipe
+	peer peerid.ID // not changed after newPipe
 
-	send     atomic.Pointer[keypair] // seals data; nil unless up
-	best     atomic.Pointer[path]    // takes data; nil if there is none
-	paths    atomic.Pointer[[]*path] // copied on write
-	awaiting atomic.Int64            // first data sent since the peer was heard; 0: none
-	heard    atomic.Int64            // last authenticated packet
-	data     atomic.Int64            // last data in either direction
-	alert    atomic.Bool             // probing or silent: tell mu when the peer is heard
-	slow     atomic.Int64            // RTT of the best path, for the data path
-	large    atomic.Bool             // data above the base size was sent since the last check
-	message  atomic.Uint32           // ID of the last message sent in pieces
+	keys    keyring    // what seals and opens (keyring.go, rekey.go)
+	paths   pathSet    // where to (path.go)
+	life    liveness   // whether the peer answers (tick.go)
+	relay   relayState // channels of others' pipes (pathrelay.go, relay.go)
+	pieces  reassembly // messages in pieces (fragment.go)
+	traffic traffic    // what went through (receive.go, batch.go)
+	drops   drops      // and what did not; atomic
+	timed              // when tick is called next; the Endpoint's timers own it
 
-	runs, running atomic.Uint64 // see receiveData
-	opened        atomic.Uint64 // bytes of DATA datagrams authenticated
-	packetsIn     atomic.Uint64
-	packetsOut    atomic.Uint64
-	bytesIn       atomic.Uint64
-	bytesOut      atomic.Uint64
-	drops         drops
-
-	links atomic.Pointer[map[uint16]*relayLink] // what the peer relays for us, by channel
-	legs  atomic.Pointer[map[uint16]*leg]       // what we relay for the peer, by channel
-
-	timed // planned for the next thing to do
-
-	mu       sync.Mutex // guards what follows
-	state    state
-	err      error         // why it is silent or closed
-	ready    chan struct{} // closed while up
-	closed   chan struct{}
-	keys     []*keypair // all that can open, in order of arrival
-	cur      *keypair   // seals, if usable
-	sess     *Session   // of cur
-	rekeys   uint64
-	rekey    *rekeying // an exchange of ours under way
-	answered answered  // the last exchange of the peer
-	offers   bucket    // rekey offers that are worked on
-	confirm  retry     // of a CONFIRM not answered yet
-	probeAt  int64     // when dead-pipe probing began; 0: not
-	probe    retry
-	again    again
-	early    early
-	hurry    bool   // there is a reason to expect the worst of it
-	tailed   uint64 // packets that had come when a flow was last seen to stop
-	pings    map[uint64]*ping
-	pieces   []*pending // messages not complete yet
-	rekeyAt  int64      // no rekey before: the last one failed
-	out      []outgoing
-	calls    []call
-	calling  bool // a goroutine is delivering calls
-	settled  []*Session
-	binds    map[[16]byte]*bind // channels wanted of the peer, by session
-	asked    []wire.Frame       // RELAY-BINDs for the Endpoint
-	moved    int64              // when data last changed its path
-}
-
-// call is one thing to tell the Handler or the event sink, in order.
-type call struct {
-	up, down bool
-	failed   bool // the path that took data, but there is another
-	err      error
-	event    event.Event
+	mu     sync.Mutex // guards what follows, and in the parts what is not atomic
+	state  state
+	err    error         // why it is silent or closed
+	ready  chan struct{} // closed while up
+	closed chan struct{} // closed in stateClosed
+	outbox outbox        // what to do when mu is released (outbox.go)
 }
 
 // retry paces repetitions of something unanswered.
@@ -103,10 +60,10 @@ type retry struct {
 }
 
 func newPipe(e *Endpoint, peer peerid.ID) *Pipe {
-	p := &Pipe{e: e, peer: peer, ready: make(chan struct{}), closed: make(chan struct{}), offers: newBucket(e.now())}
-	p.paths.Store(new([]*path))
+	p := &Pipe{e: e, peer: peer, ready: make(chan struct{}), closed: make(chan struct{}), keys: keyring{work: newBucket(e.now())}}
+	p.paths.list.Store(new([]*path))
 	p.timed.fire = p.tick
-	p.data.Store(e.now())
+	p.life.data.Store(e.now())
 	p.err = ErrNotUp
 	return p
 }
@@ -140,13 +97,13 @@ func (p *Pipe) Chain() []byte { return p.Remote().Chain }
 func (p *Pipe) Remote() Remote {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.sess == nil {
-		if len(p.keys) > 0 {
-			return p.keys[0].sess.remote
+	if p.keys.sess == nil {
+		if len(p.keys.all) > 0 {
+			return p.keys.all[0].sess.remote
 		}
 		return Remote{}
 	}
-	return p.sess.remote
+	return p.keys.sess.remote
 }
 
 // Close tells the peer and ends the pipe. err is what Err and Handler.Down
@@ -160,28 +117,27 @@ func (p *Pipe) Close(err error) {
 	p.unlock()
 }
 
-// The reasons in a CLOSE frame.
-const (
-	closeOther uint8 = 0
-	closeIdle  uint8 = 1
-)
-
-// end closes p after a CLOSE on the best path. The caller holds mu.
+// end closes p after a CLOSE on the best path, which is repeated if reason is
+// final. The caller holds mu.
 func (p *Pipe) end(err error, reason uint8) {
 	if p.state == stateClosed {
 		return
 	}
-	kp := p.cur
+	kp := p.keys.cur
 	if kp == nil || !kp.usable() {
 		kp = nil
-		for _, k := range p.keys {
+		for _, k := range p.keys.all {
 			if k.usable() {
 				kp = k
 			}
 		}
 	}
-	if b := p.best.Load(); b != nil && kp != nil {
-		p.queue(kp, b, wire.Frame{Type: wire.FrameClose, Flag: reason})
+	if b := p.paths.best.Load(); b != nil && kp != nil {
+		frame := wire.Frame{Type: wire.FrameClose, Flag: reason}
+		p.queue(kp, b, frame)
+		if reason >= closeEnded && p.state == stateUp {
+			p.outbox.farewell = &farewell{kp: kp, keys: kp.keys.Load(), at: b.Path, frame: frame, ours: true}
+		}
 	}
 	p.setState(stateClosed, err)
 }
@@ -196,42 +152,42 @@ func (p *Pipe) setState(s state, err error) {
 	p.state, p.err = s, err
 	switch s {
 	case stateUp:
-		close(p.ready)
-		p.send.Store(p.cur)
-		p.alert.Store(false)
-		p.probeAt = 0
+		p.keys.send.Store(p.keys.cur)
+		p.life.alert.Store(false)
+		p.life.probeAt = 0
 		p.sendAgain()
-		// The event first: what Up sets free may be answered before it returns.
-		p.calls = append(p.calls, call{event: p.event(event.PipeUp, nil)}, call{up: true})
+		// The event first: what Up, or who waits for Ready, sets free may be
+		// answered before it returns.
+		p.outbox.calls = append(p.outbox.calls, call{event: p.event(event.PipeUp, nil), ready: p.ready}, call{up: true})
 	case stateSilent:
 		p.ready = make(chan struct{})
-		p.send.Store(nil)
-		p.alert.Store(true)
-		p.awaiting.Store(0)
-		p.rekey.abort(p)
-		p.hurry = false
-		p.calls = append(p.calls, call{down: true, err: err})
+		p.keys.send.Store(nil)
+		p.life.alert.Store(true)
+		p.life.awaiting.Store(0)
+		p.keys.rekey.abort(p)
+		p.life.hurry = false
+		p.outbox.calls = append(p.outbox.calls, call{down: true, err: err})
 	case stateClosed:
-		p.send.Store(nil)
-		p.alert.Store(false)
-		p.rekey.abort(p)
+		p.keys.send.Store(nil)
+		p.life.alert.Store(false)
+		p.keys.rekey.abort(p)
 		if was == stateUp {
 			p.ready = make(chan struct{})
-			p.calls = append(p.calls, call{down: true, err: err})
+			p.outbox.calls = append(p.outbox.calls, call{down: true, err: err})
 		}
-		p.calls = append(p.calls, call{event: p.event(event.PipeClosed, err)})
+		p.outbox.calls = append(p.outbox.calls, call{event: p.event(event.PipeClosed, err)})
 		close(p.closed)
 	}
 }
 
 func (p *Pipe) event(kind event.Kind, err error) event.Event {
 	ev := event.Event{Kind: kind, Peer: p.peer}
-	if b := p.best.Load(); b != nil {
+	if b := p.paths.best.Load(); b != nil {
 		ev.Local, ev.Remote = b.Addrs()
 		ev.Via = b.Via()
 	}
-	if p.sess != nil && kind == event.PipeUp {
-		ev.Detail = aeadName(p.sess.aead)
+	if p.keys.sess != nil && kind == event.PipeUp {
+		ev.Detail = handshake.AEADName(p.keys.sess.aead)
 	}
 	if err != nil {
 		ev.Err = err.Error()
@@ -239,207 +195,12 @@ func (p *Pipe) event(kind event.Kind, err error) event.Event {
 	return ev
 }
 
-// unlock releases mu and then sends and tells what was queued under it.
-func (p *Pipe) unlock() {
-	if len(p.early.queue) > 0 {
-		if p.state == stateUp {
-			p.out = append(p.out, p.takeEarly()...)
-		} else {
-			p.dropEarly()
-		}
-	}
-	out, settled, asked := p.out, p.settled, p.asked
-	p.out, p.settled, p.asked = nil, nil, nil
-	closed := p.state == stateClosed
-	var keys []*keypair
-	if closed {
-		keys, p.keys, p.cur = p.keys, nil, nil
-		p.best.Store(nil)
-		p.pieces, p.pings, p.binds = nil, nil, nil
-		p.again = again{}
-	}
-	deliver := !p.calling && len(p.calls) > 0
-	if deliver {
-		p.calling = true
-	}
-	p.mu.Unlock()
-	for i := range out {
-		p.write(&out[i])
-	}
-	for _, k := range keys {
-		p.drop(k)
-	}
-	for _, s := range settled {
-		p.e.settleSession(s)
-	}
-	if closed {
-		p.e.dropPipe(p)
-	} else {
-		for _, f := range asked {
-			p.e.relayAsked(p, f.Peer, f.Session)
-		}
-	}
-	if deliver {
-		p.deliver()
-	}
-}
-
-// deliver calls the Handler until nothing is queued. Only one goroutine does
-// so at a time, so that Up and Down keep their order.
-func (p *Pipe) deliver() {
-	for {
-		p.mu.Lock()
-		if len(p.calls) == 0 {
-			p.calling = false
-			p.mu.Unlock()
-			return
-		}
-		c := p.calls[0]
-		p.calls = p.calls[1:]
-		if len(p.calls) == 0 {
-			p.calls = nil
-		}
-		p.mu.Unlock()
-		switch {
-		case c.up:
-			p.e.cfg.Handler.Up(p)
-		case c.down:
-			p.e.cfg.Handler.Down(p, c.err)
-			if c.err == ErrDead && p.e.cfg.Dead != nil {
-				p.e.cfg.Dead(p, p.e.now() < p.data.Load()+wantedFor)
-			}
-		case c.failed:
-			if p.e.cfg.Dead != nil {
-				p.e.cfg.Dead(p, false)
-			}
-		default:
-			p.e.emit(c.event)
-		}
-	}
-}
-
-// admit gives a session's keys to p; false: p is closed. It may be called
-// with the Endpoint's mu held.
-func (p *Pipe) admit(kp *keypair) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.state == stateClosed {
-		return false
-	}
-	p.keys = append(p.keys, kp)
-	kp.pipe.Store(p)
-	return true
-}
-
-// adopt puts a session's keys to use when Up was called. The caller holds mu.
-func (p *Pipe) adopt(kp *keypair, now int64) {
-	if kp.usable() && (p.cur == nil || p.state != stateUp) && (p.cur == nil || p.newer(kp)) {
-		p.promote(kp)
-		p.alert.Store(false)
-	}
-	if kp.initiator && !kp.confirmed.Load() {
-		p.confirm = retry{at: now}
-	}
-	p.update(now)
-	p.e.timers.plan(&p.timed, now)
-}
-
-// setConfirmed notes that the peer was heard under kp. The caller holds mu.
-func (p *Pipe) setConfirmed(kp *keypair, now int64) {
-	kp.confirmed.Store(true)
-	if kp.number == 0 {
-		kp.sess.confirmed = now
-		p.settled = append(p.settled, kp.sess)
-	}
-	if p.answered.kp == kp {
-		p.answered = answered{}
-	}
-	if p.cur == nil || kp != p.cur && p.newer(kp) {
-		p.promote(kp)
-	}
-	if kp == p.cur && kp.number == 0 {
-		p.takeover(now)
-	}
-}
-
-// newer says whether kp is to seal instead of cur: it comes from a later
-// rekey of the same session or from a later session. Where two sessions
-// crossed, that of the smaller peer ID stays, on both sides.
-func (p *Pipe) newer(kp *keypair) bool {
-	old := p.cur.sess
-	switch {
-	case p.cur.dead.Load():
-		return true
-	case kp.sess == old:
-		return kp.number > p.cur.number
-	case kp.sess.initiator != old.initiator && p.crossed(kp.sess, old):
-		return kp.sess.initiator == (p.e.id.id.Compare(p.peer) < 0)
-	}
-	return kp.sess.created > old.created
-}
-
-// crossed says whether two sessions were under way at once: each was begun
-// before the other was confirmed.
-func (p *Pipe) crossed(a, b *Session) bool {
-	return (a.confirmed == 0 || b.created < a.confirmed) && (b.confirmed == 0 || a.created < b.confirmed)
-}
-
-// promote makes kp the one that seals. The caller holds mu.
-func (p *Pipe) promote(kp *keypair) {
-	old := p.cur
-	p.cur, p.sess = kp, kp.sess
-	if old != nil && old.sess != kp.sess {
-		p.rekey.abort(p)
-	} else if old != nil {
-		p.rekeys++
-		p.calls = append(p.calls, call{event: p.event(event.PipeRekeyed, nil)})
-	}
-	if p.state == stateUp {
-		p.send.Store(kp)
-	}
-}
-
-// takeover ends the keys of older sessions than the confirmed one that seals:
-// at once if the peer's process is a new one and has lost them, else when
-// nothing has come in under them for a while: the peer may still seal with
-// them, and may go on with that if it holds the two sessions crossed. The
-// caller holds mu.
-func (p *Pipe) takeover(now int64) {
-	retired := 0
-	for _, k := range slices.Backward(slices.Clone(p.keys)) {
-		switch {
-		case k.sess == p.sess || p.crossed(k.sess, p.sess):
-		case k.sess.remote.Start != p.sess.remote.Start || retired >= maxRetired:
-			p.removeKeys(k)
-		default:
-			retired++
-			k.retired(now)
-		}
-	}
-	p.e.timers.plan(&p.timed, now+retireAfter)
-}
-
-// removeKeys forgets k. The caller holds mu.
-func (p *Pipe) removeKeys(k *keypair) {
-	p.keys = slices.DeleteFunc(p.keys, func(o *keypair) bool { return o == k })
-	if p.answered.kp == k {
-		p.answered = answered{}
-	}
-	p.drop(k)
-}
-
-// drop ends k and frees its index.
-func (p *Pipe) drop(k *keypair) {
-	k.wipe()
-	p.e.table.remove(k)
-}
-
 // update goes up if keys and a path allow it, and down if they no longer do.
 // The caller holds mu.
 func (p *Pipe) update(now int64) {
 	p.choose(now)
-	best := p.best.Load()
-	able := p.cur != nil && p.cur.usable() && best != nil
+	best := p.paths.best.Load()
+	able := p.keys.cur != nil && p.keys.cur.usable() && best != nil
 	if p.state == stateSilent && able && !best.validated.Load() {
 		able = false // what waits is more than such a path takes
 	}
@@ -447,13 +208,13 @@ func (p *Pipe) update(now int64) {
 	case p.state == stateUp && !able:
 		err := ErrDead
 		switch {
-		case p.cur == nil || !p.cur.usable():
+		case p.keys.cur == nil || !p.keys.cur.usable():
 			err = ErrExpired
-		case len(*p.paths.Load()) == 0:
+		case len(*p.paths.list.Load()) == 0:
 			err = ErrNoPath
 		}
 		p.setState(stateSilent, err)
-	case able && (p.state == stateOpening || p.state == stateSilent && !p.alert.Load()):
+	case able && (p.state == stateOpening || p.state == stateSilent && !p.life.alert.Load()):
 		p.setState(stateUp, nil)
 	}
 }
@@ -465,22 +226,22 @@ func (p *Pipe) Status() Status {
 	s := Status{
 		Peer:            p.peer,
 		Up:              p.state == stateUp,
-		Rekeys:          p.rekeys,
+		Rekeys:          p.keys.rekeys,
 		MTU:             p.datagram(),
-		BytesSent:       p.bytesOut.Load(),
-		BytesReceived:   p.bytesIn.Load(),
-		PacketsSent:     p.packetsOut.Load(),
-		PacketsReceived: p.packetsIn.Load(),
+		BytesSent:       p.traffic.bytesOut.Load(),
+		BytesReceived:   p.traffic.bytesIn.Load(),
+		PacketsSent:     p.traffic.packetsOut.Load(),
+		PacketsReceived: p.traffic.packetsIn.Load(),
 		Drops:           p.drops.snapshot(),
 	}
-	if p.cur != nil {
-		s.Initiator = p.sess.initiator
-		s.Session = hex.EncodeToString(p.sess.id[:])
-		s.AEAD = aeadName(p.sess.aead)
-		s.Handshake = p.e.time(p.cur.created)
+	if p.keys.cur != nil {
+		s.Initiator = p.keys.sess.initiator
+		s.Session = hex.EncodeToString(p.keys.sess.id[:])
+		s.AEAD = handshake.AEADName(p.keys.sess.aead)
+		s.Handshake = p.e.time(p.keys.cur.created)
 	}
-	best := p.best.Load()
-	for _, t := range *p.paths.Load() {
+	best := p.paths.best.Load()
+	for _, t := range *p.paths.list.Load() {
 		if t == best {
 			s.RTT = t.srtt
 		}
@@ -503,7 +264,7 @@ func (p *Pipe) Status() Status {
 // rtt is the smoothed RTT of the best path, a guess if there is none. The
 // caller holds mu.
 func (p *Pipe) rtt() int64 {
-	if b := p.best.Load(); b != nil && b.srtt > 0 {
+	if b := p.paths.best.Load(); b != nil && b.srtt > 0 {
 		return int64(b.srtt)
 	}
 	return int64(100 * time.Millisecond)

@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/idloc/idloc/internal/event"
 	"github.com/idloc/idloc/internal/wire"
 )
 
@@ -52,6 +53,7 @@ func TestUp(t *testing.T) {
 		}
 		pa.Close(nil)
 		<-pb.Closed()
+		synctest.Wait() // until the handler has been told
 		if !errors.Is(pb.Err(), ErrPeerClosed) || !errors.Is(b.r.lastDown(), ErrPeerClosed) {
 			t.Errorf("b: %v, %v", pb.Err(), b.r.lastDown())
 		}
@@ -62,11 +64,40 @@ func TestUp(t *testing.T) {
 }
 
 // Data of the initiator may overtake Up on the responder's side.
+// Whoever waits for a pipe goes on after the event: what it does with the pipe
+// is told after that.
+func TestUpIsToldFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(10 * time.Millisecond)
+		var a *host
+		b := newHost(t, n, 2, "192.0.2.2:1000")
+		told := 0
+		a = newHost(t, n, 1, "192.0.2.1:1000", func(c *Config) {
+			c.Events = func(e event.Event) {
+				if e.Kind != event.PipeUp {
+					return
+				}
+				told++
+				select {
+				case <-a.Pipe(b.id).Ready():
+					t.Error("the pipe is ready before that it is up was told")
+				default:
+				}
+			}
+		})
+		pa, _ := connect(t, a, b)
+		<-pa.Ready()
+		if told != 1 {
+			t.Errorf("told %d times", told)
+		}
+	})
+}
+
 func TestDataBeforeUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork(10 * time.Millisecond)
 		a, b := newHost(t, n, 1, "192.0.2.1:1000"), newHost(t, n, 2, "192.0.2.2:1000")
-		sa, sb := handshake(t, a, b)
+		sa, sb := sessions(t, a, b)
 		pa, err := a.Up(sa, a.path(b))
 		if err != nil {
 			t.Fatal(err)
@@ -171,7 +202,7 @@ func TestForgedConsent(t *testing.T) {
 			}
 			return from == b.s.addr
 		})
-		index := pa.cur.recvIndex
+		index := pa.keys.cur.recvIndex
 		at := time.Now()
 		for time.Since(at) < 30*time.Second {
 			for _, typ := range []uint8{wire.TypeData4, wire.TypeCtrl, wire.TypeFrag} {

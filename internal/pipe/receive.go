@@ -3,6 +3,7 @@ package pipe
 import (
 	"net/netip"
 	"sync"
+	"sync/atomic"
 
 	"github.com/idloc/idloc/internal/wire"
 )
@@ -19,6 +20,20 @@ import (
 //  4. authenticated notes who was heard from where.
 //
 // Nothing is ever sent because of a datagram that did not open.
+
+// traffic counts what a pipe has carried. All of it is atomic, and any goroutine
+// counts.
+type traffic struct {
+	packetsIn  atomic.Uint64 // authenticated
+	packetsOut atomic.Uint64
+	bytesIn    atomic.Uint64 // of these, with header and tag
+	bytesOut   atomic.Uint64
+
+	runs, running atomic.Uint64 // of DATA, since ever and now: see receiveData
+	opened        atomic.Uint64 // bytes of DATA datagrams authenticated
+	copies        atomic.Uint64 // DATA datagrams that opened and had come before
+	copied        atomic.Uint32 // counter of the last of these
+}
 
 // scratch is room to open a datagram into, with its nonce.
 type scratch struct {
@@ -47,8 +62,10 @@ func (e *Endpoint) Receive(from Sender, remote netip.AddrPort, b []byte, seg int
 			continue
 		}
 		kp := e.table.get(h.Index)
-		if kp == nil || !kp.ready.Load() || kp.dead.Load() {
-			e.drops.count(DropIndex)
+		if kp == nil || kp.dead() {
+			if !e.farewellHeard(h, b[:n]) {
+				e.drops.count(DropIndex)
+			}
 			b = b[n:]
 			continue
 		}
@@ -87,38 +104,47 @@ func (e *Endpoint) receiveData(kp *keypair, at Path, run []byte, seg int) {
 			return
 		}
 	}
-	mine := p.runs.Add(1)
-	alone := p.running.Add(1) == 1
-	before := p.opened.Load()
+	mine := p.traffic.runs.Add(1)
+	alone := p.traffic.running.Add(1) == 1
+	before, copies := p.traffic.opened.Load(), p.traffic.copies.Load()
 	p.e.cfg.Handler.Data(p, run, seg)
-	opened := int(p.opened.Load() - before)
-	alone = p.running.Add(^uint64(0)) == 0 && alone && p.runs.Load() == mine
+	opened := int(p.traffic.opened.Load() - before)
+	alone = p.traffic.running.Add(^uint64(0)) == 0 && alone && p.traffic.runs.Load() == mine
 	if opened == 0 {
 		if kp.failed.Load() >= e.limits.integrity {
 			p.broken(kp)
 		}
+		if alone && p.traffic.copies.Load() != copies {
+			p.lateCopy(kp, at, p.traffic.copied.Load())
+		}
 		return
 	}
 	now := e.now()
-	p.data.Store(now)
-	p.heard.Store(now)
-	p.awaiting.Store(0)
+	p.life.data.Store(now)
+	p.life.heard.Store(now)
+	p.life.awaiting.Store(0)
 	if due := p.timed.due.Load(); due == 0 || due > now+flowStopped {
 		p.e.timers.plan(&p.timed, now+flowStopped) // flowDue
 	}
 	if t == nil || !alone {
 		return
 	}
-	t.heard.Store(now)
-	if t != p.best.Load() {
+	p.credit(kp, t, max(0, opened-vouched), now)
+}
+
+// credit notes that t alone has brought packets of this pipe that opened under
+// kp; unpaid is how many bytes of them no budget has been given for yet.
+func (p *Pipe) credit(kp *keypair, t *path, unpaid int, now int64) {
+	t.heardUnder(kp, now)
+	if t != p.paths.best.Load() {
 		if due := p.timed.due.Load(); due == 0 || due > now+elsewhereAfter {
 			p.e.timers.plan(&p.timed, now+elsewhereAfter) // suspect
 		}
 	}
 	if !t.validated.Load() {
-		t.budget.Add(int64(amplification * max(0, opened-vouched)))
+		t.budget.Add(int64(amplification * unpaid))
 	}
-	if p.alert.Load() || t.fresh.Load() {
+	if p.life.alert.Load() || t.fresh.Load() {
 		p.mu.Lock()
 		p.heardFrom(t, now)
 		p.unlock()
@@ -206,14 +232,17 @@ func (e *Endpoint) receiveCtrl(kp *keypair, at Path, d []byte, h wire.Header) {
 	newest := kp.newest(h.Counter)
 	if !kp.accept(h.Counter) {
 		count.count(DropReplay)
+		if p != nil {
+			p.lateCopy(kp, at, h.Counter)
+		}
 		return
 	}
 	if p = e.pipeOf(kp); p == nil {
 		count.count(DropIndex)
 		return
 	}
-	p.packetsIn.Add(1)
-	p.bytesIn.Add(uint64(len(d)))
+	p.traffic.packetsIn.Add(1)
+	p.traffic.bytesIn.Add(uint64(len(d)))
 	now := e.now()
 	p.mu.Lock()
 	t := p.authenticated(kp, at, newest, len(d), now)
@@ -229,7 +258,7 @@ func (e *Endpoint) receiveCtrl(kp *keypair, at Path, d []byte, h wire.Header) {
 	}
 	p.unlock()
 	if whole != nil {
-		p.data.Store(now)
+		p.life.data.Store(now)
 		e.cfg.Handler.Large(p, kind == wire.FragData6, whole)
 	}
 }
@@ -242,8 +271,8 @@ func (p *Pipe) authenticated(kp *keypair, at Path, newest bool, n int, now int64
 	if p.state == stateClosed {
 		return nil
 	}
-	p.heard.Store(now)
-	p.awaiting.Store(0)
+	p.life.heard.Store(now)
+	p.life.awaiting.Store(0)
 	t := p.find(at.Local, at.Remote)
 	if t == nil && newest {
 		t = p.sawUnknown(at, now)
@@ -256,7 +285,7 @@ func (p *Pipe) authenticated(kp *keypair, at Path, newest bool, n int, now int64
 		if !t.validated.Load() {
 			t.budget.Add(int64(amplification * n))
 		}
-		t.heard.Store(now)
+		t.heardUnder(kp, now)
 		p.heardFrom(t, now)
 	}
 	return t
@@ -268,23 +297,23 @@ func (p *Pipe) heardFrom(t *path, now int64) {
 	if t.fresh.Load() {
 		p.followPeer(t, now)
 	}
-	if t.validated.Load() && p.probeAt != 0 {
-		if best := p.best.Load(); best != t && (best == nil || best.heard.Load() < p.probeAt) {
+	if t.validated.Load() && !t.stranger && p.life.probeAt != 0 {
+		if best := p.paths.best.Load(); best != t && (best == nil || best.heard.Load() < p.life.probeAt) {
 			if best != nil {
 				best.doubt = now
-				p.calls = append(p.calls, call{failed: true})
+				p.outbox.calls = append(p.outbox.calls, call{failed: true})
 			}
 			p.switchTo(t)
 		}
 	}
-	if p.probeAt != 0 {
+	if p.life.probeAt != 0 {
 		p.doubtSize(now)
 	}
-	if p.probeAt != 0 && p.state == stateUp {
+	if p.life.probeAt != 0 && p.state == stateUp {
 		p.sendAgain() // else it is too old to matter
 	}
-	p.probeAt, p.probe, p.hurry = 0, retry{}, false
-	p.alert.Store(false)
+	p.life.probeAt, p.life.probe, p.life.hurry = 0, retry{}, false
+	p.life.alert.Store(false)
 	if p.state != stateUp {
 		p.update(now)
 	}
@@ -309,7 +338,7 @@ func (p *Pipe) Open(dst, datagram []byte) (plain []byte, err error) {
 		return nil, p.drops.count(DropMalformed)
 	}
 	kp := p.e.table.get(h.Index)
-	if kp == nil || kp.pipe.Load() != p || kp.dead.Load() {
+	if kp == nil || kp.pipe.Load() != p || kp.dead() {
 		return nil, p.drops.count(DropIndex)
 	}
 	nonce := noncePool.Get().(*[nonceLen]byte)
@@ -319,10 +348,12 @@ func (p *Pipe) Open(dst, datagram []byte) (plain []byte, err error) {
 		return nil, p.drops.count(DropAuth)
 	}
 	if !kp.accept(h.Counter) {
+		p.traffic.copied.Store(h.Counter)
+		p.traffic.copies.Add(1)
 		return nil, p.drops.count(DropReplay)
 	}
-	p.opened.Add(uint64(len(datagram)))
-	p.packetsIn.Add(1)
-	p.bytesIn.Add(uint64(len(datagram)))
+	p.traffic.opened.Add(uint64(len(datagram)))
+	p.traffic.packetsIn.Add(1)
+	p.traffic.bytesIn.Add(uint64(len(datagram)))
 	return plain, nil
 }

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/idloc/idloc/internal/pipe/handshake"
 	"github.com/idloc/idloc/internal/wire"
 )
 
@@ -34,7 +35,7 @@ const (
 type rekeying struct {
 	number uint32
 	began  int64
-	x      *exchange
+	x      *handshake.Exchange
 	kp     *keypair
 	frame  wire.Frame
 	try    retry
@@ -54,53 +55,53 @@ func (r *rekeying) abort(p *Pipe) {
 	if r == nil {
 		return
 	}
-	r.x.wipe()
+	r.x.Wipe()
 	p.drop(r.kp)
-	p.rekey = nil
+	p.keys.rekey = nil
 }
 
 // rekeyDue begins an exchange when it is time, and repeats the offer. The
 // caller holds mu.
 func (p *Pipe) rekeyDue(now int64) (next int64) {
-	k := p.cur
+	k := p.keys.cur
 	if p.state != stateUp || k == nil || !k.usable() {
 		return 0
 	}
-	if p.rekey == nil {
+	if p.keys.rekey == nil {
 		at := k.created + rekeyAfter
-		if !p.sess.initiator {
+		if !p.keys.sess.initiator {
 			at = k.created + rekeyAfterResponder
 		}
 		if k.next.Load() >= p.e.limits.rekeyAfterPackets {
 			at = now
 		}
-		if p.answered.kp != nil {
-			at = max(at, k.created+forceAfter, p.answered.at+rekeyPause)
+		if p.keys.answered.kp != nil {
+			at = max(at, k.created+forceAfter, p.keys.answered.at+rekeyPause)
 		}
-		at = max(at, p.rekeyAt)
+		at = max(at, p.keys.rekeyAt)
 		if now < at {
 			return at
 		}
 		if err := p.beginRekey(now); err != nil {
 			p.e.log.Error("rekey failed", "peer", p.peer, "err", err)
-			p.rekeyAt = now + rekeyPause
-			return p.rekeyAt
+			p.keys.rekeyAt = now + rekeyPause
+			return p.keys.rekeyAt
 		}
 	}
 	if now >= k.created+forceAfter {
 		if o := p.otherSession(); o != nil {
 			p.promote(o)
-			for _, old := range p.keys {
-				if old.sess != p.sess {
+			for _, old := range p.keys.all {
+				if old.sess != p.keys.sess {
 					old.retired(now)
 				}
 			}
 			return now
 		}
 	}
-	r := p.rekey
+	r := p.keys.rekey
 	if r.try.at <= now {
-		p.queue(k, p.best.Load(), r.frame)
+		p.queue(k, p.paths.best.Load(), r.frame)
 		r.try.at = now + max(int64(initialRTT), 2*p.rtt())<<min(r.try.tries, 4)
 		r.try.tries++
 	}
@@ -111,8 +112,8 @@ func (p *Pipe) rekeyDue(now int64) (next int64) {
 // one. A peer that answers no rekey may hold that session for the one that
 // stays. The caller holds mu.
 func (p *Pipe) otherSession() *keypair {
-	for _, k := range slices.Backward(p.keys) {
-		if k.sess != p.sess && k.retire == 0 && k.confirmed.Load() && k.usable() {
+	for _, k := range slices.Backward(p.keys.all) {
+		if k.sess != p.keys.sess && k.retire == 0 && k.confirmed.Load() && k.usable() {
 			return k
 		}
 	}
@@ -120,30 +121,25 @@ func (p *Pipe) otherSession() *keypair {
 }
 
 func (p *Pipe) beginRekey(now int64) error {
-	if p.answered.kp != nil {
-		p.removeKeys(p.answered.kp)
+	if p.keys.answered.kp != nil {
+		p.removeKeys(p.keys.answered.kp)
 	}
-	if p.cur.number == maxRekeys {
+	if p.keys.cur.number == maxRekeys {
 		return errors.New("pipe: rekey numbers used up")
 	}
-	static, err := montgomery(p.peer)
-	if err != nil {
-		return err
-	}
-	r := &rekeying{number: p.cur.number + 1, began: now, try: retry{at: now}, kp: &keypair{}}
-	previous := p.cur.chaining
-	pro := rekeyPrologue(p.e.cfg.Overlay, p.e.id.id, p.peer, r.number)
-	if r.x, err = newExchange(p.e.id, static, true, pro, &previous, p.e.ent); err != nil {
+	r := &rekeying{number: p.keys.cur.number + 1, began: now, try: retry{at: now}, kp: &keypair{}}
+	var err error
+	if r.x, err = p.e.id.Initiate(p.e.cfg.Overlay, p.peer, p.nextRekey(), p.e.ent); err != nil {
 		return err
 	}
 	offer := wire.Rekey{Kind: wire.Offer, Number: r.number}
 	defer func() {
-		if p.rekey != r {
-			r.x.wipe()
+		if p.keys.rekey != r {
+			r.x.Wipe()
 		}
 	}()
 	if r.number%kemEvery == 0 {
-		if offer.KEM, err = r.x.encapsulationKey(p.e.ent); err != nil {
+		if offer.KEM, err = r.x.KEMKey(); err != nil {
 			return err
 		}
 	}
@@ -151,25 +147,30 @@ func (p *Pipe) beginRekey(now int64) error {
 		return err
 	}
 	offer.Index = r.kp.recvIndex
-	msg, err := r.x.first(nil, offer.Append(nil))
+	msg, err := r.x.WriteFirst(nil, offer.Append(nil))
 	if err != nil {
 		p.drop(r.kp)
 		return err
 	}
 	r.frame = wire.Frame{Type: wire.FrameRekeyOffer, Number: r.number, Message: msg}
-	p.rekey = r
+	p.keys.rekey = r
 	return nil
+}
+
+// nextRekey is the one that follows the present keys. The caller holds mu.
+func (p *Pipe) nextRekey() *handshake.Rekey {
+	return &handshake.Rekey{Number: p.keys.cur.number + 1, Chaining: p.keys.cur.chaining}
 }
 
 // rekeyOffered answers a peer's offer. The same offer again draws the same
 // answer. Where two offers cross, that of the smaller peer ID stays. newest
 // says that it came in the newest packet so far. The caller holds mu.
 func (p *Pipe) rekeyOffered(kp *keypair, t *path, f wire.Frame, newest bool, now int64) {
-	if p.cur == nil || kp.sess != p.sess || f.Number != p.cur.number+1 || p.cur.dead.Load() {
+	if p.keys.cur == nil || kp.sess != p.keys.sess || f.Number != p.keys.cur.number+1 || p.keys.cur.dead() {
 		return
 	}
 	hash := sha256.Sum256(f.Message)
-	if a := &p.answered; a.kp != nil {
+	if a := &p.keys.answered; a.kp != nil {
 		if a.number == f.Number && a.offer == hash {
 			p.queue(kp, t, a.frame)
 			return
@@ -178,10 +179,11 @@ func (p *Pipe) rekeyOffered(kp *keypair, t *path, f wire.Frame, newest bool, now
 			return // an offer given up before, overtaken on its way by the one answered
 		}
 	}
-	if p.rekey != nil && p.e.id.id.Compare(p.peer) < 0 {
+	if p.keys.rekey != nil && p.e.id.ID.Compare(p.peer) < 0 {
 		return
 	}
-	if !p.offers.take(now) {
+	if !p.keys.work.take(now) {
+		p.drops.count(DropHandshake)
 		return // the peer repeats it
 	}
 	fresh, msg, err := p.answerRekey(f, now)
@@ -189,35 +191,30 @@ func (p *Pipe) rekeyOffered(kp *keypair, t *path, f wire.Frame, newest bool, now
 		p.e.log.Warn("rekey offer refused", "peer", p.peer, "err", err)
 		return
 	}
-	p.rekey.abort(p)
-	if p.answered.kp != nil {
-		p.removeKeys(p.answered.kp)
+	p.keys.rekey.abort(p)
+	if p.keys.answered.kp != nil {
+		p.removeKeys(p.keys.answered.kp)
 	}
-	p.keys = append(p.keys, fresh)
-	p.answered = answered{
+	p.keys.all = append(p.keys.all, fresh)
+	p.keys.answered = answered{
 		number: f.Number,
 		at:     now,
 		offer:  hash,
 		frame:  wire.Frame{Type: wire.FrameRekeyAnswer, Number: f.Number, Message: msg},
 		kp:     fresh,
 	}
-	p.queue(kp, t, p.answered.frame)
+	p.queue(kp, t, p.keys.answered.frame)
 }
 
-// answerRekey makes the responder's keys and message.
+// answerRekey makes the responder's keys and message. f is of the number that
+// nextRekey has.
 func (p *Pipe) answerRekey(f wire.Frame, now int64) (*keypair, []byte, error) {
-	static, err := montgomery(p.peer)
+	x, err := p.e.id.Respond(p.e.cfg.Overlay, p.peer, p.nextRekey(), p.e.ent)
 	if err != nil {
 		return nil, nil, err
 	}
-	previous := p.cur.chaining
-	pro := rekeyPrologue(p.e.cfg.Overlay, p.peer, p.e.id.id, f.Number)
-	x, err := newExchange(p.e.id, nil, false, pro, &previous, p.e.ent)
-	if err != nil {
-		return nil, nil, err
-	}
-	defer x.wipe()
-	b, err := x.readFirst(f.Message, static)
+	defer x.Wipe()
+	b, err := x.ReadFirst(f.Message)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -229,20 +226,18 @@ func (p *Pipe) answerRekey(f wire.Frame, now int64) (*keypair, []byte, error) {
 		return nil, nil, errors.New("pipe: rekey offer does not fit")
 	}
 	answer := wire.Rekey{Kind: wire.Answer, Number: f.Number}
-	secret, ciphertext, err := encapsulate(offer.KEM, p.e.ent)
-	if err != nil {
+	if answer.KEM, err = x.Encapsulate(offer.KEM); err != nil {
 		return nil, nil, err
 	}
-	answer.KEM = ciphertext
-	fresh := &keypair{sess: p.sess, number: f.Number, created: now, sendIndex: offer.Index}
+	fresh := &keypair{sess: p.keys.sess, number: f.Number, created: now, sendIndex: offer.Index}
 	fresh.pipe.Store(p)
 	if err := p.e.table.reserve(fresh); err != nil {
 		return nil, nil, err
 	}
 	answer.Index = fresh.recvIndex
-	msg, keys, err := x.second(nil, answer.Append(nil), secret, p.sess.aead)
+	msg, keys, err := x.WriteSecond(nil, answer.Append(nil), p.keys.sess.aead)
 	if err == nil {
-		err = fresh.setKeys(&keys, p.sess.aead, false)
+		err = fresh.setKeys(&keys, p.keys.sess.aead, false)
 	}
 	if err != nil {
 		p.drop(fresh)
@@ -254,38 +249,44 @@ func (p *Pipe) answerRekey(f wire.Frame, now int64) (*keypair, []byte, error) {
 // rekeyAnswered ends an exchange of ours: the new keys seal from here on.
 // The caller holds mu.
 func (p *Pipe) rekeyAnswered(kp *keypair, f wire.Frame, now int64) {
-	r := p.rekey
-	if r == nil || kp.sess != p.sess || f.Number != r.number {
+	r := p.keys.rekey
+	if r == nil || kp.sess != p.keys.sess || f.Number != r.number {
+		return
+	}
+	// One that does not open leaves the exchange as it is, so that there may be
+	// any number of them.
+	if !p.keys.work.take(now) {
+		p.drops.count(DropHandshake)
 		return
 	}
 	var answer wire.Rekey
-	keys, err := r.x.readSecond(f.Message, func(b []byte) (_ []byte, _ wire.AEADs, err error) {
+	keys, err := r.x.ReadSecond(f.Message, func(b []byte) (_ []byte, _ wire.AEADs, err error) {
 		if answer, err = wire.ParseRekey(b); err != nil {
 			return nil, 0, err
 		}
 		if answer.Kind != wire.Answer || answer.Number != r.number {
 			return nil, 0, errors.New("answers another rekey")
 		}
-		return answer.KEM, p.sess.aead, nil
+		return answer.KEM, p.keys.sess.aead, nil
 	})
 	if err != nil {
 		p.e.log.Warn("rekey answer refused", "peer", p.peer, "err", err)
-		if r.x.hs == nil || r.x.hs.MessageIndex() > 1 {
+		if !r.x.Waiting() {
 			r.abort(p)
-			p.rekeyAt = now + rekeyPause
+			p.keys.rekeyAt = now + rekeyPause
 		}
 		return
 	}
 	k := r.kp
-	k.sess, k.number, k.created, k.sendIndex = p.sess, r.number, r.began, answer.Index
+	k.sess, k.number, k.created, k.sendIndex = p.keys.sess, r.number, r.began, answer.Index
 	k.pipe.Store(p)
-	if err := k.setKeys(&keys, p.sess.aead, true); err != nil {
+	if err := k.setKeys(&keys, p.keys.sess.aead, true); err != nil {
 		r.abort(p)
 		return
 	}
-	p.rekey = nil
-	p.keys = append(p.keys, k)
+	p.keys.rekey = nil
+	p.keys.all = append(p.keys.all, k)
 	p.promote(k)
-	p.confirm = retry{at: now}
+	p.keys.confirm = retry{at: now}
 	p.e.timers.plan(&p.timed, now)
 }

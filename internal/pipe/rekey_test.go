@@ -60,10 +60,10 @@ func TestRekeys(t *testing.T) {
 				t.Errorf("%d packets did not open, downs %v", h.r.fails, h.r.downs)
 			}
 		}
-		if len(pa.keys) > 3 || a.table.live > 3 || b.table.live > 3 {
-			t.Errorf("%d keys, %d and %d indices", len(pa.keys), a.table.live, b.table.live)
+		if len(pa.keys.all) > 3 || a.table.live > 3 || b.table.live > 3 {
+			t.Errorf("%d keys, %d and %d indices", len(pa.keys.all), a.table.live, b.table.live)
 		}
-		if pa.cur.chaining != pb.cur.chaining || pa.cur.number != pb.cur.number {
+		if pa.keys.cur.chaining != pb.keys.cur.chaining || pa.keys.cur.number != pb.keys.cur.number {
 			t.Error("the chaining keys differ")
 		}
 	})
@@ -72,7 +72,7 @@ func TestRekeys(t *testing.T) {
 func keyAge(p *Pipe) int64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.e.now() - p.cur.created
+	return p.e.now() - p.keys.cur.created
 }
 
 // Rekeys end well with a third of all datagrams lost, in both directions.
@@ -127,8 +127,8 @@ func TestRekeyGlare(t *testing.T) {
 				t.Errorf("%d packets, %d did not open", len(h.r.seen), h.r.fails)
 			}
 		}
-		if pa.cur.number < 20 || pa.cur.number != pb.cur.number || pa.cur.chaining != pb.cur.chaining {
-			t.Errorf("after %d and %d rekeys", pa.cur.number, pb.cur.number)
+		if pa.keys.cur.number < 20 || pa.keys.cur.number != pb.keys.cur.number || pa.keys.cur.chaining != pb.keys.cur.chaining {
+			t.Errorf("after %d and %d rekeys", pa.keys.cur.number, pb.keys.cur.number)
 		}
 	})
 }
@@ -148,13 +148,13 @@ func TestTakeover(t *testing.T) {
 			a.Close()
 			n.setDrop(nil)
 			a2 := newHost(t, n, 1, "192.0.2.1:1000", func(c *Config) { c.LastTimestamp = last })
-			old := pb.cur
+			old := pb.keys.cur
 			from, to := a2, b
 			if !initiator {
 				from, to = b, a2
 			}
-			sf, st := handshake(t, from, to)
-			if pb.cur != old || old.dead.Load() {
+			sf, st := sessions(t, from, to)
+			if pb.keys.cur != old || old.dead() {
 				t.Fatal("the old session went before the new one was confirmed")
 			}
 			if _, err := to.Up(st, to.path(from)); err != nil {
@@ -165,7 +165,7 @@ func TestTakeover(t *testing.T) {
 				t.Fatal(err)
 			}
 			settle(100 * time.Millisecond)
-			if !old.dead.Load() {
+			if !old.dead() {
 				t.Error("the old session is still there")
 			}
 			if err := send(pf, packet(100)); err != nil {
@@ -189,8 +189,8 @@ func TestCrossing(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			n := newNetwork(10 * time.Millisecond)
 			a, b := newHost(t, n, 1, "192.0.2.1:1000"), newHost(t, n, 2, "192.0.2.2:1000")
-			sa1, sb1 := handshake(t, a, b)
-			sb2, sa2 := handshake(t, b, a)
+			sa1, sb1 := sessions(t, a, b)
+			sb2, sa2 := sessions(t, b, a)
 			up := func(h *host, s *Session, to *host) {
 				if _, err := h.Up(s, h.path(to)); err != nil {
 					t.Fatal(err)
@@ -217,10 +217,10 @@ func TestCrossing(t *testing.T) {
 			if len(a.r.seen) != 100 || len(b.r.seen) != 100 {
 				t.Errorf("%d and %d of 100 packets", len(a.r.seen), len(b.r.seen))
 			}
-			if pa.sess.id != pb.sess.id {
+			if pa.keys.sess.id != pb.keys.sess.id {
 				t.Error("the two sides use different sessions")
 			}
-			if want := a.id.Compare(b.id) < 0; pa.sess.initiator != want {
+			if want := a.id.Compare(b.id) < 0; pa.keys.sess.initiator != want {
 				t.Error("the session of the larger ID stayed")
 			}
 			if len(a.Pipes()) != 1 || len(b.Pipes()) != 1 || a.r.ups != 1 || b.r.ups != 1 {
@@ -231,8 +231,8 @@ func TestCrossing(t *testing.T) {
 				sendNumber(pb, i)
 				settle(5 * time.Second)
 			}
-			if len(a.r.seen) != 200 || len(b.r.seen) != 200 || len(pa.keys) > 2 || len(pb.keys) > 2 {
-				t.Errorf("later: %d and %d packets, %d and %d keys", len(a.r.seen), len(b.r.seen), len(pa.keys), len(pb.keys))
+			if len(a.r.seen) != 200 || len(b.r.seen) != 200 || len(pa.keys.all) > 2 || len(pb.keys.all) > 2 {
+				t.Errorf("later: %d and %d packets, %d and %d keys", len(a.r.seen), len(b.r.seen), len(pa.keys.all), len(pb.keys.all))
 			}
 		})
 	}
@@ -262,11 +262,11 @@ func TestRebinding(t *testing.T) {
 		n.mu.Unlock()
 		sendNumber(pa, 1)
 		settle(11 * time.Millisecond)
-		if pb.best.Load().Remote != a.s.addr {
+		if pb.paths.best.Load().Remote != a.s.addr {
 			t.Error("switched without a challenge")
 		}
 		settle(30 * time.Millisecond)
-		if got := pb.best.Load().Remote; got != outside {
+		if got := pb.paths.best.Load().Remote; got != outside {
 			t.Errorf("b sends to %v", got)
 		}
 		sendNumber(pb, 2)
@@ -306,7 +306,7 @@ func TestReflection(t *testing.T) {
 			sendNumber(pb, i)
 			settle(100 * time.Millisecond)
 		}
-		if got > 40 || pb.best.Load().Remote != a.s.addr || len(a.r.seen) != 300 {
+		if got > 40 || pb.paths.best.Load().Remote != a.s.addr || len(a.r.seen) != 300 {
 			t.Errorf("%d datagrams to the victim, %d to a", got, len(a.r.seen))
 		}
 	})
@@ -331,7 +331,7 @@ func TestLocalAddresses(t *testing.T) {
 		a.RemoveLocal(a.s)
 		sendNumber(pa, 1)
 		settle(time.Second)
-		if pb.best.Load().Remote != second.addr {
+		if pb.paths.best.Load().Remote != second.addr {
 			// b stays on the old path while it has consent, unless it is
 			// found dead.
 			sendNumber(pb, 2)
@@ -356,7 +356,7 @@ func TestLarge(t *testing.T) {
 		pa, _ := connect(t, a, b)
 		sizes := []int{1, 1100, 1500, 9000, 65535}
 		for _, size := range sizes {
-			if err := pa.SendLarge(size%2 == 0, packet(size)); err != nil {
+			if err := pa.SendLarge(size%2 == 0, packet(size), 0); err != nil {
 				t.Fatal(err)
 			}
 			settle(time.Second)
@@ -369,7 +369,7 @@ func TestLarge(t *testing.T) {
 				t.Errorf("%d bytes differ", size)
 			}
 		}
-		if pa.SendLarge(false, packet(65536)) == nil || pa.SendLarge(false, nil) == nil {
+		if pa.SendLarge(false, packet(65536), 0) == nil || pa.SendLarge(false, nil, 0) == nil {
 			t.Error("a message of an impossible size was sent")
 		}
 		// The last piece of each is lost: no more than four wait, for 1 s.
@@ -378,15 +378,15 @@ func TestLarge(t *testing.T) {
 		})
 		pb := b.Pipe(a.id)
 		for range 6 {
-			pa.SendLarge(false, packet(1500))
+			pa.SendLarge(false, packet(1500), 0)
 		}
 		settle(100 * time.Millisecond)
 		pb.mu.Lock()
-		waiting := len(pb.pieces)
+		waiting := len(pb.pieces.waiting)
 		pb.mu.Unlock()
 		settle(time.Second)
 		pb.mu.Lock()
-		after := len(pb.pieces)
+		after := len(pb.pieces.waiting)
 		pb.mu.Unlock()
 		if waiting != maxPending || after != 0 {
 			t.Errorf("%d waiting, %d after a second", waiting, after)
@@ -432,7 +432,7 @@ func TestIntegrityLimit(t *testing.T) {
 		pa, _ := connect(t, a, b)
 		send(pa, packet(100))
 		settle(time.Second)
-		d := append(wire.Header{Type: wire.TypeData4, Index: pa.cur.recvIndex}.Append(nil), make([]byte, 100)...)
+		d := append(wire.Header{Type: wire.TypeData4, Index: pa.keys.cur.recvIndex}.Append(nil), make([]byte, 100)...)
 		for range 50 {
 			a.Receive(a.s, b.s.addr, d, len(d))
 		}
@@ -444,7 +444,7 @@ func TestIntegrityLimit(t *testing.T) {
 
 func TestCounterLimit(t *testing.T) {
 	_, _, pa, _ := pair(t, true)
-	pa.cur.next.Store(rejectAfterPackets - 1)
+	pa.keys.cur.next.Store(rejectAfterPackets - 1)
 	if err := send(pa, packet(10)); err != nil {
 		t.Fatal(err)
 	}

@@ -132,7 +132,7 @@ func (e *Endpoint) relayAsked(p *Pipe, target peerid.ID, session [16]byte) {
 
 // relayLeg finds or makes p's leg; nil: refused.
 func (e *Endpoint) relayLeg(p *Pipe, target peerid.ID, session [16]byte) *leg {
-	if e.cfg.Relay == nil || target == p.peer || target == e.id.id {
+	if e.cfg.Relay == nil || target == p.peer || target == e.id.ID {
 		return nil
 	}
 	account, ok := e.cfg.Relay(p.peer, target)
@@ -263,12 +263,12 @@ func (e *Endpoint) expireRelays(now int64) (next int64) {
 
 // dropPipe ends what goes through a pipe that is closed.
 func (r *relays) dropPipe(p *Pipe) {
-	if p.legs.Load() == nil {
+	if p.relay.legs.Load() == nil {
 		return
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, l := range *p.legs.Load() {
+	for _, l := range *p.relay.legs.Load() {
 		r.remove(l.binding)
 	}
 }
@@ -277,7 +277,7 @@ func (r *relays) dropPipe(p *Pipe) {
 // under the relays' mu.
 func (p *Pipe) addLeg(l *leg) uint16 {
 	legs := map[uint16]*leg{}
-	if old := p.legs.Load(); old != nil {
+	if old := p.relay.legs.Load(); old != nil {
 		for c, l := range *old {
 			legs[c] = l
 		}
@@ -290,18 +290,18 @@ func (p *Pipe) addLeg(l *leg) uint16 {
 		c++
 	}
 	legs[c] = l
-	p.legs.Store(&legs)
+	p.relay.legs.Store(&legs)
 	return c
 }
 
 func (p *Pipe) removeLeg(c uint16) {
 	legs := map[uint16]*leg{}
-	for k, l := range *p.legs.Load() {
+	for k, l := range *p.relay.legs.Load() {
 		if k != c {
 			legs[k] = l
 		}
 	}
-	p.legs.Store(&legs)
+	p.relay.legs.Store(&legs)
 }
 
 // forwarder sends what one read brought on, a batch for each run to one leg.
@@ -314,7 +314,7 @@ type forwarder struct {
 // forward takes one datagram that came on channel c of p; inner is borrowed.
 func (f *forwarder) forward(p *Pipe, c uint16, inner []byte, now int64) {
 	var l *leg
-	if legs := p.legs.Load(); legs != nil {
+	if legs := p.relay.legs.Load(); legs != nil {
 		l = (*legs)[c]
 	}
 	if l == nil || !l.open.Load() {

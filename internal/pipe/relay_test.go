@@ -40,7 +40,7 @@ func newTriangle(t *testing.T, rate int) *triangle {
 	x.ar, _ = connect(t, x.a, x.r)
 	x.br, _ = connect(t, x.b, x.r)
 	settle(time.Second)
-	x.sa, x.sb = handshake(t, x.a, x.b)
+	x.sa, x.sb = sessions(t, x.a, x.b)
 	return x
 }
 

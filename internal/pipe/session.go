@@ -20,7 +20,7 @@ type Session struct {
 	aead      wire.AEADs
 	remote    Remote
 	created   int64    // when its offer was made or read
-	kp        *keypair // of the handshake; a pipe goes on with its successors
+	kp        *keypair // of the handshake, until installed: then the pipe has it; guarded by e.mu
 
 	lent atomic.Pointer[[]netip.AddrPort] // addresses of TURN servers that the peer told late
 
@@ -54,10 +54,16 @@ func (s *Session) Cancel() {
 	delete(s.e.sessions, s)
 	s.e.mu.Unlock()
 	if pending {
-		s.kp.wipe()
-		s.e.table.remove(s.kp)
+		s.release()
 		s.e.giveUp(s)
 	}
+}
+
+// release ends the keys of a session that was taken off Endpoint.sessions and
+// is not installed.
+func (s *Session) release() {
+	s.kp.wipe()
+	s.e.table.remove(s.kp)
 }
 
 // payload is l as wire says it, without what the handshake adds.

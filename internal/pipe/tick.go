@@ -2,6 +2,7 @@ package pipe
 
 import (
 	"slices"
+	"sync/atomic"
 	"time"
 )
 
@@ -20,18 +21,34 @@ const (
 	measureEvery = int64(time.Second)            // pings of a path whose RTT is unknown
 )
 
+// liveness is what a pipe knows of whether its peer answers. What is atomic the
+// data path writes as well; the pipe's mu guards the others.
+type liveness struct {
+	awaiting atomic.Int64 // first data sent since the peer was heard; 0: none
+	heard    atomic.Int64 // last authenticated packet
+	data     atomic.Int64 // last data in either direction
+	alert    atomic.Bool  // probing or silent: tell mu when the peer is heard
+
+	probeAt int64  // when dead-pipe probing began; 0: not
+	probe   retry  // of its pings
+	hurry   bool   // there is a reason to expect the worst of it
+	tailed  uint64 // packets that had come when a flow was last seen to stop
+	again   again  // what was sent since an answer is overdue
+}
+
 // tick does what is due and says when there is something to do again. It is
 // called by the Endpoint's timer goroutine.
 func (p *Pipe) tick(now int64) (next int64) {
 	p.mu.Lock()
 	defer p.unlock()
-	p.slow.Store(p.rtt())
+	p.paths.rtt.Store(p.rtt())
 	for _, due := range [...]func(int64) int64{
 		p.expireKeys,
 		p.idleDue,
 		p.rekeyDue,
 		p.repeatConfirms,
 		p.challengePaths,
+		p.followDue,
 		p.flowDue,
 		p.probeDue,
 		p.keepPaths,
@@ -49,7 +66,7 @@ func (p *Pipe) tick(now int64) (next int64) {
 
 // expireKeys ends keys at their age. A pipe without keys is closed.
 func (p *Pipe) expireKeys(now int64) (next int64) {
-	for _, k := range slices.Clone(p.keys) {
+	for _, k := range slices.Clone(p.keys.all) {
 		at := k.created + rejectAfter
 		if k.number == 0 && !k.initiator && !k.confirmed.Load() {
 			at = k.created + halfOpenFor
@@ -66,7 +83,7 @@ func (p *Pipe) expireKeys(now int64) (next int64) {
 			next = earlier(next, at)
 		}
 	}
-	if len(p.keys) == 0 {
+	if len(p.keys.all) == 0 {
 		err := p.err
 		if err == nil || p.state == stateOpening {
 			err = ErrExpired
@@ -74,7 +91,7 @@ func (p *Pipe) expireKeys(now int64) (next int64) {
 		p.setState(stateClosed, err)
 		return 0
 	}
-	if p.cur != nil && p.cur.dead.Load() {
+	if p.keys.cur != nil && p.keys.cur.dead() {
 		if k := p.sealing(); k != nil {
 			p.promote(k)
 		}
@@ -85,7 +102,7 @@ func (p *Pipe) expireKeys(now int64) (next int64) {
 
 // idleDue closes a pipe that carried no data for long.
 func (p *Pipe) idleDue(now int64) (next int64) {
-	at := p.data.Load() + p.e.idle
+	at := p.life.data.Load() + p.e.idle
 	if now >= at {
 		p.end(ErrIdle, closeIdle)
 		return 0
@@ -97,48 +114,48 @@ func (p *Pipe) idleDue(now int64) (next int64) {
 func (p *Pipe) probeDue(now int64) (next int64) {
 	switch p.state {
 	case stateUp:
-		if p.probeAt == 0 {
-			first := p.awaiting.Load()
+		if p.life.probeAt == 0 {
+			first := p.life.awaiting.Load()
 			if first == 0 {
 				return 0
 			}
 			if at := first + max(deadAfter, deadRTTs*p.rtt()); now < at {
 				return at
 			}
-			p.probeAt, p.probe = now, retry{at: now}
-			p.alert.Store(true)
+			p.life.probeAt, p.life.probe = now, retry{at: now}
+			p.life.alert.Store(true)
 		}
 		wait := max(probeFor, probeRTTs*p.rtt())
-		if p.hurry {
+		if p.life.hurry {
 			wait = max(hurryFor, probeRTTs*p.rtt())
 		}
-		if now >= p.probeAt+wait {
-			for _, t := range *p.paths.Load() {
+		if now >= p.life.probeAt+wait {
+			for _, t := range *p.paths.list.Load() {
 				t.doubt = now // whatever is heard, or comes new, goes before them
 			}
 			p.setState(stateSilent, ErrDead)
-			p.probe = retry{at: now}
+			p.life.probe = retry{at: now}
 			return now + silentEvery
 		}
-		if p.probe.at <= now {
+		if p.life.probe.at <= now {
 			p.pingAll(now)
-			p.probe.at = now + wait/3
+			p.life.probe.at = now + wait/3
 		}
-		return earlier(p.probe.at, p.probeAt+wait)
+		return earlier(p.life.probe.at, p.life.probeAt+wait)
 	case stateSilent:
 		// Consent is over 30 s after the peer was last heard: nothing at
 		// all is sent then.
-		if now >= p.heard.Load()+consentFor {
+		if now >= p.life.heard.Load()+consentFor {
 			return 0
 		}
-		if p.probe.at <= now {
-			if p.probeAt == 0 {
-				p.probeAt = now
+		if p.life.probe.at <= now {
+			if p.life.probeAt == 0 {
+				p.life.probeAt = now
 			}
 			p.pingAll(now)
-			p.probe.at = now + silentEvery
+			p.life.probe.at = now + silentEvery
 		}
-		return p.probe.at
+		return p.life.probe.at
 	}
 	return 0
 }
@@ -149,12 +166,12 @@ func (p *Pipe) hurryUp() {
 	now := p.e.now()
 	p.mu.Lock()
 	defer p.unlock()
-	if p.state != stateUp || p.probeAt != 0 {
+	if p.state != stateUp || p.life.probeAt != 0 {
 		return
 	}
-	p.probeAt, p.probe, p.hurry = now, retry{at: now}, true
-	p.alert.Store(true)
-	p.awaiting.CompareAndSwap(0, now)
+	p.life.probeAt, p.life.probe, p.life.hurry = now, retry{at: now}, true
+	p.life.alert.Store(true)
+	p.life.awaiting.CompareAndSwap(0, now)
 	p.e.timers.plan(&p.timed, now)
 }
 
@@ -162,21 +179,21 @@ func (p *Pipe) hurryUp() {
 // one whose NAT has forgotten it, only something that it sends can tell the
 // peer where it is now, and a receiver has nothing else to send.
 func (p *Pipe) flowDue(now int64) (next int64) {
-	n := p.packetsIn.Load()
-	if p.state != stateUp || n < p.tailed+flowPackets {
+	n := p.traffic.packetsIn.Load()
+	if p.state != stateUp || n < p.life.tailed+flowPackets {
 		return 0
 	}
-	if at := p.heard.Load() + flowStopped; now < at {
+	if at := p.life.heard.Load() + flowStopped; now < at {
 		return at
 	}
-	p.tailed = n + 1 // with the answer
-	p.sendPing(p.best.Load(), now, nil)
+	p.life.tailed = n + 1 // with the answer
+	p.sendPing(p.paths.best.Load(), now, nil)
 	p.awaitLife(now)
 	return 0
 }
 
 func (p *Pipe) pingAll(now int64) {
-	for _, t := range *p.paths.Load() {
+	for _, t := range *p.paths.list.Load() {
 		if t.live(now) {
 			p.sendPing(t, now, nil)
 		}
@@ -189,12 +206,12 @@ func (p *Pipe) keepPaths(now int64) (next int64) {
 	if p.state != stateUp {
 		return 0
 	}
-	best := p.best.Load()
-	for _, t := range *p.paths.Load() {
+	best := p.paths.best.Load()
+	for _, t := range *p.paths.list.Load() {
 		if !t.validated.Load() {
 			continue
 		}
-		if t != best && (!t.live(now) || t.relayed.Load() && best != nil && !best.relayed.Load() && now >= p.moved+relayGrace) {
+		if t != best && (!t.live(now) || t.relayed.Load() && best != nil && !best.relayed.Load() && now >= p.paths.moved+relayGrace) {
 			p.removePath(t)
 			continue
 		}
@@ -205,7 +222,7 @@ func (p *Pipe) keepPaths(now int64) (next int64) {
 		case t.srtt == 0:
 			at = t.pinged + measureEvery
 		case t != best:
-		case p.data.Load() > t.pinged:
+		case p.life.data.Load() > t.pinged:
 			// The RTT is kept fresh while there is traffic.
 		default:
 			at = max(t.pinged+pingEvery, min(t.heard.Load(), t.sent.Load())+keepaliveAfter)

@@ -58,12 +58,14 @@ func (ts *timers) start(now func() int64) {
 	go ts.run()
 }
 
-// plan has t called at at, or earlier if that was planned already.
-func (ts *timers) plan(t *timed, at int64) {
+// plan has t called at at, or earlier if that was planned already; false: nothing
+// is called any more.
+func (ts *timers) plan(t *timed, at int64) bool {
 	ts.mu.Lock()
 	if ts.stopped || t.pos > 0 && t.due.Load() <= at {
+		stopped := ts.stopped
 		ts.mu.Unlock()
-		return
+		return !stopped
 	}
 	t.due.Store(at)
 	if t.pos > 0 {
@@ -79,6 +81,7 @@ func (ts *timers) plan(t *timed, at int64) {
 		default:
 		}
 	}
+	return true
 }
 
 // forget takes t out of the schedule. A call under way may still end after.

@@ -21,7 +21,7 @@ func TestTry(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				n := newNetwork(10 * time.Millisecond)
 				a, b := newHost(t, n, 1, "192.0.2.1:1000"), newHost(t, n, 2, "192.0.2.2:1000")
-				sa, sb := handshake(t, a, b)
+				sa, sb := sessions(t, a, b)
 				if _, err := b.Up(sb, b.path(a)); err != nil {
 					t.Fatal(err)
 				}
@@ -81,7 +81,7 @@ func TestTURNPaths(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork(10 * time.Millisecond)
 		a, b := newHost(t, n, 1, "192.0.2.1:1000"), newHost(t, n, 2, "192.0.2.2:1000")
-		sa, sb := handshake(t, a, b)
+		sa, sb := sessions(t, a, b)
 		pb, err := b.Up(sb, b.path(a))
 		if err != nil {
 			t.Fatal(err)
@@ -125,7 +125,7 @@ func TestEnded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork(10 * time.Millisecond)
 		a, b := newHost(t, n, 1, "192.0.2.1:1000"), newHost(t, n, 2, "192.0.2.2:1000")
-		sa, sb := handshake(t, a, b)
+		sa, sb := sessions(t, a, b)
 		if sa.Peer() != b.id || sb.Peer() != a.id || !sa.Initiator() || sb.Initiator() || sa.ID() != sb.ID() {
 			t.Error("the two sides do not agree on their session")
 		}
@@ -134,7 +134,7 @@ func TestEnded(t *testing.T) {
 		if _, err := a.Up(sa, a.path(b)); !errors.Is(err, ErrSession) {
 			t.Errorf("Up of a cancelled session: %v", err)
 		}
-		sc, sd := handshake(t, a, b)
+		sc, sd := sessions(t, a, b)
 		if _, err := a.Up(sc, Path{}); !errors.Is(err, ErrNoPath) {
 			t.Errorf("Up without a path: %v", err)
 		}
@@ -148,7 +148,7 @@ func TestEnded(t *testing.T) {
 		if !sc.In(pa) || sa.In(pa) {
 			t.Error("the wrong session is in the pipe")
 		}
-		if string(pa.Chain()) != "" || pa.Remote().Ufrag != "ub" {
+		if string(pa.Chain()) != "" || pa.Remote().Pwd != testPwd {
 			t.Errorf("the peer said %+v", pa.Remote())
 		}
 		settle(time.Second)

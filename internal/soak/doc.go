@@ -22,6 +22,8 @@
 //
 //   - a wrong byte came back, over TCP or UDP;
 //   - a TCP stream failed whose two nodes were up all the time;
+//   - a node's Close ended with an error; that what was written did not arrive
+//     within the 10 s that Close waits is counted only while datagrams are lost;
 //   - goroutines or file descriptors are left once all nodes are closed.
 //
 // Keys are renewed by the pipes' own clock, after two minutes of traffic; the

@@ -120,6 +120,34 @@ func TestVerdict(t *testing.T) {
 	}
 }
 
+// TestVerdictOnClose: only a lossy link excuses what was cut.
+func TestVerdictOnClose(t *testing.T) {
+	v := new(tally)
+	w, err := newWire(v, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &crew{t: v, posts: []*post{{name: "a", wire: w}}}
+	slow := fmt.Errorf("idloc: %w", &idloc.CutError{Err: context.DeadlineExceeded})
+	for _, x := range []struct {
+		percent   int32
+		err       error
+		cut, lost uint64
+	}{
+		{0, nil, 0, 0},
+		{9, nil, 0, 0},
+		{9, slow, 1, 0},
+		{9, io.ErrClosedPipe, 1, 1},
+		{0, slow, 1, 2},
+	} {
+		w.percent.Store(x.percent)
+		c.left(c.posts[0], x.err)
+		if v.closesCut.Load() != x.cut || v.lost.Load() != x.lost {
+			t.Errorf("%d %% lost, %v: %v", x.percent, x.err, v)
+		}
+	}
+}
+
 // TestNobodyThere: a dial to a name whose node restarts is none and does not
 // outlast the run.
 func TestNobodyThere(t *testing.T) {
@@ -187,7 +215,7 @@ func TestWire(t *testing.T) {
 	}
 	defer c.Close()
 	addr := to.LocalAddr().(*net.UDPAddr)
-	_ = to.SetReadDeadline(time.Now().Add(10 * time.Second))
+	_ = to.SetReadDeadline(time.Now().Add(2 * time.Minute))
 	b := make([]byte, 100)
 	receive := func(n int) (changed int) {
 		for range n {

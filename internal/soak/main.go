@@ -33,6 +33,7 @@ type config struct {
 type tally struct {
 	streams, streamBytes  atomic.Uint64 // whole ones, and bytes that came back
 	cut                   atomic.Uint64 // ended by the restart of a node
+	closesCut             atomic.Uint64 // restarts for which a lossy link was too slow
 	datagrams, returned   atomic.Uint64
 	dials, dialsFailed    atomic.Uint64
 	restarts, blackouts   atomic.Uint64
@@ -91,10 +92,10 @@ func (t *tally) bad() bool { return t.wrong.Load()+t.lost.Load()+t.leaked.Load()
 
 func (t *tally) String() string {
 	return fmt.Sprintf("streams %d (%d MiB), cut by a restart %d; datagrams %d, back %d; dials %d, failed %d %v\n"+
-		"restarts %d, blackouts %d, moves %d; pipes moved %d, rekeyed %d; wire: lost %d, doubled %d, changed %d, late %d\n"+
+		"restarts %d, cut by a lossy link %d, blackouts %d, moves %d; pipes moved %d, rekeyed %d; wire: lost %d, doubled %d, changed %d, late %d\n"+
 		"wrong %d, lost streams %d, leaks %d",
 		t.streams.Load(), t.streamBytes.Load()>>20, t.cut.Load(), t.datagrams.Load(), t.returned.Load(), t.dials.Load(), t.dialsFailed.Load(), t.byKind(),
-		t.restarts.Load(), t.blackouts.Load(), t.moves.Load(), t.pipesMoved.Load(), t.rekeys.Load(), t.wireLost.Load(), t.wireDoubled.Load(), t.wireChanged.Load(), t.wireLate.Load(),
+		t.restarts.Load(), t.closesCut.Load(), t.blackouts.Load(), t.moves.Load(), t.pipesMoved.Load(), t.rekeys.Load(), t.wireLost.Load(), t.wireDoubled.Load(), t.wireChanged.Load(), t.wireLate.Load(),
 		t.wrong.Load(), t.lost.Load(), t.leaked.Load())
 }
 
@@ -164,7 +165,7 @@ func run(ctx context.Context, cfg config) (*tally, error) {
 
 	// Goroutines of libraries end a little after what they worked for.
 	left, open := 0, 0
-	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); {
+	for end := time.Now().Add(2 * time.Minute); time.Now().Before(end); {
 		runtime.GC()
 		left, open = runtime.NumGoroutine()-goroutines, openFiles()-fds
 		if left <= 0 && open <= 0 {

@@ -53,7 +53,7 @@ func TestCommand(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s := string(b); !strings.HasPrefix(s, "soak: 2 nodes for 100ms, seed 9\n") || !strings.Contains(s, "restarts 0, blackouts 0, moves 0") ||
+	if s := string(b); !strings.HasPrefix(s, "soak: 2 nodes for 100ms, seed 9\n") || !strings.Contains(s, "restarts 0, cut by a lossy link 0, blackouts 0, moves 0") ||
 		!strings.HasSuffix(s, "wrong 0, lost streams 0, leaks 0\n") {
 		t.Errorf("%s", s)
 	}

@@ -2,9 +2,11 @@ package socket
 
 import (
 	"cmp"
+	"fmt"
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 )
 
 // Ranges that are LSIs of nodes (RFC 2544, RFC 7343) and never real addresses:
@@ -16,8 +18,9 @@ var lsiRanges = [...]netip.Prefix{
 
 // localAddr is an address of an interface, with the subnet it is on.
 type localAddr struct {
-	addr netip.Addr
-	net  netip.Prefix
+	addr  netip.Addr
+	net   netip.Prefix
+	iface Interface // its Net is net
 }
 
 // usable reports whether a can be a real address of this node: unicast, and
@@ -45,9 +48,8 @@ func (p *Port) wanted() ([]localAddr, error) {
 	}
 	var want []localAddr
 	if p.cfg.Addrs == nil {
-		want = choose(slices.DeleteFunc(have, func(a localAddr) bool {
-			return slices.ContainsFunc(p.cfg.NotReal, func(r netip.Prefix) bool { return r.Contains(a.addr) })
-		}))
+		p.leaveOut(have)
+		want = choose(slices.DeleteFunc(have, func(a localAddr) bool { return p.isLSI(a.addr) }))
 	} else {
 		want = pick(have, p.cfg.Addrs)
 	}
@@ -58,6 +60,49 @@ func (p *Port) wanted() ([]localAddr, error) {
 		)
 	})
 	return want, nil
+}
+
+// isLSI says whether a is in a range of LSIs.
+func (p *Port) isLSI(a netip.Addr) bool {
+	contains := func(r netip.Prefix) bool { return r.Contains(a) }
+	return slices.ContainsFunc(lsiRanges[:], contains) || slices.ContainsFunc(p.cfg.NotReal, contains)
+}
+
+// leaveOut notes the addresses in a real network that are not used because they
+// are in a range of LSIs. A TUN device has its LSIs alone, without a network.
+func (p *Port) leaveOut(have []localAddr) {
+	var out []netip.Addr
+	for _, a := range have {
+		if p.isLSI(a.addr) && !a.net.IsSingleIP() {
+			out = append(out, a.addr)
+		}
+	}
+	p.leftOut.Store(&out)
+}
+
+// NoSource is the ErrNoSource of a destination for which there is no Conn. It
+// tells if an address is there, but was taken for an LSI.
+func (p *Port) NoSource(to netip.Addr) error {
+	return p.explain(ErrNoSource, func(a netip.Addr) bool { return a.Is4() == to.Unmap().Is4() })
+}
+
+// explain adds to err, which says that there is no address for something of a
+// family, that there is one which was taken for an LSI.
+func (p *Port) explain(err error, family func(netip.Addr) bool) error {
+	out := p.leftOut.Load()
+	if out == nil {
+		return err
+	}
+	var list []string
+	for _, a := range *out {
+		if family(a) {
+			list = append(list, a.String())
+		}
+	}
+	if list == nil {
+		return err
+	}
+	return fmt.Errorf("%w; of this host's addresses %s was taken for an LSI, Config.Addrs makes it a real one", err, strings.Join(list, ", "))
 }
 
 // choose returns the usable addresses of have, those of the loopback
@@ -90,7 +135,7 @@ func pick(have []localAddr, list []netip.Addr) []localAddr {
 		}
 		for _, h := range have {
 			if h.addr == a || a.IsLoopback() && h.addr.IsLoopback() && h.net.Contains(a) {
-				want = append(want, localAddr{a, h.net})
+				want = append(want, localAddr{a, h.net, h.iface})
 				break
 			}
 		}
@@ -107,6 +152,7 @@ func (p *Port) interfaceAddrs() ([]localAddr, error) {
 		if err != nil {
 			return nil, err
 		}
+		kinds := kernelKinds()
 		for _, i := range ifs {
 			if i.Flags&net.FlagUp == 0 {
 				continue
@@ -115,7 +161,7 @@ func (p *Port) interfaceAddrs() ([]localAddr, error) {
 			if err != nil {
 				continue // it went away meanwhile
 			}
-			list = appendAddrs(list, addrs)
+			list = appendAddrs(list, describe(i, kinds), addrs)
 		}
 		return list, nil
 	}
@@ -125,15 +171,27 @@ func (p *Port) interfaceAddrs() ([]localAddr, error) {
 	}
 	for _, i := range ifs {
 		if addrs, err := i.Addrs(); err == nil && i.Flags&net.FlagUp != 0 {
-			list = appendAddrs(list, addrs)
+			about := describe(i.Interface, nil)
+			about.Index = 0
+			list = appendAddrs(list, about, addrs)
 		}
 	}
 	return list, nil
 }
 
-func appendAddrs(list []localAddr, addrs []net.Addr) []localAddr {
+// describe says what an interface is: what the kernel tells counts more than
+// its name.
+func describe(i net.Interface, kinds map[int]LinkKind) Interface {
+	out := Interface{Index: i.Index, Name: i.Name, Kind: kindByName(i.Name, i.Flags)}
+	if k, ok := kinds[i.Index]; ok {
+		out.Kind = k
+	}
+	return out
+}
+
+func appendAddrs(list []localAddr, about Interface, addrs []net.Addr) []localAddr {
 	for _, a := range addrs {
-		var l localAddr
+		l := localAddr{iface: about}
 		switch a := a.(type) {
 		case *net.IPNet:
 			ip, ok := netip.AddrFromSlice(a.IP)
@@ -159,6 +217,7 @@ func appendAddrs(list []localAddr, addrs []net.Addr) []localAddr {
 		if !l.net.IsValid() {
 			l.net = netip.PrefixFrom(l.addr, l.addr.BitLen())
 		}
+		l.iface.Net = l.net
 		list = append(list, l)
 	}
 	return list

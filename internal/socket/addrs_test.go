@@ -1,10 +1,14 @@
 package socket
 
 import (
+	"errors"
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
+
+	"github.com/pion/transport/v3/vnet"
 )
 
 func TestChoose(t *testing.T) {
@@ -36,7 +40,7 @@ func TestChoose(t *testing.T) {
 		{"the same twice", append(ipnets("192.0.2.2/24", "192.0.2.2/32"), &net.IPAddr{IP: net.ParseIP("192.0.2.3")}), nil, addrs("192.0.2.2", "192.0.2.3")},
 		{"only what is listed and there", ipnets("127.0.0.1/8", "192.0.2.2/24", "192.0.2.3/24"), addrs("192.0.2.3", "192.0.2.9", "127.0.0.7", "::ffff:192.0.2.3"), addrs("192.0.2.3", "127.0.0.7")},
 	} {
-		have := appendAddrs(nil, x.have)
+		have := appendAddrs(nil, Interface{}, x.have)
 		var chosen []localAddr
 		if x.list == nil {
 			chosen = choose(have)
@@ -53,6 +57,53 @@ func TestChoose(t *testing.T) {
 		if !slices.Equal(got, x.want) {
 			t.Errorf("%s: %v, want %v", x.what, got, x.want)
 		}
+	}
+}
+
+// Where the host's only address is in a range of LSIs, what fails for the lack of
+// one says so, and what to do about it; not of a TUN device, and not of the other
+// family.
+func TestOnlyAddressIsAnLSI(t *testing.T) {
+	simulate(t, func(t *testing.T, nets []*vnet.Net) {
+		n := &movingNet{Net: nets[0], addrs: []string{"198.18.5.9"}}
+		for _, x := range []struct {
+			addr    string
+			notReal []netip.Prefix
+		}{{"198.18.5.9", nil}, {"10.9.0.7", []netip.Prefix{netip.MustParsePrefix("10.9.0.0/16")}}} {
+			n.set(x.addr)
+			_, err := Listen(Config{Net: n, NotReal: x.notReal})
+			if !errors.Is(err, errNoAddress) || !strings.Contains(err.Error(), x.addr+" was taken for an LSI") || !strings.Contains(err.Error(), "Config.Addrs") {
+				t.Errorf("no address but %s: %v", x.addr, err)
+			}
+		}
+		n.set("127.0.0.1", "198.18.5.9")
+		p, err := Listen(Config{Net: n})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer p.Close()
+		v, err := p.ListenQUIC("udp4", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer v.Close()
+		to := &net.UDPAddr{IP: net.ParseIP("192.0.2.9"), Port: 1}
+		if _, err := v.WriteTo(shortPacket(30), to); !errors.Is(err, ErrNoSource) || !strings.Contains(err.Error(), "198.18.5.9 was taken for an LSI") {
+			t.Errorf("a write from loopback: %v", err)
+		}
+		if err := p.NoSource(netip.MustParseAddr("::ffff:192.0.2.9")); !strings.Contains(err.Error(), "198.18.5.9 was taken for an LSI") {
+			t.Errorf("who asks: %v", err)
+		}
+		six := &net.UDPAddr{IP: net.ParseIP("2001:db8::9"), Port: 1}
+		if _, err := v.WriteTo(shortPacket(30), six); !errors.Is(err, ErrNoSource) || strings.Contains(err.Error(), "LSI") {
+			t.Errorf("a write in the other family: %v", err)
+		}
+	}, "192.0.2.2")
+
+	p := silentPort(t, "127.0.0.1")
+	p.leaveOut([]localAddr{{addr: netip.MustParseAddr("198.18.0.1"), net: netip.MustParsePrefix("198.18.0.1/32")}})
+	if err := p.explain(ErrNoSource, netip.Addr.Is4); err != ErrNoSource {
+		t.Errorf("a TUN device's address is blamed: %v", err)
 	}
 }
 

@@ -26,9 +26,9 @@ type link interface {
 	// long but for the last, which may be shorter. from carries no mapped
 	// address. errSkip tells of something that was no datagram.
 	read(b []byte) (n, seg int, from netip.AddrPort, err error)
-	// write sends b, datagrams of seg bytes back to back, in order. b is
-	// borrowed for the call.
-	write(b []byte, seg int, to netip.AddrPort) error
+	// write sends b, datagrams of seg bytes back to back, in order, with a
+	// traffic class where the system knows how. b is borrowed for the call.
+	write(b []byte, seg int, to netip.AddrPort, class uint8) error
 	offloads() (gso, gro bool)
 	port() (uint16, error) // the number it is bound to
 	close() error
@@ -44,11 +44,13 @@ var (
 // identity, may be used by any number of goroutines, and is closed by its Port
 // alone: when the address went away, or with the Port.
 type Conn struct {
-	port  *Port
-	link  link
-	local netip.AddrPort
-	net   netip.Prefix // the subnet that the address is on; a host prefix if unknown
-	id    uint8        // names the Conn in the sources table; 0 if numbers ran out
+	port   *Port
+	link   link
+	local  netip.AddrPort
+	net    netip.Prefix              // the subnet that the address is on; a host prefix if unknown
+	iface  atomic.Pointer[Interface] // what was known of it at the last scan
+	uplink uplinkCache
+	id     uint8 // names the Conn in the sources table; 0 if numbers ran out
 
 	// views see the QUIC packets of this socket, those of exactly this
 	// address first. The slice is replaced, never changed.
@@ -81,15 +83,21 @@ func (c *Conn) Closed() <-chan struct{} { return c.closed }
 
 // WriteBatch sends b, datagrams of seg bytes back to back of which the last
 // may be shorter, to one destination, in as few system calls as there can be.
-// b is borrowed for the call. A seg of 0 means that b is one datagram.
+// b is borrowed for the call. A seg of 0 means that b is one datagram, and so
+// does a b that is empty: an empty datagram is one too.
 //
 // It blocks while the send buffer is full, at most writePatience. Errors:
 // ErrMessageTooLong, ErrBusy, ErrFamily, one that wraps net.ErrClosed, or what
 // the system said; the datagrams before the one that failed were sent.
 func (c *Conn) WriteBatch(b []byte, seg int, to netip.AddrPort) error {
-	if len(b) == 0 {
-		return nil
-	}
+	return c.WriteClass(b, seg, to, 0)
+}
+
+// WriteClass is WriteBatch of datagrams whose IP headers say class, the traffic
+// class of IPv6, which is the type of service of IPv4; the lower two bits, those
+// of ECN, are to be 0. What is not Linux sends them with class 0, and so does a
+// Linux that refuses others.
+func (c *Conn) WriteClass(b []byte, seg int, to netip.AddrPort, class uint8) error {
 	if seg <= 0 || seg > len(b) {
 		seg = len(b)
 	}
@@ -100,10 +108,14 @@ func (c *Conn) WriteBatch(b []byte, seg int, to netip.AddrPort) error {
 		c.count.drop(dropSendError)
 		return ErrFamily
 	}
-	if err := c.link.write(b, seg, to); err != nil {
+	if err := c.link.write(b, seg, to, class); err != nil {
 		return c.sendError(err)
 	}
-	c.count.sent.Add(uint64((len(b) + seg - 1) / seg))
+	n := 1
+	if len(b) > seg {
+		n = (len(b) + seg - 1) / seg
+	}
+	c.count.sent.Add(uint64(n))
 	c.count.sentBytes.Add(uint64(len(b)))
 	return nil
 }

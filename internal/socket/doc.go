@@ -12,7 +12,7 @@
 //
 // A packet goes
 //
-//	out: pipe -> Conn.WriteBatch -> link.write -> sendmsg, UDP_SEGMENT
+//	out: pipe -> Conn.WriteBatch -> link.write -> sendmsg, UDP_SEGMENT, IP_TOS
 //	in:  recvmsg, UDP_GRO -> Conn.read -> Conn.demux -> OnPipe
 //	                                                 -> OnSTUN
 //	                                                 -> quicGate -> view.put -> view.ReadFrom
@@ -21,7 +21,7 @@
 // is one system call where the system can do it, found out at run time, one
 // call each elsewhere) or a simulated network's (simLink).
 //
-// The data path (Conn.WriteBatch, Conn.WriteTo, the read loop, a view's
+// The data path (Conn.WriteBatch, Conn.WriteClass, Conn.WriteTo, the read loop, a view's
 // WriteTo and ReadFrom) allocates nothing on kernel sockets once the peers are
 // known, and takes no lock that sockets share. Nor do those who send on one socket
 // wait for each other, but when its send buffer is full.
@@ -38,7 +38,9 @@
 //
 //	file                section
 //	port.go, addrs.go   draft §5.3.2 (candidates are the addresses of these sockets)
+//	conn.go, stats.go, errors.go   one socket, its counters and its errors
 //	demux.go            RFC 7983 §7, RFC 9443 §3
+//	iface*.go           what an interface is, whether it leads out: rtnetlink(7)
 //	source.go           RFC 6724 §5 (through the system's own choice), RFC 1122 §3.3.4.2
 //	kernel*.go          RFC 8899 §4.2 (don't-fragment on every datagram)
 //	message_linux.go    recvmsg(2), sendmsg(2)
@@ -47,4 +49,5 @@
 //	sources.go          RFC 9000 §8.1, §21.10
 //	quicview.go         net.PacketConn
 //	watch*.go           rtnetlink(7)
+//	sim.go              sockets of a simulated network
 package socket

@@ -2,6 +2,8 @@ package socket
 
 import (
 	"errors"
+	"fmt"
+	"net/netip"
 	"syscall"
 )
 
@@ -24,3 +26,22 @@ type tooLong struct{}
 
 func (tooLong) Error() string        { return "socket: datagram too long for the interface" }
 func (tooLong) Is(target error) bool { return target == syscall.EMSGSIZE }
+
+// tooLongFor is ErrMessageTooLong for who has only the text of an error, as
+// QUIC's users do: it says what did not fit.
+type tooLongFor struct{ size int }
+
+func newTooLongFor(payload int, to netip.Addr) tooLongFor {
+	if to.Is4() {
+		return tooLongFor{20 + 8 + payload}
+	}
+	return tooLongFor{40 + 8 + payload}
+}
+
+func (e tooLongFor) Error() string {
+	return fmt.Sprintf("socket: the interface, or the route, takes no IP packets of %d bytes", e.size)
+}
+
+func (tooLongFor) Is(target error) bool {
+	return target == ErrMessageTooLong || target == syscall.EMSGSIZE
+}

@@ -38,6 +38,7 @@ type kernelLink struct {
 	send    func(b, oob []byte, to netip.AddrPort) (n, oobn int, err error)
 
 	gso   atomic.Bool // the system splits a batch; cleared once it refused
+	plain atomic.Bool // the system sends nothing of a traffic class; set once it refused
 	gro   bool        // the system may merge datagrams of one sender
 	oob   []byte      // of the read goroutine
 	epoch time.Time
@@ -126,16 +127,23 @@ func readError(err error) error {
 	return err
 }
 
-func (l *kernelLink) write(b []byte, seg int, to netip.AddrPort) error {
+func (l *kernelLink) write(b []byte, seg int, to netip.AddrPort, class uint8) error {
 	l.arm()
+	if class != 0 && l.plain.Load() {
+		class = 0
+	}
+	if len(b) <= seg { // also an empty one
+		return l.writeOne(b, to, class)
+	}
 	perCall := min(maxSegments, l.max/seg) * seg
 	for perCall > seg && len(b) > seg && l.gso.Load() {
 		chunk := b[:min(perCall, len(b))]
-		err := l.writeRun(chunk, seg, to)
+		err := l.writeRun(chunk, seg, to, class)
 		if refusesGSO(err) {
-			// Either the driver cannot, or seg exceeds the interface's MTU:
-			// single datagrams tell which.
-			if err = l.writeEach(chunk, seg, to); err == nil && l.gso.CompareAndSwap(true, false) {
+			// Either the driver cannot, or seg exceeds the interface's MTU, or
+			// it is the class: single datagrams tell which.
+			err = l.writeEach(chunk, seg, to, class)
+			if err == nil && (class == 0 || !l.plain.Load()) && l.gso.CompareAndSwap(true, false) {
 				l.log.Info("socket: no UDP segmentation offload", "local", l.conn.LocalAddr())
 			}
 		}
@@ -144,27 +152,45 @@ func (l *kernelLink) write(b []byte, seg int, to netip.AddrPort) error {
 		}
 		b = b[len(chunk):]
 	}
-	return l.writeEach(b, seg, to)
+	return l.writeEach(b, seg, to, class)
 }
 
 // writeRun is one send call for all of b.
-func (l *kernelLink) writeRun(b []byte, seg int, to netip.AddrPort) error {
+func (l *kernelLink) writeRun(b []byte, seg int, to netip.AddrPort, class uint8) error {
 	oob := controlPool.Get().(*control)
-	err := l.sendOut(b, oob.segment(uint16(seg)), to)
+	err := l.sendOut(b, oob.messages(uint16(seg), class, to.Addr().Is6()), to)
 	controlPool.Put(oob)
 	return err
 }
 
 // writeEach is one send call for each datagram of b.
-func (l *kernelLink) writeEach(b []byte, seg int, to netip.AddrPort) error {
+func (l *kernelLink) writeEach(b []byte, seg int, to netip.AddrPort, class uint8) error {
 	for len(b) > 0 {
 		d := b[:min(seg, len(b))]
-		if err := l.sendOut(d, nil, to); err != nil {
+		if err := l.writeOne(d, to, class); err != nil {
 			return err
 		}
 		b = b[len(d):]
 	}
 	return nil
+}
+
+// writeOne sends one datagram. Who may not mark it, in a container or behind a
+// packet filter, still gets it through.
+func (l *kernelLink) writeOne(d []byte, to netip.AddrPort, class uint8) error {
+	if class == 0 || l.plain.Load() {
+		return l.sendOut(d, nil, to)
+	}
+	oob := controlPool.Get().(*control)
+	err := l.sendOut(d, oob.messages(0, class, to.Addr().Is6()), to)
+	controlPool.Put(oob)
+	if !refusesClass(err) {
+		return err
+	}
+	if err = l.sendOut(d, nil, to); err == nil && !l.plain.Swap(true) {
+		l.log.Info("socket: traffic classes are refused", "local", l.conn.LocalAddr())
+	}
+	return err
 }
 
 // sendOut is the one place that sends. The runtime's poller waits for room
@@ -212,7 +238,8 @@ func (l *kernelLink) arm() {
 	}
 }
 
-// control is room for one control message, with the alignment that one needs.
-type control struct{ b [4]uint64 }
+// control is room for the control messages of one call, a segment size and a
+// traffic class, with the alignment that they need.
+type control struct{ b [6]uint64 }
 
 var controlPool = sync.Pool{New: func() any { return new(control) }}

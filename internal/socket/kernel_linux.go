@@ -50,16 +50,35 @@ func enableOffloads(fd uintptr) (gso, gro bool) {
 	return gso, gro
 }
 
-// segment fills in the control message that makes one send call many
-// datagrams of n bytes.
-func (c *control) segment(n uint16) []byte {
-	h := (*unix.Cmsghdr)(unsafe.Pointer(&c.b))
-	h.Level = unix.IPPROTO_UDP
-	h.Type = unix.UDP_SEGMENT
-	h.SetLen(unix.CmsgLen(2))
-	b := unsafe.Slice((*byte)(unsafe.Pointer(&c.b)), unix.CmsgSpace(2))
-	*(*uint16)(unsafe.Pointer(&b[unix.CmsgLen(0)])) = n
-	return b
+// messages fills in the control messages that make one send call many
+// datagrams of seg bytes, unless that is 0, and give each a traffic class,
+// unless that is 0.
+func (c *control) messages(seg uint16, class uint8, v6 bool) []byte {
+	b := unsafe.Slice((*byte)(unsafe.Pointer(&c.b)), unsafe.Sizeof(c.b))
+	n := 0
+	if seg > 0 {
+		*(*uint16)(c.message(0, unix.IPPROTO_UDP, unix.UDP_SEGMENT, 2)) = seg
+		n = unix.CmsgSpace(2)
+	}
+	if class > 0 {
+		level, kind := int32(unix.IPPROTO_IP), int32(unix.IP_TOS)
+		if v6 {
+			level, kind = unix.IPPROTO_IPV6, unix.IPV6_TCLASS
+		}
+		*(*int32)(c.message(n, level, kind, 4)) = int32(class)
+		n += unix.CmsgSpace(4)
+	}
+	return b[:n]
+}
+
+// message begins a control message with size bytes of data, to which it
+// points, at byte n of c.
+func (c *control) message(n int, level, kind int32, size int) unsafe.Pointer {
+	at := unsafe.Add(unsafe.Pointer(&c.b), n)
+	h := (*unix.Cmsghdr)(at)
+	h.Level, h.Type = level, kind
+	h.SetLen(unix.CmsgLen(size))
+	return unsafe.Add(at, unix.CmsgLen(0))
 }
 
 // groSegment returns the segment size that the kernel tells of a run in oob,
@@ -84,6 +103,12 @@ func truncated(flags int) bool { return flags&unix.MSG_TRUNC != 0 }
 // segment size does not go with UDP_SEGMENT.
 func refusesGSO(err error) bool {
 	return errors.Is(err, unix.EIO) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP)
+}
+
+// refusesClass reports whether err may be how the system says that it sends
+// nothing of a traffic class.
+func refusesClass(err error) bool {
+	return errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EPERM)
 }
 
 func isTooLong(err error) bool { return errors.Is(err, unix.EMSGSIZE) }

@@ -38,7 +38,7 @@ func TestOwnCalls(t *testing.T) {
 			to, toAddr := linkOn(t, a, own)
 			// All three are there before the first is read.
 			for _, n := range []int{1, 1472, 9000} {
-				if err := from.write(bytes.Repeat([]byte{byte(n)}, n), n, toAddr); err != nil {
+				if err := from.write(bytes.Repeat([]byte{byte(n)}, n), n, toAddr, 0); err != nil {
 					t.Fatal(a, own, err)
 				}
 			}
@@ -54,7 +54,7 @@ func TestOwnCalls(t *testing.T) {
 				_, _, _, err := to.read(b)
 				read <- err
 			}()
-			if err := from.write([]byte("x"), 1, toAddr); err != nil {
+			if err := from.write([]byte("x"), 1, toAddr, 0); err != nil {
 				t.Fatal(err)
 			}
 			if err := <-read; err != nil {
@@ -70,7 +70,7 @@ func TestOwnCalls(t *testing.T) {
 			if err := <-read; !errors.Is(err, net.ErrClosed) {
 				t.Errorf("%v, own %v: reading a closed socket: %v", a, own, err)
 			}
-			if err := to.write([]byte("x"), 1, fromAddr); !errors.Is(err, net.ErrClosed) {
+			if err := to.write([]byte("x"), 1, fromAddr, 0); !errors.Is(err, net.ErrClosed) {
 				t.Errorf("%v, own %v: writing to a closed socket: %v", a, own, err)
 			}
 		}
@@ -81,7 +81,7 @@ func TestOwnCalls(t *testing.T) {
 func TestTruncated(t *testing.T) {
 	from, _ := linkOn(t, lo4, true)
 	to, toAddr := linkOn(t, lo4, true)
-	if err := from.write(make([]byte, 200), 200, toAddr); err != nil {
+	if err := from.write(make([]byte, 200), 200, toAddr, 0); err != nil {
 		t.Fatal(err)
 	}
 	if n, _, _, err := to.read(make([]byte, 100)); err != errTruncated {

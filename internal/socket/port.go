@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/pion/transport/v3"
+
+	"github.com/idloc/idloc/internal/logpace"
 )
 
 // portTries bounds the search for a number that is free on every address.
@@ -50,11 +52,12 @@ type Port struct {
 	log    *slog.Logger
 	number uint16
 
-	set     atomic.Pointer[connSet] // the open sockets
-	sources *sources                // whom we speak QUIC with
-	ids     *sources                // connection IDs that they use towards us, by their first bytes
-	voices  *sources                // who was heard on connections
-	limit   *limiter                // of first QUIC packets
+	set     atomic.Pointer[connSet]      // the open sockets
+	leftOut atomic.Pointer[[]netip.Addr] // addresses that were taken for LSIs
+	sources *sources                     // whom we speak QUIC with
+	ids     *sources                     // connection IDs that they use towards us, by their first bytes
+	voices  *sources                     // who was heard on connections
+	limit   *limiter                     // of first QUIC packets
 
 	scan     sync.Mutex // held by one Rescan at a time
 	onChange sync.Mutex // held while OnChange runs
@@ -97,10 +100,7 @@ func newConnSet(conns []*Conn) *connSet {
 // them until Close. It fails if no address can be used, and if the number asked
 // for is taken on any of them.
 func Listen(cfg Config) (*Port, error) {
-	p := &Port{cfg: cfg, log: cfg.Logger, done: make(chan struct{})}
-	if p.log == nil {
-		p.log = slog.New(slog.DiscardHandler)
-	}
+	p := &Port{cfg: cfg, log: logpace.New(cfg.Logger), done: make(chan struct{})}
 	for _, a := range cfg.Addrs {
 		if a = a.Unmap(); !a.IsValid() || a.IsUnspecified() || a.IsMulticast() {
 			return nil, listenError(a, cfg.Port, errors.New("not the address of an interface"))
@@ -158,7 +158,7 @@ func (p *Port) openAll(want []localAddr) ([]*Conn, error) {
 		}
 	}
 	if last == nil {
-		last = errNoAddress
+		last = p.explain(errNoAddress, netip.Addr.IsValid)
 	}
 	return nil, listenError(netip.Addr{}, p.cfg.Port, last)
 }
@@ -191,6 +191,7 @@ func (p *Port) open(a localAddr, number uint16) (*Conn, error) {
 		local:  netip.AddrPortFrom(a.addr, number),
 		closed: make(chan struct{}),
 	}
+	c.iface.Store(&a.iface)
 	c.id = p.connIDs.get()
 	c.views.Store(&noViews)
 	return c, nil
@@ -291,6 +292,8 @@ func (p *Port) rescan() (changed bool, err error) {
 	var failed error
 	for _, a := range want {
 		if c := old.byAddr[a.addr]; c != nil {
+			c.iface.Store(&a.iface)
+			c.uplink.entry.Store(nil)
 			conns = append(conns, c)
 			continue
 		}

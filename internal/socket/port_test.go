@@ -48,7 +48,7 @@ func next(t testing.TB, ch chan got) got {
 	select {
 	case g := <-ch:
 		return g
-	case <-time.After(5 * time.Second):
+	case <-time.After(2 * time.Minute):
 		t.Fatal("nothing arrived")
 		panic("unreachable")
 	}
@@ -113,6 +113,41 @@ func TestKindsArriveWhereTheyBelong(t *testing.T) {
 	}
 	if s := a.Stats(); s.Sent != 4 || s.SentBytes != 400 {
 		t.Errorf("sender's stats: %+v", s)
+	}
+}
+
+// A datagram may be empty, as with package net: it is sent like any other, alone
+// and with a traffic class, and counted.
+func TestEmptyDatagram(t *testing.T) {
+	a, _ := listenTest(t, Config{Addrs: []netip.Addr{lo4, lo6}})
+	for _, c := range a.Conns() {
+		l, err := net.ListenUDP("udp", &net.UDPAddr{IP: c.LocalAddr().Addr().AsSlice()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		before := a.Stats()
+		for i, send := range []func(to netip.AddrPort) error{
+			func(to netip.AddrPort) error { return c.WriteTo(nil, to) },
+			func(to netip.AddrPort) error { return c.WriteBatch([]byte{}, 1200, to) },
+			func(to netip.AddrPort) error { return c.WriteClass(nil, 0, to, 0xb8) },
+			func(to netip.AddrPort) error { return c.WriteTo([]byte("end"), to) },
+		} {
+			if err := send(l.LocalAddr().(*net.UDPAddr).AddrPort()); err != nil {
+				t.Fatalf("datagram %d on %v: %v", i, c, err)
+			}
+		}
+		_ = l.SetReadDeadline(time.Now().Add(2 * time.Minute))
+		b := make([]byte, 100)
+		for i, want := range []string{"", "", "", "end"} {
+			n, from, err := l.ReadFromUDPAddrPort(b)
+			if err != nil || string(b[:n]) != want || from.Port() != a.Number() {
+				t.Fatalf("datagram %d on %v: %q from %v, %v; want %q", i, c, b[:n], from, err, want)
+			}
+		}
+		if s := a.Stats(); s.Sent-before.Sent != 4 || s.SentBytes-before.SentBytes != 3 {
+			t.Errorf("%v: %d datagrams and %d bytes counted, want 4 and 3", c, s.Sent-before.Sent, s.SentBytes-before.SentBytes)
+		}
 	}
 }
 

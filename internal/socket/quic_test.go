@@ -74,7 +74,7 @@ func TestQUICTransport(t *testing.T) {
 	log.SetOutput(&logged)
 	defer log.SetOutput(os.Stderr)
 
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	serverTLS, clientTLS := tlsConfigs(t)
 	after := make(chan struct{}, 1) // what came before is dealt with
@@ -222,7 +222,7 @@ func (s selector) PreferredSourceIPForDestination(dst *net.UDPAddr) (net.IP, err
 func TestLibp2p(t *testing.T) {
 	for _, x := range []string{"/ip4/127.0.0.1/udp/0/quic-v1", "/ip4/0.0.0.0/udp/0/quic-v1"} {
 		t.Run(x, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+			ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 			defer cancel()
 			ports := [2]*socket.Port{listen(t, "127.0.0.1"), listen(t, "127.0.0.1")}
 			var hosts [2]host.Host

@@ -125,37 +125,48 @@ func (c *Conn) quic(d []byte, from netip.AddrPort) {
 		c.count.drop(dropQUICLength)
 		return
 	}
-	p := c.port
-	key := p.sources.key(from)
-	viewID, _, known := p.sources.find(key)
-
-	if d[0]&0x80 == 0 { // short header
-		id := p.cids.shortKey(p.ids, d[1:])
-		if !known {
-			var ok bool
-			if viewID, _, ok = p.ids.find(id); !ok || id == 0 || !p.limit.allow(from) {
-				c.count.drop(dropQUICStranger)
-				return
-			}
-		} else if id != 0 && p.sources.sentTo(key) {
-			p.ids.note(id, viewID, 0, 0)
-			p.voices.note(p.voices.key(from), viewID, 0, 0)
-		}
-		if len(views) > 1 {
-			// Connection IDs of this side are all of the length that its
-			// QUIC stack chose; the table knows them by that.
-			if id := p.cids.findShort(d[1:]); id != 0 {
-				viewID = id
-			}
-		}
-		v := viewByID(views, viewID)
-		if v == nil {
-			v = views[0]
-		}
-		v.put(c, d, from)
-		return
+	key := c.port.sources.key(from)
+	viewID, _, known := c.port.sources.find(key)
+	if d[0]&0x80 == 0 {
+		c.quicShort(views, d, from, key, viewID, known)
+	} else {
+		c.quicLong(views, d, from, key, known)
 	}
+}
 
+// quicShort passes a packet with a short header on, one of a connection. key is
+// from's in the table of sources; known says whether it is there, viewID which
+// view it belongs to.
+func (c *Conn) quicShort(views []*view, d []byte, from netip.AddrPort, key sourceKey, viewID uint8, known bool) {
+	p := c.port
+	id := p.cids.shortKey(p.ids, d[1:])
+	if !known {
+		var ok bool
+		if viewID, _, ok = p.ids.find(id); !ok || id == 0 || !p.limit.allow(from) {
+			c.count.drop(dropQUICStranger)
+			return
+		}
+	} else if id != 0 && p.sources.sentTo(key) {
+		p.ids.note(id, viewID, 0, 0)
+		p.voices.note(p.voices.key(from), viewID, 0, 0)
+	}
+	if len(views) > 1 {
+		// Connection IDs of this side are all of the length that its
+		// QUIC stack chose; the table knows them by that.
+		if id := p.cids.findShort(d[1:]); id != 0 {
+			viewID = id
+		}
+	}
+	v := viewByID(views, viewID)
+	if v == nil {
+		v = views[0]
+	}
+	v.put(c, d, from)
+}
+
+// quicLong passes a packet with a long header on, one of a handshake.
+func (c *Conn) quicLong(views []*view, d []byte, from netip.AddrPort, key sourceKey, known bool) {
+	p := c.port
 	h, bad := parseLong(d)
 	if bad != dropReasons {
 		c.count.drop(bad)

@@ -73,40 +73,10 @@ var (
 //
 // Close closes the view alone; Port.Close closes all views.
 func (p *Port) ListenQUIC(network string, laddr *net.UDPAddr) (net.PacketConn, error) {
-	v := &view{port: p, ready: make(chan struct{}, 1), closed: make(chan struct{})}
-	v.readDeadline.init()
-	v.writeDeadline.init()
-	switch network {
-	case "udp":
-		v.v4, v.v6 = true, true
-	case "udp4":
-		v.v4 = true
-	case "udp6":
-		v.v6 = true
-	default:
-		return nil, quicListenError(network, laddr, net.UnknownNetworkError(network))
+	v, err := p.newView(network, laddr)
+	if err != nil {
+		return nil, quicListenError(network, laddr, err)
 	}
-	if laddr != nil && laddr.Port != 0 && laddr.Port != int(p.number) {
-		return nil, quicListenError(network, laddr, os.NewSyscallError("bind", syscall.EADDRNOTAVAIL))
-	}
-	var a netip.Addr
-	if laddr != nil && len(laddr.IP) != 0 {
-		a, _ = netip.AddrFromSlice(laddr.IP)
-		if a = a.Unmap(); a.IsUnspecified() {
-			v.v4, v.v6 = v.v4 && (a.Is4() || network == "udp"), v.v6 && a.Is6()
-		}
-		if !v.v4 && a.Is4() || !v.v6 && a.Is6() {
-			return nil, quicListenError(network, laddr, &net.AddrError{Err: "address of another family", Addr: a.String()})
-		}
-	}
-	if a.IsValid() && !a.IsUnspecified() {
-		v.addr = a
-		v.v4, v.v6 = a.Is4(), a.Is6()
-	} else if a = netip.IPv6Unspecified(); !v.v6 {
-		a = netip.IPv4Unspecified()
-	}
-	v.local = net.UDPAddrFromAddrPort(netip.AddrPortFrom(a, p.number))
-
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch {
@@ -118,6 +88,45 @@ func (p *Port) ListenQUIC(network string, laddr *net.UDPAddr) (net.PacketConn, e
 	v.id = p.viewIDs.get()
 	p.views = append(p.views, v)
 	p.arrangeViews()
+	return v, nil
+}
+
+// newView makes the view that network and laddr of ListenQUIC ask for, which is
+// not the Port's yet.
+func (p *Port) newView(network string, laddr *net.UDPAddr) (*view, error) {
+	v := &view{port: p, ready: make(chan struct{}, 1), closed: make(chan struct{})}
+	v.readDeadline.init()
+	v.writeDeadline.init()
+	switch network {
+	case "udp":
+		v.v4, v.v6 = true, true
+	case "udp4":
+		v.v4 = true
+	case "udp6":
+		v.v6 = true
+	default:
+		return nil, net.UnknownNetworkError(network)
+	}
+	if laddr != nil && laddr.Port != 0 && laddr.Port != int(p.number) {
+		return nil, os.NewSyscallError("bind", syscall.EADDRNOTAVAIL)
+	}
+	var a netip.Addr
+	if laddr != nil && len(laddr.IP) != 0 {
+		a, _ = netip.AddrFromSlice(laddr.IP)
+		if a = a.Unmap(); a.IsUnspecified() {
+			v.v4, v.v6 = v.v4 && (a.Is4() || network == "udp"), v.v6 && a.Is6()
+		}
+		if !v.v4 && a.Is4() || !v.v6 && a.Is6() {
+			return nil, &net.AddrError{Err: "address of another family", Addr: a.String()}
+		}
+	}
+	if a.IsValid() && !a.IsUnspecified() {
+		v.addr = a
+		v.v4, v.v6 = a.Is4(), a.Is6()
+	} else if a = netip.IPv6Unspecified(); !v.v6 {
+		a = netip.IPv4Unspecified()
+	}
+	v.local = net.UDPAddrFromAddrPort(netip.AddrPortFrom(a, p.number))
 	return v, nil
 }
 
@@ -235,6 +244,8 @@ func (v *view) udpAddr(ap netip.AddrPort) *net.UDPAddr {
 // WriteTo implements net.PacketConn. It waits for room in the send buffer no
 // longer than writePatience; a datagram that found none is lost silently, as
 // one that a router drops: the QUIC stack would end the connection for less.
+// One that is too long for the interface is an error that says so: it fails a
+// handshake at once, and a connection takes it for lost.
 func (v *view) WriteTo(b []byte, addr net.Addr) (int, error) {
 	switch {
 	case isDone(v.closed):
@@ -251,7 +262,7 @@ func (v *view) WriteTo(b []byte, addr net.Addr) (int, error) {
 	key := v.port.sources.key(to)
 	c := v.connFor(key, to.Addr())
 	if c == nil {
-		return 0, v.opError("write", addr, ErrNoSource)
+		return 0, v.opError("write", addr, v.port.NoSource(to.Addr()))
 	}
 	if len(b) > 0 && kindOf(b[0]) == kindQUIC {
 		v.port.sources.sent(key, v.id, c.id)
@@ -261,7 +272,10 @@ func (v *view) WriteTo(b []byte, addr net.Addr) (int, error) {
 			}
 		}
 	}
-	if err := c.WriteTo(b, to); err != nil && err != ErrBusy {
+	switch err := c.WriteTo(b, to); {
+	case err == ErrMessageTooLong:
+		return 0, v.opError("write", addr, newTooLongFor(len(b), to.Addr()))
+	case err != nil && err != ErrBusy:
 		return 0, v.opError("write", addr, err)
 	}
 	return len(b), nil

@@ -70,9 +70,9 @@ func (l *simLink) read(b []byte) (n, seg int, from netip.AddrPort, err error) {
 	return n, n, netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port()), nil
 }
 
-func (l *simLink) write(b []byte, seg int, to netip.AddrPort) error {
+func (l *simLink) write(b []byte, seg int, to netip.AddrPort, _ uint8) error {
 	addr := net.UDPAddrFromAddrPort(to)
-	for len(b) > 0 {
+	for first := true; first || len(b) > 0; first = false { // an empty b is one datagram
 		d := b[:min(seg, len(b))]
 		if _, err := l.conn.WriteTo(d, addr); err != nil {
 			return err

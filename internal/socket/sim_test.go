@@ -65,6 +65,13 @@ func TestSimulatedNetwork(t *testing.T) {
 			t.Fatal(err)
 		}
 		collect(t, ch, want, 100)
+		if err := a.Conns()[0].WriteTo(nil, b.Conns()[0].LocalAddr()); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if n := b.Stats().Dropped["empty"]; n != 1 {
+			t.Errorf("%d empty datagrams arrived, want 1", n)
+		}
 
 		v, err := b.ListenQUIC("udp4", &net.UDPAddr{IP: net.IPv4zero})
 		if err != nil {

@@ -103,7 +103,7 @@ func lively(s *connSet, c *Conn, remote netip.Addr) *Conn {
 		return c
 	}
 	for _, o := range s.conns {
-		if o != c && fits(o, remote) && time.Duration(o.heard.Load()-c.heard.Load()) > muteFor {
+		if o != c && o.leads(remote) && time.Duration(o.heard.Load()-c.heard.Load()) > muteFor {
 			return o
 		}
 	}

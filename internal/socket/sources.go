@@ -15,8 +15,11 @@ const (
 	sourceWays    = 4
 
 	limitSlots = 1024
-	limitRate  = 32  // first packets per second and source address
-	limitBurst = 128 // and this many at once
+	// First packets per second and source address, and how many at once. A
+	// handshake has three to five of them, and behind one address may be an
+	// office of two hundred that comes back after a power cut.
+	limitRate  = 64
+	limitBurst = 2048
 )
 
 // sources remembers with which addresses QUIC was spoken, through which view
@@ -193,18 +196,15 @@ type limiter struct {
 
 func newLimiter() *limiter { return &limiter{seed: maphash.MakeSeed(), epoch: time.Now()} }
 
-// allow takes one token of the source's. An IPv6 source is its /64; loopback,
-// where many nodes share an address, is told apart by port.
+// allow takes one token of the source's. An IPv6 source is its /64.
 func (l *limiter) allow(from netip.AddrPort) bool {
 	const interval = int64(time.Second) / limitRate
-	a, port := from.Addr(), uint16(0)
-	if a.IsLoopback() {
-		port = from.Port()
-	} else if a.Is6() {
+	a := from.Addr()
+	if a.Is6() {
 		p, _ := a.WithZone("").Prefix(64)
 		a = p.Addr()
 	}
-	slot := &l.slots[hashAddr(l.seed, netip.AddrPortFrom(a, port))%limitSlots]
+	slot := &l.slots[hashAddr(l.seed, netip.AddrPortFrom(a, 0))%limitSlots]
 	now := int64(time.Since(l.epoch))
 	for {
 		full := slot.Load()

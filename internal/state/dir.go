@@ -29,17 +29,29 @@ var ErrLocked = errors.New("state directory is in use")
 type Dir struct {
 	path string // "" is memory
 
+	readOnly error // why Open could write nothing; nil if it could
+
+	// What makes a write durable; tests let it fail.
+	syncFile func(*os.File) error
+	syncDir  func(path string) error
+
 	mu     sync.Mutex
-	lock   *os.File // nil for memory and after Close
+	locks  []*os.File // none for memory and after Close
 	closed bool
-	seen   map[string]error  // names that were checked; the error forbids Save
-	memory map[string][]byte // sealed files, if path is ""
+	broken error                // of Break
+	seen   map[string]error     // names that were checked; the error forbids Save
+	failed map[string]complaint // names that Keep could not save
+	memory map[string][]byte    // sealed files, if path is ""
 }
 
-// Open takes a directory for this process alone, and makes it if need be. An
-// empty path gives a Dir that keeps everything in memory until Close.
+// Open takes a directory for this process alone, and makes it if need be. One
+// that cannot be written is opened all the same, if it can be locked: ReadOnly
+// tells. An empty path gives a Dir that keeps everything in memory until Close.
 func Open(path string) (*Dir, error) {
-	d := &Dir{seen: make(map[string]error), memory: make(map[string][]byte)}
+	d := &Dir{
+		syncFile: (*os.File).Sync, syncDir: syncDir,
+		seen: make(map[string]error), failed: make(map[string]complaint), memory: make(map[string][]byte),
+	}
 	if path == "" {
 		return d, nil
 	}
@@ -58,29 +70,16 @@ func Open(path string) (*Dir, error) {
 	if err := checkDir(path, info); err != nil {
 		return nil, fmt.Errorf("state directory %s: %w", path, err)
 	}
-	f, err := os.OpenFile(filepath.Join(path, lockName), os.O_RDWR|os.O_CREATE, fileMode)
-	if err != nil {
-		return nil, fmt.Errorf("state directory: %w", err)
-	}
-	if err := lockFile(f); err != nil {
-		defer f.Close()
-		if !errors.Is(err, ErrLocked) {
-			return nil, fmt.Errorf("state directory %s: cannot lock: %w", path, err)
-		}
-		who := "by another process, or this one"
-		if b, _ := io.ReadAll(io.LimitReader(f, 32)); len(b) > 0 {
-			who = "by process " + strings.TrimSpace(string(b))
-		}
-		return nil, fmt.Errorf("%w: %s is open %s", err, path, who)
-	}
-	d.lock = f
-	// The process ID is for the message above only.
-	if f.Truncate(0) == nil {
-		fmt.Fprintf(f, "%d\n", os.Getpid())
+	if err := d.take(os.OpenFile); err != nil {
+		return nil, err
 	}
 	d.sweep()
 	return d, nil
 }
+
+// ReadOnly says why Open could not write, nil if it could. What is there can be
+// read then, and Save fails unless that has changed.
+func (d *Dir) ReadOnly() error { return d.readOnly }
 
 // Path returns the directory, "" for memory.
 func (d *Dir) Path() string { return d.path }
@@ -91,14 +90,14 @@ func (d *Dir) Close() error {
 	defer d.mu.Unlock()
 	d.closed = true
 	d.memory = nil
-	if d.lock == nil {
-		return nil
-	}
 	// Closing ends the lock. The file stays: to remove it would let two
 	// processes lock two files of that name.
-	err := d.lock.Close()
-	d.lock = nil
-	return err
+	var errs []error
+	for _, f := range d.locks {
+		errs = append(errs, f.Close())
+	}
+	d.locks = nil
+	return errors.Join(errs...)
 }
 
 // Load reads the document of a name into v, as encoding/json does. found is
@@ -138,6 +137,9 @@ func (d *Dir) Save(name string, v any) error {
 	b, err := seal(name, v)
 	if err != nil {
 		return fmt.Errorf("state %q: %w", name, err)
+	}
+	if d.broken != nil {
+		return fmt.Errorf("state %q: %w", name, d.broken)
 	}
 	if d.path == "" {
 		d.memory[name] = b
@@ -199,6 +201,10 @@ func (d *Dir) read(name string) (json.RawMessage, error) {
 
 // readFile reads a file that only its owner may read. Its errors name it.
 func readFile(path string) ([]byte, error) {
+	// To open a pipe would wait for who writes to it.
+	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s: %w: not a regular file", path, ErrDamaged)
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
@@ -220,8 +226,11 @@ func readFile(path string) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(f, maxFile))
 }
 
-// write replaces a file so that a crash leaves the old one or the new one.
-func (d *Dir) write(name string, b []byte) (err error) {
+// write replaces the document of a name.
+func (d *Dir) write(name string, b []byte) error { return d.replace(d.file(name), name, b) }
+
+// replace replaces a file so that a crash leaves the old one or the new one.
+func (d *Dir) replace(path, name string, b []byte) (err error) {
 	// CreateTemp makes the file with mode 0600.
 	f, err := os.CreateTemp(d.path, "."+name+tempMark+"*")
 	if err != nil {
@@ -237,16 +246,16 @@ func (d *Dir) write(name string, b []byte) (err error) {
 	if _, err := f.Write(b); err != nil {
 		return err
 	}
-	if err := f.Sync(); err != nil {
+	if err := d.syncFile(f); err != nil {
 		return err
 	}
 	if err := f.Close(); err != nil {
 		return err
 	}
-	if err := os.Rename(f.Name(), d.file(name)); err != nil {
+	if err := os.Rename(f.Name(), path); err != nil {
 		return err
 	}
-	return syncDir(d.path)
+	return d.syncDir(d.path)
 }
 
 // sweep removes what a crash left half written. Errors do not matter: such

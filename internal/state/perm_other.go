@@ -2,7 +2,10 @@
 
 package state
 
-import "io/fs"
+import (
+	"errors"
+	"io/fs"
+)
 
 // Outside Unix access is governed by lists that a new directory inherits from
 // the user's profile; mode bits say nothing.
@@ -13,3 +16,7 @@ func checkFile(fs.FileInfo) error { return nil }
 
 // syncDir has nothing to do: a rename is journaled.
 func syncDir(string) error { return nil }
+
+// writeRefused says whether err is that the user's rights on the disk take
+// nothing new.
+func writeRefused(err error) bool { return errors.Is(err, fs.ErrPermission) }

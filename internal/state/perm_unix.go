@@ -39,3 +39,9 @@ func syncDir(path string) error {
 	}
 	return nil
 }
+
+// writeRefused says whether err is that the disk, or the user's rights on it,
+// take nothing new.
+func writeRefused(err error) bool {
+	return errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS) || errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
+}

@@ -26,6 +26,7 @@ const (
 	FrameClose         FrameType = 0x0a // Flag: the reason
 	FrameRelayBind     FrameType = 0x0b // Peer, Session: relay between the sender and Peer
 	FrameRelayChannel  FrameType = 0x0c // Session, Flag: a relay status, Size: the channel
+	FrameClosed        FrameType = 0x0d // answers a CLOSE that is repeated until then
 )
 
 // The Flag of FrameRelayChannel.
@@ -34,6 +35,13 @@ const (
 	RelayWaiting uint8 = 1 // the other side has not asked yet; the channel is zero
 	RelayRefused uint8 = 2 // the relay does not relay this; the channel is zero
 )
+
+// FrameExtension is the first type of those that say how long they are, so that a
+// peer which does not know one reads on behind it.
+const FrameExtension FrameType = 0x40
+
+// maxExtension bounds the bytes of an extension: a CTRL plaintext is no longer.
+const maxExtension = MaxMessage
 
 // maxRekeyMessage bounds a Noise message in a rekey frame: e, s and a payload
 // with an ML-KEM encapsulation key.
@@ -74,6 +82,11 @@ func (f Frame) Append(b []byte) []byte {
 		b = append(b, f.Session[:]...)
 		b = append(b, f.Flag)
 		b = binary.BigEndian.AppendUint16(b, f.Size)
+	default:
+		if f.Type >= FrameExtension {
+			b = binary.BigEndian.AppendUint16(b, uint16(len(f.Message)))
+			b = append(b, f.Message...)
+		}
 	}
 	return b
 }
@@ -106,6 +119,7 @@ func ParseFrame(b []byte) (f Frame, rest []byte, err error) {
 		}
 	case FrameClose:
 		f.Flag = c.uint8("close reason")
+	case FrameClosed:
 	case FrameRekeyOffer, FrameRekeyAnswer:
 		f.Number = c.uint32("rekey number")
 		f.Message = c.bytes16(maxRekeyMessage, "rekey message")
@@ -120,7 +134,11 @@ func ParseFrame(b []byte) (f Frame, rest []byte, err error) {
 			c.fail(ErrInvalid, "relay channel")
 		}
 	default:
-		c.fail(ErrInvalid, fmt.Sprintf("frame type %#x", uint8(f.Type)))
+		if f.Type < FrameExtension {
+			c.fail(ErrInvalid, fmt.Sprintf("frame type %#x", uint8(f.Type)))
+			break
+		}
+		f.Message = c.bytes16(maxExtension, "extension")
 	}
 	if c.err != nil {
 		return Frame{}, nil, c.err

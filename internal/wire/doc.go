@@ -29,6 +29,43 @@
 //	RELAY         from relay (1 bit) channel (15 bit) | a datagram of another
 //	              pipe, sealed end to end, of any type but RELAY
 //
+// # Control frames
+//
+// A frame is its type (1) and what stands here behind it:
+//
+//	0x01 PING, 0x02 PONG            ID (8)
+//	0x03 PATH_CHALLENGE             ID (8)
+//	0x04 PATH_RESPONSE              ID (8)
+//	0x05 MTU_PROBE, 0x06 MTU_ACK    ID (8) | size of the datagram (2)
+//	0x07 CONFIRM                    0 asks, 1 answers (1)
+//	0x08 REKEY_OFFER, 0x09 REKEY_ANSWER  number (4) | Noise message (2+n, ≤2048)
+//	0x0a CLOSE                      reason (1)
+//	0x0b RELAY_BIND                 peer ID (32) | session ID (16)
+//	0x0c RELAY_CHANNEL              session ID (16) | status (1; 0 bound, 1
+//	                                waiting, 2 refused) | channel (2; 0 unless
+//	                                bound)
+//	0x0d CLOSED                     nothing
+//	0x40 to 0xff                    extensions: 2+n bytes
+//
+// An answer (PONG, PATH_RESPONSE, MTU_ACK) repeats the ID, and the size, of what
+// it answers. Another type below 0x40 makes what is left of the plaintext
+// invalid. An extension that the receiver does not know is skipped.
+//
+// # Payload of a rekey (inside Noise)
+//
+//	 1  kind            1 offer, 2 answer
+//	 4  number          counts the rekeys of a session from 1
+//	 3  receiver index  for the new keys, not zero
+//	2+n ML-KEM-768      encapsulation key (1184), ciphertext (1088), or empty
+//
+// # Versions
+//
+// This is version 1. It stands first in offer, answer and every prologue, and
+// another is refused without an answer, for nothing of it can be verified. The
+// streams that carry offers name their version as well (libp2p's protocol IDs end
+// in "/1"), so an initiator that speaks several knows before its offer which one
+// the other side takes. Within a version only extensions may be added.
+//
 // # Payload of offer and answer (inside Noise)
 //
 //	 1  kind              1 offer, 2 answer
@@ -41,8 +78,11 @@
 //	 1  AEADs             offer: set bits 0x01 AES-256-GCM, 0x02
 //	                      ChaCha20-Poly1305, 0x80 AES is in hardware;
 //	                      answer: exactly one of 0x01, 0x02
-//	1+n ufrag             ≤64 bytes
-//	1+n password          ≤128 bytes
+//	1+n ufrag             16 ice-chars (RFC 8839 §5.4): the first 16 of
+//	                      base64(SHA-256("idloc ICE ufrag " ‖ password)),
+//	                      so that nobody chooses what is sent in clear to
+//	                      addresses that are not proven
+//	1+n password          32 ice-chars; both are empty if nothing is checked
 //	 1  relays            ≤2, 32 bytes each (peer IDs)
 //	 1  candidates        ≤16, as below
 //	2+n ML-KEM-768        offer: encapsulation key (1184);
@@ -55,6 +95,9 @@
 //	                      port (2), bytes taken (8), end (8), how much may
 //	                      lie unread (4): see internal/null
 //
+// A refusal (kind 3, then a reason: 1 refused, 2 the peer's own offer stands)
+// takes the place of an answer's payload.
+//
 // A candidate is: type (low 4 bits: RFC 8445, high 4 bits: 0 UDP, else the
 // TCP type of RFC 6544) | priority (4) | foundation (1+n, ≤32) | address |
 // related address. An address is: family (1; 4, 6, or 0 for none) | IP | port
@@ -65,6 +108,8 @@
 //	header.go     demux header               draft §4.3, DESIGN §6
 //	payload.go    offer and answer           draft §4.2, DESIGN §7
 //	candidate.go  transport candidates       RFC 8445 §5.1
+//	refusal.go    what takes an answer's place
+//	credentials.go  ufrag and password         RFC 8445 §5.3, RFC 8839 §5.4
 //	flow.go       flows with null encapsulation  draft §4.3, DESIGN §14.11
 //	ctrl.go       control frames             RFC 8899 (probes), RFC 7675 (pings)
 //	rekey.go      payloads of an in-pipe rekey

@@ -31,8 +31,6 @@ const (
 const (
 	MaxCandidates = 16 // how many
 	MaxRelays     = 2  // how many
-	MaxUfrag      = 64
-	MaxPwd        = 128
 	MaxChain      = 2048
 	EncapKeyLen   = 1184 // ML-KEM-768 encapsulation key, FIPS 203 table 3
 	EncapCtLen    = 1088 // ML-KEM-768 ciphertext
@@ -55,7 +53,7 @@ type Payload struct {
 	MTU           uint16
 	Encapsulation uint8
 	AEADs         AEADs
-	Ufrag, Pwd    string
+	Ufrag, Pwd    string // as ValidCredentials wants them; both empty: no checks
 	Relays        []peerid.ID
 	Candidates    []Candidate
 	KEM           []byte // encapsulation key or ciphertext
@@ -93,10 +91,8 @@ func (p *Payload) Check() error {
 		return bad("encapsulation")
 	case (p.Encapsulation == Null) != (p.Flow != Flow{}), p.Flow != Flow{} && !p.Flow.valid():
 		return bad("flow")
-	case len(p.Ufrag) > MaxUfrag:
-		return bad("ufrag")
-	case len(p.Pwd) > MaxPwd:
-		return bad("password")
+	case p.Ufrag+p.Pwd != "" && !ValidCredentials(p.Ufrag, p.Pwd):
+		return bad("ICE credentials")
 	case len(p.Relays) > MaxRelays:
 		return bad("relays")
 	case len(p.Candidates) > MaxCandidates:
@@ -150,8 +146,8 @@ func ParsePayload(b []byte) (*Payload, error) {
 	p.MTU = c.uint16("MTU")
 	p.Encapsulation = c.uint8("encapsulation")
 	p.AEADs = AEADs(c.uint8("AEADs"))
-	p.Ufrag = string(c.bytes8(MaxUfrag, "ufrag"))
-	p.Pwd = string(c.bytes8(MaxPwd, "password"))
+	p.Ufrag = string(c.bytes8(UfragLen, "ufrag"))
+	p.Pwd = string(c.bytes8(PwdLen, "password"))
 	for n := c.count(MaxRelays, "relays"); n > 0 && c.err == nil; n-- {
 		if v := c.take(peerid.Size, "relay"); v != nil {
 			p.Relays = append(p.Relays, peerid.ID(v))

@@ -5,12 +5,8 @@ import (
 	"fmt"
 )
 
-// Rekey is the payload of both Noise messages of an in-pipe rekey:
-//
-//	 1  kind            1 offer, 2 answer
-//	 4  number          counts the rekeys of a session from 1
-//	 3  receiver index  for the new keys, not zero
-//	2+n ML-KEM-768      encapsulation key, ciphertext, or empty
+// Rekey is the payload of both Noise messages of an in-pipe rekey, laid out in the
+// package doc. Its numbers count the rekeys of a session from 1.
 type Rekey struct {
 	Kind   Kind
 	Number uint32

@@ -16,13 +16,15 @@ import (
 	"github.com/idloc/idloc/internal/peerid"
 )
 
+const samplePwd = "0123456789abcdefghijklmnopqrst+/"
+
 var update = flag.Bool("update", false, "make the golden vectors anew")
 
 func samplePayload(kind Kind) *Payload {
 	p := &Payload{
 		Kind: kind, Session: [16]byte{1, 2, 3}, Timestamp: 1700000000000000, Start: 42, Index: 0xabcdef,
 		MTU: 1472, Encapsulation: OuterUDP, AEADs: AES256GCM | ChaCha20Poly1305 | HasAES,
-		Ufrag: "ufrag", Pwd: "password", Relays: []peerid.ID{{7}, {8}},
+		Ufrag: Ufrag(samplePwd), Pwd: samplePwd, Relays: []peerid.ID{{7}, {8}},
 		Candidates: []Candidate{
 			{Type: Host, Priority: 2130706431, Foundation: "1", Addr: netip.MustParseAddrPort("192.0.2.1:4000")},
 			{Type: ServerReflexive, Priority: 1, Foundation: "2", Addr: netip.MustParseAddrPort("[2001:db8::1]:5000"),
@@ -63,7 +65,10 @@ var sampleFrames = []struct {
 	{"rekey-offer", Frame{Type: FrameRekeyOffer, Number: 3, Message: []byte("noise message 1")}},
 	{"rekey-answer", Frame{Type: FrameRekeyAnswer, Number: 3, Message: []byte("noise message 2")}},
 	{"close", Frame{Type: FrameClose, Flag: 1}},
+	{"closed", Frame{Type: FrameClosed}},
 	{"relay-bind", Frame{Type: FrameRelayBind, Peer: [32]byte{1, 31: 2}, Session: [16]byte{3, 15: 4}}},
+	{"extension", Frame{Type: FrameExtension, Message: []byte("a later version's")}},
+	{"extension-empty", Frame{Type: 0xff, Message: []byte{}}},
 	{"relay-channel", Frame{Type: FrameRelayChannel, Session: [16]byte{3, 15: 4}, Flag: RelayBound, Size: 5}},
 }
 
@@ -161,8 +166,17 @@ func TestPayloadRefused(t *testing.T) {
 		"TCP type":        func(p *Payload) { p.Candidates[0].TCP = 4 },
 		"no AEAD":         func(p *Payload) { p.AEADs = HasAES },
 		"unknown AEAD":    func(p *Payload) { p.AEADs |= 4 },
-		"ufrag":           func(p *Payload) { p.Ufrag = strings.Repeat("u", MaxUfrag+1) },
-		"password":        func(p *Payload) { p.Pwd = strings.Repeat("p", MaxPwd+1) },
+		"long ufrag":      func(p *Payload) { p.Ufrag += "u" },
+		"long password":   func(p *Payload) { p.Pwd += "p" },
+		"short password":  func(p *Payload) { p.Pwd = p.Pwd[1:]; p.Ufrag = Ufrag(p.Pwd) },
+		"password's text": func(p *Payload) { p.Pwd = "\n" + p.Pwd[1:]; p.Ufrag = Ufrag(p.Pwd) },
+		"no ufrag":        func(p *Payload) { p.Ufrag = "" },
+		"no password":     func(p *Payload) { p.Pwd = "" },
+		// What reads as a command somewhere: for statsd, for redis, and in the
+		// alphabet and length of a ufrag.
+		"statsd's ufrag":  func(p *Payload) { p.Ufrag = "payments.failed:1000|c" },
+		"redis' ufrag":    func(p *Payload) { p.Ufrag = "\r\nFLUSHALL\r\n" },
+		"chosen ufrag":    func(p *Payload) { p.Ufrag = "FLUSHALL/0000000" },
 		"relays":          func(p *Payload) { p.Relays = make([]peerid.ID, MaxRelays+1) },
 		"candidates":      func(p *Payload) { p.Candidates = slicesRepeat(p.Candidates[0], MaxCandidates+1) },
 		"candidate type":  func(p *Payload) { p.Candidates[0].Type = 5 },
@@ -190,6 +204,26 @@ func slicesRepeat(c Candidate, n int) (cs []Candidate) {
 		cs = append(cs, c)
 	}
 	return cs
+}
+
+func TestRefusal(t *testing.T) {
+	for _, r := range []Refusal{Refused, Glare} {
+		b := r.Append(nil)
+		if got, ok := ParseRefusal(b); !ok || got != r || len(b) != 2 || b[0] != 3 {
+			t.Errorf("%v: %x is read as %v, %v", r, b, got, ok)
+		}
+		if _, err := ParsePayload(b); err == nil {
+			t.Errorf("%v is an answer", r)
+		}
+	}
+	for _, b := range [][]byte{nil, {3}, {3, 0}, {3, 3}, {2, 1}, {3, 1, 0}, samplePayload(Answer).Append(nil)} {
+		if r, ok := ParseRefusal(b); ok {
+			t.Errorf("%.8x is read as %v", b, r)
+		}
+	}
+	if s := fmt.Sprint(Refused, Glare, Refusal(9)); s != "refused the peer's own offer stands Refusal(9)" {
+		t.Error(s)
+	}
 }
 
 func TestCandidate(t *testing.T) {
@@ -238,7 +272,7 @@ func TestFrames(t *testing.T) {
 	if f, rest, err := ParseFrame(rest); f.Type != framePadding || rest != nil || err != nil {
 		t.Errorf("padding: %+v, %v, %v", f, rest, err)
 	}
-	for _, b := range [][]byte{{0, 0, 1}, {0xff}, {0x0d, 0}, {byte(FrameConfirm), 2},
+	for _, b := range [][]byte{{0, 0, 1}, {0x3f}, {0x0e, 0}, {byte(FrameConfirm), 2},
 		append([]byte{byte(FrameRelayChannel), 15: 0}, 0, 0, 0, 0), // bound without a channel
 	} {
 		if _, _, err := ParseFrame(b); !errors.Is(err, ErrInvalid) {

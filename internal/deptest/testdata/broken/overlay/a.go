@@ -1,5 +1,4 @@
 package overlay
 
 import _ "github.com/miekg/dns"
-import _ "github.com/pion/ice/v3"
 import _ "github.com/idloc/idloc/overlay/naming"

@@ -1,0 +1,3 @@
+package ice
+
+import _ "github.com/pion/ice/v3"

@@ -1,0 +1,99 @@
+package null
+
+import (
+	"bytes"
+	"io"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// What a stopped connection still brought waits for who reads, and is read in
+// pieces of any size: every byte of it, the last one too, before what comes on the
+// next connection and before the end.
+func TestPendingInPieces(t *testing.T) {
+	for _, n := range []int{1, 2, 3, 16} {
+		for _, piece := range []int{1, 2, 3, 5, 16, 32} {
+			synctest.Test(t, func(t *testing.T) {
+				_, c, peer := newLink(64, 64, healthy)
+				s := New(Config{}, c, 64)
+				s.pending = pattern(n, 7)
+				if _, err := peer.Write(pattern(4, 9)); err != nil {
+					t.Fatal(err)
+				}
+				if err := peer.CloseWrite(); err != nil {
+					t.Fatal(err)
+				}
+				var got []byte
+				b := make([]byte, piece)
+				for {
+					k, err := s.Read(b)
+					got = append(got, b[:k]...)
+					if len(got) < n && len(s.pending) != n-len(got) {
+						t.Fatalf("%d bytes wait after %d of %d", len(s.pending), len(got), n)
+					}
+					if len(got) >= n && s.pending != nil {
+						t.Errorf("%d bytes wait when all were read", len(s.pending))
+					}
+					if err == io.EOF {
+						break
+					}
+					if err != nil || k == 0 {
+						t.Fatalf("%d bytes, %v", k, err)
+					}
+				}
+				if want := append(pattern(n, 7), pattern(4, 9)...); !bytes.Equal(got, want) {
+					t.Errorf("%d bytes by %d: %d came, %d in order", n, piece, len(got), prefix(got, want))
+				}
+				if !s.eof || s.taken != 4 {
+					t.Errorf("%d bytes taken", s.taken)
+				}
+				s.Abort()
+				s.Wait()
+			})
+		}
+	}
+}
+
+// Streams that are closed, late, ended or shut are said so by Read and Write in
+// this order, before anything is read or written.
+func TestOrderOfReasons(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, c, _ := newLink(64, 64, healthy)
+		s := New(Config{}, c, 64)
+		past := time.Now().Add(-time.Second)
+		s.mu.Lock()
+		s.pending, s.eof, s.err = []byte{1, 2}, true, ErrReset
+		s.mu.Unlock()
+		b := make([]byte, 8)
+		if n, err := s.read(b); n != 2 || err != nil {
+			t.Errorf("what waits: %d, %v", n, err)
+		}
+		if n, err := s.read(b); n != 0 || err != io.EOF {
+			t.Errorf("then the end: %d, %v", n, err)
+		}
+		s.eof = false
+		if n, err := s.read(b); n != 0 || err != ErrReset {
+			t.Errorf("then the error: %d, %v", n, err)
+		}
+		if n, err := s.write(b); n != 0 || err != ErrReset {
+			t.Errorf("to write: %d, %v", n, err)
+		}
+		s.readShut = true
+		if n, err := s.read(b); n != 0 || err != io.EOF {
+			t.Errorf("shut: %d, %v", n, err)
+		}
+		if n, err := s.read(nil); n != 0 || err != nil {
+			t.Errorf("nothing: %d, %v", n, err)
+		}
+		s.readDeadline, s.writeDeadline = past, past
+		if _, err := s.read(b); err == nil || err == io.EOF || err == ErrReset {
+			t.Errorf("late: %v", err)
+		}
+		if _, err := s.write(b); err == nil || err == ErrReset {
+			t.Errorf("late to write: %v", err)
+		}
+		s.Abort()
+		s.Wait()
+	})
+}

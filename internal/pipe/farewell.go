@@ -1,0 +1,278 @@
+package pipe
+
+import (
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/idloc/idloc/internal/peerid"
+	"github.com/idloc/idloc/internal/wire"
+)
+
+// The end of a pipe that the peer must learn of, because all that is open over
+// it is over with it: one packet that is lost must not leave a reader waiting.
+// The side that ends says CLOSE until the peer answers CLOSED, or for about a
+// second; the other side answers each CLOSE for as long. Both do so after the
+// pipe is closed for everything else, under the keys that sealed last.
+
+// The reasons in a CLOSE frame. After the last two it is repeated until it is
+// answered.
+const (
+	closeOther    uint8 = 0
+	closeIdle     uint8 = 1
+	closeEnded    uint8 = 2 // the sender's process ends
+	closeExpelled uint8 = 3 // the sender takes the receiver for no member any more
+)
+
+// ErrPeerEnded is why a pipe is closed whose peer's process has ended, or has
+// been started anew, or has put this side out: nothing that was open over the
+// pipe goes on.
+var ErrPeerEnded = errors.New("pipe: the peer has ended it for good")
+
+const (
+	farewellFirst = int64(50 * time.Millisecond) // until CLOSE is repeated, at least
+	farewellFor   = int64(time.Second)           // how long it is, at least
+	farewellRTTs  = 3
+	// maxFarewells bounds the pipes that are being ended; further ones are
+	// told once.
+	maxFarewells = 4096
+)
+
+// farewell is the end of one pipe. Its fields are guarded by farewells.mu.
+type farewell struct {
+	timed
+	e     *Endpoint
+	kp    *keypair // wiped, so that nothing but this uses it
+	keys  *aeads   // of kp, from before; nil if they were wiped earlier
+	at    Path
+	frame wire.Frame // ours: CLOSE; else the answer, CLOSED
+	ours  bool
+	pause int64 // until it is said again
+	until int64
+}
+
+// farewells are those of an Endpoint, by our receiver index.
+type farewells struct {
+	n  atomic.Int32 // how many there are
+	mu sync.Mutex   // guards what follows
+	by map[uint32]*farewell
+
+	ours int           // of them
+	none chan struct{} // closed when none is ours; nil: nobody waits
+}
+
+// sayFarewell goes on where the first CLOSE, or CLOSED, was sent under kp,
+// which nothing else may use any more.
+func (e *Endpoint) sayFarewell(f *farewell, rtt int64) {
+	w := &e.farewells
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.by) >= maxFarewells {
+		return
+	}
+	if w.by == nil {
+		w.by = make(map[uint32]*farewell)
+	}
+	now := e.now()
+	f.e, f.fire = e, f.tick
+	f.pause = max(farewellFirst, rtt+rtt/4)
+	f.until = now + max(farewellFor, farewellRTTs*rtt)
+	next := f.until
+	if f.ours {
+		next = now + f.pause
+	}
+	if !e.timers.plan(&f.timed, next) {
+		return // the Endpoint is closed
+	}
+	w.by[f.kp.recvIndex] = f
+	w.n.Add(1)
+	if f.ours {
+		w.ours++
+	}
+}
+
+// tick says CLOSE once more, or gives up.
+func (f *farewell) tick(now int64) (next int64) {
+	w := &f.e.farewells
+	w.mu.Lock()
+	var d []byte
+	if now < f.until && w.by[f.kp.recvIndex] == f {
+		d = f.seal(f.frame)
+	}
+	if d == nil {
+		w.removeLocked(f)
+		w.mu.Unlock()
+		return 0
+	}
+	f.pause += f.pause / 2
+	next = min(now+f.pause, f.until)
+	w.mu.Unlock()
+	f.send(d)
+	return next
+}
+
+// seal returns frame as a datagram, nil if the keys are used up. The caller holds
+// farewells.mu.
+func (f *farewell) seal(frame wire.Frame) []byte {
+	plain := frame.Append(nil)
+	d := make([]byte, wire.HeaderLen+len(plain)+wire.TagLen)
+	copy(d[wire.HeaderLen:], plain)
+	var nonce [nonceLen]byte
+	if !f.kp.sealWith(f.keys, wire.TypeCtrl, d, &nonce) {
+		return nil
+	}
+	return d
+}
+
+// send sends what seal returned. A loss is made up for by the next.
+func (f *farewell) send(d []byte) { _ = f.at.Local.WriteBatch(d, len(d), f.at.Remote) }
+
+func (w *farewells) removeLocked(f *farewell) {
+	if w.by[f.kp.recvIndex] != f {
+		return
+	}
+	delete(w.by, f.kp.recvIndex)
+	w.n.Add(-1)
+	if f.ours {
+		if w.ours--; w.ours == 0 && w.none != nil {
+			close(w.none)
+			w.none = nil
+		}
+	}
+}
+
+// farewellHeard takes a CTRL datagram under keys that only a farewell knows. It
+// says whether it was one.
+func (e *Endpoint) farewellHeard(h wire.Header, d []byte) bool {
+	if e.farewells.n.Load() == 0 || h.Type != wire.TypeCtrl {
+		return false
+	}
+	f, answer := e.farewells.heard(h, d)
+	if answer != nil {
+		f.send(answer)
+	}
+	return f != nil
+}
+
+// heard is farewellHeard: it returns which one it was, and what to answer.
+func (w *farewells) heard(h wire.Header, d []byte) (f *farewell, answer []byte) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if f = w.by[h.Index]; f == nil {
+		return nil, nil
+	}
+	var nonce [nonceLen]byte
+	plain, ok := f.kp.openWith(f.keys, nil, d, h.Counter, &nonce)
+	if !ok || !f.kp.accept(h.Counter) {
+		return nil, nil
+	}
+	frame, _, err := wire.ParseFrame(plain)
+	if err != nil {
+		return nil, nil
+	}
+	if frame.Type == wire.FrameClose { // both have ended it, or the answer was lost
+		answer = f.seal(wire.Frame{Type: wire.FrameClosed})
+	}
+	if f.ours && (frame.Type == wire.FrameClosed || frame.Type == wire.FrameClose) {
+		f.e.timers.forget(&f.timed)
+		w.removeLocked(f)
+	}
+	return f, answer
+}
+
+// awaitFarewells returns when every peer has answered, or was told for long
+// enough.
+func (e *Endpoint) awaitFarewells() {
+	w := &e.farewells
+	w.mu.Lock()
+	if w.ours == 0 {
+		w.mu.Unlock()
+		return
+	}
+	if w.none == nil {
+		w.none = make(chan struct{})
+	}
+	none := w.none
+	w.mu.Unlock()
+	<-none
+}
+
+// finish closes the pipe because this process ends.
+func (p *Pipe) finish() {
+	p.mu.Lock()
+	p.end(ErrClosed, closeEnded)
+	p.unlock()
+}
+
+// End closes the pipe for good, because the peer is no member any more: what
+// was open over it is over on both sides, and the peer is told until it answers,
+// for about a second, after End has returned. err is what Err and Handler.Down
+// say. It is idempotent.
+func (p *Pipe) End(err error) {
+	p.mu.Lock()
+	if p.state != stateClosed {
+		p.outbox.calls = append(p.outbox.calls, call{gone: true, err: err})
+	}
+	p.end(err, closeExpelled)
+	p.unlock()
+}
+
+// starts remembers the start numbers of peers' processes, so that a peer that
+// comes back anew is known as such, whether its pipe of before is still there
+// or not. It has a lock of its own, taken last.
+type starts struct {
+	mu sync.Mutex
+	by map[peerid.ID]uint64
+}
+
+// maxStarts bounds them; beyond, any one is forgotten for a new one.
+const maxStarts = 8192
+
+// changed notes start and says whether the peer had another before. With rising
+// only a higher one counts as news: who says so may be late.
+func (s *starts) changed(peer peerid.ID, start uint64, rising bool) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.by == nil {
+		s.by = make(map[peerid.ID]uint64)
+	}
+	old, known := s.by[peer]
+	if known && (start == old || rising && start < old) {
+		return false
+	}
+	if !known && rising {
+		return false // no pipe of before, nothing that could be over
+	}
+	if !known && len(s.by) >= maxStarts {
+		for k := range s.by {
+			delete(s.by, k)
+			break
+		}
+	}
+	s.by[peer] = start
+	return known
+}
+
+// Start is this process's start number, as offers and answers have it.
+func (e *Endpoint) Start() uint64 { return e.start }
+
+// PeerStarted tells what start number the peer has said itself, elsewhere than in
+// a handshake: if it is newer than that of its pipe, the peer's process of before
+// has ended without a word, and so has the pipe.
+func (e *Endpoint) PeerStarted(peer peerid.ID, start uint64) {
+	if !e.starts.changed(peer, start, true) {
+		return
+	}
+	if p := e.Pipe(peer); p != nil {
+		p.mu.Lock()
+		if p.state != stateClosed && (p.keys.sess == nil || p.keys.sess.remote.Start < start) {
+			p.outbox.calls = append(p.outbox.calls, call{gone: true, err: ErrPeerEnded})
+			p.setState(stateClosed, ErrPeerEnded)
+			p.unlock()
+			return
+		}
+		p.unlock()
+	}
+	e.cfg.Handler.Gone(peer, ErrPeerEnded)
+}

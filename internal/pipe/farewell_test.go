@@ -1,0 +1,224 @@
+package pipe
+
+import (
+	"errors"
+	"math/rand/v2"
+	"net/netip"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/idloc/idloc/internal/wire"
+)
+
+// A pipe whose side ends tells the other until it has heard, whatever is lost;
+// the other side learns it once, and Close takes no longer than that.
+func TestEndIsHeard(t *testing.T) {
+	for _, loss := range []float64{0, 0.1, 0.5} {
+		synctest.Test(t, func(t *testing.T) {
+			random := rand.New(rand.NewPCG(7, uint64(100*loss)))
+			for range 50 {
+				n := newNetwork(25 * time.Millisecond)
+				a, b := newHost(t, n, 1, "192.0.2.1:1000"), newHost(t, n, 2, "192.0.2.2:1000")
+				pa, pb := connect(t, a, b)
+				send(pa, packet(100))
+				<-pb.Ready()
+				settle(time.Second)
+				n.setDrop(func(_, _ netip.AddrPort, _ []byte) bool { return random.Float64() < loss })
+				began := time.Now()
+				if err := a.Close(); err != nil {
+					t.Fatal(err)
+				}
+				took := time.Since(began)
+				if loss == 0 && took > 60*time.Millisecond || took > time.Second {
+					t.Errorf("loss %v: Close took %v", loss, took)
+				}
+				settle(time.Second)
+				if !errors.Is(pb.Err(), ErrPeerEnded) || b.r.wentAway() != 1 {
+					if loss < 0.5 { // there six in a row may be lost
+						t.Errorf("loss %v: %v, Gone was called %d times", loss, pb.Err(), b.r.wentAway())
+					}
+				}
+				b.Close()
+			}
+		})
+	}
+}
+
+// The answer is given again as long as it may have been lost.
+func TestEndIsAnsweredAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(10 * time.Millisecond)
+		a, b := newHost(t, n, 1, "192.0.2.1:1000"), newHost(t, n, 2, "192.0.2.2:1000")
+		pa, pb := connect(t, a, b)
+		send(pa, packet(100))
+		<-pb.Ready()
+		settle(time.Second)
+		lost, said := 0, 0
+		n.setDrop(func(from, _ netip.AddrPort, _ []byte) bool {
+			if from == a.s.addr {
+				said++
+				return false
+			}
+			lost++
+			return lost <= 2
+		})
+		began := time.Now()
+		a.Close()
+		if took := time.Since(began); took > farewellsLast/2 {
+			t.Errorf("Close took %v", took)
+		}
+		if said != 3 || lost != 3 {
+			t.Errorf("%d CLOSEs and %d answers, of which 2 were lost", said, lost)
+		}
+		if b.r.wentAway() != 1 {
+			t.Errorf("Gone was called %d times", b.r.wentAway())
+		}
+		settle(2 * farewellsLast)
+		if n := b.farewells.n.Load(); n != 0 {
+			t.Errorf("%d farewells are left", n)
+		}
+	})
+}
+
+const farewellsLast = time.Duration(farewellFor)
+
+// Who is not there is told for a second, and who has been silent for long not
+// even that.
+func TestEndOfOneThatIsAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(10 * time.Millisecond)
+		a, b := newHost(t, n, 1, "192.0.2.1:1000"), newHost(t, n, 2, "192.0.2.2:1000")
+		c := newHost(t, n, 3, "192.0.2.3:1000")
+		pa, pb := connect(t, a, b)
+		pc, _ := connect(t, c, b)
+		send(pa, packet(100))
+		send(pc, packet(100))
+		<-pb.Ready()
+		settle(time.Second)
+		n.setDrop(func(_, _ netip.AddrPort, _ []byte) bool { return true })
+		before, began := n.count(), time.Now()
+		a.Close()
+		if took := time.Since(began); took != farewellsLast {
+			t.Errorf("Close took %v", took)
+		}
+		if said := n.count() - before; said > 8 {
+			t.Errorf("said %d times", said)
+		}
+		send(pc, packet(100))
+		settle(3 * time.Second)
+		if !errors.Is(pc.Err(), ErrDead) {
+			t.Fatal(pc.Err())
+		}
+		began = time.Now()
+		c.Close()
+		if took := time.Since(began); took != 0 {
+			t.Errorf("Close took %v of a peer that was silent", took)
+		}
+	})
+}
+
+// Both may end at once, and either may be put out while both live.
+func TestEndOfBoth(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(10 * time.Millisecond)
+		a, b := newHost(t, n, 1, "192.0.2.1:1000"), newHost(t, n, 2, "192.0.2.2:1000")
+		pa, pb := connect(t, a, b)
+		send(pa, packet(100))
+		<-pb.Ready()
+		settle(time.Second)
+		out := errors.New("put out")
+		pa.End(out)
+		pa.End(out)
+		settle(time.Second)
+		if pa.Err() != out || !errors.Is(pb.Err(), ErrPeerEnded) {
+			t.Errorf("%v, %v", pa.Err(), pb.Err())
+		}
+		if a.r.wentAway() != 1 || b.r.wentAway() != 1 {
+			t.Errorf("Gone was called %d and %d times", a.r.wentAway(), b.r.wentAway())
+		}
+		pa, pb = connect(t, a, b)
+		send(pa, packet(100))
+		<-pb.Ready()
+		settle(time.Second)
+		began := time.Now()
+		done := make(chan struct{})
+		go func() { b.Close(); close(done) }()
+		a.Close()
+		<-done
+		if took := time.Since(began); took > 50*time.Millisecond {
+			t.Errorf("took %v", took)
+		}
+	})
+}
+
+// A peer that comes back as another process is known as such: by its next
+// session, before that is up, or by what it says elsewhere.
+func TestPeerStartedAnew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(10 * time.Millisecond)
+		a, b := newHost(t, n, 1, "192.0.2.1:1000"), newHost(t, n, 2, "192.0.2.2:1000")
+		var gone []int // how often Gone had been called at each Up
+		b.r.onUp = func(*Pipe) { gone = append(gone, b.r.wentAway()) }
+		pa, pb := connect(t, a, b)
+		send(pa, packet(100))
+		<-pb.Ready()
+		settle(time.Second)
+		n.setDrop(func(from, _ netip.AddrPort, _ []byte) bool { return from == a.s.addr })
+		a.Close() // unheard
+		n.setDrop(nil)
+		settle(time.Second)
+		anew := newHost(t, n, 1, "192.0.2.1:1000")
+		pa, pb = connect(t, anew, b)
+		send(pa, packet(100))
+		settle(time.Second)
+		if b.r.wentAway() != 1 {
+			t.Errorf("Gone was called %d times", b.r.wentAway())
+		}
+		if last := len(gone) - 1; last < 0 || gone[last] != 1 && len(gone) > 1 {
+			t.Errorf("before the times that the pipe came up Gone was called %v times", gone)
+		}
+		b.PeerStarted(a.id, anew.Start()) // no news
+		b.PeerStarted(a.id, a.Start())    // late
+		if b.r.wentAway() != 1 || pb.Err() != nil {
+			t.Errorf("Gone was called %d times, %v", b.r.wentAway(), pb.Err())
+		}
+		b.PeerStarted(a.id, anew.Start()+1)
+		if b.r.wentAway() != 2 || !errors.Is(pb.Err(), ErrPeerEnded) {
+			t.Errorf("Gone was called %d times, %v", b.r.wentAway(), pb.Err())
+		}
+		b.PeerStarted(newHost(t, n, 9, "192.0.2.9:1000").id, 5) // nobody that there was a pipe to
+		if b.r.wentAway() != 2 {
+			t.Errorf("Gone was called %d times", b.r.wentAway())
+		}
+		_ = pa
+	})
+}
+
+// Garbage under the index of a pipe that is being ended ends nothing.
+func TestEndIgnoresGarbage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(10 * time.Millisecond)
+		a, b := newHost(t, n, 1, "192.0.2.1:1000"), newHost(t, n, 2, "192.0.2.2:1000")
+		pa, pb := connect(t, a, b)
+		send(pa, packet(100))
+		<-pb.Ready()
+		settle(time.Second)
+		index := pa.keys.cur.recvIndex
+		n.setDrop(func(_, _ netip.AddrPort, _ []byte) bool { return true })
+		go func() {
+			for range 100 {
+				d := make([]byte, wire.MinLen+8)
+				wire.Header{Type: wire.TypeCtrl, Index: index, Counter: 1 << 20}.Put(d)
+				a.Receive(a.s, b.s.addr, d, len(d))
+				time.Sleep(10 * time.Millisecond)
+			}
+		}()
+		began := time.Now()
+		a.Close()
+		if took := time.Since(began); took != farewellsLast {
+			t.Errorf("Close took %v", took)
+		}
+		time.Sleep(time.Second)
+	})
+}
