@@ -7,6 +7,8 @@ import (
 	"net/netip"
 
 	"gvisor.dev/gvisor/pkg/buffer"
+
+	"github.com/idloc/idloc/internal/inner"
 )
 
 // Null encapsulation of UDP (draft §4.3): a 5-tuple that has real sockets of
@@ -16,23 +18,16 @@ import (
 // BareFlow is a UDP 5-tuple: our own LSI and port, and the peer's.
 type BareFlow struct{ Local, Remote netip.AddrPort }
 
-// bareKey is what a packet on its way down is looked up by. Our own LSI
-// follows from the peer's.
-type bareKey struct {
-	port   uint16
-	remote netip.AddrPort
-}
-
 // bareTable is replaced, never changed.
-type bareTable map[bareKey]func([]byte) error
+type bareTable map[inner.Flow]func([]byte) error
 
-var errBareTaken = errors.New("shim: this 5-tuple has null encapsulation already")
+var errBareTaken = errors.New("this 5-tuple has null encapsulation already")
 
 // AddBare sends the datagrams of f through send, which gets payloads, borrowed
 // for the call, from any goroutine. receive gives the stack a payload, likewise
 // borrowed; remove puts the 5-tuple back to the pipe.
 func (s *Shim) AddBare(f BareFlow, send func([]byte) error) (receive func([]byte), remove func(), err error) {
-	k := bareKey{f.Local.Port(), f.Remote}
+	k := inner.FlowOf(f.Local.Port(), f.Remote)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	next := bareTable{}
@@ -47,7 +42,7 @@ func (s *Shim) AddBare(f BareFlow, send func([]byte) error) (receive func([]byte
 	return func(b []byte) { s.receiveBare(f, b) }, func() { s.removeBare(k) }, nil
 }
 
-func (s *Shim) removeBare(k bareKey) {
+func (s *Shim) removeBare(k inner.Flow) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	next := maps.Clone(*s.bare.Load())
@@ -58,30 +53,36 @@ func (s *Shim) removeBare(k bareKey) {
 	s.bare.Store(&next)
 }
 
-// sendBare sends b if its 5-tuple has null encapsulation.
+// sendBare sends b if its flow has null encapsulation.
 func (s *Shim) sendBare(src uint16, dst netip.AddrPort, b []byte) bool {
 	t := s.bare.Load()
 	if t == nil {
 		return false
 	}
-	send := (*t)[bareKey{src, dst}]
+	send := (*t)[inner.FlowOf(src, dst)]
 	if send == nil {
 		return false
 	}
+	s.putBare(send, b)
+	return true
+}
+
+// putBare sends one datagram.
+func (s *Shim) putBare(send func([]byte) error, b []byte) {
 	s.count.out.Add(1)
 	if send(b) != nil {
 		s.count.drop(DropOutBare)
 	}
-	return true
 }
 
 // outputBare is sendBare for a packet of the stack.
-func (s *Shim) outputBare(pk *Packet, in *parsed, dst netip.Addr) bool {
-	if s.bare.Load() == nil || in.next != protoUDP || in.hasExt || len(pk.Transport) != udpLen {
+func (s *Shim) outputBare(pk *Packet, in *parsed) bool {
+	t := s.bare.Load()
+	if t == nil || in.next != inner.UDP || len(pk.Transport) != inner.UDPLen {
 		return false
 	}
-	to := netip.AddrPortFrom(dst, binary.BigEndian.Uint16(pk.Transport[2:]))
-	if t := s.bare.Load(); t == nil || (*t)[bareKey{binary.BigEndian.Uint16(pk.Transport), to}] == nil {
+	send := (*t)[pk.h.Outbound()]
+	if send == nil {
 		return false
 	}
 	buf := plainPool.Get().(*[maxPlain]byte)
@@ -96,7 +97,7 @@ func (s *Shim) outputBare(pk *Packet, in *parsed, dst netip.Addr) bool {
 	for first := true; first || len(b) > 0; first = false {
 		d := b[:min(seg, len(b))]
 		b = b[len(d):]
-		s.sendBare(binary.BigEndian.Uint16(pk.Transport), to, d)
+		s.putBare(send, d)
 	}
 	return true
 }
@@ -108,7 +109,7 @@ func (s *Shim) receiveBare(f BareFlow, b []byte) {
 		s.count.drop(DropInNoUpper)
 		return
 	}
-	if len(b) > maxTransport-udpLen {
+	if len(b) > maxTransport-inner.UDPLen {
 		s.count.drop(DropInProtocol)
 		return
 	}
@@ -117,20 +118,22 @@ func (s *Shim) receiveBare(f BareFlow, b []byte) {
 		s.count.in.Add(1)
 		return
 	}
-	v6 := f.Remote.Addr().Is6()
 	r := runPool.Get().(*run)
 	defer runPool.Put(r)
 	k := &r.packets[0]
-	k.next, k.isFrag, k.hl, k.pay, k.n, k.seg, k.merged = protoUDP, false, udpLen, 0, len(b), len(b), 0
+	from, to := f.Remote, f.Local
+	k.h = inner.Header{Src: from.Addr(), Dst: to.Addr(), V6: from.Addr().Is6(), Protocol: inner.UDP,
+		Ports: true, SrcPort: from.Port(), DstPort: to.Port()}
+	k.hl, k.pay, k.n, k.seg, k.merged = inner.UDPLen, 0, len(b), len(b), 0
 	binary.BigEndian.PutUint16(k.head[0:], f.Remote.Port())
 	binary.BigEndian.PutUint16(k.head[2:], f.Local.Port())
-	binary.BigEndian.PutUint16(k.head[4:], uint16(udpLen+len(b)))
+	binary.BigEndian.PutUint16(k.head[4:], uint16(inner.UDPLen+len(b)))
 	binary.BigEndian.PutUint16(k.head[6:], 0)
 	if p, ok := u.(PacketUpper); ok {
-		s.lend(p, r, k, v6, f.Remote.Addr(), f.Local.Addr(), b)
+		s.lend(p, r, k, b)
 		return
 	}
 	view := buffer.NewViewWithData(b)
-	s.deliver(u, nil, 0, k, v6, f.Remote.Addr(), f.Local.Addr(), view)
+	s.deliver(u, nil, 0, k, view)
 	view.Release()
 }

@@ -55,7 +55,7 @@ func TestBareFlow(t *testing.T) {
 	super := udp(p.src, p.dst, "aaabbbc")
 	super.MSS = 3
 	output(super)
-	if !p.a.Shim.SendDatagram(1, flow.Remote, []byte("as a datagram")) {
+	if !p.a.Shim.SendDatagram(1, flow.Remote, []byte("as a datagram"), 0) {
 		t.Error("a datagram is not sent")
 	}
 	if want := []string{"as a packet", "", "aaa", "bbb", "c", "as a datagram"}; !slices.Equal(sent, want) {
@@ -116,7 +116,7 @@ func TestDatagrams(t *testing.T) {
 func testDatagrams(t *testing.T) {
 	p := newPair(t, nil)
 	to := netip.AddrPortFrom(p.dst, 2)
-	if p.a.Shim.SendDatagram(1, to, []byte("too early")) {
+	if p.a.Shim.SendDatagram(1, to, []byte("too early"), 0) {
 		t.Error("sent without a pipe")
 	}
 	if err := p.a.Shim.Output(udp(p.src, p.dst, "opens")); err != nil {
@@ -125,7 +125,7 @@ func testDatagrams(t *testing.T) {
 	p.ub.next(t)
 	synctest.Wait() // the pipe is there for datagrams when all that waited has gone
 	for _, payload := range []string{"", "x", strings.Repeat("y", 1000)} {
-		if !p.a.Shim.SendDatagram(1, to, []byte(payload)) {
+		if !p.a.Shim.SendDatagram(1, to, []byte(payload), 0) {
 			t.Errorf("%d bytes are not sent", len(payload))
 			continue
 		}
@@ -134,7 +134,7 @@ func testDatagrams(t *testing.T) {
 			t.Errorf("%d bytes arrive as %x", len(payload), b)
 		}
 	}
-	if p.a.Shim.SendDatagram(1, to, make([]byte, 9000)) {
+	if p.a.Shim.SendDatagram(1, to, make([]byte, 9000), 0) {
 		t.Error("a datagram larger than the path is sent in one piece")
 	}
 	for _, size := range []int{3, 2000} { // of each datagram of a super packet
@@ -151,7 +151,7 @@ func testDatagrams(t *testing.T) {
 	}
 	d := &datagramUpper{upper: p.ub}
 	p.b.Shim.Attach(d)
-	if !p.a.Shim.SendDatagram(1, to, []byte("short cut")) {
+	if !p.a.Shim.SendDatagram(1, to, []byte("short cut"), 0) {
 		t.Error("not sent")
 	}
 	// A packet that no Datagram takes comes after it.

@@ -10,6 +10,7 @@ import (
 	"gvisor.dev/gvisor/pkg/buffer"
 
 	"github.com/idloc/idloc/internal/event"
+	"github.com/idloc/idloc/internal/inner"
 	"github.com/idloc/idloc/internal/pipe"
 	"github.com/idloc/idloc/shim"
 	"github.com/idloc/idloc/shim/shimtest"
@@ -18,7 +19,7 @@ import (
 // sink counts and forgets.
 type sink struct{ n atomic.Int64 }
 
-func (s *sink) Deliver(_ bool, b buffer.Buffer) {
+func (s *sink) Deliver(_ *inner.Header, b buffer.Buffer) {
 	s.n.Add(1)
 	b.Release()
 }

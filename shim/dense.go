@@ -35,6 +35,7 @@ type dense struct {
 	cur    *pipe.Batch // being filled; nil if none
 	p      *pipe.Pipe  // cur is p's
 	v6     bool        // cur's family
+	class  uint8       // and traffic class
 	queued bool        // the goroutine knows, or is at it
 }
 
@@ -58,13 +59,15 @@ func (d *dense) crowded() bool {
 // sendDense adds a packet to the open batch.
 func (s *Shim) sendDense(m *mapping, p *pipe.Pipe, pk *Packet, in parsed, n int) {
 	d := &m.dense
-	for try := 0; ; try++ {
+	for {
 		d.mu.Lock()
-		if d.cur == nil {
-			d.cur, d.p, d.v6 = p.Batch(pk.V6), p, pk.V6
+		fresh := d.cur == nil
+		if fresh {
+			d.cur, d.p, d.v6, d.class = p.Batch(pk.V6), p, pk.V6, in.class
+			d.cur.SetClass(in.class)
 		}
 		var r []byte
-		if d.p == p && d.v6 == pk.V6 {
+		if d.p == p && d.v6 == pk.V6 && d.class == in.class {
 			r = d.cur.Room(n)
 		}
 		if r != nil {
@@ -79,7 +82,7 @@ func (s *Shim) sendDense(m *mapping, p *pipe.Pipe, pk *Packet, in parsed, n int)
 			return
 		}
 		d.mu.Unlock()
-		if try == 2 { // an empty batch had no room either
+		if fresh { // an empty batch has no room either
 			s.count.drop(DropOutTooBig)
 			return
 		}

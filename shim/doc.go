@@ -28,6 +28,8 @@
 // travel without the addresses.
 // The TOS byte, IPv4 options and IPv6 extension headers other than the
 // fragment header do not travel.
+// The DSCP of an IP header that goes down is that of the pipe's datagram; it
+// is not rebuilt at the other end.
 //
 // A mapping lives while its pipe does, or while one is being opened:
 //
@@ -42,14 +44,21 @@
 // takes no lock and allocates nothing: a sharded map that is copied on write.
 //
 // TCP segments that a path reorders are put in order again before the stack
-// sees them, within a window that follows what the path does (order.go): a
+// sees them, within a window that follows what the path does (package pep): a
 // flow without a gap is never held up.
+//
+// Who dials waits for the pipe by Open before the stack sends anything (open.go):
+// any number share one Connect and all hear what became of it. Those who try
+// again wait together, 100 ms at first and up to 2 s, or until the peer comes.
+//
+// The headers of a packet are read once, into an inner.Header, which goes with it:
+// from here to the stack, from the stack to here.
 //
 // Limits: 64 packets and 256 KiB held per peer, the oldest dropped; one
 // Connect per peer at a time; 64 answers waiting for the stack; all drops are
 // counted by reason (Stats); 20 ms of waiting for a segment, twice that while
-// nothing comes in, and 2048 segments or 4 MiB of a flow meanwhile, 8 flows a
-// peer.
+// nothing comes in, and 2048 segments or 4 MiB of a flow and 32 MiB of a peer meanwhile,
+// 512 flows a peer.
 //
 // The package uses gVisor's buffer package, so that what a pipe opened goes
 // to the stack without another copy. It does not import the stack: that is
@@ -60,15 +69,14 @@
 //	shim.go      life, pipe.Handler, counters
 //	mapping.go   LSI and peer → mapping       draft §4.3, DESIGN §10
 //	hold.go      miss, hold queue, Connect    draft §6, DESIGN §12
+//	open.go      Dials that wait for a pipe
 //	output.go    packets down, segmentation   DESIGN §13
 //	datagram.go  UDP without IP packets       DESIGN §6
 //	bare.go      UDP with null encapsulation  draft §4.3
-//	ack.go       acknowledgements that something else carries  RFC 9293 §3.8.6.3
-//	opening.go   connections whose client speaks at once
 //	dense.go     small packets in quick succession
 //	input.go     runs up, TCP merged          DESIGN §13
 //	lend.go      packets up without a View
-//	order.go     segments overtaken           RFC 8985 §6.2
+//	proxy.go     what works for TCP: package pep  RFC 3135
 //	inner.go     IP headers                   RFC 791, RFC 8200
 //	icmp.go      errors made and translated   RFC 792, RFC 4443
 //	fragment.go  next header 44 ↔ IPv4        RFC 8200 §4.5, RFC 791 §3.2

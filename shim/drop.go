@@ -1,6 +1,10 @@
 package shim
 
-import "sync/atomic"
+import (
+	"sync/atomic"
+
+	"github.com/idloc/idloc/shim/pep"
+)
 
 // Drop is a reason why a packet went no further. It is counted, not logged.
 type Drop uint8
@@ -56,7 +60,7 @@ type counters struct {
 	merged atomic.Uint64
 	misses atomic.Uint64
 
-	held, givenUp atomic.Uint64 // see order.go
+	tcp pep.Counters
 }
 
 func (c *counters) drop(d Drop) Drop {
@@ -82,8 +86,8 @@ func (s *Shim) Stats() Stats {
 		In:     s.count.in.Load(),
 		Merged: s.count.merged.Load(),
 		Misses: s.count.misses.Load(),
-		Early:  s.count.held.Load(),
-		Gaps:   s.count.givenUp.Load(),
+		Early:  s.count.tcp.Held.Load(),
+		Gaps:   s.count.tcp.GivenUp.Load(),
 		Drops:  make(map[string]uint64),
 	}
 	for d := range s.count.drops {

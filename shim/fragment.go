@@ -5,6 +5,8 @@ import (
 	"net/netip"
 
 	"gvisor.dev/gvisor/pkg/tcpip/checksum"
+
+	"github.com/idloc/idloc/internal/inner"
 )
 
 // A fragment rides as next header 44 with the fragment header of RFC 8200
@@ -27,7 +29,7 @@ import (
 // for that it must be whole.
 
 // fragmentOf4 translates the fields of an IPv4 header of a fragment.
-func fragmentOf4(ip []byte) (h [fragmentLen]byte) {
+func fragmentOf4(ip []byte) (h [inner.FragmentLen]byte) {
 	ff := binary.BigEndian.Uint16(ip[6:])
 	h[0] = ip[9]
 	binary.BigEndian.PutUint16(h[2:], ff<<3|ff>>13&1)
@@ -37,7 +39,7 @@ func fragmentOf4(ip []byte) (h [fragmentLen]byte) {
 
 // fragment is the header of a fragment that came in.
 type fragment struct {
-	next byte
+	next byte // the protocol of the whole packet
 	id   uint32
 	off  uint16 // offset in bytes
 	more bool
@@ -47,28 +49,28 @@ type fragment struct {
 // plaintext after its next header byte. TCP is segmented to fit and never
 // fragmented, so a fragment of it is somebody's try to pass a filter.
 func parseFragment(b []byte, v6 bool) (f fragment, rest []byte, ok bool) {
-	if len(b) < fragmentLen {
+	if len(b) < inner.FragmentLen {
 		return f, nil, false
 	}
 	ff := binary.BigEndian.Uint16(b[2:])
 	f = fragment{next: b[0], id: binary.BigEndian.Uint32(b[4:]), off: ff &^ 7, more: ff&1 != 0}
-	rest = b[fragmentLen:]
+	rest = b[inner.FragmentLen:]
 	switch f.next {
-	case protoUDP:
-	case protoICMP:
+	case inner.UDP:
+	case inner.ICMP:
 		ok = !v6
-	case protoICMPv6:
+	case inner.ICMPv6:
 		ok = v6
 	}
-	ok = ok || f.next == protoUDP
+	ok = ok || f.next == inner.UDP
 	limit := 65535 // of a payload, and of a whole IPv4 packet
 	if !v6 {
-		limit -= ipv4Len
+		limit -= inner.IPv4Len
 	}
 	if !ok || len(rest) == 0 || f.more && len(rest)%8 != 0 || int(f.off)+len(rest) > limit {
 		return f, nil, false
 	}
-	if f.off == 0 && (len(rest) < udpLen || !fragmentPasses(f.next, rest[0])) { // both headers have 8 bytes
+	if f.off == 0 && (len(rest) < inner.UDPLen || !fragmentPasses(f.next, rest[0])) { // both headers have 8 bytes
 		return f, nil, false
 	}
 	return f, rest, true
@@ -76,22 +78,22 @@ func parseFragment(b []byte, v6 bool) (f fragment, rest []byte, ok bool) {
 
 // parseFragment checks a fragment that goes out; in.ext is its header. TCP is
 // segmented, never fragmented.
-func (in *parsed) parseFragment(pk *Packet, src, dst netip.Addr) (Drop, bool) {
-	next := in.ext[0]
-	if next == protoTCP {
+func (in *parsed) parseFragment(pk *Packet) (Drop, bool) {
+	next := pk.h.Protocol
+	if next == inner.TCP {
 		return DropOutProtocol, false
 	}
-	if binary.BigEndian.Uint16(in.ext[2:])&^7 != 0 {
+	if pk.h.Later {
 		return 0, true
 	}
 	first, found := pk.firstByte()
 	switch {
-	case len(pk.Transport)+pk.Size < udpLen:
+	case len(pk.Transport)+pk.Size < inner.UDPLen:
 		return DropOutMalformed, false
 	case !found || !fragmentPasses(next, first):
 		return DropOutProtocol, false
-	case next == protoUDP || next == protoICMPv6:
-		in.addrs = sumAddrs(src, dst)
+	case next == inner.UDP || next == inner.ICMPv6:
+		in.addrs = sumAddrs(pk.h.Src, pk.h.Dst)
 	}
 	return 0, true
 }
@@ -100,9 +102,9 @@ func (in *parsed) parseFragment(pk *Packet, src, dst netip.Addr) (Drop, bool) {
 // after the IP header is first, may come in fragments.
 func fragmentPasses(next, first byte) bool {
 	switch next {
-	case protoICMP:
+	case inner.ICMP:
 		return first == icmp4Echo || first == icmp4EchoReply
-	case protoICMPv6:
+	case inner.ICMPv6:
 		return first == icmp6Echo || first == icmp6EchoReply
 	}
 	return true
@@ -123,13 +125,13 @@ func sumAddrs(src, dst netip.Addr) uint16 {
 // the front of b covers (RFC 1624). No checksum stays none.
 func addToChecksum(next byte, b []byte, sum uint16) {
 	at := 2
-	if next == protoUDP {
+	if next == inner.UDP {
 		if at = 6; b[6] == 0 && b[7] == 0 {
 			return
 		}
 	}
 	c := ^checksum.Combine(^binary.BigEndian.Uint16(b[at:]), sum)
-	if c == 0 && next == protoUDP {
+	if c == 0 && next == inner.UDP {
 		c = 0xffff
 	}
 	binary.BigEndian.PutUint16(b[at:], c)

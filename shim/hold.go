@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"net"
-	"net/netip"
 	"strconv"
 	"time"
 
@@ -34,7 +33,8 @@ var ErrNoPeer error = DropOutNoPeer
 
 // miss holds a packet and sees to it that a Connect is under way. The caller
 // found no pipe at dst, which may have changed since.
-func (s *Shim) miss(dst netip.Addr, pk *Packet, in parsed) error {
+func (s *Shim) miss(pk *Packet, in parsed) error {
+	dst := pk.h.Dst
 	s.mu.Lock()
 	if s.closed {
 		s.mu.Unlock()
@@ -44,12 +44,12 @@ func (s *Shim) miss(dst netip.Addr, pk *Packet, in parsed) error {
 	id, ok := s.cfg.Table.Peer(dst)
 	if !ok || dst == s.self4 || dst == s.self6 {
 		s.mu.Unlock()
-		s.answer(pk.flat(), unreachableNoPeer)
+		s.answer(pk.Flat(), unreachableNoPeer)
 		return s.count.drop(DropOutNoPeer)
 	}
-	if f, ok := s.failed[id]; ok && !in.syn && s.byPeer(id) == nil && time.Since(f.at) < retryAfter {
+	if f, ok := s.failed[id]; ok && !pk.h.Opens() && s.byPeer(id) == nil && time.Since(f.at) < retryAfter {
 		s.mu.Unlock()
-		s.answer(pk.flat(), codeFor(f.err))
+		s.answer(pk.Flat(), codeFor(f.err))
 		return s.count.drop(DropOutFailed)
 	}
 	m, ok := s.mappingLocked(id)
@@ -63,17 +63,12 @@ func (s *Shim) miss(dst netip.Addr, pk *Packet, in parsed) error {
 		s.mu.Unlock()
 		return s.send(m, p, pk, in)
 	}
-	s.holdLocked(m, held{pk.flat(), pk.MSS})
-	start := !m.connecting
-	if start {
-		m.connecting = true
-		s.count.misses.Add(1)
-		s.wg.Go(func() { s.connect(m, time.Now()) })
-	}
+	s.holdLocked(m, held{pk.Flat(), pk.MSS})
+	start := s.startLocked(m)
 	m.mu.Unlock()
 	s.mu.Unlock()
 	if start {
-		s.cfg.Events.Emit(event.Event{Kind: event.Miss, Peer: id, LSI: dst})
+		s.missed(m, dst)
 	}
 	return nil
 }
@@ -133,9 +128,9 @@ func (s *Shim) connected(m *mapping, cameUp bool, try int, err error, since time
 	s.mu.Lock()
 	m.mu.Lock()
 	// The peer may have opened one towards us while our own attempt failed.
-	if m.pipe.Load() != nil || cameUp && len(m.held) == 0 {
+	if m.pipe.Load() != nil || cameUp && len(m.held) == 0 && m.attempt == nil {
 		m.connecting = false
-		delete(s.failed, m.id)
+		s.forgetLocked(m.id)
 		s.removeLocked(m)
 		m.mu.Unlock()
 		s.mu.Unlock()
@@ -152,11 +147,12 @@ func (s *Shim) connected(m *mapping, cameUp bool, try int, err error, since time
 	s.setFailedLocked(m.id, err)
 	waiting := m.held
 	s.dropHeldLocked(m, DropOutFailed)
+	connects := s.decideLocked(m, err)
 	s.removeLocked(m)
 	m.mu.Unlock()
 	s.mu.Unlock()
 
-	s.cfg.Logger.Info("no pipe to peer", "peer", m.id, "held", len(waiting), "after", time.Since(since), "err", err)
+	s.cfg.Logger.Info("no pipe to peer", "peer", m.id, "held", len(waiting), "connects", connects, "after", time.Since(since), "err", err)
 	for _, h := range waiting {
 		s.deliverAnswer(answer{h.packet, codeFor(err)})
 	}
@@ -169,7 +165,7 @@ func (s *Shim) ready(p *pipe.Pipe) error {
 	case <-p.Ready():
 		return nil
 	case <-p.Closed():
-		return fmt.Errorf("shim: pipe closed before it was up: %w", p.Err())
+		return fmt.Errorf("pipe closed before it was up: %w", p.Err())
 	case <-s.ctx.Done():
 		return s.ctx.Err()
 	}
@@ -197,16 +193,14 @@ func (s *Shim) install(m *mapping, p *pipe.Pipe) {
 			return
 		}
 		if len(m.held) == 0 {
-			m.pipe.Store(p)
-			m.last = p
+			released += s.visibleLocked(m, p)
 			m.mu.Unlock()
 			break
 		}
 		batch := m.held
 		m.held, m.heldBytes = nil, 0
 		if round == releaseRounds {
-			m.pipe.Store(p)
-			m.last = p
+			released += s.visibleLocked(m, p)
 		}
 		m.mu.Unlock()
 		for i := range batch {
@@ -220,11 +214,21 @@ func (s *Shim) install(m *mapping, p *pipe.Pipe) {
 	if released > 0 {
 		s.cfg.Events.Emit(event.Event{Kind: event.PacketsReleased, Peer: m.id, LSI: m.v4, Detail: strconv.Itoa(released)})
 	}
+	s.Forget(m.id)
 	// Down may have come before the pipe was visible to it. If p is to come
 	// up again, Up follows.
 	if !isReady(p) {
 		s.Down(p, p.Err())
 	}
+}
+
+// visibleLocked makes p the pipe of m, and returns how many were waiting for
+// that. m.mu is held.
+func (s *Shim) visibleLocked(m *mapping, p *pipe.Pipe) int {
+	m.lostLocked()
+	m.pipe.Store(p)
+	m.last = p
+	return s.decideLocked(m, nil)
 }
 
 // isReady says whether p can carry data now.
@@ -243,7 +247,7 @@ func (s *Shim) sendHeld(m *mapping, p *pipe.Pipe, h *held) {
 		s.count.drop(DropOutMalformed)
 		return
 	}
-	in, _, why, ok := s.parse(&pk)
+	in, why, ok := s.parse(&pk)
 	if !ok {
 		s.count.drop(why)
 		return
@@ -256,5 +260,13 @@ func (s *Shim) sendHeld(m *mapping, p *pipe.Pipe, h *held) {
 func (s *Shim) Forget(peer peerid.ID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.failed, peer)
+	s.forgetLocked(peer)
+}
+
+// forgetLocked is Forget with s.mu held.
+func (s *Shim) forgetLocked(peer peerid.ID) {
+	if f, ok := s.failed[peer]; ok {
+		delete(s.failed, peer)
+		close(f.over)
+	}
 }

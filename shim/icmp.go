@@ -7,6 +7,8 @@ import (
 
 	"gvisor.dev/gvisor/pkg/buffer"
 	"gvisor.dev/gvisor/pkg/tcpip/checksum"
+
+	"github.com/idloc/idloc/internal/inner"
 )
 
 // Types and codes (RFC 792, RFC 4443) that pass or are made here.
@@ -28,8 +30,6 @@ const (
 	code4Admin      = 13
 	code6NoRoute    = 0
 )
-
-const icmpLen = 8
 
 // icmpError says whether t is an error whose quote must be translated.
 // "Packet too big" is missing: the pipe knows what fits, a peer that claims
@@ -55,7 +55,7 @@ func icmpPasses(v6 bool, t byte) bool {
 // it, and it can quote nothing but what went to itself, whatever addresses
 // it wrote there. The checksum is made anew.
 func translate(msg []byte, v6 bool, self, peer netip.Addr) (Drop, bool) {
-	if len(msg) < icmpLen {
+	if len(msg) < inner.ICMPLen {
 		return DropInShort, false
 	}
 	t, code := msg[0], msg[1]
@@ -63,8 +63,8 @@ func translate(msg []byte, v6 bool, self, peer netip.Addr) (Drop, bool) {
 		return DropInICMPType, false
 	}
 	if icmpError(v6, t) {
-		if q := msg[icmpLen:]; v6 {
-			if len(q) < ipv6Len+8 || q[0]>>4 != 6 {
+		if q := msg[inner.ICMPLen:]; v6 {
+			if len(q) < inner.IPv6Len+8 || q[0]>>4 != 6 {
 				return DropInICMPQuote, false
 			}
 			s, d := self.As16(), peer.As16()
@@ -72,10 +72,10 @@ func translate(msg []byte, v6 bool, self, peer netip.Addr) (Drop, bool) {
 			copy(q[24:], d[:])
 		} else {
 			hl := 0
-			if len(q) >= ipv4Len {
+			if len(q) >= inner.IPv4Len {
 				hl = int(q[0]&15) * 4
 			}
-			if hl < ipv4Len || len(q) < hl+8 || q[0]>>4 != 4 {
+			if hl < inner.IPv4Len || len(q) < hl+8 || q[0]>>4 != 4 {
 				return DropInICMPQuote, false
 			}
 			s, d := self.As4(), peer.As4()
@@ -94,7 +94,7 @@ func sumICMP(msg []byte, v6 bool, src, dst netip.Addr) {
 	msg[2], msg[3] = 0, 0
 	var sum uint16
 	if v6 {
-		sum = pseudo(src, dst, protoICMPv6, len(msg))
+		sum = pseudo(src, dst, inner.ICMPv6, len(msg))
 	}
 	binary.BigEndian.PutUint16(msg[2:], ^checksum.Checksum(msg, sum))
 }
@@ -154,61 +154,50 @@ func (s *Shim) deliverAnswer(a answer) {
 		s.count.drop(DropInNoUpper)
 		return
 	}
-	if b, v6, ok := unreachable(a.packet, a.why); ok {
+	if b, ok := unreachable(a.packet, a.why); ok {
+		var h inner.Header
+		h.Parse(b)
 		s.count.in.Add(1)
-		(*u).Deliver(v6, buffer.MakeWithView(buffer.NewViewWithData(b)))
+		(*u).Deliver(&h, buffer.MakeWithView(buffer.NewViewWithData(b)))
 	}
 }
 
 // unreachable makes the ICMP error about a packet that we sent, as if its
 // destination had sent it. None is made about ICMP errors, resets and later
 // fragments (RFC 1122 §3.2.2).
-func unreachable(packet []byte, why reason) (b []byte, v6, ok bool) {
+func unreachable(packet []byte, why reason) (b []byte, ok bool) {
 	pk, ok := unflatten(packet, 0)
 	if !ok {
-		return nil, false, false
+		return nil, false
 	}
-	v6 = pk.V6
-	ip := pk.IP
-	var next byte
-	var src, dst netip.Addr
-	quote, hl := 548, ipv4Len // RFC 1812 §4.3.2.3: within 576 bytes
-	if v6 {
-		next, src, dst = ip[6], netip.AddrFrom16([16]byte(ip[8:24])), netip.AddrFrom16([16]byte(ip[24:40]))
-		quote, hl = 1280-ipv6Len-icmpLen, ipv6Len // RFC 4443 §2.4 (c)
-		if next == protoFragment {
-			next = ip[ipv6Len]
-			ok = binary.BigEndian.Uint16(ip[ipv6Len+2:])&^7 == 0
-		}
-	} else {
-		next, src, dst = ip[9], netip.AddrFrom4([4]byte(ip[12:16])), netip.AddrFrom4([4]byte(ip[16:20]))
-		ok = binary.BigEndian.Uint16(ip[6:])&0x1fff == 0
-	}
+	h := &pk.h
 	first, has := pk.firstByte()
 	switch {
-	case !ok || !has:
-		return nil, v6, false
-	case next == protoTCP && len(pk.Transport) >= tcpMinLen && pk.Transport[13]&flagRST != 0:
-		return nil, v6, false
-	case (next == protoICMP || next == protoICMPv6) && icmpError(v6, first):
-		return nil, v6, false
+	case h.Later || !has, h.Flags&inner.RST != 0:
+		return nil, false
+	case (h.Protocol == inner.ICMP || h.Protocol == inner.ICMPv6) && icmpError(h.V6, first):
+		return nil, false
+	}
+	quote, hl := 548, inner.IPv4Len // RFC 1812 §4.3.2.3: within 576 bytes
+	if h.V6 {
+		quote, hl = 1280-inner.IPv6Len-inner.ICMPLen, inner.IPv6Len // RFC 4443 §2.4 (c)
 	}
 	q := packet[:min(len(packet), quote)]
-	b = make([]byte, hl+icmpLen, hl+icmpLen+len(q))
+	b = make([]byte, hl+inner.ICMPLen, hl+inner.ICMPLen+len(q))
 	b = append(b, q...)
 	msg := b[hl:]
-	if v6 {
+	if h.V6 {
 		// Stacks map "no route" to a network error; gVisor's takes notice of
 		// no other code of this kind, so all reasons share it.
 		msg[0], msg[1] = icmp6Unreachable, code6NoRoute
-		putIPv6(b, protoICMPv6, len(msg), dst, src)
+		putIPv6(b, inner.ICMPv6, len(msg), h.Dst, h.Src)
 	} else {
 		msg[0], msg[1] = icmp4Unreachable, code4Host
 		if why == unreachablePolicy {
 			msg[1] = code4Admin
 		}
-		putIPv4(b, protoICMP, len(msg), dst, src, nil)
+		putIPv4(b, inner.ICMP, len(msg), h.Dst, h.Src, nil)
 	}
-	sumICMP(msg, v6, dst, src)
-	return b, v6, true
+	sumICMP(msg, h.V6, h.Dst, h.Src)
+	return b, true
 }

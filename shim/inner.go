@@ -5,6 +5,8 @@ import (
 	"net/netip"
 
 	"gvisor.dev/gvisor/pkg/tcpip/checksum"
+
+	"github.com/idloc/idloc/internal/inner"
 )
 
 // ttl is what the rebuilt inner header says: the pipe is one hop.
@@ -13,9 +15,9 @@ const ttl = 64
 // putIPv4 writes the 20-byte header of a packet with n bytes after it. A
 // whole packet has DF and no identification (RFC 6864 §4.1).
 func putIPv4(h []byte, next byte, n int, src, dst netip.Addr, f *fragment) {
-	_ = h[ipv4Len-1]
+	_ = h[inner.IPv4Len-1]
 	h[0], h[1] = 0x45, 0
-	binary.BigEndian.PutUint16(h[2:], uint16(ipv4Len+n))
+	binary.BigEndian.PutUint16(h[2:], uint16(inner.IPv4Len+n))
 	if f == nil {
 		binary.BigEndian.PutUint32(h[4:], 0x4000)
 	} else {
@@ -31,12 +33,12 @@ func putIPv4(h []byte, next byte, n int, src, dst netip.Addr, f *fragment) {
 	s, d := src.As4(), dst.As4()
 	copy(h[12:], s[:])
 	copy(h[16:], d[:])
-	binary.BigEndian.PutUint16(h[10:], ^checksum.Checksum(h[:ipv4Len], 0))
+	binary.BigEndian.PutUint16(h[10:], ^checksum.Checksum(h[:inner.IPv4Len], 0))
 }
 
 // putIPv6 writes the 40-byte header of a packet with n bytes after it.
 func putIPv6(h []byte, next byte, n int, src, dst netip.Addr) {
-	_ = h[ipv6Len-1]
+	_ = h[inner.IPv6Len-1]
 	binary.BigEndian.PutUint32(h, 6<<28)
 	binary.BigEndian.PutUint16(h[4:], uint16(n))
 	h[6], h[7] = next, ttl

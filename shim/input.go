@@ -8,8 +8,10 @@ import (
 
 	"gvisor.dev/gvisor/pkg/buffer"
 
+	"github.com/idloc/idloc/internal/inner"
 	"github.com/idloc/idloc/internal/pipe"
 	"github.com/idloc/idloc/internal/wire"
+	"github.com/idloc/idloc/shim/pep"
 )
 
 // A run's way up (DESIGN §13):
@@ -32,7 +34,7 @@ const (
 	maxPlain = 1 + 65535
 	// maxTransport keeps a merged packet within what IPv4's total length
 	// says; IPv6's payload length has room for more.
-	maxTransport = 65535 - ipv4Len
+	maxTransport = 65535 - inner.IPv4Len
 )
 
 var plainPool = sync.Pool{New: func() any { return new([maxPlain]byte) }}
@@ -40,14 +42,13 @@ var plainPool = sync.Pool{New: func() any { return new([maxPlain]byte) }}
 // packet is one packet of a run, in the making: its transport header, and
 // where in the run's View the rest is.
 type packet struct {
-	next     byte
-	counter  uint32 // the pipe's, of the first datagram
-	hl       int    // bytes of head in use
-	pay, n   int    // offset and length of the payload
-	seg      int    // the largest payload of those that were merged into it
-	merged   int    // how many were merged into it
-	isFrag   bool
-	fragment fragment
+	h        inner.Header
+	counter  uint32   // the pipe's, of the first datagram
+	hl       int      // bytes of head in use
+	pay, n   int      // offset and length of the payload
+	seg      int      // the largest payload of those that were merged into it
+	merged   int      // how many were merged into it
+	fragment fragment // if h.Fragment
 	head     [maxHead]byte
 }
 
@@ -55,7 +56,8 @@ type packet struct {
 type run struct {
 	packets [maxRun]packet // in reverse order
 	n       int
-	head    [ipv6Len + maxHead]byte // of the one that a PacketUpper is lent
+	ack     packet                        // see deliverAck
+	head    [inner.IPv6Len + maxHead]byte // of the one that a PacketUpper is lent
 }
 
 var runPool = sync.Pool{New: func() any { return new(run) }}
@@ -132,20 +134,21 @@ func (s *Shim) run(u Upper, r *run, m *mapping, p *pipe.Pipe, v6 bool, b []byte,
 	index := binary.BigEndian.Uint32(b) & wire.MaxIndex
 	datagrams, _ := u.(DatagramUpper)
 	for i := r.n - 1; i >= 0; i-- {
-		if s.deliverDatagram(datagrams, &r.packets[i], src, dst, o) {
+		k := &r.packets[i]
+		if s.deliverDatagram(datagrams, k, o) {
 			continue
 		}
-		if k := &r.packets[i]; k.next == protoTCP && !k.isFrag {
-			s.ackExpect(m, v6, k.head[:], k.n)
+		if k.isTCP() {
+			m.tcp.Expect(&k.h, k.n)
 		}
 		if packets != nil {
-			s.lend(packets, r, &r.packets[i], v6, src, dst, o)
+			s.lend(packets, r, k, o)
 			continue
 		}
-		if k := &r.packets[i]; k.next == protoTCP && !k.isFrag {
-			s.opened(u, m, k, v6, src, dst)
+		if k.isTCP() && m.tcp.Opens(&k.h, k.n) {
+			s.deliverAck(u, k, &r.ack)
 		}
-		s.deliver(u, m, index, &r.packets[i], v6, src, dst, view)
+		s.deliver(u, m, index, k, view)
 	}
 	view.Release()
 }
@@ -156,47 +159,49 @@ func (k *packet) parse(plain []byte, v6 bool, src, dst netip.Addr) (Drop, bool) 
 	if len(plain) == 0 {
 		return DropInShort, false
 	}
-	k.next, k.isFrag = plain[0], false
 	b := plain[1:]
-	switch k.next {
-	case protoTCP:
-		if len(b) < tcpMinLen {
+	k.h.SetIP(src, dst, v6, plain[0])
+	k.h.ReadTransport(b)
+	switch k.h.Protocol {
+	case inner.TCP:
+		if len(b) < inner.TCPLen {
 			return DropInShort, false
 		}
-		k.hl = int(b[12]>>4) * 4
-		if k.hl < tcpMinLen || k.hl > len(b) {
+		if k.hl = int(k.h.TCPLen); k.hl == 0 {
 			return DropInTCPOffset, false
 		}
-	case protoUDP:
-		if len(b) < udpLen {
+	case inner.UDP:
+		if len(b) < inner.UDPLen {
 			return DropInShort, false
 		}
 		if int(binary.BigEndian.Uint16(b[4:])) != len(b) {
 			return DropInUDPLength, false
 		}
-		k.hl = udpLen
-	case protoICMP, protoICMPv6:
-		if (k.next == protoICMPv6) != v6 {
+		k.hl = inner.UDPLen
+	case inner.ICMP, inner.ICMPv6:
+		if (k.h.Protocol == inner.ICMPv6) != v6 {
 			return DropInProtocol, false
 		}
 		if why, ok := translate(b, v6, dst, src); !ok {
 			return why, false
 		}
-		k.hl = icmpLen
-	case protoFragment:
+		k.hl = inner.ICMPLen
+	case inner.Fragment:
 		f, rest, ok := parseFragment(b, v6)
 		if !ok {
 			return DropInFragment, false
 		}
-		if f.off == 0 && f.next != protoICMP {
+		if f.off == 0 && f.next != inner.ICMP {
 			addToChecksum(f.next, rest, sumAddrs(src, dst))
 		}
-		k.isFrag, k.fragment, k.hl, k.n = true, f, 0, len(rest)
+		k.h.Protocol, k.h.Fragment, k.h.Later = f.next, true, f.off != 0
+		if !k.h.Later {
+			k.h.ReadTransport(rest)
+		}
+		k.fragment, k.hl, k.n = f, 0, len(rest)
 		if v6 {
-			k.hl = copy(k.head[:], b[:fragmentLen])
+			k.hl = copy(k.head[:], b[:inner.FragmentLen])
 			k.head[1], k.head[3] = 0, k.head[3]&^6 // reserved
-		} else {
-			k.next = f.next
 		}
 		return 0, true
 	default:
@@ -207,34 +212,39 @@ func (k *packet) parse(plain []byte, v6 bool, src, dst netip.Addr) (Drop, bool) 
 	return 0, true
 }
 
+func (k *packet) isTCP() bool { return k.h.Protocol == inner.TCP && !k.h.Fragment }
+func (k *packet) isUDP() bool { return k.h.Protocol == inner.UDP && !k.h.Fragment }
+
 // join puts the TCP segment a before k, if a receiver could have got both as
 // one: same flow and header layout, contiguous, no flag between them that
 // means something at its place. k's acknowledgement, window and timestamps
 // are the newer ones and stay.
 func (k *packet) join(a *packet) bool {
-	if k.next != protoTCP || a.next != protoTCP || k.isFrag || a.isFrag || k.hl != a.hl || a.n == 0 || k.n == 0 {
+	if !k.isTCP() || !a.isTCP() || k.hl != a.hl || a.n == 0 || k.n == 0 {
 		return false
 	}
-	x, y := a.head[:a.hl], k.head[:k.hl]
-	const inner = flagACK | flagPSH | flagECE
+	x, y := &a.h, &k.h
+	const middle = inner.ACK | inner.PSH | inner.ECE
 	switch {
-	case !bytes.Equal(x[:4], y[:4]): // ports
+	case x.SrcPort != y.SrcPort || x.DstPort != y.DstPort:
 		return false
-	case binary.BigEndian.Uint32(x[4:])+uint32(a.n) != binary.BigEndian.Uint32(y[4:]):
+	case x.Seq+uint32(a.n) != y.Seq:
 		return false
-	case x[13]&^(inner|flagCWR) != 0 || y[13]&^(inner|flagFIN) != 0:
+	case x.Flags&^(middle|inner.CWR) != 0 || y.Flags&^(middle|inner.FIN) != 0:
 		return false
-	case (x[13]^y[13])&(flagACK|flagECE) != 0:
+	case (x.Flags^y.Flags)&(inner.ACK|inner.ECE) != 0:
 		return false
-	case int32(binary.BigEndian.Uint32(y[8:])-binary.BigEndian.Uint32(x[8:])) < 0: // acknowledgement
+	case int32(y.Ack-x.Ack) < 0:
 		return false
 	case k.hl+k.n+a.n > maxTransport:
 		return false
-	case !sameOptions(x[tcpMinLen:], y[tcpMinLen:]):
+	case !sameOptions(a.head[inner.TCPLen:a.hl], k.head[inner.TCPLen:k.hl]):
 		return false
 	}
-	copy(y[4:8], x[4:8])
-	y[13] |= x[13] & (flagPSH | flagCWR)
+	y.Seq = x.Seq
+	y.Flags |= x.Flags & (inner.PSH | inner.CWR)
+	copy(k.head[4:8], a.head[4:8])
+	k.head[flagsAt] = y.Flags
 	k.prepend(a)
 	return true
 }
@@ -243,9 +253,9 @@ func (k *packet) join(a *packet) bool {
 // same ports, and all of one size but the last, which may be shorter.
 func (k *packet) joinUDP(a *packet) bool {
 	switch {
-	case k.next != protoUDP || a.next != protoUDP || k.isFrag || a.isFrag || k.n == 0:
+	case !k.isUDP() || !a.isUDP() || k.n == 0:
 		return false
-	case !bytes.Equal(a.head[:4], k.head[:4]):
+	case k.h.SrcPort != a.h.SrcPort || k.h.DstPort != a.h.DstPort:
 		return false
 	case a.n < k.seg || k.merged > 0 && a.n != k.seg:
 		return false
@@ -253,7 +263,7 @@ func (k *packet) joinUDP(a *packet) bool {
 		return false
 	}
 	k.prepend(a)
-	binary.BigEndian.PutUint16(k.head[4:], uint16(udpLen+k.n))
+	binary.BigEndian.PutUint16(k.head[4:], uint16(inner.UDPLen+k.n))
 	return true
 }
 
@@ -279,8 +289,8 @@ func sameOptions(x, y []byte) bool {
 
 // deliver gives the stack one packet whose payload lies in view, which stays
 // the caller's. A TCP segment waits for those before it, if m is given.
-func (s *Shim) deliver(u Upper, m *mapping, index uint32, k *packet, v6 bool, src, dst netip.Addr, view *buffer.View) {
-	hv := k.header(v6, src, dst)
+func (s *Shim) deliver(u Upper, m *mapping, index uint32, k *packet, view *buffer.View) {
+	hv := k.header()
 	b := buffer.MakeWithView(hv)
 	if k.n > 0 {
 		var pv *buffer.View
@@ -293,40 +303,43 @@ func (s *Shim) deliver(u Upper, m *mapping, index uint32, k *packet, v6 bool, sr
 		}
 		b.Append(pv)
 	}
-	if m != nil && k.next == protoTCP && !k.isFrag && (k.n > 0 || k.head[13]&(flagSYN|flagRST) != 0) {
-		s.deliverInOrder(u, m, v6, index, k, b)
+	if m != nil && k.isTCP() {
+		m.tcp.Deliver(&k.h, k.n, pep.Datagram{Index: index, Counter: k.counter}, b)
 		return
 	}
 	s.count.in.Add(1)
-	u.Deliver(v6, b)
+	u.Deliver(&k.h, b)
 }
 
 // header returns a View of its own with the IP and transport headers: the
 // stack clones the chunk that holds the network header, and would copy all of
 // it with the payload inside.
-func (k *packet) header(v6 bool, src, dst netip.Addr) *buffer.View {
-	n := ipv4Len + k.hl
-	if v6 {
-		n = ipv6Len + k.hl
+func (k *packet) header() *buffer.View {
+	n := inner.IPv4Len + k.hl
+	if k.h.V6 {
+		n = inner.IPv6Len + k.hl
 	}
 	hv := buffer.NewViewSize(n)
-	k.putHeader(hv.AsSlice(), v6, src, dst)
+	k.putHeader(hv.AsSlice())
 	return hv
 }
 
 // putHeader writes the IP and transport headers to h and returns their length.
-func (k *packet) putHeader(h []byte, v6 bool, src, dst netip.Addr) int {
-	n := k.hl + k.n
-	if v6 {
-		putIPv6(h, k.next, n, src, dst)
-		return ipv6Len + copy(h[ipv6Len:], k.head[:k.hl])
+func (k *packet) putHeader(h []byte) int {
+	n, next := k.hl+k.n, k.h.Protocol
+	if k.h.V6 {
+		if k.h.Fragment {
+			next = inner.Fragment
+		}
+		putIPv6(h, next, n, k.h.Src, k.h.Dst)
+		return inner.IPv6Len + copy(h[inner.IPv6Len:], k.head[:k.hl])
 	}
 	var f *fragment
-	if k.isFrag {
+	if k.h.Fragment {
 		f = &k.fragment
 	}
-	putIPv4(h, k.next, n, src, dst, f)
-	return ipv4Len + copy(h[ipv4Len:], k.head[:k.hl])
+	putIPv4(h, next, n, k.h.Src, k.h.Dst, f)
+	return inner.IPv4Len + copy(h[inner.IPv4Len:], k.head[:k.hl])
 }
 
 // Large implements pipe.Handler: a plaintext that the pipe put together.
@@ -352,9 +365,9 @@ func (s *Shim) Large(p *pipe.Pipe, v6 bool, plain []byte) {
 	if why, ok := k.parse(view.AsSlice(), v6, src, dst); ok {
 		k.pay, k.merged = len(plain)-k.n, 0
 		if packets, _ := (*u).(PacketUpper); packets != nil {
-			s.lend(packets, r, k, v6, src, dst, view.AsSlice())
+			s.lend(packets, r, k, view.AsSlice())
 		} else {
-			s.deliver(*u, nil, 0, k, v6, src, dst, view)
+			s.deliver(*u, nil, 0, k, view)
 		}
 	} else {
 		s.count.drop(why)

@@ -12,6 +12,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/checksum"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 
+	"github.com/idloc/idloc/internal/inner"
 	"github.com/idloc/idloc/shim"
 )
 
@@ -29,7 +30,8 @@ type lent struct {
 }
 
 func (b *borrower) MergesUDP() bool { return b.udp }
-func (b *borrower) Packet(v6 bool, head, payload []byte, seg int) {
+func (b *borrower) Packet(h *inner.Header, head, payload []byte, seg int) {
+	v6 := h.V6
 	b.lent <- lent{v6, bytes.Clone(head), bytes.Clone(payload), seg}
 	clear(head)
 	clear(payload) // it is ours for the call
@@ -40,7 +42,7 @@ func (b *borrower) next(t *testing.T) lent {
 	select {
 	case l := <-b.lent:
 		return l
-	case <-time.After(10 * time.Second):
+	case <-time.After(2 * time.Minute):
 		t.Fatal("nothing was lent")
 		return lent{}
 	}

@@ -1,6 +1,7 @@
 package shim
 
 import (
+	"context"
 	"iter"
 	"maps"
 	"net/netip"
@@ -10,16 +11,19 @@ import (
 
 	"github.com/idloc/idloc/internal/peerid"
 	"github.com/idloc/idloc/internal/pipe"
+	"github.com/idloc/idloc/shim/pep"
 )
 
 // mapping is the state of one peer: which pipe its LSIs lead to, or which
-// packets wait for one. pipe is read without a lock; the rest has its mutex.
+// packets wait for one. pipe and tcp are used without a lock, and stand apart from
+// what every packet writes to; the rest has its mutex.
 // The LSIs are pinned in the table for as long as it is in Shim.byID.
 type mapping struct {
 	id     peerid.ID
 	v4, v6 netip.Addr // v6 is invalid for a peer without one
 
 	pipe atomic.Pointer[pipe.Pipe] // nil: a miss
+	tcp  pep.Proxy                 // works for what TCP there is with the peer
 
 	release sync.Mutex // held by the one that moves held packets into a pipe
 
@@ -28,11 +32,12 @@ type mapping struct {
 	connecting bool       // a Connect is under way
 	held       []held     // oldest first
 	heldBytes  int
-	last       *pipe.Pipe // the one that was installed last
+	last       *pipe.Pipe      // the one that was installed last
+	attempt    *attempt        // nil unless somebody waits for a pipe
+	up         context.Context // ends with the pipe; nil until somebody asked
+	upEnds     context.CancelFunc
 
 	dense dense
-	acks  atomic.Pointer[acks]  // nil until a small TCP segment comes in
-	order atomic.Pointer[order] // nil until a TCP segment with payload does
 }
 
 // cow is a map read without a lock and copied, one shard at a time, by
@@ -128,6 +133,7 @@ func (s *Shim) mappingLocked(id peerid.ID) (*mapping, bool) {
 		return nil, false // reclaimed meanwhile
 	}
 	m := &mapping{id: id, v4: v4, v6: v6}
+	m.tcp.Init(&tcpLink{s, m}, &s.count.tcp)
 	s.byID.store(id[0], id, m)
 	s.storeLSI(v4, m)
 	s.storeLSI(v6, m)

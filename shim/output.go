@@ -2,8 +2,8 @@ package shim
 
 import (
 	"encoding/binary"
-	"net/netip"
 
+	"github.com/idloc/idloc/internal/inner"
 	"github.com/idloc/idloc/internal/pipe"
 )
 
@@ -17,37 +17,19 @@ import (
 //  4. Flush hands the batch to the socket: in the caller's goroutine, or for
 //     small packets in quick succession in the shim's (dense.go).
 
-// IANA protocol numbers of what may pass.
-const (
-	protoICMP     = 1
-	protoTCP      = 6
-	protoUDP      = 17
-	protoFragment = 44
-	protoICMPv6   = 58
-)
+// flagsAt is where a TCP header has its flags.
+const flagsAt = 13
 
-const (
-	ipv4Len     = 20
-	ipv6Len     = 40
-	tcpMinLen   = 20
-	udpLen      = 8
-	fragmentLen = 8
-)
-
-// TCP flags, in byte 13 of the header.
-const (
-	flagFIN = 0x01
-	flagSYN = 0x02
-	flagRST = 0x04
-	flagPSH = 0x08
-	flagACK = 0x10
-	flagURG = 0x20
-	flagECE = 0x40
-	flagCWR = 0x80
-)
+// ecnBits are those of a traffic class that are not its DSCP (RFC 3168 §5). What
+// a router says by them of a datagram of the pipe's says nothing of one packet.
+const ecnBits = 3
 
 // Packet is an IP packet of the stack, in the pieces in which the stack has
 // it. All slices are borrowed for the call of Output and only read.
+//
+// Its headers are read once, by Header, and not again when the packet has
+// changed: a Packet that is used anew is Reset first. It belongs to one
+// goroutine.
 type Packet struct {
 	V6        bool
 	IP        []byte   // IP header, for IPv6 with its fragment header
@@ -55,10 +37,50 @@ type Packet struct {
 	Payload   [][]byte // the rest
 	Size      int      // bytes of Payload
 	MSS       int      // > 0: a super packet, to be cut into TCP segments or UDP datagrams of this payload
+
+	state readState
+	h     inner.Header
 }
 
-// flat copies the packet into one fresh slice.
-func (pk *Packet) flat() []byte {
+// readState says whether the headers of a Packet were read.
+type readState uint8
+
+const (
+	unread readState = iota
+	wellFormed
+	malformed
+)
+
+// Reset makes pk a Packet without anything, which keeps the room of Payload.
+func (pk *Packet) Reset() {
+	pk.V6, pk.IP, pk.Transport, pk.Payload, pk.Size, pk.MSS, pk.state = false, nil, nil, pk.Payload[:0], 0, 0, unread
+}
+
+// Header returns what the headers of pk say; false if they are malformed.
+func (pk *Packet) Header() (*inner.Header, bool) {
+	if pk.state == unread {
+		pk.state = malformed
+		if n, ok := pk.h.ReadIP(pk.IP); ok && n == len(pk.IP) && pk.h.V6 == pk.V6 {
+			pk.state = wellFormed
+			pk.readTransport()
+		}
+	}
+	return &pk.h, pk.state == wellFormed
+}
+
+// readTransport reads the transport header, wherever the stack has it.
+func (pk *Packet) readTransport() {
+	switch {
+	case pk.h.Later:
+	case len(pk.Transport) > 0:
+		pk.h.ReadTransport(pk.Transport)
+	case len(pk.Payload) > 0:
+		pk.h.ReadTransport(pk.Payload[0])
+	}
+}
+
+// Flat copies the packet into one fresh slice.
+func (pk *Packet) Flat() []byte {
 	b := make([]byte, 0, len(pk.IP)+len(pk.Transport)+pk.Size)
 	b = append(append(b, pk.IP...), pk.Transport...)
 	for _, p := range pk.Payload {
@@ -67,7 +89,7 @@ func (pk *Packet) flat() []byte {
 	return b
 }
 
-// unflatten is the reverse of flat; b is aliased.
+// unflatten is the reverse of Flat; b is aliased.
 func unflatten(b []byte, mss int) (pk Packet, ok bool) {
 	ok = pk.Parse(b, mss)
 	return pk, ok
@@ -76,56 +98,44 @@ func unflatten(b []byte, mss int) (pk Packet, ok bool) {
 // Parse makes pk the packet that b holds in one piece, IP header first. b is
 // aliased. It is false if b is not even a header; Output checks the rest.
 func (pk *Packet) Parse(b []byte, mss int) (ok bool) {
-	pk.V6, pk.MSS = false, mss
-	var next byte
-	fragment := false
-	hl := 0
-	switch {
-	case len(b) >= ipv4Len && b[0]>>4 == 4:
-		hl = int(b[0]&15) * 4
-		next, fragment = b[9], binary.BigEndian.Uint16(b[6:])&0x3fff != 0
-	case len(b) >= ipv6Len && b[0]>>4 == 6:
-		pk.V6, hl, next = true, ipv6Len, b[6]
-		if next == protoFragment {
-			hl, fragment = ipv6Len+fragmentLen, true
-		}
-	default:
+	pk.Reset()
+	hl, ok := pk.h.Parse(b)
+	if !ok {
 		return false
 	}
-	if hl < ipv4Len || len(b) < hl {
-		return false
-	}
-	pk.IP, b = b[:hl], b[hl:]
+	pk.V6, pk.MSS, pk.IP, b = pk.h.V6, mss, b[:hl], b[hl:]
 	th := 0
 	switch {
-	case fragment:
-	case next == protoTCP && len(b) >= tcpMinLen:
-		th = int(b[12]>>4) * 4
-	case next == protoUDP:
-		th = udpLen
-	}
-	if len(b) < th {
-		return false
+	case pk.h.Fragment:
+	case pk.h.Protocol == inner.TCP:
+		if th = int(pk.h.TCPLen); th == 0 {
+			return false
+		}
+	case pk.h.Protocol == inner.UDP:
+		if th = inner.UDPLen; len(b) < th {
+			return false
+		}
 	}
 	pk.Transport = b[:th]
-	pk.Payload, pk.Size = append(pk.Payload[:0], b[th:]), len(b)-th
+	pk.Payload, pk.Size = append(pk.Payload, b[th:]), len(b)-th
+	pk.state = wellFormed
 	return true
 }
 
 // parsed is what the way down needs to know about a Packet.
 type parsed struct {
-	next   byte // next header in the plaintext
-	syn    bool // a TCP segment that opens a connection
+	next   byte  // next header in the plaintext
+	class  uint8 // traffic class, without the bits of ECN
 	hasExt bool
-	ext    [fragmentLen]byte // the fragment header, if hasExt
-	addrs  uint16            // sum of the addresses, if it is a first fragment
+	ext    [inner.FragmentLen]byte // the fragment header, if hasExt
+	addrs  uint16                  // sum of the addresses, if it is a first fragment
 }
 
 // len returns the plaintext's length, the next header byte included.
 func (in *parsed) len(pk *Packet) int {
 	n := 1 + len(pk.Transport) + pk.Size
 	if in.hasExt {
-		n += fragmentLen
+		n += inner.FragmentLen
 	}
 	return n
 }
@@ -145,65 +155,58 @@ func (in *parsed) write(dst []byte, pk *Packet) {
 	c := cursor{pieces: pk.Payload}
 	c.fill(dst[in.head(dst, pk):])
 	if in.addrs != 0 {
-		addToChecksum(in.ext[0], dst[1+fragmentLen:], ^in.addrs)
+		addToChecksum(in.ext[0], dst[1+inner.FragmentLen:], ^in.addrs)
 	}
 }
 
 // parse checks what the stack wants to send. It allocates nothing.
-func (s *Shim) parse(pk *Packet) (in parsed, dst netip.Addr, why Drop, ok bool) {
-	ip := pk.IP
-	var src netip.Addr
-	if pk.V6 {
-		if len(ip) < ipv6Len || ip[0]>>4 != 6 {
-			return in, dst, DropOutMalformed, false
-		}
-		src, dst = netip.AddrFrom16([16]byte(ip[8:24])), netip.AddrFrom16([16]byte(ip[24:40]))
-		in.next = ip[6]
-		switch {
-		case in.next == protoFragment && len(ip) == ipv6Len+fragmentLen:
-			in.hasExt = true
-			copy(in.ext[:], ip[ipv6Len:])
-		case in.next == protoFragment || len(ip) != ipv6Len:
-			return in, dst, DropOutProtocol, false
-		}
-	} else {
-		if len(ip) < ipv4Len || ip[0]>>4 != 4 {
-			return in, dst, DropOutMalformed, false
-		}
-		src, dst = netip.AddrFrom4([4]byte(ip[12:16])), netip.AddrFrom4([4]byte(ip[16:20]))
-		in.next = ip[9]
-		if binary.BigEndian.Uint16(ip[6:])&0x3fff != 0 {
-			in.ext, in.hasExt = fragmentOf4(ip), true
-			in.next = protoFragment
-		}
+func (s *Shim) parse(pk *Packet) (in parsed, why Drop, ok bool) {
+	h, ok := pk.Header()
+	if !ok {
+		return in, s.malformed(pk), false
 	}
-	if src != s.self4 && src != s.self6 {
-		return in, dst, DropOutSource, false
+	in.next, in.class = h.Protocol, h.Class&^ecnBits
+	switch {
+	case h.Fragment && h.V6:
+		in.next, in.hasExt = inner.Fragment, true
+		copy(in.ext[:], pk.IP[inner.IPv6Len:])
+	case h.Fragment:
+		in.next, in.hasExt, in.ext = inner.Fragment, true, fragmentOf4(pk.IP)
 	}
-	if dst.IsMulticast() {
-		return in, dst, DropOutProtocol, false
+	if h.Src != s.self4 && h.Src != s.self6 {
+		return in, DropOutSource, false
+	}
+	if h.Dst.IsMulticast() {
+		return in, DropOutProtocol, false
 	}
 	switch in.next {
-	case protoTCP:
-		th := pk.Transport
-		if len(th) < tcpMinLen || int(th[12]>>4)*4 != len(th) {
-			return in, dst, DropOutMalformed, false
+	case inner.TCP:
+		if h.TCPLen == 0 || int(h.TCPLen) != len(pk.Transport) {
+			return in, DropOutMalformed, false
 		}
-		in.syn = th[13]&(flagSYN|flagACK) == flagSYN
-	case protoUDP:
-	case protoFragment:
-		if why, ok := in.parseFragment(pk, src, dst); !ok {
-			return in, dst, why, false
+	case inner.UDP:
+	case inner.Fragment:
+		if why, ok := in.parseFragment(pk); !ok {
+			return in, why, false
 		}
-	case protoICMP, protoICMPv6:
+	case inner.ICMP, inner.ICMPv6:
 		t, found := pk.firstByte()
-		if !found || (in.next == protoICMPv6) != pk.V6 || !icmpPasses(pk.V6, t) {
-			return in, dst, DropOutProtocol, false
+		if !found || (in.next == inner.ICMPv6) != pk.V6 || !icmpPasses(pk.V6, t) {
+			return in, DropOutProtocol, false
 		}
 	default:
-		return in, dst, DropOutProtocol, false
+		return in, DropOutProtocol, false
 	}
-	return in, dst, 0, true
+	return in, 0, true
+}
+
+// malformed says why the headers of pk could not be read: IPv6 with extension
+// headers is not forbidden, but does not travel.
+func (s *Shim) malformed(pk *Packet) Drop {
+	if pk.V6 && len(pk.IP) >= inner.IPv6Len && pk.IP[0]>>4 == 6 {
+		return DropOutProtocol
+	}
+	return DropOutMalformed
 }
 
 // firstByte returns the first byte after the IP header.
@@ -227,19 +230,19 @@ func (pk *Packet) firstByte() (byte, bool) {
 // is due it is delivered later, from another goroutine, because stacks call
 // Output with a connection's lock held.
 func (s *Shim) Output(pk *Packet) error {
-	in, dst, why, ok := s.parse(pk)
+	in, why, ok := s.parse(pk)
 	if !ok {
 		return s.count.drop(why)
 	}
-	if s.outputBare(pk, &in, dst) {
+	if s.outputBare(pk, &in) {
 		return nil
 	}
-	if m := s.byLSI(dst); m != nil {
+	if m := s.byLSI(pk.h.Dst); m != nil {
 		if p := m.pipe.Load(); p != nil {
 			return s.send(m, p, pk, in)
 		}
 	}
-	return s.miss(dst, pk, in)
+	return s.miss(pk, in)
 }
 
 // send puts pk into p.
@@ -248,7 +251,7 @@ func (s *Shim) send(m *mapping, p *pipe.Pipe, pk *Packet, in parsed) error {
 	limit := p.MaxSegment() + 1
 	s.count.out.Add(1)
 	switch {
-	case in.next == protoTCP:
+	case in.next == inner.TCP:
 		s.sendTCP(m, p, pk, in, n, limit)
 	case pk.MSS > 0 && pk.Size > pk.MSS:
 		s.sendDatagrams(m, p, pk, in, limit)
@@ -271,6 +274,7 @@ func (s *Shim) sendOne(m *mapping, p *pipe.Pipe, pk *Packet, in parsed, n int) {
 	}
 	b := p.Batch(pk.V6)
 	defer b.Free()
+	b.SetClass(in.class)
 	r := b.Room(n)
 	if r == nil {
 		s.count.drop(DropOutTooBig)
@@ -278,8 +282,19 @@ func (s *Shim) sendOne(m *mapping, p *pipe.Pipe, pk *Packet, in parsed, n int) {
 	}
 	in.write(r, pk)
 	b.Seal()
-	m.rideAlong(b, pk.V6)
+	m.tcp.Ride(b, pk.V6)
 	s.flush(b)
+}
+
+// sendTCP is send for TCP.
+func (s *Shim) sendTCP(m *mapping, p *pipe.Pipe, pk *Packet, in parsed, n, limit int) {
+	switch {
+	case m.tcp.Hold(&pk.h, pk.Transport, pk.Size, in.class):
+	case pk.MSS > 0 && pk.Size > pk.MSS || n > limit:
+		s.sendSegments(m, p, pk, in.class, limit)
+	default:
+		s.sendOne(m, p, pk, in, n)
+	}
 }
 
 func (s *Shim) flush(b *pipe.Batch) {
@@ -297,7 +312,7 @@ func (s *Shim) sendLarge(p *pipe.Pipe, pk *Packet, in parsed, n int) error {
 	defer plainPool.Put(buf)
 	r := buf[:n]
 	in.write(r, pk)
-	if p.SendLarge(pk.V6, r) != nil {
+	if p.SendLarge(pk.V6, r, in.class) != nil {
 		s.count.drop(DropOutPipe)
 	}
 	return nil
@@ -307,21 +322,21 @@ func (s *Shim) sendLarge(p *pipe.Pipe, pk *Packet, in parsed, n int) error {
 // super packet, the connection's MSS: RFC 9293 §3.4 for the sequence numbers;
 // FIN and PSH belong to the last segment, CWR to the first (RFC 3168 §6.1.2).
 // All go out in one batch, as far as one takes them.
-func (s *Shim) sendSegments(m *mapping, p *pipe.Pipe, pk *Packet, limit int) {
+func (s *Shim) sendSegments(m *mapping, p *pipe.Pipe, pk *Packet, class uint8, limit int) {
 	th := pk.Transport
 	hl := 1 + len(th)
 	seg := limit - hl
 	if pk.MSS > 0 {
 		seg = min(seg, pk.MSS)
 	}
-	if seg <= 0 || th[13]&(flagSYN|flagURG) != 0 {
+	if seg <= 0 || pk.h.Flags&(inner.SYN|inner.URG) != 0 {
 		s.count.drop(DropOutTooBig)
 		return
 	}
 	s.flushDense(m) // what was sent before stays before
-	seq := binary.BigEndian.Uint32(th[4:])
 	c := cursor{pieces: pk.Payload}
 	b := p.Batch(pk.V6)
+	b.SetClass(class)
 	for off := 0; off < pk.Size; off += seg {
 		n := min(seg, pk.Size-off)
 		r := b.Room(hl + n)
@@ -332,14 +347,14 @@ func (s *Shim) sendSegments(m *mapping, p *pipe.Pipe, pk *Packet, limit int) {
 				break
 			}
 		}
-		r[0] = protoTCP
+		r[0] = inner.TCP
 		copy(r[1:], th)
-		binary.BigEndian.PutUint32(r[1+4:], seq+uint32(off))
+		binary.BigEndian.PutUint32(r[1+4:], pk.h.Seq+uint32(off))
 		if off > 0 {
-			r[1+13] &^= flagCWR
+			r[1+flagsAt] &^= inner.CWR
 		}
 		if off+n < pk.Size {
-			r[1+13] &^= flagFIN | flagPSH
+			r[1+flagsAt] &^= inner.FIN | inner.PSH
 		}
 		c.fill(r[hl:])
 		b.Seal()

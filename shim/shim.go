@@ -13,6 +13,8 @@ import (
 	"gvisor.dev/gvisor/pkg/buffer"
 
 	"github.com/idloc/idloc/internal/event"
+	"github.com/idloc/idloc/internal/inner"
+	"github.com/idloc/idloc/internal/logpace"
 	"github.com/idloc/idloc/internal/peerid"
 	"github.com/idloc/idloc/internal/pipe"
 	"github.com/idloc/idloc/lsi"
@@ -30,10 +32,20 @@ type Connector interface {
 // Upper is the stack above.
 type Upper interface {
 	// Deliver takes one inner IP packet, which it owns. The IP and
-	// transport headers are in the first view. It may be called from
+	// transport headers are in the first view, and h, borrowed for the call,
+	// says what they say. It may be called from
 	// several goroutines, and must not call back into the shim's Handler
 	// methods. Packets sent meanwhile through Output are fine.
-	Deliver(v6 bool, packet buffer.Buffer)
+	Deliver(h *inner.Header, packet buffer.Buffer)
+}
+
+// PeerUpper is an Upper that wants to know of peers whose process is over.
+type PeerUpper interface {
+	Upper
+	// Gone says that all that was open with the peer that has these LSIs is
+	// over, packets that come from them later belong to something new. Packets
+	// sent meanwhile through Output are fine.
+	Gone(v4, v6 netip.Addr)
 }
 
 // Config is what a Shim works with. Table and Connector are needed.
@@ -79,9 +91,7 @@ func New(cfg Config) *Shim {
 		dirty:   make(chan *mapping, maxDirty),
 	}
 	s.self4, s.self6 = cfg.Table.Self()
-	if cfg.Logger == nil {
-		s.cfg.Logger = slog.New(slog.DiscardHandler)
-	}
+	s.cfg.Logger = logpace.New(cfg.Logger)
 	if cfg.Upper != nil {
 		s.Attach(cfg.Upper)
 	}
@@ -120,11 +130,13 @@ func (s *Shim) Close() error {
 	for m := range s.byID.all() {
 		m.mu.Lock()
 		s.dropHeldLocked(m, DropOutClosed)
+		s.decideLocked(m, net.ErrClosed)
+		m.lostLocked()
 		m.pipe.Store(nil)
 		s.removeLocked(m)
 		m.mu.Unlock()
 		m.dense.discard()
-		s.endOrder(m)
+		m.tcp.End()
 	}
 	return nil
 }
@@ -145,9 +157,7 @@ func (s *Shim) awaitReleases() {
 // the stack was closed. The peers would go on asking for them.
 func (s *Shim) lastWords() {
 	for m := range s.byID.all() {
-		if all := m.acks.Load(); all != nil {
-			s.releaseAcks(m, all)
-		}
+		m.tcp.Release()
 		s.flushDense(m)
 	}
 }
@@ -182,7 +192,7 @@ func (s *Shim) adopt(id peerid.ID) (*mapping, error) {
 	}
 	m, ok := s.mappingLocked(id)
 	if !ok {
-		return nil, errors.New("shim: LSI was reclaimed at once")
+		return nil, errors.New("LSI was reclaimed at once")
 	}
 	return m, nil
 }
@@ -194,18 +204,36 @@ func (s *Shim) Down(p *pipe.Pipe, err error) {
 		return
 	}
 	m.dense.discard()
-	s.endOrder(m)
+	m.tcp.End()
 	s.mu.Lock()
 	m.mu.Lock()
+	if m.pipe.Load() == nil { // else another has come meanwhile
+		m.lostLocked()
+	}
 	s.removeLocked(m)
 	m.mu.Unlock()
 	s.mu.Unlock()
 }
 
+// Gone implements pipe.Handler.
+func (s *Shim) Gone(peer peerid.ID, _ error) {
+	u := s.upper.Load()
+	if u == nil {
+		return
+	}
+	if u, ok := (*u).(PeerUpper); ok {
+		if v4, v6, ok := s.cfg.Table.Of(peer); ok {
+			u.Gone(v4, v6)
+		}
+	}
+}
+
 // failure is what became of the newest Connect to a peer, if it failed.
 type failure struct {
-	err error
-	at  time.Time
+	err   error
+	at    time.Time
+	tries int           // how often one has failed in succession
+	over  chan struct{} // closed when it is forgotten
 }
 
 // maxFailed bounds how many peers' last errors are kept.
@@ -230,7 +258,14 @@ func (s *Shim) setFailedLocked(id peerid.ID, err error) {
 				oldest, at = k, f.at
 			}
 		}
-		delete(s.failed, oldest)
+		s.forgetLocked(oldest)
 	}
-	s.failed[id] = failure{err, time.Now()}
+	f := failure{err: err, at: time.Now(), tries: 1, over: make(chan struct{})}
+	if last, ok := s.failed[id]; ok {
+		f.over = last.over
+		if f.at.Sub(last.at) < pauseForget {
+			f.tries += last.tries
+		}
+	}
+	s.failed[id] = f
 }

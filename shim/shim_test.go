@@ -18,6 +18,7 @@ import (
 	"gvisor.dev/gvisor/pkg/buffer"
 
 	"github.com/idloc/idloc/internal/event"
+	"github.com/idloc/idloc/internal/inner"
 	"github.com/idloc/idloc/internal/peerid"
 	"github.com/idloc/idloc/shim"
 	"github.com/idloc/idloc/shim/shimtest"
@@ -28,7 +29,7 @@ type upper struct{ got chan []byte }
 
 func newUpper() *upper { return &upper{make(chan []byte, 4096)} }
 
-func (u *upper) Deliver(v6 bool, b buffer.Buffer) {
+func (u *upper) Deliver(_ *inner.Header, b buffer.Buffer) {
 	u.got <- b.Flatten()
 	b.Release()
 }
@@ -38,7 +39,7 @@ func (u *upper) next(t *testing.T) []byte {
 	select {
 	case b := <-u.got:
 		return b
-	case <-time.After(10 * time.Second):
+	case <-time.After(2 * time.Minute):
 		t.Fatal("nothing delivered")
 		return nil
 	}
@@ -130,7 +131,7 @@ func TestHeldInOrder(t *testing.T) {
 		select {
 		case e := <-events:
 			kinds = append(kinds, e.Kind)
-		case <-time.After(10 * time.Second):
+		case <-time.After(2 * time.Minute):
 			t.Fatalf("events %v", kinds)
 		}
 	}
@@ -156,6 +157,28 @@ func TestHeldInOrder(t *testing.T) {
 	if len(events) != 0 || !slices.Contains(kinds, event.Miss) || !slices.Contains(kinds, event.PacketsReleased) {
 		t.Errorf("events %v", kinds)
 	}
+}
+
+// A miss is told before anything follows from it.
+func TestMissIsToldFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var p *pair
+		told := make(chan int64, 1)
+		p = newPair(t, func(e event.Event) {
+			if e.Kind == event.Miss {
+				synctest.Wait()
+				told <- p.a.Connects.Load()
+			}
+		})
+		p.a.OnConnect = func(context.Context, peerid.ID) error { return errors.New("no way") }
+		if err := p.a.Shim.Output(udp(p.src, p.dst, "x")); err != nil {
+			t.Fatal(err)
+		}
+		if n := <-told; n != 0 {
+			t.Errorf("%d Connects before the miss was told", n)
+		}
+		p.ua.next(t) // the answer
+	})
 }
 
 func TestHoldLimits(t *testing.T) {
@@ -516,6 +539,7 @@ func TestCloseWhileReleasing(t *testing.T) {
 		defer close(closed)
 		_ = p.a.Shim.Close()
 	}()
+	p.a.Shim.Attach(nil) // nobody takes the answers to what follows
 	nobody := netip.MustParseAddr("198.19.255.254")
 	for !errors.Is(p.a.Shim.Output(udp(p.src, nobody, "")), net.ErrClosed) {
 		runtime.Gosched()

@@ -27,6 +27,10 @@ type Filter func(from, to *Node, b []byte, seg int) []byte
 // SetFilter puts f in the way of all batches from now on.
 func (n *Net) SetFilter(f Filter) { n.filter.Store(&f) }
 
+// OnMarked calls f of each batch sent with a traffic class from now on, before
+// any Filter. It is called from many goroutines.
+func (n *Net) OnMarked(f func(from *Node, class uint8, b []byte, seg int)) { n.marked.Store(&f) }
+
 // SetDelay makes every batch sent from now on arrive d later. Order stays.
 func (n *Net) SetDelay(d time.Duration) { n.delay.Store(int64(d)) }
 
@@ -36,6 +40,7 @@ func (n *Net) SetDelay(d time.Duration) { n.delay.Store(int64(d)) }
 type Net struct {
 	filter atomic.Pointer[Filter]
 	delay  atomic.Int64
+	marked atomic.Pointer[func(from *Node, class uint8, b []byte, seg int)]
 
 	// Lost counts the batches that found a node's queue full.
 	Lost atomic.Int64
@@ -161,6 +166,14 @@ func (d *Node) WriteBatch(b []byte, seg int, to netip.AddrPort) error {
 		buffers.Put(buf)
 	}
 	return nil
+}
+
+// WriteClass implements pipe.ClassSender.
+func (d *Node) WriteClass(b []byte, seg int, to netip.AddrPort, class uint8) error {
+	if f := d.net.marked.Load(); f != nil {
+		(*f)(d, class, b, seg)
+	}
+	return d.WriteBatch(b, seg, to)
 }
 
 func (d *Node) receive() {

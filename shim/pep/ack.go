@@ -1,12 +1,11 @@
-package shim
+package pep
 
 import (
-	"encoding/binary"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/idloc/idloc/internal/pipe"
+	"github.com/idloc/idloc/internal/inner"
 )
 
 // The stack acknowledges every segment at once. Where a request is followed
@@ -37,11 +36,11 @@ const (
 	ackSmall   = 1000 // bytes of a segment that may be a request
 	ackSlots   = 16   // flows of a peer that are watched at once
 	ackPenalty = 32   // acknowledgements not held after too many that waited in vain
-	ackMaxLen  = tcpMinLen + 12
+	ackMaxLen  = inner.TCPLen + 12
 	ackPorts   = 16 // services of a peer that are told apart, by the hash of the port
 )
 
-// acks are the flows of a mapping that are watched.
+// acks are the flows that are watched.
 type acks struct {
 	slots    [ackSlots]atomic.Pointer[ackSlot] // nil until used
 	opens    [ackPorts]ackTrust                // of services whose clients speak first
@@ -79,30 +78,22 @@ func (t *ackTrust) try() bool {
 // ackSlot watches one flow. The zero value watches none.
 type ackSlot struct {
 	mu      sync.Mutex // guards what follows; held while a held packet is sent
-	flow    uint64
-	expects bool      // an acknowledgement of next, which was not sent yet
-	next    uint32    // sequence number
-	trust   *ackTrust // of what is expected
-	ended   bool      // our FIN went out
-	last    bool      // what is expected follows the second FIN
-	data    ackTrust  // of the flow's segments
+	flow    uint64     // inner.Flow.Word
+	expects bool       // an acknowledgement of next, which was not sent yet
+	next    uint32     // sequence number
+	trust   *ackTrust  // of what is expected
+	ended   bool       // our FIN went out
+	last    bool       // what is expected follows the second FIN
+	data    ackTrust   // of the flow's segments
 
 	has   bool      // the rest is of the one that is held
 	held  *ackTrust // by whose trust
 	v6    bool
+	class uint8
+	ack   uint32 // what it acknowledges
 	n     int
 	head  [ackMaxLen]byte
-	pk    Packet
 	since time.Duration
-}
-
-// ackFlow is how a flow is known to an ackSlot, by the ports as they go out.
-func ackFlow(v6 bool, src, dst uint16) uint64 {
-	f := uint64(src)<<16 | uint64(dst) | 1<<33
-	if v6 {
-		f |= 1 << 32
-	}
-	return f
 }
 
 func (a *acks) at(flow uint64) *atomic.Pointer[ackSlot] {
@@ -125,31 +116,31 @@ func ackPort(flow uint64) uint32 {
 	return uint32(min(uint16(flow), uint16(flow>>16))) * 0x9e3779b1 >> 28
 }
 
-// watchAcks returns m's acks, made if need be.
-func (s *Shim) watchAcks(m *mapping) *acks {
-	if all := m.acks.Load(); all != nil {
+// watchAcks returns p's acks, made if need be.
+func (p *Proxy) watchAcks() *acks {
+	if all := p.acks.Load(); all != nil {
 		return all
 	}
 	all := new(acks)
-	all.timer = time.AfterFunc(time.Hour, func() { s.ackTimeout(m, all) })
+	all.timer = time.AfterFunc(time.Hour, func() { p.ackTimeout(all) })
 	all.timer.Stop()
-	m.acks.CompareAndSwap(nil, all)
-	return m.acks.Load()
+	p.acks.CompareAndSwap(nil, all)
+	return p.acks.Load()
 }
 
-// ackExpect notes a TCP segment with n bytes of payload that came in.
-func (s *Shim) ackExpect(m *mapping, v6 bool, th []byte, n int) {
-	const answer = flagSYN | flagACK
-	opens, closes := th[13]&answer == answer, th[13]&flagFIN != 0
-	if th[13]&flagRST != 0 || n > ackSmall || n == 0 && !opens && !closes {
+// Expect is told of every TCP segment that came in, with n bytes of payload.
+func (p *Proxy) Expect(h *inner.Header, n int) {
+	const answer = inner.SYN | inner.ACK
+	opens, closes := h.Flags&answer == answer, h.Flags&inner.FIN != 0
+	if h.Flags&inner.RST != 0 || n > ackSmall || n == 0 && !opens && !closes {
 		return
 	}
-	flow := ackFlow(v6, binary.BigEndian.Uint16(th[2:]), binary.BigEndian.Uint16(th[0:]))
-	all := s.watchAcks(m)
+	flow := h.Inbound().Word()
+	all := p.watchAcks()
 	a := all.slot(flow)
 	a.mu.Lock()
 	if a.flow != flow || opens {
-		s.releaseAck(m, a)
+		p.release(a)
 		a.flow, a.ended = flow, false
 		a.data.score.Store(0)
 	}
@@ -165,21 +156,22 @@ func (s *Shim) ackExpect(m *mapping, v6 bool, th []byte, n int) {
 	case closes:
 		a.trust = &all.closes[ackPort(flow)]
 	}
-	a.expects, a.next = true, binary.BigEndian.Uint32(th[4:])+uint32(n)
+	a.expects, a.next = true, h.Seq+uint32(n)
 	a.mu.Unlock()
 }
 
-// holdAck sees every TCP packet that goes out, and says whether it was kept.
-func (s *Shim) holdAck(m *mapping, pk *Packet) bool {
-	th := pk.Transport
-	if th[13]&(flagSYN|flagACK) == flagSYN|flagACK {
-		s.opening(m, pk)
+// Hold is shown every TCP segment that goes out, n bytes of payload behind its
+// header th, both borrowed. True says that it was kept, and will go, or that
+// another has come that says the same.
+func (p *Proxy) Hold(h *inner.Header, th []byte, n int, class uint8) bool {
+	if h.Flags&(inner.SYN|inner.ACK) == inner.SYN|inner.ACK {
+		p.noteSYNACK(h)
 	}
-	all := m.acks.Load()
+	all := p.acks.Load()
 	if all == nil {
 		return false
 	}
-	flow := ackFlow(pk.V6, binary.BigEndian.Uint16(th[0:]), binary.BigEndian.Uint16(th[2:]))
+	flow := h.Outbound().Word()
 	a := all.at(flow).Load()
 	if a == nil {
 		return false
@@ -189,27 +181,17 @@ func (s *Shim) holdAck(m *mapping, pk *Packet) bool {
 	if a.flow != flow {
 		return false
 	}
-	ack := binary.BigEndian.Uint32(th[8:])
-	if pk.Size > 0 || th[13] != flagACK {
-		if a.has {
-			// A reset does not say that the connection had come about.
-			if th[13]&(flagACK|flagRST) == flagACK && int32(ack-binary.BigEndian.Uint32(a.head[8:])) >= 0 {
-				a.has = false
-				a.held.paid()
-			} else {
-				s.releaseAck(m, a)
-			}
-		}
-		a.expects = a.expects && ack != a.next
-		a.ended = a.ended || th[13]&flagFIN != 0
+	ack := h.Ack
+	if n > 0 || h.Flags != inner.ACK {
+		p.passes(a, h)
 		return false
 	}
 	if a.has {
-		if int32(ack-binary.BigEndian.Uint32(a.head[8:])) > 0 && len(th) <= ackMaxLen {
+		if int32(ack-a.ack) > 0 && len(th) <= ackMaxLen {
 			a.has, a.expects = false, false
 			return false
 		}
-		s.releaseAck(m, a)
+		p.release(a)
 	}
 	if !a.expects || ack != a.next || len(th) > ackMaxLen {
 		return false
@@ -218,7 +200,7 @@ func (s *Shim) holdAck(m *mapping, pk *Packet) bool {
 	if !a.trust.try() {
 		return false
 	}
-	a.has, a.held, a.v6, a.n = true, a.trust, pk.V6, copy(a.head[:], th)
+	a.has, a.held, a.v6, a.class, a.ack, a.n = true, a.trust, h.V6, class, ack, copy(a.head[:], th)
 	a.since = time.Since(start)
 	if a.last {
 		all.rides.Store(a)
@@ -229,9 +211,26 @@ func (s *Shim) holdAck(m *mapping, pk *Packet) bool {
 	return true
 }
 
+// passes is told of a segment of a's flow that goes out and is more than an
+// acknowledgement: one that was kept goes first, or is not needed any more. The
+// caller holds a.mu.
+func (p *Proxy) passes(a *ackSlot, h *inner.Header) {
+	if a.has {
+		// A reset does not say that the connection had come about.
+		if h.Flags&(inner.ACK|inner.RST) == inner.ACK && int32(h.Ack-a.ack) >= 0 {
+			a.has = false
+			a.held.paid()
+		} else {
+			p.release(a)
+		}
+	}
+	a.expects = a.expects && h.Ack != a.next
+	a.ended = a.ended || h.Flags&inner.FIN != 0
+}
+
 // ackTimeout sends what was held for too long. The timer is not set anew for
 // each packet: if it is early for one it comes again.
-func (s *Shim) ackTimeout(m *mapping, all *acks) {
+func (p *Proxy) ackTimeout(all *acks) {
 	all.armed.Store(false)
 	again := time.Duration(0) // the shortest that one has left
 	for i := range all.slots {
@@ -245,7 +244,7 @@ func (s *Shim) ackTimeout(m *mapping, all *acks) {
 			switch {
 			case left <= ackHold/4:
 				a.held.failed()
-				s.releaseAck(m, a)
+				p.release(a)
 			case again == 0 || left < again:
 				again = left
 			}
@@ -257,36 +256,34 @@ func (s *Shim) ackTimeout(m *mapping, all *acks) {
 	}
 }
 
-// releaseAck sends what is held, if anything; a.mu is held, so that nothing
-// of the flow overtakes it.
-func (s *Shim) releaseAck(m *mapping, a *ackSlot) {
-	if !a.has {
-		return
+// release sends what is held, if anything; a.mu is held, so that nothing of the
+// flow overtakes it.
+func (p *Proxy) release(a *ackSlot) {
+	if a.has {
+		a.has = false
+		p.link.SendAck(a.v6, a.class, a.head[:a.n])
 	}
-	a.has = false
-	p := m.pipe.Load()
-	if p == nil {
-		return // a retransmission will be acknowledged
-	}
-	a.pk = Packet{V6: a.v6, Transport: a.head[:a.n]}
-	s.sendOne(m, p, &a.pk, parsed{next: protoTCP}, 1+a.n)
 }
 
-// releaseAcks sends all that are held.
-func (s *Shim) releaseAcks(m *mapping, all *acks) {
+// Release sends all acknowledgements that are held.
+func (p *Proxy) Release() {
+	all := p.acks.Load()
+	if all == nil {
+		return
+	}
 	for i := range all.slots {
 		if a := all.slots[i].Load(); a != nil {
 			a.mu.Lock()
-			s.releaseAck(m, a)
+			p.release(a)
 			a.mu.Unlock()
 		}
 	}
 }
 
-// rideAlong adds the last acknowledgement of a connection to b, which is about
-// to be sent, if one is held and fits.
-func (m *mapping) rideAlong(b *pipe.Batch, v6 bool) {
-	all := m.acks.Load()
+// Ride adds the last acknowledgement of a connection to b, which is about to be
+// sent, if one is held and fits.
+func (p *Proxy) Ride(b Batch, v6 bool) {
+	all := p.acks.Load()
 	if all == nil {
 		return
 	}
@@ -303,22 +300,11 @@ func (m *mapping) rideAlong(b *pipe.Batch, v6 bool) {
 		return
 	}
 	if r := b.Room(1 + a.n); r != nil {
-		r[0] = protoTCP
+		r[0] = inner.TCP
 		copy(r[1:], a.head[:a.n])
 		b.Seal()
 		a.has = false
 		a.held.paid()
 		all.rides.CompareAndSwap(a, nil)
-	}
-}
-
-// sendTCP is send for TCP.
-func (s *Shim) sendTCP(m *mapping, p *pipe.Pipe, pk *Packet, in parsed, n, limit int) {
-	switch {
-	case s.holdAck(m, pk):
-	case pk.MSS > 0 && pk.Size > pk.MSS || n > limit:
-		s.sendSegments(m, p, pk, limit)
-	default:
-		s.sendOne(m, p, pk, in, n)
 	}
 }

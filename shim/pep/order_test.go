@@ -1,9 +1,7 @@
-package shim
+package pep
 
 import (
-	"encoding/binary"
 	"fmt"
-	"net/netip"
 	"slices"
 	"sync"
 	"testing"
@@ -11,37 +9,34 @@ import (
 	"time"
 
 	"gvisor.dev/gvisor/pkg/buffer"
+
+	"github.com/idloc/idloc/internal/inner"
+	"github.com/idloc/idloc/internal/race"
 )
 
-// orderRig is a shim without pipes: segments are put in where a run has been
-// opened, and what goes up is noted by its sequence number.
+// orderRig is a stack: what goes up is noted by its sequence number.
 type orderRig struct {
-	s *Shim
-	m *mapping
+	nowhere
+	p     Proxy
+	count Counters
+	h     inner.Header // of what comes in
 
 	mu sync.Mutex // guards up
 	up []uint32
 }
 
-func (r *orderRig) Deliver(_ bool, b buffer.Buffer) {
-	var h [ipv4Len + tcpMinLen]byte
-	_, _ = b.ReadAt(h[:], 0)
+func (r *orderRig) Deliver(h *inner.Header, b buffer.Buffer) {
 	r.mu.Lock()
-	r.up = append(r.up, binary.BigEndian.Uint32(h[ipv4Len+4:]))
+	r.up = append(r.up, h.Seq)
 	r.mu.Unlock()
 	b.Release()
 }
 
 func newOrderRig() *orderRig {
-	r := &orderRig{s: new(Shim), m: new(mapping)}
-	r.s.Attach(r)
+	r := new(orderRig)
+	r.p.Init(r, &r.count)
 	return r
 }
-
-var (
-	orderSrc = netip.MustParseAddr("198.18.0.2")
-	orderDst = netip.MustParseAddr("198.18.0.1")
-)
 
 // seg is a segment of a flow as a datagram brought it.
 type seg struct {
@@ -53,14 +48,10 @@ type seg struct {
 }
 
 func (r *orderRig) in(g seg) {
-	k := &packet{next: protoTCP, hl: tcpMinLen, n: g.n, counter: g.counter}
-	binary.BigEndian.PutUint16(k.head[:], 1000+g.port)
-	binary.BigEndian.PutUint16(k.head[2:], 80)
-	binary.BigEndian.PutUint32(k.head[4:], g.seq)
-	k.head[12], k.head[13] = tcpMinLen/4<<4, flagACK|g.flags
-	view := buffer.NewViewSize(g.n)
-	r.s.deliver(r, r.m, g.index, k, false, orderSrc, orderDst, view)
-	view.Release()
+	r.h = inner.Header{Src: peer4, Dst: self4, Protocol: inner.TCP, Ports: true, SrcPort: 1000 + g.port, DstPort: 80,
+		TCPLen: inner.TCPLen, Flags: inner.ACK | g.flags, Seq: g.seq}
+	b := buffer.MakeWithView(buffer.NewViewSize(inner.IPv4Len + inner.TCPLen + g.n))
+	r.p.Deliver(&r.h, g.n, Datagram{g.index, g.counter}, b)
 }
 
 // take returns what went up since it was called last.
@@ -102,8 +93,8 @@ func TestOrder(t *testing.T) {
 		"half of what lacks": {[]step{{data(1), []uint32{100}}, {data(3), nil}, {late, []uint32{200}}}, []uint32{300}},
 		"other flows go":     {[]step{{data(1), []uint32{100}}, {data(3), nil}, {other, []uint32{7000}}, {data(2), []uint32{200, 300}}}, nil},
 		"other keys":         {[]step{{data(1), []uint32{100}}, {data(3), nil}, {moved, []uint32{200, 300}}}, nil},
-		"a SYN ends it":      {[]step{{data(1), []uint32{100}}, {data(3), nil}, {seg{seq: 9, counter: 8, flags: flagSYN}, []uint32{300, 9}}, {data(7), []uint32{700}}}, nil},
-		"a reset ends it":    {[]step{{data(1), []uint32{100}}, {data(3), nil}, {seg{seq: 9, counter: 8, flags: flagRST}, []uint32{300, 9}}}, nil},
+		"a SYN ends it":      {[]step{{data(1), []uint32{100}}, {data(3), nil}, {seg{seq: 9, counter: 8, flags: inner.SYN}, []uint32{300, 9}}, {data(7), []uint32{700}}}, nil},
+		"a reset ends it":    {[]step{{data(1), []uint32{100}}, {data(3), nil}, {seg{seq: 9, counter: 8, flags: inner.RST}, []uint32{300, 9}}}, nil},
 		"no payload":         {[]step{{data(1), []uint32{100}}, {data(3), nil}, {seg{seq: 400, counter: 4}, []uint32{400}}}, []uint32{300}},
 		"far ahead":          {[]step{{data(1), []uint32{100}}, {seg{seq: 200 + orderBytes, counter: 3, n: 100}, []uint32{200 + orderBytes}}}, nil},
 		"numbers wrap":       {[]step{{top(200), []uint32{1<<32 - 200}}, {seg{seq: 0, counter: 400, n: 100}, nil}, {top(100), []uint32{1<<32 - 100, 0}}}, nil},
@@ -123,7 +114,7 @@ func TestOrder(t *testing.T) {
 				if got := r.take(); !slices.Equal(got, c.rest) {
 					t.Errorf("after %v: up %v, want %v", time.Since(begin), got, c.rest)
 				}
-				r.s.endOrder(r.m)
+				r.p.End()
 			})
 		})
 	}
@@ -133,7 +124,7 @@ func TestOrder(t *testing.T) {
 func TestOrderWindow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newOrderRig()
-		window := func() time.Duration { return time.Duration(r.m.watchOrder().window.Load()) }
+		window := func() time.Duration { return time.Duration(r.p.watchOrder().window.Load()) }
 		next := uint32(1)
 		r.in(data(next))
 		// swap has the second segment come after the third, d later.
@@ -183,7 +174,7 @@ func TestOrderWindow(t *testing.T) {
 		if !swap(time.Millisecond, data) {
 			t.Error("not held on a path that reorders")
 		}
-		r.s.endOrder(r.m)
+		r.p.End()
 	})
 }
 
@@ -197,7 +188,8 @@ func TestOrderLimits(t *testing.T) {
 				r.in(at(0))
 				r.take()
 				most := min(orderMax, (orderBytes-1)/n)
-				f, sent := r.m.watchOrder().slot(ackFlow(false, 1000, 80)), 0
+				f, sent := r.p.watchOrder().find(word(80, 1000)), 0
+				f.mu.Unlock()
 				var up []uint32
 				for ; len(up) == 0; up = r.take() {
 					r.in(at(sent + 2))
@@ -209,10 +201,97 @@ func TestOrderLimits(t *testing.T) {
 				if sent < most/2 || len(up) != sent {
 					t.Errorf("%d of %d segments went up when no more could be held", len(up), sent)
 				}
-				r.s.endOrder(r.m)
+				r.p.End()
 			})
 		})
 	}
+}
+
+// No number of flows that lack a segment each has one of them let go what another
+// has held, and one that is quiet does not stand in the way of one that is not.
+func TestOrderManyFlows(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newOrderRig()
+		flow := func(i, n int) seg { return seg{seq: uint32(n * 100), counter: uint32(n), n: 100, port: uint16(i)} }
+		for round := range 40 { // more flows than can be watched, in turn
+			const crowd = 100
+			for _, n := range []int{1, 3} {
+				for i := range crowd {
+					r.in(flow(round*crowd+i, n))
+				}
+			}
+			if got := r.take(); len(got) != crowd || slices.Max(got) != 100 {
+				t.Fatalf("round %d: %d segments went up with one missing before them", round, len(got)-crowd)
+			}
+			for i := range crowd {
+				r.in(flow(round*crowd+i, 2))
+				if got := r.take(); !slices.Equal(got, []uint32{200, 300}) {
+					t.Fatalf("round %d, flow %d: up %v", round, i, got)
+				}
+			}
+		}
+		n := 0
+		for i := range r.p.watchOrder().slots {
+			for f := r.p.watchOrder().slots[i].first.Load(); f != nil; f = f.other {
+				n++
+			}
+		}
+		if n > orderSlots*orderWays {
+			t.Errorf("%d flows are watched, at most %d should be", n, orderSlots*orderWays)
+		}
+		r.p.End()
+	})
+}
+
+// A flow that finds all places of its slot taken by flows with something held is
+// not watched, and has none of them drained.
+func TestOrderSlotFull(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newOrderRig()
+		o := r.p.watchOrder()
+		var ports []uint16 // of one slot
+		for i := uint16(0); len(ports) <= orderWays; i++ {
+			if o.slot(word(80, 1000+i)) == o.slot(word(80, 1000)) {
+				ports = append(ports, i)
+			}
+		}
+		for _, port := range ports {
+			for _, n := range []uint32{1, 3} {
+				r.in(seg{seq: n * 100, counter: n, n: 100, port: port})
+			}
+		}
+		want := make([]uint32, orderWays, orderWays+2)
+		for i := range want {
+			want[i] = 100
+		}
+		if got := r.take(); !slices.Equal(got, append(want, 100, 300)) {
+			t.Errorf("up %v", got)
+		}
+		r.p.End()
+	})
+}
+
+// What all flows of a peer can have held together is bounded.
+func TestOrderPeerLimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const n = 60000
+		r := newOrderRig()
+		o := r.p.watchOrder()
+		most := int64(0)
+		for i := range uint32(20) { // 64 flows, each of which may hold three times its share
+			for port := range uint16(64) {
+				r.in(seg{seq: (2*i + 1) * n, counter: i, n: n, port: port})
+				most = max(most, o.bytes.Load())
+			}
+		}
+		if most > orderPeerBytes || most <= orderPeerBytes-n {
+			t.Errorf("%d bytes are held at most, of %d", most, orderPeerBytes)
+		}
+		r.p.End()
+		if b, k := o.bytes.Load(), o.n.Load(); b != 0 || k != 0 {
+			t.Errorf("%d bytes, %d segments counted when none are held", b, k)
+		}
+	})
 }
 
 // What is held when the pipe goes down, goes up; nothing is held after that.
@@ -222,26 +301,19 @@ func TestOrderEnds(t *testing.T) {
 		r.in(data(1))
 		r.in(data(3))
 		r.take()
-		r.s.endOrder(r.m)
+		r.p.End()
 		r.in(data(5))
 		if got := r.take(); !slices.Equal(got, []uint32{300, 500}) {
 			t.Errorf("up %v", got)
 		}
-		r = newOrderRig()
-		r.in(data(1))
-		r.in(data(3))
-		r.s.Attach(nil)
-		time.Sleep(orderWindow)
-		synctest.Wait()
-		if got := r.s.Stats().Drops[DropInNoUpper.String()]; got != 1 {
-			t.Errorf("%d dropped without a stack", got)
+		if n := r.count.Held.Load(); n != 1 {
+			t.Errorf("%d counted as held", n)
 		}
-		r.s.endOrder(r.m)
 	})
 }
 
 func TestOrderNoAllocs(t *testing.T) {
-	if RaceEnabled {
+	if race.Enabled {
 		t.Skip("the race detector makes pools forget")
 	}
 	r := newOrderRig()
@@ -259,5 +331,5 @@ func TestOrderNoAllocs(t *testing.T) {
 	if n >= 1 {
 		t.Errorf("%v allocations for two segments swapped and one in order", n)
 	}
-	r.s.endOrder(r.m)
+	r.p.End()
 }

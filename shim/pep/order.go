@@ -1,0 +1,445 @@
+package pep
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/buffer"
+
+	"github.com/idloc/idloc/internal/inner"
+)
+
+// A path that reorders datagrams looks to TCP like one that loses them: three
+// segments after a missing one, and the sender halves its window. The pipe's
+// packet counters tell the two apart: what fills a gap is late if its counter
+// is below that of the packet that showed the gap, and sent again if above.
+// So a segment that is ahead of its flow waits for the one before it, for as
+// long as late ones take on this path, and not where none come late:
+//
+//	segment the flow expects ──► goes, and those held after it
+//	one ahead, window 0 ──► goes; the gap is remembered
+//	one ahead, window > 0 ──► held, at most for the window
+//	a gap filled by a lower counter, late by t ──► window = 1.5 t and a little
+//	16 gaps in a row filled by higher counters ──► window = 0
+//
+// A path begins with a window of 5 ms: the first datagram overtaken must not
+// cost half of a window that grew for seconds, and 16 losses 5 ms late cost
+// nothing beside that. A flow without a gap is never held up, whatever others
+// of the pipe lack. RACK's reordering window adapts alike (RFC 8985 §6.2).
+// What carries no payload is not held.
+//
+// A flow that holds something keeps its place among those that are watched; one
+// that comes to a full slot takes the place of one that was quiet, and is not
+// watched if none was.
+
+const (
+	orderSlots  = 16                    // by the hash of a flow
+	orderWays   = 32                    // flows of a slot that are watched at once
+	orderFirst  = 5 * time.Millisecond  // window of a path not known yet
+	orderWindow = 20 * time.Millisecond // the longest that a segment is held
+	orderSlack  = time.Millisecond      // scheduling, ours and the peer's
+	orderLosses = 16                    // gaps in a row that were losses end the holding
+
+	orderMax       = 2048     // segments held of a flow
+	orderBytes     = 4 << 20  // bytes held of a flow
+	orderPeerMax   = 16384    // segments held of all flows of a peer
+	orderPeerBytes = 32 << 20 // bytes held of all flows of a peer
+)
+
+// order is what is known of the order in which segments come in.
+type order struct {
+	window atomic.Int64 // a time.Duration
+	losses atomic.Int32 // gaps in a row that were losses
+	ended  atomic.Bool  // nothing is held any more
+	n      atomic.Int64 // segments held
+	bytes  atomic.Int64 // of these, payload
+	slots  [orderSlots]orderSlot
+}
+
+// orderSlot has the flows of one hash that are watched. Finding one takes only
+// the flow's own lock.
+type orderSlot struct {
+	mu    sync.Mutex                // held while a flow gets a place; taken before the flows' mu
+	age   atomic.Uint32             // how many flows have looked for a place
+	first atomic.Pointer[orderFlow] // up to orderWays, none is taken out
+}
+
+// Datagram is the one that brought a segment, as the pipe knows it.
+type Datagram struct {
+	Index   uint32 // names the key
+	Counter uint32 // of the key's datagrams
+}
+
+// stamp is a datagram, and when it came.
+type stamp struct {
+	Datagram
+	at time.Duration // since start
+}
+
+// gap is what a flow lacked when what came at its end went up.
+type gap struct {
+	open     bool
+	from, to uint32 // sequence numbers
+	shown    stamp  // of the segment after it
+}
+
+// orderFlow watches one flow. The zero value watches none.
+type orderFlow struct {
+	other  *orderFlow    // of the slot; does not change
+	flow   atomic.Uint64 // inner.Flow.Word, 0: none; changes under mu, and to another than 0 also under the slot's mu
+	firing sync.Mutex    // held by the timer's function, so that end can wait for it
+
+	mu          sync.Mutex // guards what follows; taken after firing
+	begun       bool       // next is known
+	used        uint32     // the slot's age when it was seen last
+	next        uint32     // sequence number after all that went up
+	gap         gap
+	first, last *heldSegment // held, by sequence number
+	n, bytes    int
+	timer       *time.Timer
+	armed       bool
+}
+
+// heldSegment is one that waits.
+type heldSegment struct {
+	after    *heldSegment
+	seq, end uint32
+	stamp
+	h      inner.Header
+	packet buffer.Buffer
+}
+
+var segmentPool = sync.Pool{New: func() any { return new(heldSegment) }}
+
+// watchOrder returns p's order, made if need be.
+func (p *Proxy) watchOrder() *order {
+	if o := p.order.Load(); o != nil {
+		return o
+	}
+	o := new(order)
+	o.window.Store(int64(orderFirst))
+	p.order.CompareAndSwap(nil, o)
+	return p.order.Load()
+}
+
+// slot is where flow has its place.
+func (o *order) slot(flow uint64) *orderSlot {
+	return &o.slots[uint32(flow)*0x9e3779b1>>28]
+}
+
+// find returns what watches flow with its mu held, nil if nothing does.
+func (o *order) find(flow uint64) *orderFlow {
+	s := o.slot(flow)
+	for f := s.first.Load(); f != nil; f = f.other {
+		if f.flow.Load() != flow {
+			continue
+		}
+		f.mu.Lock()
+		if f.flow.Load() == flow {
+			f.used = s.age.Load()
+			return f
+		}
+		f.mu.Unlock()
+	}
+	return nil
+}
+
+// watch returns what watches flow from now on with its mu held, nil if all places
+// are taken by flows that hold something.
+func (o *order) watch(flow uint64) *orderFlow {
+	s := o.slot(flow)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if f := o.find(flow); f != nil {
+		return f // it came twice at once
+	}
+	s.age.Add(1)
+	f := s.quiet()
+	if f == nil {
+		return nil
+	}
+	f.flow.Store(flow)
+	f.begun, f.used, f.gap = false, s.age.Load(), gap{}
+	return f
+}
+
+// quiet returns a place with its mu held: one that is free, a new one, or that of
+// the flow that was seen least recently and holds nothing; nil if there is none.
+// s.mu is held.
+func (s *orderSlot) quiet() *orderFlow {
+	n := 0
+	var quiet *orderFlow // with its mu held
+	var since uint32
+	for f := s.first.Load(); f != nil; f = f.other {
+		n++
+		f.mu.Lock()
+		age := s.age.Load() - f.used
+		if f.flow.Load() == 0 {
+			age = 1<<32 - 1
+		}
+		if f.first != nil || quiet != nil && age <= since {
+			f.mu.Unlock()
+			continue
+		}
+		if quiet != nil {
+			quiet.mu.Unlock()
+		}
+		quiet, since = f, age
+	}
+	if n == orderWays || quiet != nil && quiet.flow.Load() == 0 {
+		return quiet
+	}
+	if quiet != nil {
+		quiet.mu.Unlock()
+	}
+	f := &orderFlow{other: s.first.Load()}
+	f.mu.Lock()
+	s.first.Store(f)
+	return f
+}
+
+// Deliver gives the stack a TCP packet, b, with n bytes of payload, and what waited
+// for it, or has it wait. It owns b; h is borrowed.
+func (p *Proxy) Deliver(h *inner.Header, n int, from Datagram, b buffer.Buffer) {
+	if n == 0 && h.Flags&(inner.SYN|inner.RST) == 0 {
+		p.link.Deliver(h, b)
+		return
+	}
+	o := p.watchOrder()
+	flow, seq := h.Inbound().Word(), h.Seq
+	ends := h.Flags&(inner.SYN|inner.RST) != 0
+	f := o.find(flow)
+	if f == nil && !ends {
+		f = o.watch(flow)
+	}
+	if f == nil {
+		p.link.Deliver(h, b)
+		return
+	}
+	var before, after *heldSegment
+	held := false
+	switch {
+	case o.ended.Load():
+	case ends:
+		before = f.drain(o)
+		f.flow.Store(0)
+	case !f.begun:
+		f.begun, f.next = true, seq+uint32(n)
+	default:
+		ahead := int32(seq - f.next)
+		if ahead <= 0 {
+			after = f.fill(o, seq, seq+uint32(n), stamp{Datagram: from})
+			break
+		}
+		st := stamp{from, time.Since(start)}
+		if o.window.Load() > 0 && ahead < orderBytes && f.n < orderMax && f.bytes+n < orderBytes && o.take(n) {
+			held = true
+			p.hold(o, f, h, st, n, b)
+			break
+		}
+		before = f.drain(o)
+		if int32(seq-f.next) > 0 {
+			f.gap = gap{true, f.next, seq, st}
+		}
+		f.next = seq + uint32(n)
+	}
+	f.mu.Unlock()
+	p.deliverAll(before)
+	if !held {
+		p.link.Deliver(h, b)
+	}
+	p.deliverAll(after)
+}
+
+// take counts a segment of n bytes as held if the peer's flows may hold as much.
+func (o *order) take(n int) bool {
+	segments, bytes := o.n.Add(1), o.bytes.Add(int64(n))
+	if segments <= orderPeerMax && bytes <= orderPeerBytes {
+		return true
+	}
+	o.give(1, n)
+	return false
+}
+
+// give is told of what is not held any more.
+func (o *order) give(segments, bytes int) {
+	o.n.Add(-int64(segments))
+	o.bytes.Add(-int64(bytes))
+}
+
+// fill takes a segment that does not leave a gap, learns from it if it closes
+// one, and returns what may follow it.
+func (f *orderFlow) fill(o *order, seq, end uint32, st stamp) *heldSegment {
+	switch {
+	case f.first != nil && int32(end-f.next) > 0:
+		o.learn(f.first.stamp, st)
+	case f.gap.open && int32(seq-f.gap.from) >= 0 && int32(f.gap.to-seq) > 0:
+		o.learn(f.gap.shown, st)
+		f.gap.open = false
+	}
+	if int32(end-f.next) > 0 {
+		f.next = end
+	}
+	return f.pop(o)
+}
+
+// learn adapts the window to a gap that shown had left and filler closes.
+func (o *order) learn(shown, filler stamp) {
+	if filler.Index != shown.Index || int32(filler.Counter-shown.Counter) > 0 {
+		if o.losses.Add(1) >= orderLosses {
+			o.losses.Store(0)
+			o.window.Store(0)
+		}
+		return
+	}
+	late := time.Since(start) - shown.at
+	if late > orderWindow {
+		return // holding would not have helped
+	}
+	o.losses.Store(0)
+	was := time.Duration(o.window.Load())
+	want := min(late+late/2+orderSlack, orderWindow)
+	if want < was {
+		want = was - (was-want)/16
+	}
+	o.window.Store(int64(want))
+}
+
+// hold keeps b, which is n bytes of payload ahead of its flow. f.mu is held.
+func (p *Proxy) hold(o *order, f *orderFlow, h *inner.Header, st stamp, n int, b buffer.Buffer) {
+	seq := h.Seq
+	e := segmentPool.Get().(*heldSegment)
+	*e = heldSegment{seq: seq, end: seq + uint32(n), stamp: st, h: *h, packet: b}
+	f.n++
+	f.bytes += n
+	p.count.Held.Add(1)
+	switch {
+	case f.first == nil:
+		f.first, f.last = e, e
+	case int32(seq-f.last.seq) >= 0:
+		f.last.after = e
+		f.last = e
+	default:
+		at := &f.first
+		for int32((*at).seq-seq) <= 0 {
+			at = &(*at).after
+		}
+		e.after, *at = *at, e
+	}
+	f.arm(p, o, time.Duration(o.window.Load()))
+}
+
+// arm has the timer come after d if it is not to come anyway. f.mu is held.
+func (f *orderFlow) arm(p *Proxy, o *order, d time.Duration) {
+	if f.armed {
+		return
+	}
+	f.armed = true
+	if f.timer == nil {
+		f.timer = time.AfterFunc(d, func() { p.orderTimeout(o, f) })
+		return
+	}
+	f.timer.Reset(d)
+}
+
+// pop takes what is held up to the next gap out of f. f.mu is held.
+func (f *orderFlow) pop(o *order) *heldSegment {
+	chain, n, bytes := f.first, f.n, f.bytes
+	var end *heldSegment
+	for e := f.first; e != nil && int32(e.seq-f.next) <= 0; e = e.after {
+		if int32(e.end-f.next) > 0 {
+			f.next = e.end
+		}
+		f.n--
+		f.bytes -= int(e.end - e.seq)
+		end = e
+	}
+	if end == nil {
+		return nil
+	}
+	o.give(n-f.n, bytes-f.bytes)
+	f.first, end.after = end.after, nil
+	if f.first == nil {
+		f.last = nil
+	}
+	return chain
+}
+
+// drain takes all that is held out of f. f.mu is held.
+func (f *orderFlow) drain(o *order) *heldSegment {
+	chain := f.first
+	if chain != nil && int32(f.last.end-f.next) > 0 {
+		f.next = f.last.end
+	}
+	o.give(f.n, f.bytes)
+	f.first, f.last, f.n, f.bytes = nil, nil, 0, 0
+	return chain
+}
+
+// orderTimeout gives up the gap that has lasted for the window, and lets go
+// what is held after it. The timer is not set anew for each segment: if it is
+// early for the first one it comes again. Where nothing has come in just now,
+// what lacks may stand in the socket's buffer while the machine is busy with
+// others; then it gets as much time again.
+func (p *Proxy) orderTimeout(o *order, f *orderFlow) {
+	f.firing.Lock()
+	defer f.firing.Unlock()
+	window := time.Duration(o.window.Load())
+	f.mu.Lock()
+	f.armed = false
+	var chain *heldSegment
+	if f.first != nil {
+		now := time.Since(start)
+		switch left := f.first.at + window - now; {
+		case left > 0:
+			f.arm(p, o, left)
+		case now-f.last.at > orderSlack && left+window > 0:
+			f.arm(p, o, orderSlack)
+		default:
+			p.count.GivenUp.Add(1)
+			f.gap = gap{true, f.next, f.first.seq, f.first.stamp}
+			f.next = f.first.seq
+			chain = f.pop(o)
+			if f.first != nil {
+				f.arm(p, o, max(f.first.at+window-time.Since(start), 0))
+			}
+		}
+	}
+	f.mu.Unlock()
+	p.deliverAll(chain)
+}
+
+// deliverAll gives the stack a chain of segments.
+func (p *Proxy) deliverAll(e *heldSegment) {
+	for e != nil {
+		after := e.after
+		p.link.Deliver(&e.h, e.packet)
+		*e = heldSegment{}
+		segmentPool.Put(e)
+		e = after
+	}
+}
+
+// End lets go the segments that p still holds, and waits for its timers. None
+// is held from then on.
+func (p *Proxy) End() {
+	o := p.order.Load()
+	if o == nil {
+		return
+	}
+	o.ended.Store(true)
+	for i := range o.slots {
+		for f := o.slots[i].first.Load(); f != nil; f = f.other {
+			f.firing.Lock()
+			f.mu.Lock()
+			chain := f.drain(o)
+			if f.timer != nil {
+				f.timer.Stop()
+			}
+			f.mu.Unlock()
+			f.firing.Unlock()
+			p.deliverAll(chain)
+		}
+	}
+}
