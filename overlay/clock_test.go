@@ -7,9 +7,6 @@ import (
 	"testing"
 	"time"
 
-	ma "github.com/multiformats/go-multiaddr"
-
-	"github.com/idloc/idloc/internal/peerid"
 	"github.com/idloc/idloc/internal/state"
 )
 
@@ -97,52 +94,6 @@ func TestClockADayOff(t *testing.T) {
 	})
 }
 
-// TestHearsay: what a member tells of others displaces nobody that this peer
-// was connected to, changes nothing about them, and crowds out only what the
-// same member told before.
-func TestHearsay(t *testing.T) {
-	t.Parallel()
-	id := func(i int) (p peerid.ID) { p[0], p[1] = byte(i), byte(i>>8); return p }
-	addr := func(i int) []ma.Multiaddr {
-		return []ma.Multiaddr{ma.StringCast(fmt.Sprintf("/ip4/192.0.2.1/udp/%d/quic-v1", 1000+i))}
-	}
-	r, err := newRemembered(nil, id(9999))
-	if err != nil {
-		t.Fatal(err)
-	}
-	const met = 20
-	liar, honest := id(5000), id(5001)
-	for i := range met {
-		r.note(id(i+1), addr(i), false, peerid.ID{})
-	}
-	r.note(id(3000), addr(3000), true, honest)
-	for i := range 500 {
-		r.note(id(100+i), addr(i), true, liar)
-		r.note(id(i%met+1), addr(9999), true, liar)
-	}
-	list := r.addrInfos()
-	if len(list) != maxRemembered {
-		t.Errorf("%d remembered", len(list))
-	}
-	for i, ai := range list[:met] {
-		p, _ := fromLibp2p(ai.ID)
-		if n := int(p[0]) | int(p[1])<<8; n > met || !ai.Addrs[0].Equal(addr(n - 1)[0]) {
-			t.Errorf("place %d is %v at %v: it was only heard of", i, ai.ID, ai.Addrs)
-		}
-	}
-	found := false
-	for _, ai := range list {
-		found = found || ai.ID == toLibp2p(id(3000))
-	}
-	if !found {
-		t.Error("what another member told is gone")
-	}
-	r.forget(liar)
-	if n := len(r.addrInfos()); n != met+1 {
-		t.Errorf("%d left without the liar's", n)
-	}
-}
-
 // TestAllBootstrapGone: everyone that a peer's token named, the founder among
 // them, is down for good. Started again, the peer gets in through members that
 // it only remembers, and finds and is found.
@@ -155,10 +106,9 @@ func TestAllBootstrapGone(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = dir.Close() })
 	for _, p := range peers {
-		p.db.setServer()
-		p.gate.greetAll()
+		p.directory.Serve()
 	}
-	await(t, "servers known", 20*time.Second, func() bool { return len(earth.db.servers()) == 3 })
+	await(t, "servers known", 20*time.Second, func() bool { return len(earth.directory.Servers()) == 3 })
 	mars := newNode(t, dir)
 	token, err := earth.Invite(InviteOptions{})
 	if err != nil {
@@ -166,8 +116,8 @@ func TestAllBootstrapGone(t *testing.T) {
 	}
 	mars.run(Join(t.Context(), token, mars.config("mars")))
 	await(t, "all members known to mars", 20*time.Second, func() bool {
-		mars.askPeers(t.Context())
-		return len(mars.peers.addrInfos()) == 4
+		mars.mesh.AskPeers(t.Context())
+		return len(mars.peers.AddrInfos()) == 4
 	})
 	mars.shut()
 	earth.shut()

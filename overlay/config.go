@@ -5,7 +5,6 @@ import (
 
 	"crypto/ed25519"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net/netip"
 
@@ -16,6 +15,10 @@ import (
 	"github.com/idloc/idloc/internal/pipe"
 	"github.com/idloc/idloc/internal/socket"
 	"github.com/idloc/idloc/internal/state"
+	"github.com/idloc/idloc/overlay/admission"
+	"github.com/idloc/idloc/overlay/directory"
+	"github.com/idloc/idloc/overlay/nullflow"
+	"github.com/idloc/idloc/overlay/offers"
 )
 
 // Config configures a peer's part in the overlay. It is read once.
@@ -36,68 +39,55 @@ type Config struct {
 	Events event.Sink
 	Logger *slog.Logger // nil is silent
 
-	ICEServers    []string       // STUN and TURN servers beyond the members, see ICEServer
+	ICEServers    []string       // STUN and TURN servers beyond the members, see nat.ICEServer
 	LSIPrefixes   []netip.Prefix // never a peer's real address
 	AllowLoopback bool           // take a peer's loopback candidates even if we have other addresses
 	Net           transport.Net  // nil is the kernel's
 
-	Null NullConfig // the zero one refuses null encapsulation
+	Null nullflow.Handler // the zero one refuses null encapsulation
 
-	clock func() time.Time // what certificates and records are judged by; nil is time.Now
+	clock func() time.Time // what certificates and records are judged by; nil is wallclock.Now, which tests of several processes shift
 }
 
 // The stages at which Connect can fail, as in a Dial's error.
 const (
-	StageName      = "name"
-	StageOffer     = "offer"
-	StageCheck     = "connectivity check"
-	StageHandshake = "handshake"
+	StageName      = offers.StageName
+	StageOffer     = offers.StageOffer
+	StageCheck     = offers.StageCheck
+	StageHandshake = offers.StageHandshake
 )
 
 // StageError says at which stage a connection failed and to whom.
-type StageError struct {
-	Stage string
-	Peer  peerid.ID
-	Err   error // never nil
-}
+type StageError = offers.StageError
 
-func (e *StageError) Error() string { return fmt.Sprintf("%s (peer %s): %v", e.Stage, e.Peer, e.Err) }
-func (e *StageError) Unwrap() error { return e.Err }
+// OfflineError says that a peer is not in the overlay now, as far as its members
+// can tell.
+type OfflineError = offers.OfflineError
 
 // Errors of this package, found by errors.Is.
 var (
 	// ErrNoState: there is nothing to resume in the state directory.
-	ErrNoState = errors.New("overlay: no saved overlay")
+	ErrNoState = errors.New("no saved overlay")
 	// ErrNotFound: enough of the servers that would keep the name's record
 	// have answered that there is none.
-	ErrNotFound = errors.New("overlay: no such name")
+	ErrNotFound = directory.ErrNotFound
 	// ErrRevoked is an ErrNotFound: the member that had the name was put out.
-	ErrRevoked = fmt.Errorf("%w: its membership was revoked", ErrNotFound)
+	ErrRevoked = directory.ErrRevoked
 	// ErrUnavailable: too few servers answered to say whether a name exists.
-	ErrUnavailable = errors.New("overlay: name database not reached")
+	ErrUnavailable = directory.ErrUnavailable
 	// ErrClosed: the Overlay was closed.
-	ErrClosed = errors.New("overlay: closed")
+	ErrClosed = offers.ErrClosed
 	// ErrNotIssuer: only the founder and delegates can do this.
-	ErrNotIssuer = errors.New("overlay: only the founder and delegates can do this")
+	ErrNotIssuer = admission.ErrNotIssuer
 	// ErrNotFounder: only the founder can do this.
-	ErrNotFounder = errors.New("overlay: only the founder can do this")
+	ErrNotFounder = admission.ErrNotFounder
+	// ErrNameTaken is wrapped by Join's error when a named token's label belongs
+	// to another peer.
+	ErrNameTaken = admission.ErrLabelTaken
 )
 
-// temporaryError marks errors that may go away by themselves, for net.Error.
-type temporaryError struct{ error }
-
-func (e temporaryError) Temporary() bool { return true }
-func (e temporaryError) Timeout() bool   { return false }
-func (e temporaryError) Unwrap() error   { return e.error }
-
 // Found is what a name stands for.
-type Found struct {
-	Peer  peerid.ID
-	Label string
-	// Via is the member that gave the record; this peer itself if it was in
-	// its own part of the database or cache.
-	Via peerid.ID
-}
+type Found = directory.Found
 
 // PeerInfo is a connected member.
 type PeerInfo struct {
@@ -105,6 +95,7 @@ type PeerInfo struct {
 	Label  string         `json:"label,omitempty"`
 	Remote netip.AddrPort `json:"remote,omitzero"`
 	Server bool           `json:"server"` // keeps a part of the database
+	RTT    time.Duration  `json:"rtt"`    // of the connection, smoothed; 0 is not measured
 }
 
 // InviteOptions says what a token admits.

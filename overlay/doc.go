@@ -15,7 +15,8 @@
 //	  │ 2. offer (internal/pipe, sealed end to end) over a connection to the
 //	  │    peer, or through a member that has one: those its name record or
 //	  │    contact record names, those connected here, those nearest its ID
-//	  │    (a forwarder whose target is silent says so: the offer goes again)
+//	  │    (a forwarder whose target is silent says so: the offer goes again;
+//	  │    a no ends it only if the target has sealed it)
 //	  │ 3. answer back the same way
 //	  │ 4. ICE checks on the shared port, until the peer has answered one; after
 //	  │    200 ms without a pair, or when they have failed, a relay beside them
@@ -31,64 +32,53 @@
 // NATs that filter), and one each to connect and to the first byte
 // (go test -run ColdDial -v ./idloc/idloctest).
 //
-// Offers that cross: the one from the smaller peer ID stands. The side with the
-// larger ID gives its own up; the side with the smaller answers "glare" and the
-// other waits for the offer that is on its way, for a bounded time, and then
-// tries again (DESIGN §14.7). The peer that made the standing offer controls
-// the checks.
-//
-// # Relays
-//
-// An offer and its answer name up to two members each that may forward for
-// others (their invitation says so, and they have not refused): connected
-// ones, servers first. Both sides make direct pipes to all that were named and
-// ask for a channel there; the first that stands carries the pipe, and the
-// checks go on beside it. While a pipe is relayed its initiator looks for a
-// direct path again after 10 s, doubling up to 5 min; a peer whose addresses
-// have changed looks for direct paths of all its pipes. What DESIGN §14.4 has
-// otherwise: pipes to relays are made when they are needed and not kept, and
-// contact records name none, since offer and answer do; §8's "at once" has a
-// head start of 200 ms for the checks, which most pairs do not use up.
-//
-// # TURN servers
-//
-// A TURN server of Config.ICEServers lends this peer an address (RFC 8656), on
-// a socket of the client's own, from the start on: no offer waits for it, and
-// it outlives the agents. Its address is a candidate of type relay. Pairs with
-// such an address, of either side, are checked by turncheck.go and not by the
-// agent, which would be content with the first pair that works: direct checks
-// have a head start of 100 ms, those through servers of 300 ms more before
-// members are asked to relay. A pipe through a server looks for a direct path
-// as one through a member does. One allocation takes 64 addresses of peers.
+// What states an establishment goes through, what it does when offers cross, and
+// what is tried again where, says package establish; how an offer finds its way,
+// package offers.
 //
 // # Flows with null encapsulation
 //
-// A 5-tuple that asks for it (draft §4.3) gets an offer and an answer of its own,
-// routed and sealed like those of a pipe, and real sockets of its own. UDP has
-// ICE on those sockets (nulludp.go), TCP the checks of package icetcp, and on
-// top of the connection an internal/null.Stream, whose resumption is such an
-// exchange again (nulltcp.go). Either side may begin one; the attempts of a flow
-// are numbered, and of two that cross one stands. Policies are compared before
-// the answering side shows an address; the asking side's own policy has allowed
-// its offer.
+// A 5-tuple that asks for it (draft §4.3) gets an offer and an answer of its own
+// and real sockets of its own: package nullflow. Here it is wired
+// (flows.go); ICE on the sockets of its UDP flows is package ice's.
 //
 // # Who is let in
 //
-// Each connection begins with hellos: membership chains and the number of the
-// newest revocation list. Until a chain was verified nothing of ours is served;
-// after five seconds the connection is closed. The DHT gets a wrapped host that
-// knows members only. A chain rides in each offer and answer too, so that there
-// is no pipe without one.
+// Connections begin with hellos, which show memberships (package mesh). The DHT gets
+// a wrapped host that knows members only. A chain rides in each offer and answer too,
+// so that there is no pipe without one.
+//
+// # Addresses that were only heard of
+//
+// Members say where others are, in answers of the database, records, hellos, lists
+// of peers, tokens, questions to be dialled back; any of it may be a lie that has
+// this peer send to a host that has no part in it. So all of it passes one gate,
+// package hearsay, where it comes in (heardof.go notes who told what) and where it
+// goes out: libp2p asks it which addresses may be dialled, quictransport before a
+// dial and for each datagram of a handshake, the demux for each question to a STUN
+// server. What nobody answers is at most three datagrams and 3,600 bytes a minute
+// to one IP address, and 120 a minute for one teller, which is an invitation.
+// That is one dial: QUIC's first flight, 2,400 bytes with a post-quantum key, and
+// a part of it again. Addresses that the user gave, in a token or Config, get 30 a
+// minute: a token's text is its maker's, but the user has it tried, a few
+// addresses at a time, and who waits for a founder to come up tries as often as
+// ever. Where a member has answered under its key, within a day, also before this
+// start, nothing is held back from it: so restarts and power cuts find the
+// others at full speed.
+//
+// Candidates are no hearsay: they stand in an offer or answer that the member
+// itself has sealed, and a NAT opens by nothing but checks that are repeated until
+// the peer's own get through. They have a bound of their own (package ice): at
+// most 40 checks, of some hundred bytes, to one IP address in one
+// establishment, and 46 a minute from all of them together, until a response comes
+// from where the check went, with the peer's password. Where a check of the peer
+// came from two more may go for each. This bound is not per invitation.
 //
 // # Connections
 //
-// A member is connected to whom it has asked something, up to some hundred
-// others: above that the connections least useful to the DHT are closed. Spared
-// are those through which somebody is found, to the servers nearest its ID and
-// to the members its contact record names; a flag in its hello tells them so,
-// and they spare them as well. That a connection was trimmed says nothing about
-// the member at its other end, which stays in the routing table, and keeps what
-// it holds of the database.
+// Which connections are kept, how others are found and what brings a peer back tells
+// package mesh. A member whose connection was trimmed stays in the routing table, and
+// keeps what it holds of the database.
 //
 // kad-dht's own refresh is off: it walks towards every bucket of a young table,
 // which in an overlay of some hundred servers is a connection to each. A table
@@ -96,27 +86,10 @@
 // minutes, and by one towards nowhere in particular every ten; every twenty
 // seconds as long as that brings members and fewer than 48 are connected.
 //
-// # Who keeps the database
-//
-// The founder at once. Another peer becomes a server when it has been up for
-// 30 s and either fewer than three servers are known or a member's connection
-// has come in, which proves that others reach it; or at once when no server is
-// reachable any more. DESIGN §14.6 makes a peer a server as soon as fewer than
-// three are known. That is worse in a small, young overlay: a peer that lives
-// for seconds takes records and lookups with it when it goes, every record is
-// put again for each newcomer, and peers behind NATs that nobody has tried yet
-// are asked in vain. Waiting costs nothing: with one server there is one place
-// to look, and lookups take one round trip. The role is not given back: that
-// would lose the records again.
-//
 // # Names
 //
-// A record is put under three keys, at the eight servers nearest each. Reads
-// walk to them as Kademlia does, but by our own walk (lookup.go) instead of
-// kad-dht's: it tells which member gave a record, counts who has answered that
-// there is none, and returns as soon as three agree or replicas go quiet for
-// 150 ms. With fewer servers than replicas each keeps every record and one key
-// is asked.
+// Which peer has a name stands in a database that some of the members keep: who
+// does, what readers believe and what is put when is told by package directory.
 //
 // Of two claims to a label the founder, or a delegate, confirms one; the other
 // peer gets mars-2 before its Join returns. An issuer shows each chain that it
@@ -125,48 +98,52 @@
 // serial stands. With none reachable, membership and name stay provisional and
 // the database decides by naming's order.
 //
-// A member that knows fewer than three servers asks others whom they know,
-// and connects to the servers it is told of. Without that, two servers whose
-// only common contact is a client would each keep a database of their own.
+// A hello carries the sender's name record too, and members tell each other the
+// records and addresses of those connected: whoever comes in asks, and a server
+// of a small overlay tells the others of who has come in. So a name is found and an
+// offer has a way though the only server has just died without a word.
+//
+// # Restarts
+//
+// What brings a peer back is written when it happens, not at the next pulse: the
+// port before anything is sent, a member's addresses when it comes in for the first
+// time.
+//
+// # Clocks
+//
+// Memberships and records are judged by the wall clock, TLS certificates are not
+// dated. A peer that has a chain or a token from the future knows that its clock is
+// behind, starts, waits and says so. Hellos and refusals carry the time, so that
+// both sides can tell whose clock is wrong. When a clock is set, which shows as a
+// jump against the monotonic one, all that failed is tried again at once.
 //
 // # Files
 //
-//	overlay.go   the Overlay and its start and end
+//	overlay.go   the Overlay, its parts and its end
+//	start.go     Create, Join, Open
 //	config.go    Config, errors
+//	roster.go    the Roster and the rest                DESIGN §14.1
+//	admission/   who is a member, and may do what
 //	addrs.go     this peer's addresses, and whose are acceptable
-//	host.go      libp2p on the shared port             DESIGN §5, §8
-//	gate.go      connections and membership            DESIGN §8
-//	hello.go     the hello's layout
-//	keep.go      connections that are not trimmed
-//	dht.go       the database, the wrapped host, roles draft §5, DESIGN §14.6
-//	lookup.go    walks to the servers nearest a key
-//	handover.go  records for servers that come new     Kademlia §2.5
-//	validate.go  a memory of valid records
-//	names.go     reading names                         draft §5, DESIGN §14.2
-//	publish.go   putting records                       DESIGN §8, §14.5
-//	confirm.go   labels, ties, confirmation            draft §5, DESIGN §14.1
-//	revoke.go    the revocation list                   DESIGN §14.1
-//	upkeep.go    bootstrap, roles, other members       DESIGN §8
-//	dialback.go  whether others reach this peer        DESIGN §14.6
+//	nat/         how others see this host's addresses, and what those are worth
+//	quictransport/  its transport, on the shared port  RFC 9000
+//	directory/   which peer has a name                 draft §5
+//	names.go     what that needs of connections and roster
+//	upkeep.go    what is done every twenty seconds    DESIGN §8
+//	connections.go  what package mesh needs of the rest
+//	hearsay/     what may be sent to addresses that were only heard of
 //	network.go   local addresses that come and go      DESIGN §9
-//	saved.go     what survives a restart
-//	offer.go     routing offers                        draft §4.2, §6; DESIGN §14.5
-//	connect.go   establishments                        draft §4.2, DESIGN §14.7
-//	trickle.go   candidates after the offer     RFC 8838, DESIGN §14.9
-//	ice.go       candidates, agents                    RFC 8445
+//	offers/      routing offers                        draft §4.2, §6; DESIGN §14.5
+//	routing.go   what that needs of connections and database
+//	establish/   establishments: from an offer to a pipe  draft §4.2, DESIGN §14.7
+//	establishing.go  what that needs of the other rooms
 //	settle.go    what comes first after a change of addresses
-//	standby.go   more than one path                    DESIGN §9
-//	stale.go     connections that nobody answers on
-//	iceserver.go URLs of STUN and TURN servers  RFC 7064, RFC 7065
-//	portmap.go   a port of the router           RFC 6886, UPnP IGD
-//	natpmp.go, upnp.go
-//	turn.go      addresses that TURN servers lend  RFC 8656, DESIGN §14.9
-//	turncheck.go checks through them            RFC 8445
-//	relay.go     members that relay, looking for direct paths  DESIGN §14.4
-//	null.go      flows with null encapsulation         draft §4.3, DESIGN §14.11
-//	nulltcp.go   their TCP: opening, resuming          draft §4.3
-//	nulludp.go   their UDP: sockets, consent           draft §4.3, RFC 7675
-//	icetcp/      connectivity checks over TCP          RFC 6544
-//	icemux.go    agents on the shared port, pacing     DESIGN §14.9, RFC 8445 §14
-//	stun.go      demux, responder, mapped addresses    RFC 8489, DESIGN §14.9
+//	relays.go    members that relay                    DESIGN §14.4
+//	flows.go     what package nullflow needs of it     draft §4.3, DESIGN §14.11
+//	nullflow/    flows with null encapsulation         draft §4.3
+//	mesh/        connections to members: found, let in, asked, kept   DESIGN §8
+//	field/, p2p/ fields of messages; peer IDs and addresses as libp2p has them
+//	ice/         connectivity checks on the shared port  RFC 8445, RFC 8489
+//	ice/tcp/     connectivity checks over TCP          RFC 6544
+//	stats.go     what a peer tells of its own part
 package overlay

@@ -7,11 +7,14 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/protocol"
 	ma "github.com/multiformats/go-multiaddr"
 
 	"github.com/idloc/idloc/internal/event"
@@ -20,9 +23,11 @@ import (
 	"github.com/idloc/idloc/internal/pipe"
 	"github.com/idloc/idloc/internal/socket"
 	"github.com/idloc/idloc/internal/state"
+	"github.com/idloc/idloc/internal/yardstick"
 )
 
 func TestMain(m *testing.M) {
+	yardstick.Overlap()
 	leaktest.Main(m)
 }
 
@@ -51,6 +56,7 @@ func (n *node) Data(p *pipe.Pipe, b []byte, seg int)      {}
 func (n *node) Large(p *pipe.Pipe, v6 bool, plain []byte) {}
 func (n *node) Up(p *pipe.Pipe)                           {}
 func (n *node) Down(p *pipe.Pipe, err error)              {}
+func (n *node) Gone(peerid.ID, error)                     {}
 
 func (n *node) emit(e event.Event) {
 	n.mu.Lock()
@@ -71,16 +77,17 @@ func (n *node) seen(k event.Kind, p peerid.ID) []event.Event {
 	return out
 }
 
+// patience is for what happens sooner or later; how soon is not the point, and
+// go test finds what hangs.
+const patience = 5 * time.Minute
+
 // await waits until ok, which an event may change, looked at again at each
-// tick: the overlay's own background work has no end to wait on.
+// tick: the overlay's own background work has no end to wait on. The time is
+// the yardstick's: a busy machine has more.
 func await(t testing.TB, what string, within time.Duration, ok func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(within)
-	for !ok() {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within %v: %s", within, what)
-		}
-		time.Sleep(2 * time.Millisecond)
+	if !yardstick.Await(within, ok) {
+		t.Fatalf("not within %v: %s", within, what)
 	}
 }
 
@@ -95,10 +102,16 @@ func newNode(t testing.TB, dir *state.Dir) *node {
 
 func newNodeWith(t testing.TB, key ed25519.PrivateKey, dir *state.Dir) *node {
 	t.Helper()
+	return newNodeAt(t, key, dir, 0)
+}
+
+// newNodeAt makes one with a port of before.
+func newNodeAt(t testing.TB, key ed25519.PrivateKey, dir *state.Dir, port uint16) *node {
+	t.Helper()
 	n := &node{t: t, key: key, state: dir}
 	var err error
 	n.sock, err = socket.Listen(socket.Config{
-		Addrs: []netip.Addr{loopback},
+		Addrs: []netip.Addr{loopback}, Port: port,
 		OnPipe: func(c *socket.Conn, from netip.AddrPort, b []byte, seg int) {
 			if p := n.pipes.Load(); p != nil {
 				p.Receive(c, from, b, seg)
@@ -146,6 +159,17 @@ func (n *node) run(o *Overlay, err error) *node {
 	return n
 }
 
+// kad is the protocol of the database.
+func (n *node) kad() protocol.ID { return n.prefix() + "/kad/1.0.0" }
+
+// serveKad answers what a server of the database is asked in its place. That it is
+// one takes effect a moment after it was told so, and would undo this.
+func (n *node) serveKad(f network.StreamHandler) {
+	n.t.Helper()
+	await(n.t, "the database is served", 10*time.Second, func() bool { return slices.Contains(n.host.Mux().Protocols(), n.kad()) })
+	n.host.SetStreamHandler(n.kad(), f)
+}
+
 // shut ends the node as the composition root does.
 func (n *node) shut() {
 	n.closer.Do(func() {
@@ -180,7 +204,7 @@ func (n *node) joinWith(t testing.TB, j *node, name string, opts InviteOptions) 
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	return j.run(Join(ctx, token, j.config(name)))
 }

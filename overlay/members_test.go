@@ -10,7 +10,6 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
-	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/idloc/idloc/internal/event"
 	"github.com/idloc/idloc/internal/state"
@@ -89,8 +88,8 @@ func TestNamedTokenOnce(t *testing.T) {
 func (n *node) awaitIssuer(t *testing.T, other *node) {
 	t.Helper()
 	await(t, "an issuer known as one", 5*time.Second, func() bool {
-		for _, d := range n.gate.members() {
-			if d.peer == other.host.ID() && d.flags&flagIssuer != 0 {
+		for _, d := range n.mesh.Members() {
+			if d.Peer == other.host.ID() && d.Issuer {
 				return true
 			}
 		}
@@ -111,7 +110,7 @@ func TestDelegateInvites(t *testing.T) {
 		t.Error("not confirmed")
 	}
 	earth.shut()
-	await(t, "founder gone", 5*time.Second, func() bool { _, ok := venus.gate.member(earth.host.ID()); return !ok })
+	await(t, "founder gone", 5*time.Second, func() bool { _, ok := venus.mesh.Member(earth.host.ID()); return !ok })
 	saturn := venus.join(t, "mars")
 	if m := saturn.Member(); !m.Confirmed || m.Delegate.IsZero() || saturn.Name() != "mars-2.example.com" {
 		t.Errorf("%s with %+v", saturn.Name(), m)
@@ -129,12 +128,12 @@ func TestIssuersAgree(t *testing.T) {
 	venus := earth.joinWith(t, newNode(t, nil), "venus", InviteOptions{Delegate: true})
 	earth.awaitIssuer(t, venus)
 	mars := earth.join(t, "mars")
-	if p, ok := venus.registry.find("mars"); !ok || p != mars.Self() {
+	if p, ok := venus.roster.Holder("mars"); !ok || p != mars.Self() {
 		t.Errorf("venus has %v, %v for mars when Join has returned", p, ok)
 	}
 	mars.shut()
 	earth.shut()
-	await(t, "founder gone", 5*time.Second, func() bool { _, ok := venus.gate.member(earth.host.ID()); return !ok })
+	await(t, "founder gone", 5*time.Second, func() bool { _, ok := venus.mesh.Member(earth.host.ID()); return !ok })
 	if got := venus.join(t, "mars").Name(); got != "mars-2.example.com" {
 		t.Errorf("a second mars is %q", got)
 	}
@@ -146,11 +145,11 @@ func TestCutOffKnowsNothing(t *testing.T) {
 	earth := founded(t, "earth")
 	venus := earth.join(t, "venus")
 	mars := earth.join(t, "mars")
-	await(t, "venus remembers", 5*time.Second, func() bool { return len(venus.peers.addrInfos()) > 0 })
+	await(t, "venus remembers", 5*time.Second, func() bool { return len(venus.peers.AddrInfos()) > 0 })
 	earth.shut()
 	mars.shut()
 	await(t, "venus alone", 10*time.Second, func() bool { return len(venus.Peers()) == 0 })
-	await(t, "venus serves", 30*time.Second, venus.Server)
+	venus.directory.Serve() // as it may have been before
 	_, err := venus.Resolve(t.Context(), "pluto")
 	if err == nil || errors.Is(err, ErrNotFound) {
 		t.Errorf("Resolve of a name that nobody can be asked about: %v", err)
@@ -166,10 +165,9 @@ func TestCutOffKnowsNothing(t *testing.T) {
 func TestJoinThroughOrdinaryMember(t *testing.T) {
 	earth := founded(t, "earth")
 	venus := earth.join(t, "venus")
-	venus.db.setServer()
-	venus.gate.greetAll()
-	await(t, "venus known as a server", 5*time.Second, func() bool { return len(earth.db.servers()) == 1 })
-	token, err := earth.issuer.Invite(membership.InviteOptions{Addrs: venus.addrs()[:1]}, time.Now())
+	venus.directory.Serve()
+	await(t, "venus known as a server", 5*time.Second, func() bool { return len(earth.directory.Servers()) == 1 })
+	token, err := earth.roster.Invite(membership.InviteOptions{Addrs: venus.addrs()[:1]})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -188,9 +186,8 @@ func TestJoinThroughOrdinaryMember(t *testing.T) {
 func TestProvisionalWithoutFounder(t *testing.T) {
 	earth := founded(t, "earth")
 	venus := earth.join(t, "venus")
-	venus.db.setServer()
-	venus.gate.greetAll()
-	token, err := earth.issuer.Invite(membership.InviteOptions{Addrs: venus.addrs()[:1]}, time.Now())
+	venus.directory.Serve()
+	token, err := earth.roster.Invite(membership.InviteOptions{Addrs: venus.addrs()[:1]})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -238,19 +235,44 @@ func TestRevoke(t *testing.T) {
 	if err := mars.Revoke(t.Context(), "peer2"); !errors.Is(err, ErrNotFounder) {
 		t.Errorf("a member revokes: %v", err)
 	}
+	bad.directory.Serve()
+	await(t, "a server that is remembered", 10*time.Second, func() bool {
+		s := earth.Stats()
+		return s.Servers == 1 && s.RoutingTable == 1 && len(earth.peers.Addrs(bad.Self())) > 0
+	})
+	if _, ok := earth.RelayFor(bad.Self(), venus.Self()); !ok {
+		t.Error("the founder does not relay for a member")
+	}
 	if err := earth.Revoke(t.Context(), "peer2"); err != nil {
 		t.Fatal(err)
 	}
+	// It is on no list any more, at once.
+	if s := earth.Stats(); s.Members != 2 || s.Servers != 0 || s.RoutingTable != 0 || s.Revocations != 1 {
+		t.Errorf("after Revoke: %+v", s)
+	}
+	if _, ok := earth.mesh.Member(bad.host.ID()); ok {
+		t.Error("it is behind the gate")
+	}
+	if _, ok := earth.RelayFor(bad.Self(), venus.Self()); ok {
+		t.Error("the founder relays for it")
+	}
+	if len(earth.peers.Addrs(bad.Self())) > 0 || earth.directory.Record(bad.Self()) != nil || earth.NameOf(bad.Self()) != "" {
+		t.Error("it is remembered")
+	}
+	if _, err := earth.Resolve(t.Context(), "peer2"); !errors.Is(err, ErrRevoked) {
+		t.Errorf("its name: %v", err)
+	}
 	await(t, "the list at all", 10*time.Second, func() bool {
-		return venus.revoked.Load().Seq() == 1 && mars.revoked.Load().Seq() == 1
+		return venus.roster.Revocations().Seq() == 1 && mars.roster.Revocations().Seq() == 1
 	})
 	await(t, "the pipe gone", 10*time.Second, func() bool { return venus.pipes.Load().Pipe(bad.Self()) == nil })
 	await(t, "the connection gone", 10*time.Second, func() bool {
-		_, ok := earth.gate.member(bad.host.ID())
-		return !ok
+		return earth.host.Network().Connectedness(bad.host.ID()) != network.Connected
 	})
-	if _, err := venus.Resolve(t.Context(), "peer2"); err == nil {
-		t.Error("the revoked peer's name resolves")
+	for _, label := range []string{"peer2", bad.Self().Label()} {
+		if _, err := venus.Resolve(t.Context(), label); !errors.Is(err, ErrRevoked) {
+			t.Errorf("the revoked peer's name %s: %v", label, err)
+		}
 	}
 	if _, err := venus.Connect(t.Context(), bad.Self()); err == nil {
 		t.Error("a pipe to the revoked peer")
@@ -272,8 +294,8 @@ func TestRestartThroughRemembered(t *testing.T) {
 	venus := earth.join(t, "venus")
 	dir := memory(t)
 	mars := earth.joinWith(t, newNode(t, dir), "mars", InviteOptions{})
-	mars.askPeers(t.Context())
-	await(t, "venus known to mars", 5*time.Second, func() bool { return len(mars.peers.addrInfos()) == 2 })
+	mars.mesh.AskPeers(t.Context())
+	await(t, "venus known to mars", 5*time.Second, func() bool { return len(mars.peers.AddrInfos()) == 2 })
 	mars.shut()
 	earth.shut()
 	again := newNodeWith(t, mars.key, dir)
@@ -317,17 +339,13 @@ func TestStranger(t *testing.T) {
 	earth, _ := crowd(t, 1)
 	n := newNode(t, nil)
 	t.Cleanup(n.shut)
-	h, err := newHost(n.key, n.sock, noMapped, prometheus.NewRegistry())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer h.Close()
+	h := n.stranger(t)
 	ai := peer.AddrInfo{ID: earth.host.ID(), Addrs: earth.host.Addrs()}
 	if err := h.Connect(t.Context(), ai); err != nil {
 		t.Fatal(err)
 	}
 	start := time.Now()
-	pids := []protocol.ID{earth.db.proto, earth.proto("offer"), earth.proto("confirm"), earth.proto("confirmed"), earth.proto("revocation"), earth.proto("peers")}
+	pids := []protocol.ID{earth.kad(), earth.proto("offer"), earth.proto("confirm"), earth.proto("confirmed"), earth.proto("revocation"), earth.proto("peers")}
 	var wg sync.WaitGroup
 	for _, pid := range pids {
 		wg.Go(func() {
@@ -347,29 +365,11 @@ func TestStranger(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	await(t, "the connection closed", helloTimeout+2*time.Second, func() bool {
+	await(t, "the connection closed", 10*time.Second, func() bool {
 		return h.Network().Connectedness(ai.ID) != network.Connected
 	})
 	t.Logf("closed after %v", time.Since(start))
 	if len(earth.Peers()) != 1 {
 		t.Errorf("members: %+v", earth.Peers())
 	}
-
-	// A hello with somebody else's chain is refused with a reason, at once.
-	if err := h.Connect(t.Context(), ai); err != nil {
-		t.Fatal(err)
-	}
-	s, err := openStream(t.Context(), h, ai.ID, earth.proto("hello"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := s.Write(earth.hello("").append([]byte{helloWelcome})); err != nil {
-		t.Fatal(err)
-	}
-	_, err = readHello(s)
-	var refused *refusedError
-	if !errors.As(err, &refused) {
-		t.Errorf("stolen chain: %v", err)
-	}
-	_ = s.Reset()
 }

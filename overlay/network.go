@@ -1,26 +1,24 @@
 package overlay
 
 import (
-	"context"
-
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	ma "github.com/multiformats/go-multiaddr"
 
 	"github.com/idloc/idloc/internal/peerid"
 	"github.com/idloc/idloc/internal/pipe"
 	"github.com/idloc/idloc/internal/socket"
-	"github.com/idloc/idloc/overlay/membership"
+	"github.com/idloc/idloc/overlay/p2p"
 )
 
 // NetworkChanged tells that the port's sockets are others than before. It
 // returns at once; pipes are challenged from the new addresses, libp2p listens
 // on them, and what others know of this peer is put anew.
 func (o *Overlay) NetworkChanged() {
-	o.settling.begin()
+	settled := o.establish.NetworkChanging()
 	select {
-	case o.moved <- struct{}{}:
+	case o.moved <- settled:
 	default:
-		o.settling.end() // one that nobody has looked at yet is enough
+		settled() // one that nobody has looked at yet is enough
 	}
 }
 
@@ -29,15 +27,9 @@ func (o *Overlay) NetworkChanged() {
 // their other ends where this peer is now. A pipe that was in use is opened
 // again, without waiting for the next packet for it.
 func (o *Overlay) PeerSilent(pp *pipe.Pipe, wanted bool) {
-	if o.stale.due() {
-		o.stale.checkAll()
-	}
+	o.mesh.SuspectAllNowAndThen()
 	if wanted {
-		o.spawn(func() {
-			ctx, cancel := context.WithTimeout(o.ctx, connectTimeout)
-			defer cancel()
-			_, _ = o.connects.connect(ctx, pp.Peer(), false) // else the next packet tries again
-		})
+		o.establish.Reopen(pp.Peer())
 	}
 }
 
@@ -48,10 +40,11 @@ func (o *Overlay) followNetwork() {
 		have[c] = true
 	}
 	for {
+		var settled func()
 		select {
 		case <-o.ctx.Done():
 			return
-		case <-o.moved:
+		case settled = <-o.moved:
 		}
 		now := map[*socket.Conn]bool{}
 		dead := map[string]bool{} // addresses
@@ -65,20 +58,21 @@ func (o *Overlay) followNetwork() {
 		for _, c := range o.cfg.Socket.Conns() {
 			now[c] = true
 			if !have[c] {
-				added = append(added, quicAddr(c.LocalAddr()))
+				added = append(added, p2p.QUIC(c.LocalAddr()))
 				o.pipes.AddLocal(c)
 			}
 		}
 		for c := range have {
 			if !now[c] {
-				gone = append(gone, quicAddr(c.LocalAddr()))
+				gone = append(gone, p2p.QUIC(c.LocalAddr()))
 				dead[c.LocalAddr().String()] = true
 				o.pipes.RemoveLocal(c)
 			}
 		}
 		have = now
 		o.pipes.Doubt()
-		o.hangUp(dead)
+		o.mesh.HangUp(dead)
+		o.mesh.ForgetReached(dead)
 		if sw, ok := o.host.Network().(*swarm.Swarm); ok && len(gone) > 0 {
 			sw.ListenClose(gone...)
 		}
@@ -87,17 +81,14 @@ func (o *Overlay) followNetwork() {
 				o.log.Warn("listening on a new address", "addr", a, "err", err)
 			}
 		}
-		o.turn.moved()
-		if o.portmap != nil {
-			o.portmap.moved()
-		}
-		o.nulls.moved()
-		o.stale.checkAll()
-		if !o.spawn(func() { o.settle(were) }) {
+		o.nat.NetworkChanged()
+		o.flows.NetworkChanged()
+		o.mesh.SuspectAll()
+		if !o.spawn(func() { o.settle(were, settled) }) {
 			return
 		}
-		o.publisher.changed()
-		o.wake()
+		o.directory.Changed()
+		o.mesh.Wake()
 	}
 }
 
@@ -105,8 +96,8 @@ func (o *Overlay) followNetwork() {
 // has resolved or met, in no order.
 func (o *Overlay) Members() []peerid.ID {
 	seen := map[peerid.ID]bool{}
-	for _, d := range o.gate.members() {
-		seen[d.id] = true
+	for _, d := range o.mesh.Members() {
+		seen[d.ID] = true
 	}
 	var out []peerid.ID
 	for id := range seen {
@@ -121,13 +112,8 @@ func (o *Overlay) NameOf(id peerid.ID) string {
 	if id == o.self {
 		return o.Name()
 	}
-	if m, ok := o.gate.member(toLibp2p(id)); ok {
-		return o.fullName(m.Label)
-	}
-	o.names.mu.Lock()
-	m := o.names.members[id]
-	o.names.mu.Unlock()
-	if m == nil || m.Label == membership.AnyLabel {
+	m, ok := o.roster.Member(id)
+	if !ok {
 		return ""
 	}
 	return o.fullName(m.Label)

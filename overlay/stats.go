@@ -2,9 +2,26 @@ package overlay
 
 import (
 	"net/netip"
-	"slices"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/idloc/idloc/overlay/mesh"
+	"github.com/idloc/idloc/overlay/nat"
+)
+
+// Reach is how this peer was reached from elsewhere, unasked. DialBack is what came
+// of the newest dial-back that this peer has asked for.
+type (
+	Reach    = mesh.Reach
+	DialBack = mesh.DialBack
+)
+
+// The results of a dial-back.
+const (
+	DialBackReached  = mesh.DialBackReached
+	DialBackInVain   = mesh.DialBackInVain
+	DialBackNobody   = mesh.DialBackNobody
+	DialBackNoAnswer = mesh.DialBackNoAnswer
 )
 
 // Stats is what an Overlay tells of its own part. A snapshot.
@@ -14,43 +31,40 @@ type Stats struct {
 	RoutingTable int              // servers in the Kademlia routing table
 	Records      int              // records that this peer keeps for the overlay
 	Revocations  uint64           // sequence number of the revocation list in force
-	Reached      bool             // a member has connected to this peer unasked: it is reachable from outside
+	Reached      bool             // a member has connected to this peer unasked
+	ReachedBy    Reach            // how, if so
+	DialBack     DialBack         // the newest that was asked for
+	UDP          string           // nat.UDPWorks, nat.UDPSilent, nat.UDPUnsent; "": nobody was there to send to
+	Probes       []nat.Probe      // whom was sent to over UDP, to find out
 	NAT          string           // before the port: "none", "translated", "endpoint-independent", "endpoint-dependent"; "" is not known
 	Mapped       []netip.AddrPort // addresses of the port as servers saw them, where they differ from its own
-	PortMapping  PortMapping      // what the router was asked for
-	TURN         []TURNStatus     // one for each TURN server of Config.ICEServers, unless the paths are PathDirectOnly
+	PortMapping  nat.PortMapping  // what the router was asked for
+	TURN         []nat.TURNStatus // one for each TURN server of Config.ICEServers, unless the paths are PathDirectOnly
 }
 
 // Stats may be called at any time from any goroutine.
 func (o *Overlay) Stats() Stats {
 	s := Stats{
-		Members:      len(o.gate.members()),
-		Servers:      len(o.db.servers()),
-		RoutingTable: o.db.kad.RoutingTable().Size(),
-		Revocations:  o.revoked.Load().Seq(),
-		Reached:      o.gate.wasReached(),
-		NAT:          o.mapped.nat(),
-		TURN:         o.turn.status(),
+		Members:     len(o.mesh.Members()),
+		Servers:     len(o.directory.Servers()),
+		Revocations: o.roster.Revocations().Seq(),
+		Reached:     o.mesh.Reached().Unasked(),
+		ReachedBy:   o.mesh.Reached(),
+		DialBack:    o.mesh.DialledBack(),
 	}
-	if o.portmap != nil {
-		s.PortMapping = o.portmap.status()
-	}
-	if o.db.isServer() {
-		s.Records = len(o.db.records(o.ctx))
-	}
-	for _, c := range o.cfg.Socket.Conns() {
-		for _, a := range o.mapped.of(c) {
-			if !slices.Contains(s.Mapped, a) {
-				s.Mapped = append(s.Mapped, a)
-			}
-		}
-	}
+	a := o.nat.Status(s.Members > 0)
+	s.UDP, s.NAT, s.Probes, s.Mapped, s.PortMapping, s.TURN = a.UDP, a.Translation, a.Probes, a.Mapped, a.PortMapping, a.TURN
+	s.RoutingTable, s.Records = o.directory.Counts()
 	return s
 }
 
 // Drops counts, by reason, the STUN messages that drew no answer and went
 // nowhere. It may be called at any time from any goroutine.
-func (o *Overlay) Drops() map[string]uint64 { return o.demux.drops() }
+func (o *Overlay) Drops() map[string]uint64 { return o.demux.Drops() }
+
+// Held is how many datagrams were not sent to addresses that were only heard of
+// (package hearsay). It may be called at any time from any goroutine.
+func (o *Overlay) Held() uint64 { return o.out.Held() }
 
 // Metrics gathers libp2p's own metrics. libp2p keeps them for the process:
 // several nodes in one process share their numbers.

@@ -2,18 +2,65 @@ package overlay
 
 import (
 	"context"
+	"log/slog"
+	"net/netip"
 	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/idloc/idloc/internal/pipe"
+	"github.com/idloc/idloc/overlay/hearsay"
+	"github.com/idloc/idloc/overlay/mesh"
+
+	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
 	rcmgr "github.com/libp2p/go-libp2p/p2p/host/resource-manager"
+	msmux "github.com/multiformats/go-multistream"
 	"github.com/prometheus/client_golang/prometheus"
 )
+
+// stranger is the host of a node without a membership, which says nothing.
+func (n *node) stranger(t testing.TB) host.Host {
+	t.Helper()
+	m, err := mesh.New(mesh.Config{
+		Key: n.key, Port: n.sock, Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(), Advertise: noMapped, Pipes: meshPipes{new(pipe.Endpoint)},
+		Hearsay: hearsay.New(func(netip.AddrPort) bool { return true }, time.Now),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = m.Close() })
+	return m.Host()
+}
+
+// openStream opens a stream of a host whose protocol is told with the first bytes.
+func openStream(ctx context.Context, h host.Host, p peer.ID, pid protocol.ID) (*rawStream, error) {
+	conns := h.Network().ConnsToPeer(p)
+	if len(conns) == 0 {
+		return nil, network.ErrNoConn
+	}
+	s, err := conns[0].NewStream(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.SetProtocol(pid); err != nil {
+		_ = s.Reset()
+		return nil, err
+	}
+	return &rawStream{s, msmux.NewMSSelect(s, pid)}, nil
+}
+
+type rawStream struct {
+	network.Stream
+	rw msmux.LazyConn
+}
+
+func (s *rawStream) Read(b []byte) (int, error)  { return s.rw.Read(b) }
+func (s *rawStream) Write(b []byte) (int, error) { return s.rw.Write(b) }
 
 // TestStrangersExhaustNothing: libp2p peers without a chain open all the
 // streams that they can, on every protocol, and say half a word on each. What
@@ -34,16 +81,12 @@ func TestStrangersExhaustNothing(t *testing.T) {
 	for range strangers {
 		n := newNode(t, nil)
 		t.Cleanup(n.shut)
-		h, err := newHost(n.key, n.sock, noMapped, prometheus.NewRegistry())
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = h.Close() })
+		h := n.stranger(t)
 		if err := h.Connect(t.Context(), ai); err != nil {
 			t.Fatal(err)
 		}
 		ids = append(ids, h.ID())
-		pids := []protocol.ID{earth.db.proto, earth.proto("hello"), earth.proto("offer"), earth.proto("confirm"), earth.proto("revocation"), earth.proto("peers")}
+		pids := []protocol.ID{earth.kad(), earth.proto("hello"), earth.proto("offer"), earth.proto("confirm"), earth.proto("revocation"), earth.proto("peers")}
 		for i := range 16 {
 			wg.Go(func() {
 				for j := range tries / 16 {
@@ -67,7 +110,7 @@ func TestStrangersExhaustNothing(t *testing.T) {
 		t.Errorf("while strangers are at it: %v, %v", f, err)
 	}
 	var most network.ScopeStat
-	await(t, "the strangers gone", 2*helloTimeout+5*time.Second, func() bool {
+	await(t, "the strangers gone", 15*time.Second, func() bool {
 		left := 0
 		peers := state.Stat().Peers
 		for _, id := range ids {

@@ -73,7 +73,10 @@ type Certificate struct {
 	// Wildcard: the member came by an invitation for any label (confirmed
 	// certificates; of a provisional one the invitation itself tells).
 	Wildcard bool
-	// Serial orders confirmed members: the earlier confirmed, the lower.
+	// Serial orders confirmed members: when the peer was confirmed first, in
+	// milliseconds since 1970. It is no later than the certificate's issue, and
+	// below a delegate no earlier than the delegation. Only the root may write one
+	// that is earlier than it can be.
 	Serial uint64
 	// Invitation is the key by which a confirmed member came; zero if the
 	// issuer made it a member without one.
@@ -174,6 +177,9 @@ func ParseCertificate(b []byte) (*Certificate, error) {
 	return c, nil
 }
 
+// serialAt returns the serial number of a member that is confirmed at t.
+func serialAt(t time.Time) uint64 { return uint64(max(0, t.UnixMilli())) }
+
 // ReadTime takes a time in whole seconds off r, as AppendTime writes it.
 func ReadTime(r *canon.Reader) time.Time {
 	s := r.Uvarint()
@@ -210,7 +216,7 @@ func (c *Certificate) check() error {
 	case KindInvitation:
 		if c.Label != AnyLabel {
 			if err := CheckLabel(c.Label); err != nil {
-				return fail(err, "for no usable label")
+				return fmt.Errorf("%s: %w", c.what(), err)
 			}
 		}
 	case KindMember:
@@ -218,7 +224,7 @@ func (c *Certificate) check() error {
 		any := c.Label == AnyLabel && !c.Confirmed
 		if c.Label != "" && !any {
 			if err := CheckLabel(c.Label); err != nil {
-				return fail(err, "for no usable label")
+				return fmt.Errorf("%s: %w", c.what(), err)
 			}
 		}
 	default:
@@ -227,14 +233,24 @@ func (c *Certificate) check() error {
 	if c.Kind != KindMember && (c.Confirmed || c.Wildcard) || c.Wildcard && !c.Confirmed {
 		return fail(ErrNonCanonical, "flags")
 	}
-	if !c.NotAfter.After(c.NotBefore) {
-		return fail(ErrNonCanonical, "ends before it begins")
-	}
-	if c.NotAfter.Sub(c.NotBefore) > longest {
-		return fail(ErrLifetime, fmt.Sprintf("%v is more than %v", c.NotAfter.Sub(c.NotBefore), longest))
+	if err := c.checkTimes(longest); err != nil {
+		return fmt.Errorf("%s: %w", c.what(), err)
 	}
 	if err := c.Subject.check(); err != nil {
 		return fmt.Errorf("%s: %w", c.what(), err)
+	}
+	return nil
+}
+
+// checkTimes is the part of check that is about when.
+func (c *Certificate) checkTimes(longest time.Duration) error {
+	switch life := c.NotAfter.Sub(c.NotBefore); {
+	case life <= 0:
+		return fmt.Errorf("%w: ends before it begins", ErrNonCanonical)
+	case life > longest:
+		return fmt.Errorf("%w: %v is more than %v", ErrLifetime, life, longest)
+	case c.Confirmed && c.Serial > serialAt(c.NotBefore.Add(backdate+Tolerance)):
+		return fmt.Errorf("%w: %d", ErrSerial, c.Serial)
 	}
 	return nil
 }

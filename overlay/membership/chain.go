@@ -168,6 +168,7 @@ type grant struct {
 	label string
 	end   time.Time // certificates below end by then; zero: no bound
 	grace time.Time // invitations: the same for members; zero: no bound
+	since uint64    // delegates: the lowest serial that one can have given
 }
 
 // allows says whether the subject of g may issue c, and returns what c's
@@ -185,6 +186,7 @@ func (g grant) allows(c *Certificate) (grant, error) {
 		}
 		next.roles &^= RoleDelegate // delegates make no delegates: one level (DESIGN §14.1)
 		next.label = AnyLabel
+		next.since = serialAt(c.NotBefore)
 	case KindInvitation:
 		next.grace = c.NotAfter.Add(Grace)
 		if !g.end.IsZero() && next.grace.After(g.end) {
@@ -196,6 +198,9 @@ func (g grant) allows(c *Certificate) (grant, error) {
 		}
 		if g.kind == KindInvitation {
 			end = g.grace
+		}
+		if c.Confirmed && c.Serial < g.since {
+			return grant{}, fmt.Errorf("%w: %d, when its delegate was none", ErrSerial, c.Serial)
 		}
 	}
 	if c.Roles&^g.roles != 0 {

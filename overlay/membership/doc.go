@@ -28,8 +28,11 @@
 //     after. It cannot take a label, role or lifetime that the token lacks,
 //     nor make members of keys it does not hold (proof of possession).
 //     RevokeInvitation ends it; RevokeInvited what was confirmed from it too.
-//   - A delegate: may confirm wrongly below its roles and until its end;
-//     RevokeDelegate voids all it signed.
+//   - A delegate: may confirm wrongly below its roles and until its end, but
+//     not as if it had done so before it was one, or later than now;
+//     RevokeDelegate voids all it signed. An entry of the list lives as long
+//     as the longest certificate that could name its key (LongestLife), so that
+//     what has been revoked once is revoked at every later date.
 //   - Who carries bytes: can withhold a newer list, not alter one. One form
 //     for each value, so that nothing passes twice under two spellings.
 //   - Odd keys: points of small order and second encodings are refused.
@@ -48,4 +51,5 @@
 //	revocation.go   DESIGN §8 Revocation, §14.1
 //	label.go        RFC 1035 §2.3.4, RFC 1123 §2.1
 //	key.go          RFC 8032 §5.1.3
+//	errors.go       what can be wrong, and by how much a clock is
 package membership

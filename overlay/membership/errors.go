@@ -21,11 +21,12 @@ var (
 	ErrKind         = errors.New("certificate of this kind may not stand here")
 	ErrRole         = errors.New("role not granted by the issuer")
 	ErrLabel        = errors.New("label not granted by the issuer")
-	ErrLifetime     = errors.New("lasts longer than its issuer may grant")
+	ErrLifetime     = errors.New("a lifetime that the issuer may not grant")
 	ErrExpired      = errors.New("expired")
 	ErrNotYetValid  = errors.New("not yet valid")
 	ErrRevoked      = errors.New("revoked")
 	ErrPossession   = errors.New("member key did not prove possession")
+	ErrSerial       = errors.New("serial number of a time at which it cannot have been given")
 	ErrKey          = errors.New("not a usable Ed25519 key")
 	ErrTooLarge     = errors.New("too large")
 	ErrBadLabel     = errors.New("not a host label")
@@ -38,6 +39,9 @@ var (
 	ErrListFull       = errors.New("revocation list is full")
 	ErrListUnverified = errors.New("revocation list was not verified")
 )
+
+// ErrNotMember is wrapped by errors about a peer that has shown no valid chain.
+var ErrNotMember = errors.New("not a member of this overlay")
 
 // A TimeError says that something is expired or not yet valid by this
 // machine's clock, and by how much. It wraps ErrExpired or ErrNotYetValid.

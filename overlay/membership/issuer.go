@@ -130,7 +130,7 @@ func (i *Issuer) invite(opts InviteOptions, now time.Time, seed []byte) (*Token,
 		opts.Expires = DefaultInvitation
 	}
 	if opts.Expires < 0 {
-		return nil, fmt.Errorf("invitation: %w: %v", ErrLifetime, opts.Expires)
+		return nil, fmt.Errorf("%w: %v is over before it begins", ErrLifetime, opts.Expires)
 	}
 	key, err := publicKey(ed25519.NewKeyFromSeed(seed))
 	if err != nil {
@@ -191,13 +191,23 @@ type MemberOptions struct {
 	Invitation Key // by which it came; zero: none
 }
 
-// Issue makes a peer a confirmed member. The caller knows that the peer holds
+// Certificate returns the delegate's certificate, the zero one for the root.
+func (i *Issuer) Certificate() Certificate {
+	if len(i.chain.links) == 0 {
+		return Certificate{}
+	}
+	return *i.chain.leaf()
+}
+
+// Issue makes a peer a confirmed member. A serial that is later than now, or
+// earlier than the issuer became one, becomes the nearest that can be. The caller knows that the peer holds
 // its key: it is connected to it, or is the peer. This is how the founder
 // makes itself a member; others come by Confirm.
 func (i *Issuer) Issue(peer peerid.ID, opts MemberOptions, now time.Time) ([]byte, error) {
 	c := &Certificate{
 		Subject: KeyOf(peer), Kind: KindMember, Confirmed: true, Roles: opts.Roles,
-		Label: opts.Label, Wildcard: opts.Wildcard, Serial: opts.Serial, Invitation: opts.Invitation,
+		Label: opts.Label, Wildcard: opts.Wildcard, Invitation: opts.Invitation,
+		Serial: max(min(opts.Serial, serialAt(now)), i.grant.since),
 	}
 	c.NotBefore, c.NotAfter = span(now, i.grant.end, MaxMember)
 	ch, err := i.issue(c, now)

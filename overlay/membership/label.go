@@ -34,12 +34,15 @@ func CheckLabel(s string) error {
 // error if it is none, or too long for any label in front of it.
 func CleanDomain(s string) (string, error) {
 	d := strings.ToLower(strings.TrimSuffix(s, "."))
+	if d == "" {
+		return "", fmt.Errorf("%w: %q is empty", ErrBadDomain, s)
+	}
 	if len(d) > maxDomain {
 		return "", fmt.Errorf("%w: %q is longer than %d characters", ErrBadDomain, s, maxDomain)
 	}
 	for label := range strings.SplitSeq(d, ".") {
 		if err := checkLDH(label); err != nil {
-			return "", fmt.Errorf("%w: %q: label %q: %v", ErrBadDomain, s, label, err)
+			return "", fmt.Errorf("%w: %q has the label %q: %v", ErrBadDomain, s, label, err)
 		}
 	}
 	return d, nil

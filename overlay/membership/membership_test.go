@@ -104,7 +104,7 @@ func TestVerifyChainAttacks(t *testing.T) {
 	}
 	proved := func(c *Certificate) *Certificate { return prove(t, o, c, mk, ik) }
 	confirmed := func(label string) *Certificate {
-		return &Certificate{Subject: key(mk), Kind: KindMember, Confirmed: true, Serial: 3, Label: label,
+		return &Certificate{Subject: key(mk), Kind: KindMember, Confirmed: true, Serial: serialAt(epoch.Add(-day)), Label: label,
 			NotBefore: epoch.Add(-day), NotAfter: epoch.Add(20 * day), Invitation: key(ik)}
 	}
 	with := func(c *Certificate, f func(*Certificate)) *Certificate { f(c); return c }
@@ -193,6 +193,11 @@ func TestVerifyChainAttacks(t *testing.T) {
 			c.Subject[0] = 0xf0
 			c.Subject[31] = 0x7f
 		}), rk}), want: ErrKey},
+		{name: "confirmed before its delegate was one", chain: forge(t, o, signed{delegate(), rk}, signed{with(confirmed("mars"), func(c *Certificate) { c.Serial-- }), dk}), want: ErrSerial},
+		{name: "confirmed by a delegate at the beginning of time", chain: forge(t, o, signed{delegate(), rk}, signed{with(confirmed("mars"), func(c *Certificate) { c.Serial = 0 }), dk}), want: ErrSerial},
+		{name: "the root may say what it likes of the past", chain: forge(t, o, signed{with(confirmed("mars"), func(c *Certificate) { c.Serial = 0 }), rk})},
+		{name: "confirmed as late as clocks differ", chain: forge(t, o, signed{with(confirmed("mars"), func(c *Certificate) { c.Serial += 15 * 60 * 1000 }), rk})},
+		{name: "confirmed later than that", chain: forge(t, o, signed{with(confirmed("mars"), func(c *Certificate) { c.Serial += 15*60*1000 + 1 }), rk}), want: ErrSerial},
 		{name: "peer revoked", chain: good, rev: revoke(RevokePeer, mk), want: ErrRevoked},
 		{name: "confirmed peer revoked", chain: conf, rev: revoke(RevokePeer, mk), want: ErrRevoked},
 		{name: "invitation revoked", chain: good, rev: revoke(RevokeInvitation, ik), want: ErrRevoked},
@@ -290,7 +295,7 @@ func TestDelegate(t *testing.T) {
 	chain = must(Confirm(d, chain, "pluto", 5, epoch, nil))(t)
 	chain = must(Confirm(root.Issuer(), chain, "pluto-2", 0, epoch, nil))(t) // renewed by the root, another label
 	m = must(VerifyChain(chain, o, epoch, nil))(t)
-	if m.Label != "pluto-2" || m.Serial != 5 || !m.Delegate.IsZero() || !m.Wildcard {
+	if m.Label != "pluto-2" || m.Serial != serialAt(epoch.Add(-backdate)) || !m.Delegate.IsZero() || !m.Wildcard {
 		t.Errorf("%+v", m)
 	}
 	if _, err := d.Invite(InviteOptions{}, epoch.Add(72*time.Hour)); !errors.Is(err, ErrExpired) {

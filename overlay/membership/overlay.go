@@ -125,6 +125,11 @@ const (
 	MaxMember = 30 * 24 * time.Hour
 	// Grace is how long a provisional certificate may outlast its invitation.
 	Grace = 7 * 24 * time.Hour
+	// LongestLife is when the last certificate has ended that says anything of a
+	// key and that somebody could have made by what he was given before: a
+	// delegate's, an invitation's, and what was entered by that. The rest is for
+	// clocks.
+	LongestLife = MaxInvitation + Grace + 24*time.Hour
 	// MaxInvitation bounds the life of invitations and delegates.
 	MaxInvitation = 366 * 24 * time.Hour
 	// DefaultInvitation is the life of an invitation that does not say.

@@ -59,6 +59,9 @@ type Revocation struct {
 	Key  Key
 	// Until is when the last certificate that the entry hits has ended, so
 	// that the root may drop the entry; zero: never. Readers do not look at it.
+	// Revoke makes that of a peer or a delegate LongestLife at least: whatever
+	// certificate the peer itself had, delegates and tokens may name its key, and
+	// it may have been one.
 	Until time.Time
 }
 
@@ -154,24 +157,22 @@ func (l *RevocationList) Revokes(m *Member) bool {
 }
 
 // Revoke returns the list that follows old (nil for the first) with the
-// entries added. Entries of old whose Until has passed are dropped.
+// entries added. Entries of old whose Until has passed are dropped. Of two for
+// one key the one that lives longer stays.
 func (r *Root) Revoke(old *RevocationList, now time.Time, entries ...Revocation) (*RevocationList, error) {
 	if old != nil && (!old.verified || old.overlay != r.overlay.ID) {
 		return nil, ErrListUnverified
 	}
-	// What is added stands before the old entry for the same key, and stays.
 	all := slices.Clone(entries)
 	for i := range all {
-		if u := all[i].Until; !u.IsZero() {
-			all[i].Until = u.Truncate(time.Second).UTC()
-		}
+		all[i].Until = lives(all[i], now, old)
 	}
 	for _, e := range old.Entries() {
 		if e.Until.IsZero() || e.Until.After(now.Add(-Tolerance)) {
 			all = append(all, e)
 		}
 	}
-	slices.SortStableFunc(all, Revocation.compare)
+	slices.SortStableFunc(all, func(a, b Revocation) int { return cmp.Or(a.compare(b), longer(a.Until, b.Until)) })
 	all = slices.CompactFunc(all, func(a, b Revocation) bool { return a.compare(b) == 0 })
 	if len(all) > MaxRevocations {
 		return nil, fmt.Errorf("%w: %d entries", ErrListFull, len(all))
@@ -183,6 +184,35 @@ func (r *Root) Revoke(old *RevocationList, now time.Time, entries ...Revocation)
 		return nil, err
 	}
 	return OpenRevocationList(l.Bytes(), r.overlay)
+}
+
+// lives returns until when an entry that is added stays. A clock that is behind
+// the list before it is wrong.
+func lives(e Revocation, now time.Time, old *RevocationList) time.Time {
+	u := e.Until
+	if u.IsZero() {
+		return u
+	}
+	if old.Issued().After(now) {
+		now = old.Issued()
+	}
+	if least := now.Add(LongestLife); (e.Kind == RevokePeer || e.Kind == RevokeDelegate) && u.Before(least) {
+		u = least
+	}
+	return u.Truncate(time.Second).UTC()
+}
+
+// longer orders by Until, what never ends first.
+func longer(a, b time.Time) int {
+	switch {
+	case a.Equal(b):
+		return 0
+	case a.IsZero():
+		return -1
+	case b.IsZero():
+		return 1
+	}
+	return b.Compare(a)
 }
 
 func (l *RevocationList) appendBody(b []byte) []byte {

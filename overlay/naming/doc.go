@@ -18,11 +18,13 @@
 //
 // # Order
 //
-// Across peers: confirmed named, confirmed wildcard (lower serial first),
-// provisional named, provisional wildcard; then the lower SHA-256 over overlay
-// ID, label and peer ID. For one peer in one class: higher seq, then bytes.
-// rank in order.go says why the class stands before seq and why a tombstone
-// keeps its peer's place.
+// Across peers: confirmed before provisional; the founder's word before a
+// delegate's; named before wildcard; the lower serial, which is when the label was
+// given; then the lower SHA-256 over overlay ID, label and peer ID. For one peer in
+// one class: higher seq, then bytes. rank in order.go says why the class stands
+// before seq and why a tombstone keeps its peer's place. A reader that has pinned a
+// peer moves by less than that order: on the word of an authority above the one
+// that gave the label (HighWater.Accept).
 //
 // # Threats
 //
@@ -34,6 +36,11 @@
 //     invitation that is any label nobody has a better right to; ties cannot
 //     be won for all labels at once, but a key may be ground for one label:
 //     only confirmation settles it.
+//
+//   - A delegate confirms whom it likes under any label. The founder's word
+//     stands above it; among delegates the label is whose serial is the lower,
+//     which is no earlier than the delegation began (package membership), whatever
+//     keys are ground. No reader that has pinned a confirmed holder moves for it.
 //
 //   - A member lying in its contact misleads about itself only.
 //

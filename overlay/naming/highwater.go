@@ -68,9 +68,11 @@ func (h *HighWater) now() time.Time {
 //     (ErrRolledBack).
 //   - Another peer's are taken if nothing is pinned: the pinned peer gave the
 //     label up by a tombstone, its certificate has ended, or Forget was
-//     called. Else only if they are of a confirmed member whose claim stands
-//     before the pinned one in Select's order; ErrPinned otherwise, always so
-//     for provisional members.
+//     called. Else only on the word of an authority above the one that gave
+//     the label to the pinned peer: any issuer's if that one is provisional, the
+//     founder's if a delegate confirmed it; and if the founder has confirmed
+//     both, when the other stands before the pinned one in Select's order.
+//     ErrPinned otherwise, always so for provisional members.
 //
 // A tombstone that is accepted says that the label has nobody.
 func (h *HighWater) Accept(r *Record) error {
@@ -86,7 +88,7 @@ func (h *HighWater) Accept(r *Record) error {
 			return fmt.Errorf("%q: %w: %d, seen %d", r.Label, ErrRolledBack, r.Seq, p.Seq)
 		}
 	} else if ok && !p.free(now) {
-		if !r.member.Confirmed || r.standing.compare(p.standing) <= 0 {
+		if !r.standing.moves(p.standing) {
 			return fmt.Errorf("%q: %w: %v, not %v", r.Label, ErrPinned, p.Peer, r.Peer)
 		}
 	} else if ok && r.Tombstone {

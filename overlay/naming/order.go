@@ -13,11 +13,13 @@ import (
 // the order that holds across peers (DESIGN §14.2).
 type standing struct {
 	Class  class          `json:"class"`
-	Serial uint64         `json:"serial,omitempty"` // of confirmed wildcard members; else 0
+	Root   bool           `json:"root,omitempty"`   // the founder said so itself, no delegate
+	Serial uint64         `json:"serial,omitempty"` // of confirmed members; else 0
 	Tie    membership.Key `json:"tie"`              // SHA-256, see tie
 }
 
-// class is the first criterion; the higher counts.
+// class is by what right a member claims; the higher counts, among those of one
+// authority.
 type class uint8
 
 const (
@@ -27,11 +29,23 @@ const (
 	confirmedNamed      class = 4
 )
 
+// authority is whose word a claim is; the higher counts.
+type authority uint8
+
+const (
+	nobodys   authority = 0 // a provisional member's own
+	delegates authority = 1
+	founders  authority = 2
+)
+
 func standingOf(m *membership.Member, overlay [32]byte, label string) standing {
-	s := standing{Tie: tie(overlay, label, m.Peer)}
+	s := standing{Root: m.Delegate.IsZero(), Tie: tie(overlay, label, m.Peer)}
+	if m.Confirmed {
+		s.Serial = m.Serial
+	}
 	switch {
 	case m.Confirmed && m.Wildcard:
-		s.Class, s.Serial = confirmedWildcard, m.Serial
+		s.Class = confirmedWildcard
 	case m.Confirmed:
 		s.Class = confirmedNamed
 	case m.Wildcard:
@@ -42,6 +56,17 @@ func standingOf(m *membership.Member, overlay [32]byte, label string) standing {
 	return s
 }
 
+// authority returns who has decided: an issuer has for confirmed members only.
+func (s standing) authority() authority {
+	switch {
+	case s.Class < confirmedWildcard:
+		return nobodys
+	case s.Root:
+		return founders
+	}
+	return delegates
+}
+
 // tie is the last criterion across peers: the lower counts. It differs from
 // label to label, so that no peer wins all ties.
 func tie(overlay [32]byte, label string, peer peerid.ID) membership.Key {
@@ -49,13 +74,44 @@ func tie(overlay [32]byte, label string, peer peerid.ID) membership.Key {
 }
 
 // compare is positive if s counts rather than t, and 0 only for one peer in
-// one class.
+// one class. The founder stands above its delegates before anything else that a
+// certificate says, because a delegate writes the rest itself: whether a label was
+// given by name, and, within bounds that membership checks, when. Nothing that
+// can be ground decides between two confirmed members but for a serial that both
+// have.
 func (s standing) compare(t standing) int {
 	return cmp.Or(
+		cmp.Compare(s.authority(), t.authority()),
+		compareBool(s.Root, t.Root), // of provisional ones: whose the invitation is
 		cmp.Compare(s.Class, t.Class),
 		cmp.Compare(t.Serial, s.Serial),
 		bytes.Compare(t.Tie[:], s.Tie[:]),
 	)
+}
+
+func compareBool(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case a:
+		return 1
+	}
+	return -1
+}
+
+// moves says whether a reader that has pinned t's peer takes s's instead: only if
+// whoever speaks for s stands above whoever speaks for t, or the founder speaks for
+// both and has put s before t. So no delegate can take a label away that an issuer
+// has given, whatever it writes into a certificate.
+func (s standing) moves(t standing) bool {
+	a, b := s.authority(), t.authority()
+	return a > b || a == founders && s.compare(t) > 0
+}
+
+// Before says whether a's claim to a label stands before b's in Select's order. Both
+// are verified members of the overlay, and different peers.
+func Before(a, b *membership.Member, overlay [32]byte, label string) bool {
+	return standingOf(a, overlay, label).compare(standingOf(b, overlay, label)) > 0
 }
 
 // rank is where a value stands among those under its key. It is compared

@@ -1,0 +1,67 @@
+// Package admission answers one question for the whole peer: who is this, and
+// may it? Its Roster holds this peer's own membership, the founder's revocation
+// list, every member whose certificate chain was verified here, and, on the
+// founder and on delegates, who has which label.
+//
+// # Who is a member
+//
+// A peer is a member while a chain that it has shown holds now: the signatures
+// were verified once, its times fit the clock, and the list in force takes none
+// of its certificates back. Times and list are looked at each time that somebody
+// asks, so a revocation holds everywhere at the moment in which the list is
+// adopted, whatever connection or pipe is still being closed. Nobody else in the
+// overlay keeps an opinion of its own: the gate and the pipes keep the chain
+// that a peer showed them as evidence, and ask the Roster.
+//
+//	Verify   a chain was shown, in a hello, an offer or an answer
+//	Note     a record with a verified chain was read
+//	Member   who is this peer? nil if it is no member
+//	Current  is it still one that showed this?
+//	Check    the same for a pipe or flow that has only the chain
+//	Sweep    who has ceased to be one since the last time?
+//
+// What the Roster remembers of others is bounded. What it forgets is not lost:
+// whoever has a connection or pipe has shown a chain with it, which is verified
+// again (Config.Shown).
+//
+// # How one becomes a member
+//
+// Found makes an overlay and its founder, Enter a provisional member out of a
+// token, Resume what was saved. The founder and delegates confirm: they give the
+// label that was asked for, or one like it, to one peer (draft §5, DESIGN
+// §14.1). Confirm asks them, AnswerConfirm and AnswerConfirmed answer.
+//
+// # The list
+//
+// Only the founder signs the revocation list; each one has a higher number and
+// contains those before it, as long as they matter. Members compare numbers when
+// they meet and every twenty seconds with a few of their neighbours, and whoever
+// has the newer list sends it (CompareLists, AnswerList).
+//
+// A founder that was restored from an older copy of its state has an older list: it
+// learns the newer one as any member does. If it has revoked somebody before that,
+// there are two lists of which neither contains the other. So a founder that has
+// begun with what was saved looks once at the list of each member, whatever its
+// number, before it tells that member its own, and signs one with the entries of
+// both if need be. What it cannot see is a list that was replaced before, by a member
+// that had none of the entries and was met first.
+//
+// # Clocks
+//
+// Members tell each other the time in hellos and refusals. The Roster compares,
+// and says so if this machine's clock is wrong, since chains are judged by it. It
+// sets no clock.
+//
+// # Files
+//
+//	roster.go    the Roster, its own membership, the three ways to begin
+//	members.go   other members                          DESIGN §14.1
+//	revoke.go    the revocation list and its protocol   DESIGN §14.1
+//	issue.go     what the founder and delegates do      draft §5, DESIGN §14.1
+//	registry.go  who has which label
+//	confirm.go   asking to be confirmed                 draft §5, DESIGN §14.1
+//	messages.go  layout of the confirm protocol
+//	network.go   what the Roster needs of the mesh
+//	saved.go     what survives a restart
+//	clock.go     clocks that are wrong
+package admission

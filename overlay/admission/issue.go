@@ -1,0 +1,274 @@
+package admission
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/idloc/idloc/internal/peerid"
+	"github.com/idloc/idloc/overlay/field"
+	"github.com/idloc/idloc/overlay/membership"
+	"github.com/idloc/idloc/overlay/naming"
+)
+
+const (
+	tellTimeout = time.Second // for the other issuers to note what one has confirmed
+	maxTies     = 200         // mars-2 … mars-200
+)
+
+// Invite makes a token. Only the founder and delegates can.
+func (r *Roster) Invite(opts membership.InviteOptions) (*membership.Token, error) {
+	issuer := r.issuing()
+	if issuer == nil {
+		return nil, ErrNotIssuer
+	}
+	return issuer.Invite(opts, r.now())
+}
+
+// issueSelf makes the founder a member.
+func (r *Roster) issueSelf(label string) error {
+	chain, err := r.issuing().Issue(r.self, membership.MemberOptions{
+		Label: label, Roles: membership.RoleRelay | membership.RoleDelegate, Serial: 1,
+	}, r.now())
+	if err != nil {
+		return fmt.Errorf("founder's certificate: %w", err)
+	}
+	return r.take(chain, label)
+}
+
+// AnswerConfirm answers the ConfirmProtocol, or passes the question on to
+// somebody who can.
+func (r *Roster) AnswerConfirm(ctx context.Context, from *membership.Member, request []byte) ([]byte, error) {
+	q, err := readConfirmQuestion(request)
+	if err != nil {
+		return nil, err
+	}
+	return r.answer(ctx, q, from.Peer).append(nil), nil
+}
+
+func (r *Roster) answer(ctx context.Context, q confirmQuestion, from peerid.ID) confirmAnswer {
+	issuer := r.issuing()
+	if issuer == nil {
+		return r.passOn(ctx, q, from)
+	}
+	a, err := r.issueConfirmed(ctx, issuer, q)
+	if err != nil {
+		r.cfg.Log.Info("refusing to confirm", "label", q.label, "err", err)
+		return confirmAnswer{status: confirmRefused, text: strings.TrimPrefix(err.Error(), ErrLabelTaken.Error()+": ")}
+	}
+	return a
+}
+
+// passOn brings a question to an issuer.
+func (r *Roster) passOn(ctx context.Context, q confirmQuestion, from peerid.ID) confirmAnswer {
+	if q.hops > 0 {
+		q.hops--
+		for _, n := range r.cfg.Network.Neighbours() {
+			if !n.Issuer || n.Peer == from {
+				continue
+			}
+			if a, err := r.askConfirm(ctx, n.Peer, q); err == nil {
+				return a
+			}
+		}
+	}
+	return confirmAnswer{status: confirmNobody}
+}
+
+// issueConfirmed makes the subject of a chain a confirmed member under a
+// label that nobody else holds.
+func (r *Roster) issueConfirmed(ctx context.Context, issuer *membership.Issuer, q confirmQuestion) (confirmAnswer, error) {
+	now := r.now()
+	m, err := membership.VerifyChain(q.chain, r.overlay, now, r.Revocations())
+	if err != nil {
+		return confirmAnswer{}, err
+	}
+	r.registry.issuing.Lock()
+	defer r.registry.issuing.Unlock()
+	label, serial, err := r.assign(ctx, m, q.label, now)
+	if err != nil {
+		return confirmAnswer{}, err
+	}
+	chain, err := membership.Confirm(issuer, q.chain, label, serial, now, r.Revocations())
+	if err != nil {
+		return confirmAnswer{}, err
+	}
+	done, err := membership.VerifyChain(chain, r.overlay, now, r.Revocations())
+	if err != nil {
+		return confirmAnswer{}, err
+	}
+	delegate := r.root != nil && m.Roles.Has(membership.RoleDelegate)
+	if delegate {
+		r.registry.noteDelegate()
+	}
+	r.registry.set(label, heldBy(done))
+	r.Note(done)
+	r.tellIssuers(ctx, m.Peer, chain)
+	a := confirmAnswer{status: confirmOK, text: label, chain: chain}
+	if delegate {
+		if a.delegation, err = r.root.Delegate(m.Peer, m.Roles, time.Time{}, now); err != nil {
+			return confirmAnswer{}, err
+		}
+	}
+	return a, nil
+}
+
+// assign picks the label and the serial. The registry is what this issuer has
+// confirmed and what others have told it; the database tells the rest.
+func (r *Roster) assign(ctx context.Context, m *membership.Member, want string, now time.Time) (string, uint64, error) {
+	if !m.Wildcard {
+		want = m.Label // a named invitation leaves no choice
+	}
+	if err := membership.CheckLabel(want); err != nil {
+		return "", 0, err
+	}
+	if !m.Wildcard && !m.Invitation.IsZero() && r.registry.usedBy(m.Invitation, m.Peer) {
+		return "", 0, fmt.Errorf("%w: the token for %q was used by another peer", ErrLabelTaken, want)
+	}
+	for n := 1; n <= maxTies; n++ {
+		label := tie(want, n)
+		held, ok := r.registry.get(label)
+		if ok && held.Peer == m.Peer {
+			return label, held.Serial, nil
+		}
+		taken := label == r.Own().Label && m.Peer != r.self ||
+			ok && now.Before(held.NotAfter) && !r.Revoked(held.Peer)
+		if !taken {
+			taken = r.takenElsewhere(ctx, label, m.Peer)
+		}
+		if !taken {
+			return label, r.registry.nextSerial(now), nil
+		}
+		if !m.Wildcard {
+			break
+		}
+	}
+	return "", 0, fmt.Errorf("%w: %q", ErrLabelTaken, want)
+}
+
+// tie is the n-th try for a label: mars, mars-2, mars-3 (draft §5, "some
+// scheme to break ties").
+func tie(label string, n int) string {
+	if n <= 1 {
+		return label
+	}
+	return fmt.Sprintf("%s-%d", label[:min(len(label), maxBaseLabel)], n)
+}
+
+// takenElsewhere says whether another confirmed member than p has the label, as
+// far as the members here and the database know.
+func (r *Roster) takenElsewhere(ctx context.Context, label string, p peerid.ID) bool {
+	if r.OnlyIssuer() {
+		return false
+	}
+	if r.Held(label, p) {
+		return true
+	}
+	ctx, cancel := context.WithTimeout(ctx, confirmTimeout/2)
+	defer cancel()
+	rec := r.cfg.Lookup(ctx, label)
+	return rec != nil && rec.Peer != p && !rec.Tombstone && rec.Member().Confirmed
+}
+
+// tellIssuers shows a chain that this issuer has just confirmed to the others
+// it is connected to, so that none of them gives the label away again, also
+// while the database is out of reach. It returns when all have read it, or
+// after tellTimeout: one that is dead must not keep a joiner waiting.
+func (r *Roster) tellIssuers(ctx context.Context, subject peerid.ID, chain []byte) {
+	ctx, cancel := context.WithTimeout(ctx, tellTimeout)
+	defer cancel()
+	notice := field.Append16(nil, chain)
+	var wg sync.WaitGroup
+	for _, n := range r.cfg.Network.Neighbours() {
+		if !n.Issuer || n.Peer == subject {
+			continue
+		}
+		wg.Go(func() {
+			if _, err := r.cfg.Network.Ask(ctx, n.Peer, ConfirmedProtocol, notice); err != nil {
+				r.cfg.Log.Debug("another issuer has not noted what this one confirms", "peer", n.Peer, "err", err)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// AnswerConfirmed answers the ConfirmedProtocol: it notes a chain that another
+// issuer has confirmed, and answers one byte. The chain speaks for itself: who
+// shows it does not matter.
+//
+//	notice: chain length 2 | chain
+func (r *Roster) AnswerConfirmed(_ context.Context, _ *membership.Member, notice []byte) ([]byte, error) {
+	f := field.NewReader(bytes.NewReader(notice))
+	chain := f.Short16(membership.MaxChain)
+	if f.Err() != nil {
+		return nil, f.Err()
+	}
+	m, err := membership.VerifyChain(chain, r.overlay, r.now(), r.Revocations())
+	if err != nil {
+		return nil, err
+	}
+	if !m.Confirmed {
+		return nil, errors.New("a chain that nobody has confirmed")
+	}
+	r.noteConfirmed(m)
+	return []byte{1}, nil
+}
+
+// noteConfirmed keeps what another issuer has confirmed. Of two claims the one that
+// stands before the other in the order of names stands (package naming); the founder
+// leaves its opinion of who has a label to no delegate.
+func (r *Roster) noteConfirmed(m *membership.Member) {
+	r.Note(m)
+	if r.issuing() == nil {
+		return
+	}
+	held, ok := r.registry.get(m.Label)
+	if ok && held.Peer != m.Peer && r.now().Before(held.NotAfter) && !r.Revoked(held.Peer) {
+		if r.root != nil && !m.Delegate.IsZero() || !naming.Before(m, held.claim(), r.overlay.ID, m.Label) {
+			return
+		}
+	}
+	r.registry.set(m.Label, heldBy(m))
+}
+
+// takeDelegation makes this peer a delegate, if b, which may be empty, is a
+// delegation for it that holds now.
+func (r *Roster) takeDelegation(b []byte) {
+	if len(b) == 0 {
+		return
+	}
+	i, err := membership.NewDelegate(r.cfg.Key, b, r.overlay, r.now(), r.Revocations())
+	if err != nil {
+		r.cfg.Log.Warn("delegation not usable", "err", err)
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if old := r.issuer; old != nil && len(r.delegation) > 0 {
+		// What it has confirmed counts from when it became a delegate: the older one is
+		// the better, as long as it lasts.
+		was, is := old.Certificate(), i.Certificate()
+		_, err := membership.NewDelegate(r.cfg.Key, r.delegation, r.overlay, r.now(), r.Revocations())
+		if err == nil && was.Roles == is.Roles && was.NotBefore.Before(is.NotBefore) && was.NotAfter.Sub(r.now()) > membership.MaxInvitation/2 {
+			return
+		}
+	}
+	r.issuer, r.delegation = i, b
+}
+
+// OnlyIssuer says whether nobody but this peer confirms: the founder, who has made
+// no delegate.
+func (r *Roster) OnlyIssuer() bool { return r.root != nil && r.registry.alone() }
+
+// Holder returns who was confirmed under a label by this issuer, or by another
+// that has told it.
+func (r *Roster) Holder(label string) (peerid.ID, bool) {
+	c, ok := r.registry.get(label)
+	return c.Peer, ok
+}
+
+var errNobodyConfirms = errors.New("no founder or delegate reached")

@@ -1,0 +1,239 @@
+package admission
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/idloc/idloc/internal/peerid"
+	"github.com/idloc/idloc/overlay/membership"
+	"github.com/idloc/idloc/overlay/naming"
+)
+
+// membersMax bounds how many other members are remembered. Who is asked about
+// least recently is forgotten first.
+const membersMax = 16384
+
+// known is what the Roster remembers of another member.
+type known struct {
+	member *membership.Member
+	swept  bool // Sweep has said that it is none any more
+	seen   bool // its revocation list was looked at
+}
+
+// holds says why a member that was verified is none now; nil if it is one.
+func (r *Roster) holds(m *membership.Member) error {
+	if err := membership.CheckTimes("member certificate", m.NotBefore, m.NotAfter, r.now()); err != nil {
+		return err
+	}
+	if l := r.Revocations(); l.Revokes(m) {
+		return fmt.Errorf("member certificate: %w (list %d)", membership.ErrRevoked, l.Seq())
+	}
+	return nil
+}
+
+// Verify says who a chain makes a member now, and notes it. from is who has
+// shown the chain and proved to have its own key. Errors wrap membership.ErrNotMember.
+// chain is borrowed.
+func (r *Roster) Verify(chain []byte, from peerid.ID) (*membership.Member, error) {
+	m, err := r.verify(chain, from)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", membership.ErrNotMember, err)
+	}
+	return m, nil
+}
+
+// verify is Verify; its errors say only what is wrong with the chain.
+func (r *Roster) verify(chain []byte, from peerid.ID) (*membership.Member, error) {
+	m, err := membership.VerifyChain(chain, r.overlay, r.now(), r.Revocations())
+	if err != nil {
+		return nil, err
+	}
+	if m.Peer != from {
+		return nil, errors.New("the chain is another peer's")
+	}
+	r.Note(m)
+	return m, nil
+}
+
+// Note remembers a member whose chain was verified under this overlay's root: by
+// a naming.Validator, with its record. Of two memberships of one peer the better
+// one counts: confirmed before provisional, the founder's word before a delegate's,
+// then the newer.
+func (r *Roster) Note(m *membership.Member) {
+	if m.Peer == r.self {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	old, ok := r.members.Peek(m.Peer)
+	if ok && r.holds(old.member) == nil && better(old.member, m) {
+		return
+	}
+	r.members.Add(m.Peer, &known{member: m, seen: ok && old.seen})
+}
+
+// better says whether a is to be preferred to b, a later membership of its peer.
+func better(a, b *membership.Member) bool {
+	if a.Confirmed != b.Confirmed {
+		return a.Confirmed
+	}
+	if a.Delegate.IsZero() != b.Delegate.IsZero() {
+		return a.Delegate.IsZero()
+	}
+	return a.NotBefore.After(b.NotBefore)
+}
+
+// remembered returns a member that is one now, of those remembered.
+func (r *Roster) remembered(id peerid.ID) (*membership.Member, bool) {
+	r.mu.Lock()
+	k, ok := r.members.Get(id)
+	r.mu.Unlock()
+	if !ok || r.holds(k.member) != nil {
+		return nil, false
+	}
+	return k.member, true
+}
+
+// Member returns the membership of another peer, if it is a member now. One that
+// is not remembered is looked for where it has shown its chain (Config.Shown).
+// What is returned is not to be changed.
+func (r *Roster) Member(id peerid.ID) (*membership.Member, bool) {
+	if m, ok := r.remembered(id); ok {
+		return m, true
+	}
+	if r.cfg.Shown == nil {
+		return nil, false
+	}
+	chain := r.cfg.Shown(id)
+	if len(chain) == 0 {
+		return nil, false
+	}
+	m, err := r.verify(chain, id)
+	return m, err == nil
+}
+
+// Current returns the best membership of a peer that has shown m once, false if
+// it is no member any more. It is what the owner of a connection asks each time,
+// and cheap.
+func (r *Roster) Current(m *membership.Member) (*membership.Member, bool) {
+	if k, ok := r.remembered(m.Peer); ok {
+		return k, true
+	}
+	if r.holds(m) != nil {
+		return nil, false
+	}
+	r.Note(m)
+	return m, true
+}
+
+// Check says why a peer that has shown chain once is no member any more, nil if
+// it is one: by that chain or by another. chain is borrowed.
+func (r *Roster) Check(chain []byte, from peerid.ID) error {
+	if _, ok := r.remembered(from); ok {
+		return nil
+	}
+	_, err := r.verify(chain, from)
+	return err
+}
+
+// Members returns the other members that are remembered and are members now, in
+// no order.
+func (r *Roster) Members() []*membership.Member {
+	r.mu.Lock()
+	all := r.members.Values()
+	r.mu.Unlock()
+	var out []*membership.Member
+	for _, k := range all {
+		if r.holds(k.member) == nil {
+			out = append(out, k.member)
+		}
+	}
+	return out
+}
+
+// Held says whether a peer other than p is a confirmed member under a label.
+func (r *Roster) Held(label string, p peerid.ID) bool {
+	for _, m := range r.Members() {
+		if m.Peer != p && m.Confirmed && m.Label == label {
+			return true
+		}
+	}
+	return false
+}
+
+// Revoked says whether the founder has taken a peer's membership back.
+func (r *Roster) Revoked(id peerid.ID) bool {
+	l := r.Revocations()
+	if l.Has(membership.RevokePeer, membership.KeyOf(id)) {
+		return true
+	}
+	r.mu.Lock()
+	k, ok := r.members.Peek(id)
+	r.mu.Unlock()
+	return ok && l.Revokes(k.member)
+}
+
+// LabelRevoked says whether a label, which may be a peer ID, was that of a peer
+// whose membership was taken back, and is nobody else's, as far as is remembered.
+func (r *Roster) LabelRevoked(label string) bool {
+	if id, ok := naming.PeerLabel(label); ok {
+		return r.Revoked(id)
+	}
+	l := r.Revocations()
+	r.mu.Lock()
+	all := r.members.Values()
+	r.mu.Unlock()
+	held, ok := r.registry.get(label) // of an issuer, which may not have met it since it began
+	revoked := ok && r.Revoked(held.Peer)
+	for _, k := range all {
+		switch {
+		case k.member.Label != label:
+		case l.Revokes(k.member):
+			revoked = true
+		case r.holds(k.member) == nil:
+			return false
+		}
+	}
+	return revoked
+}
+
+// Departure is a peer that has ceased to be a member.
+type Departure struct {
+	Peer    peerid.ID
+	Label   string // of its certificate; "": not known, or none
+	Revoked bool   // the peer itself was revoked; else its certificate has ended, or what it stood on
+}
+
+// Sweep returns who has ceased to be a member since the last call, by the list or
+// by the clock, so that what is kept for them can be dropped. A peer that is
+// named by a new list is among them even if it is not remembered.
+func (r *Roster) Sweep() []Departure {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var out []Departure
+	l := r.Revocations()
+	said := map[peerid.ID]bool{}
+	for _, k := range r.members.Values() {
+		if k.swept || r.holds(k.member) == nil {
+			continue
+		}
+		k.swept = true
+		d := Departure{Peer: k.member.Peer, Label: k.member.Label, Revoked: l.Has(membership.RevokePeer, membership.KeyOf(k.member.Peer))}
+		if d.Label == membership.AnyLabel {
+			d.Label = ""
+		}
+		said[d.Peer] = true
+		out = append(out, d)
+	}
+	if l == r.swept {
+		return out
+	}
+	for _, e := range l.Entries() {
+		id := e.Key.Peer()
+		if e.Kind == membership.RevokePeer && !said[id] && !r.swept.Has(e.Kind, e.Key) {
+			out = append(out, Departure{Peer: id, Revoked: true})
+		}
+	}
+	r.swept = l
+	return out
+}

@@ -1,0 +1,250 @@
+package admission
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"time"
+
+	"github.com/idloc/idloc/internal/peerid"
+	"github.com/idloc/idloc/overlay/field"
+	"github.com/idloc/idloc/overlay/membership"
+)
+
+// The revocation protocol: each side says the number of the list it has, and who
+// has the newer one sends it: the answerer with its answer, the asker with a
+// second request.
+//
+//	request: number 8 | in the second: length 4 | list
+//	answer:  number 8 | if the asker's is lower: length 4 | list
+const compareTimeout = 5 * time.Second
+
+// numbered is a request or an answer: the number of a revocation list, and if it
+// is news the list.
+type numbered struct {
+	number uint64
+	list   []byte // empty: none
+}
+
+func (n numbered) append(b []byte) []byte {
+	b = binary.BigEndian.AppendUint64(b, n.number)
+	if len(n.list) == 0 {
+		return b
+	}
+	return append(binary.BigEndian.AppendUint32(b, uint32(len(n.list))), n.list...)
+}
+
+func readNumbered(b []byte) (numbered, error) {
+	f := field.NewReader(bytes.NewReader(b))
+	n := numbered{number: f.Uint64()}
+	if len(b) > 8 {
+		n.list = f.Long32(membership.MaxRevocationList)
+	}
+	return n, f.Err()
+}
+
+var errUnsure = errors.New("the asker's own revocation list was not seen")
+
+// ErrFounder: the founder cannot be revoked.
+var ErrFounder = errors.New("the founder cannot be revoked")
+
+// Revocations returns the revocation list in force; nil while nothing was ever
+// revoked. It is what naming.Validator asks.
+func (r *Roster) Revocations() *membership.RevocationList { return r.list.Load() }
+
+// Revoke signs a list that ends the membership of a peer and of the invitation it
+// came by, and adopts it: when it returns the list is saved and is being sent to
+// all neighbours. Only the founder can.
+func (r *Roster) Revoke(id peerid.ID) error {
+	if r.root == nil {
+		return ErrNotFounder
+	}
+	if id == r.self {
+		return ErrFounder
+	}
+	r.revoking.Lock()
+	defer r.revoking.Unlock()
+	now := r.now()
+	entries := []membership.Revocation{{Kind: membership.RevokePeer, Key: membership.KeyOf(id), Until: now.Add(membership.LongestLife)}}
+	if inv := r.invitationOf(id); !inv.IsZero() {
+		entries = append(entries, membership.Revocation{Kind: membership.RevokeInvitation, Key: inv, Until: now.Add(membership.LongestLife)})
+	}
+	return r.sign(entries, now)
+}
+
+// sign puts a list with the entries in force; revoking is held.
+func (r *Roster) sign(entries []membership.Revocation, now time.Time) error {
+	for {
+		l, err := r.root.Revoke(r.Revocations(), now, entries...)
+		if err != nil {
+			return err
+		}
+		r.adopt(l, r.self)
+		if len(missing(r.Revocations(), entries)) == 0 {
+			return nil
+		} // else a newer list has come meanwhile: go on from that
+	}
+}
+
+// missing returns those of the entries that a list lacks.
+func missing(l *membership.RevocationList, entries []membership.Revocation) (out []membership.Revocation) {
+	for _, e := range entries {
+		if !l.Has(e.Kind, e.Key) {
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
+// reunite is what the founder does with a list of its own that comes back to it. If
+// it was restored from an older copy of its state, and has revoked somebody since,
+// there may be two lists of which neither contains the other: it signs one that has
+// the entries of both, so that nobody becomes a member again.
+func (r *Roster) reunite(l *membership.RevocationList, from peerid.ID) {
+	r.revoking.Lock()
+	defer r.revoking.Unlock()
+	mine, now := r.Revocations(), r.now()
+	other := l
+	if membership.Merge(mine, l) == l {
+		other = mine
+	}
+	r.adopt(l, from)
+	var lost []membership.Revocation
+	for _, e := range missing(r.Revocations(), other.Entries()) {
+		if e.Until.IsZero() || e.Until.After(now) {
+			lost = append(lost, e)
+		}
+	}
+	if len(lost) == 0 {
+		return
+	}
+	r.cfg.Log.Warn("the overlay has two revocation lists of this founder's, as after a start from an older copy of its state: one with the entries of both follows",
+		"here", mine.Seq(), "there", l.Seq(), "missing", len(lost))
+	if err := r.sign(lost, now); err != nil {
+		r.cfg.Log.Error("the revocation lists are not united", "err", err)
+	}
+}
+
+// invitationOf returns the invitation by which a peer came, as far as known.
+func (r *Roster) invitationOf(id peerid.ID) membership.Key {
+	if m, ok := r.Member(id); ok {
+		return m.Invitation
+	}
+	return r.registry.invitationOf(id)
+}
+
+// learn takes a list that a member has sent.
+func (r *Roster) learn(b []byte, from peerid.ID) {
+	l, err := membership.OpenRevocationList(b, r.overlay)
+	if err != nil {
+		r.cfg.Log.Warn("revocation list refused", "from", from, "err", err)
+		return
+	}
+	if r.root != nil {
+		r.reunite(l, from)
+		return
+	}
+	r.adopt(l, from)
+}
+
+// HearNumber takes the number of the list that a neighbour has, from its hello, and
+// compares the lists if one of the two has news.
+func (r *Roster) HearNumber(p peerid.ID, number uint64) {
+	if number != r.Revocations().Seq() || r.unsure(p) {
+		r.cfg.Network.Go(func(ctx context.Context) { r.CompareLists(ctx, p) })
+	}
+}
+
+// unsure says whether numbers say too little. A founder that has begun with what
+// was saved, maybe long ago, looks once at the list of each member, whatever its
+// number is.
+func (r *Roster) unsure(p peerid.ID) bool {
+	if !r.resumed || r.root == nil {
+		return false
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	k, ok := r.members.Peek(p)
+	return ok && !k.seen
+}
+
+// adopt makes l the list that counts if it is the newer one, saves it, and
+// passes it on to all neighbours but the one that it came from.
+func (r *Roster) adopt(l *membership.RevocationList, from peerid.ID) {
+	for {
+		old := r.list.Load()
+		next := membership.Merge(old, l)
+		if next == old {
+			return
+		}
+		if r.list.CompareAndSwap(old, next) {
+			break
+		}
+	}
+	r.cfg.Log.Info("revocation list", "number", l.Seq())
+	r.cfg.Changed()
+	r.Keep()
+	for _, n := range r.cfg.Network.Neighbours() {
+		if n.Peer != from {
+			r.cfg.Network.Go(func(ctx context.Context) { r.CompareLists(ctx, n.Peer) })
+		}
+	}
+}
+
+// CompareLists exchanges the revocation lists with a neighbour: afterwards both
+// have the newer one.
+func (r *Roster) CompareLists(ctx context.Context, p peerid.ID) {
+	ctx, cancel := context.WithTimeout(ctx, compareTimeout)
+	defer cancel()
+	q := numbered{number: r.Revocations().Seq()}
+	if r.unsure(p) {
+		q.number = 0 // whatever it has is news
+	}
+	theirs, err := r.askList(ctx, p, q)
+	if err != nil {
+		return
+	}
+	r.mu.Lock()
+	if k, ok := r.members.Peek(p); ok {
+		k.seen = true
+	}
+	r.mu.Unlock()
+	if theirs.number > q.number {
+		r.learn(theirs.list, p)
+	}
+	if mine := r.Revocations(); theirs.number < mine.Seq() {
+		_, _ = r.askList(ctx, p, numbered{mine.Seq(), mine.Bytes()})
+	}
+}
+
+func (r *Roster) askList(ctx context.Context, p peerid.ID, q numbered) (numbered, error) {
+	b, err := r.cfg.Network.Ask(ctx, p, RevocationProtocol, q.append(nil))
+	if err != nil {
+		return numbered{}, err
+	}
+	return readNumbered(b)
+}
+
+// AnswerList answers the RevocationProtocol.
+func (r *Roster) AnswerList(ctx context.Context, from *membership.Member, request []byte) ([]byte, error) {
+	theirs, err := readNumbered(request)
+	if err != nil {
+		return nil, err
+	}
+	if r.unsure(from.Peer) {
+		// What is told here would replace what it has, and nobody would ever see that.
+		if r.CompareLists(ctx, from.Peer); r.unsure(from.Peer) {
+			return nil, errUnsure
+		}
+	}
+	mine := r.Revocations()
+	answer := numbered{number: mine.Seq()}
+	switch {
+	case theirs.number > mine.Seq() && len(theirs.list) > 0:
+		r.learn(theirs.list, from.Peer)
+	case theirs.number < mine.Seq():
+		answer.list = mine.Bytes()
+	}
+	return answer.append(nil), nil
+}

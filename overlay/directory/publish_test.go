@@ -1,0 +1,292 @@
+package directory
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/idloc/idloc/overlay/naming"
+)
+
+// recordCount is how many this peer has in the database: its name's under each key, and
+// its contacts'.
+const recordCount = naming.Replicas + 1
+
+// published is a member that has put its records at servers it knows, and goes on.
+func published(t *testing.T, servers int) (*overlay, *node, []peer.ID) {
+	t.Helper()
+	o := newOverlay(t)
+	var ids []peer.ID
+	for range servers {
+		p, _ := o.add()
+		ids = append(ids, p)
+	}
+	n := o.node(o.member("mars"))
+	n.know()
+	n.Publish(t.Context())
+	go n.Run()
+	settleRounds(t)
+	return o, n, ids
+}
+
+// settleRounds lets all rounds end that are due now.
+func settleRounds(t *testing.T) {
+	time.Sleep(3 * publishPause)
+	synctest.Wait()
+}
+
+// heard is that a server says hello.
+func (n *node) heard(p peer.ID) {
+	n.o.mu.Lock()
+	s := n.o.servers[p]
+	young, run := s.young, s.run
+	n.o.mu.Unlock()
+	n.Heard(p, true, young, run)
+}
+
+// lacks says whether a server lacks one of the records.
+func (n *node) lacks(p peer.ID) bool {
+	n.o.mu.Lock()
+	defer n.o.mu.Unlock()
+	for _, r := range n.publisher.records() {
+		if n.o.servers[p].records[r.key] == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// TestRequests counts what comings and goings of others cost: nothing where the
+// servers have what they should, one request for each record that one lacks, and no
+// walk.
+func TestRequests(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const many = naming.MaxMembers + 1 // more than the contact record names
+		o, n, ids := published(t, many)
+		want := func(what string, asks, gives int) {
+			t.Helper()
+			settleRounds(t)
+			if a, g := o.counts(); a != asks || g != gives {
+				t.Errorf("%s: %d questions and %d puts, want %d and %d", what, a, g, asks, gives)
+			}
+		}
+		want("at first", recordCount*many, recordCount*many)
+
+		for range 10 {
+			for _, p := range ids {
+				n.heard(p)
+			}
+		}
+		want("all servers say hello, ten times", 0, 0)
+
+		p, s := o.add()
+		n.Entered(p)
+		n.heard(p)
+		want("a server comes", 0, recordCount)
+		if n.lacks(p) {
+			t.Error("a server that has come lacks records")
+		}
+
+		o.mu.Lock()
+		s.young, s.records = true, map[string][]byte{}
+		s.run++
+		o.mu.Unlock()
+		for range 10 {
+			n.heard(p)
+			settleRounds(t)
+		}
+		want("it has begun anew, and says so ten times", 0, recordCount)
+
+		o.mu.Lock()
+		s.young, s.records = false, map[string][]byte{}
+		s.run++
+		o.mu.Unlock()
+		n.heard(p)
+		want("it has begun anew, and is heard of late", 0, recordCount)
+		if n.lacks(p) {
+			t.Error("a server that has begun anew lacks records")
+		}
+
+		o.mu.Lock()
+		s.away = true
+		o.mu.Unlock()
+		n.Left(p, false)
+		want("it goes", 0, 0)
+
+		o.mu.Lock()
+		s.away = false
+		o.mu.Unlock()
+		n.Entered(p)
+		n.heard(p)
+		want("and comes back", 0, recordCount)
+
+		n.Left(p, true)
+		n.heard(p)
+		want("its connection is trimmed, and made again", 0, 0)
+		n.Stop()
+	})
+}
+
+// TestManyAtOnce: what comes together is put together, and the contact record, which
+// names those that have come, once more.
+func TestManyAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o, n, _ := published(t, 1)
+		o.counts()
+		const more = 5
+		for range more {
+			p, _ := o.add()
+			n.Entered(p)
+			n.heard(p)
+		}
+		settleRounds(t)
+		if a, g := o.counts(); a != 0 || g != naming.Replicas*more+more+1 {
+			t.Errorf("%d servers come at once: %d questions, %d puts", more, a, g)
+		}
+		n.Stop()
+	})
+}
+
+// TestNobodyThere: while no server is connected nothing is sent, whatever changes;
+// when one is, all is put.
+func TestNobodyThere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := newOverlay(t)
+		p, s := o.add()
+		s.away = true
+		n := o.node(o.member("mars"))
+		n.know()
+		n.Publish(t.Context())
+		go n.Run()
+		for range 10 {
+			n.Changed()
+			n.ContactsChanged()
+			settleRounds(t)
+		}
+		time.Sleep(2 * publishEvery)
+		if a, g := o.counts(); a+g > 0 {
+			t.Errorf("nobody is there: %d questions, %d puts", a, g)
+		}
+		o.mu.Lock()
+		s.away = false
+		o.mu.Unlock()
+		n.Entered(p)
+		n.heard(p)
+		settleRounds(t)
+		if n.lacks(p) {
+			t.Error("a server has come, and lacks records")
+		}
+		n.Stop()
+	})
+}
+
+// TestHoldersGone: what a server had that is gone is given to the next nearest,
+// without a walk.
+func TestHoldersGone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o, n, _ := published(t, 3*replicas)
+		o.counts()
+		r := n.publisher.names[0]
+		all := o.sorted(r.key)
+		id := map[*server]peer.ID{}
+		for p, s := range o.servers {
+			id[s] = p
+		}
+		for i, s := range all[:replicas] {
+			o.mu.Lock()
+			s.away = true
+			o.mu.Unlock()
+			n.Left(id[s], false)
+			settleRounds(t)
+			if all[replicas+i].records[r.key] == nil {
+				t.Errorf("%d holders gone: the next nearest has not got the record", i+1)
+			}
+		}
+		// Each that has gone is asked whether it has.
+		if asks, _ := o.counts(); asks != replicas {
+			t.Errorf("%d questions for %d that have gone", asks, replicas)
+		}
+		n.Stop()
+	})
+}
+
+// TestDeafServer: a server that takes no record is tried a few times, and again
+// when it says that it has begun anew; the records count as put if others take them.
+func TestDeafServer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o, n, ids := published(t, 3)
+		o.counts()
+		p, s := o.add()
+		s.deaf = true
+		n.heard(p)
+		time.Sleep(10 * time.Minute)
+		if a, g := o.counts(); a != 0 || g < recordCount || g > recordCount*givesMax+2*len(ids) {
+			t.Errorf("%d questions, %d puts", a, g)
+		}
+		s.deaf = false
+		s.run++
+		n.heard(p)
+		settleRounds(t)
+		if n.lacks(p) {
+			t.Error("it hears again, and was given nothing")
+		}
+		n.Stop()
+	})
+}
+
+// TestRepublish: once in a while the servers are looked for anew.
+func TestRepublish(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o, n, _ := published(t, 3)
+		o.counts()
+		p, _ := o.add() // nobody says so
+		if _, err := n.db.table.TryAddPeer(p, true, false); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(publishEvery + time.Minute)
+		synctest.Wait()
+		if n.lacks(p) {
+			t.Error("a server that was there for an hour lacks records")
+		}
+		// The contact record at half an hour and at an hour, the name's at the hour;
+		// what had come was given the name at the first of these.
+		if a, g := o.counts(); a != (recordCount+1)*4 || g != (recordCount+1)*4+naming.Replicas {
+			t.Errorf("%d questions, %d puts", a, g)
+		}
+		n.Stop()
+	})
+}
+
+// TestWithdraw: the tombstone is put, and nothing after it; where there is no server
+// and there was one once, it fails.
+func TestWithdraw(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o, n, ids := published(t, 2)
+		if err := n.Withdraw(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		check := &naming.Validator{Overlay: o.ov, Now: time.Now, Revoked: n.roster.Revocations}
+		for _, p := range ids {
+			key := n.publisher.names[0].key
+			if r, err := check.Open(key, o.servers[p].records[key]); err != nil || !r.Tombstone {
+				t.Errorf("no tombstone: %v, %v", r, err)
+			}
+		}
+		o.counts()
+		n.Changed()
+		settleRounds(t)
+		if a, g := o.counts(); a+g > 0 {
+			t.Errorf("after the end: %d questions, %d puts", a, g)
+		}
+		n.Stop()
+
+		o, n, ids = published(t, 1)
+		o.servers[ids[0]].away = true
+		if err := n.Withdraw(t.Context()); err == nil {
+			t.Error("nobody was told, and that is no error")
+		}
+		n.Stop()
+	})
+}

@@ -1,0 +1,122 @@
+package directory
+
+import (
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+)
+
+const (
+	// ServerAfter is how long a peer must have been up before it becomes a
+	// server: one that lives for seconds costs lookups more than it gives.
+	ServerAfter = 30 * time.Second
+	// FewServers is below which a peer does not wait for a dial-back.
+	FewServers = 3
+	// TakeOverPatience is how long at least a peer whose connected members include
+	// no server leaves it to the first of them to become one; at most three times.
+	TakeOverPatience = 2 * time.Second
+	// roleSpreadMax bounds how long after ServerAfter a peer becomes a server of
+	// a large overlay.
+	roleSpreadMax = 10 * time.Minute
+	// hearsAfter is how long the others take to hear of a new server: one pulse
+	// of their upkeep.
+	hearsAfter = 20 * time.Second
+)
+
+// role is when this peer becomes a server. It is safe for concurrent use.
+type role struct {
+	started time.Time
+
+	mu    sync.Mutex // guards the rest
+	draw  float64
+	drawn bool
+	lost  time.Time // since when members are connected, but no server; zero: not so
+}
+
+// lot is this peer's place among those that came with it, drawn once, below one.
+func (r *role) lot() float64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.drawn {
+		r.draw, r.drawn = rand.Float64(), true
+	}
+	return r.draw
+}
+
+// after is how long a peer that knows so many others has to be up. An office
+// comes at once: all would become servers at the same time, and be found,
+// connected to, and given records by each other. So they are spread, that about
+// as many as are needed come up in the time that the others take to hear of them.
+func (r *role) after(known int) time.Duration {
+	spread := hearsAfter * time.Duration(max(0, known-FewServers)) / FewServers
+	return ServerAfter + time.Duration(r.lot()*float64(min(spread, roleSpreadMax)))
+}
+
+// serverless notes whether there are members and no server, and returns for how
+// long.
+func (r *role) serverless(now bool) time.Duration {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case !now:
+		r.lost = time.Time{}
+	case r.lost.IsZero():
+		r.lost = time.Now()
+	default:
+		return time.Since(r.lost)
+	}
+	return 0
+}
+
+// DecideRole makes this peer a server of the database when the overlay needs
+// it (the package doc says why so). It says whether to ask again soon.
+func (d *Directory) DecideRole() (soon bool) {
+	up := time.Since(d.role.started) >= ServerAfter
+	if d.db.isServer() {
+		if up && !d.cfg.Reached() && !d.cfg.DialedBack() {
+			d.cfg.AskDialBack() // for whoever looks why nobody gets here
+		}
+		return false
+	}
+	members := d.cfg.Mesh.Neighbors()
+	servers := len(d.cfg.servers())
+	lost := len(members) > 0 && servers == 0
+	since := d.role.serverless(lost)
+	turn := time.Since(d.role.started) >= d.role.after(d.cfg.Remembered())
+	switch {
+	case lost:
+		// Nobody keeps the records any more. One of those that see it is enough;
+		// a peer that is alone would keep them for nobody.
+		first := !slices.ContainsFunc(members, func(n Neighbor) bool { return n.ID.Compare(d.cfg.Self) < 0 })
+		if !first && since < time.Duration((1+2*d.role.lot())*float64(TakeOverPatience)) {
+			return true
+		}
+	case turn && len(members) > 0 && servers < FewServers:
+	case turn && d.cfg.Reached():
+	default:
+		if up {
+			d.cfg.AskDialBack()
+		}
+		return false
+	}
+	d.Serve()
+	return false
+}
+
+// Serve makes this peer a server of the database and says so to all members. It has
+// no records yet (Young); they come to it.
+func (d *Directory) Serve() { d.serve(time.Now()) }
+
+// ServeNew makes the founder of a new overlay a server: there are no records that
+// it could lack.
+func (d *Directory) ServeNew() { d.serve(time.Time{}) }
+
+func (d *Directory) serve(since time.Time) {
+	d.db.serve(since)
+	d.cfg.Mesh.Greet()
+}
+
+// Serving says whether this peer keeps a part of the database, and whether it has
+// begun so short a time ago that records may be missing in it.
+func (d *Directory) Serving() (server, young bool) { return d.db.isServer(), d.db.isYoung() }

@@ -1,0 +1,158 @@
+package directory
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/idloc/idloc/overlay/naming"
+)
+
+// TestRoleSpread: an office that came at once does not become servers at once;
+// a few peers wait no longer than they must.
+func TestRoleSpread(t *testing.T) {
+	const n, known = 200, 32
+	soon := 0
+	for i := range n {
+		r := &role{draw: float64(i) / n, drawn: true}
+		if d := r.after(FewServers); d != ServerAfter {
+			t.Errorf("one of a few after %v", d)
+		}
+		d := r.after(known)
+		if d < ServerAfter || d > ServerAfter+roleSpreadMax {
+			t.Errorf("after %v", d)
+		}
+		if d < ServerAfter+hearsAfter {
+			soon++
+		}
+	}
+	if soon < FewServers || soon > n/8 {
+		t.Errorf("%d of %d become servers before they can hear of each other", soon, n)
+	}
+}
+
+// TestDecideRole: when this peer becomes a server, by who is there and how long it
+// has been up; and when it has others try whether it is reached.
+func TestDecideRole(t *testing.T) {
+	for _, tt := range []struct {
+		what     string
+		up       time.Duration
+		servers  int  // connected
+		clients  int  // connected members that are none
+		first    bool // this peer's ID is the smallest
+		reached  bool // unasked
+		server   bool // it becomes one
+		soon     bool // to be asked again soon
+		dialBack bool // it asks for one
+	}{
+		{what: "alone", up: time.Hour, dialBack: true},
+		{what: "just begun, with servers", up: ServerAfter - 1, servers: 1},
+		{what: "up, with one server", up: ServerAfter, servers: 1, server: true},
+		{what: "up, with enough servers", up: ServerAfter, servers: FewServers, dialBack: true},
+		{what: "up, with enough servers, reached", up: ServerAfter, servers: FewServers, reached: true, server: true},
+		{what: "just begun, reached", up: ServerAfter - 1, servers: FewServers, reached: true},
+		{what: "no server left, the first", up: 0, clients: 2, first: true, server: true},
+		{what: "no server left, not the first", up: 0, clients: 2, soon: true},
+	} {
+		t.Run(tt.what, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				o := newOverlay(t)
+				for range tt.servers {
+					o.add()
+				}
+				n := o.node(o.member("mars"))
+				defer n.Stop()
+				for range tt.clients {
+					n.mesh.addClient(!tt.first)
+				}
+				asked := false
+				n.cfg.Remembered = func() int { return tt.servers + tt.clients }
+				n.cfg.Reached = func() bool { return tt.reached }
+				n.cfg.AskDialBack = func() { asked = true }
+				n.cfg.DialedBack = func() bool { return false }
+				n.role.started, n.role.drawn = time.Now(), true
+				time.Sleep(tt.up)
+				soon := n.DecideRole()
+				server, young := n.Serving()
+				if server != tt.server || soon != tt.soon || asked != tt.dialBack || young != tt.server {
+					t.Errorf("server %v (young %v), soon %v, dial-back %v", server, young, soon, asked)
+				}
+				if greeted := n.mesh.greetings() > 0; greeted != tt.server {
+					t.Errorf("told the others: %v", greeted)
+				}
+			})
+		})
+	}
+}
+
+// TestTakeOverInTurn: who is not the first leaves the database to that for a while,
+// and takes it over if nobody has; a server that comes meanwhile ends that.
+func TestTakeOverInTurn(t *testing.T) {
+	for _, comes := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			o := newOverlay(t)
+			n := o.node(o.member("mars"))
+			defer n.Stop()
+			n.cfg.Reached, n.cfg.AskDialBack = func() bool { return false }, func() {}
+			n.role.started = time.Now()
+			n.mesh.addClient(true)
+			if !n.DecideRole() || n.db.isServer() {
+				t.Fatal("at once")
+			}
+			if comes {
+				time.Sleep(TakeOverPatience / 2)
+				o.add()
+				if n.DecideRole() {
+					t.Error("a server has come, and it is still in a hurry")
+				}
+			}
+			time.Sleep(3 * TakeOverPatience)
+			if n.DecideRole(); n.db.isServer() == comes {
+				t.Errorf("a server came %v, this one is one %v", comes, n.db.isServer())
+			}
+		})
+	}
+}
+
+// TestServerStays: a server is one for good, young once, and tells its members.
+func TestServerStays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := newOverlay(t)
+		n := o.node(o.member("mars"))
+		defer n.Stop()
+		n.Serve()
+		time.Sleep(YoungFor - 1)
+		if server, young := n.Serving(); !server || !young {
+			t.Errorf("at first: server %v, young %v", server, young)
+		}
+		time.Sleep(time.Nanosecond)
+		n.Serve() // it is one
+		if server, young := n.Serving(); !server || young {
+			t.Errorf("then: server %v, young %v", server, young)
+		}
+		asked := false
+		n.cfg.Reached, n.cfg.DialedBack = func() bool { return false }, func() bool { return false }
+		n.cfg.AskDialBack = func() { asked = true }
+		if n.role.started = time.Now().Add(-ServerAfter); n.DecideRole() || !asked {
+			t.Errorf("a server that nobody has reached asks for a dial-back: %v", asked)
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		o := newOverlay(t)
+		n := o.node(o.member("earth"))
+		defer n.Stop()
+		n.ServeNew()
+		if server, young := n.Serving(); !server || young {
+			t.Errorf("the founder of a new overlay: server %v, young %v", server, young)
+		}
+		n.cfg.Remembered = func() int { return 0 }
+		n.Publish(t.Context())
+		if f, err := n.Resolve(t.Context(), "earth"); err != nil || f.Peer != n.m.id {
+			t.Errorf("its own name: %v, %v", f, err)
+		}
+		key := naming.Keys(o.ov.ID, "earth")[0]
+		if rec, err := n.db.local.Get(t.Context(), key); err != nil || rec == nil {
+			t.Errorf("its own record is not in its part of the database: %v, %v", rec, err)
+		}
+	})
+}

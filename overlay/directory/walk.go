@@ -1,0 +1,360 @@
+package directory
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"time"
+
+	kb "github.com/libp2p/go-libp2p-kbucket"
+	record "github.com/libp2p/go-libp2p-record"
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/idloc/idloc/overlay/membership"
+)
+
+const (
+	// replicas is how many servers keep a record under each of its keys,
+	// and how many of the nearest must have answered for a complete walk.
+	replicas = 8
+	// depth is how many of the nearest a read asks before it believes that
+	// there is no record: servers that have just come may lack it, and in an
+	// overlay that grows fast most have. A record that is there is found by
+	// the first few.
+	depth = 4 * replicas
+	// width is how many servers a walk asks at a time, wide how many when as
+	// many as should have the record had none.
+	width = 4
+	wide  = 2 * width
+	// askTimeout bounds one question to one server.
+	askTimeout = 2 * time.Second
+	// askPatience is how long a walk whose nearest servers have mostly
+	// answered waits for the rest.
+	askPatience = 400 * time.Millisecond
+	// LookupTimeout bounds a walk: four steps towards the key, each of which meets
+	// silent servers only, or two that first dial dead ones.
+	LookupTimeout = 4 * askTimeout
+	// settle is how long a read waits for better records once it has a good
+	// one: replicas answer within each other's jitter.
+	settle = 150 * time.Millisecond
+	// candidatesMax bounds what liars can make a walk remember.
+	candidatesMax = 256
+)
+
+// found is one record that a server gave.
+type found struct {
+	from  peer.ID
+	value []byte
+}
+
+// walkResult is what a walk to the servers nearest a key has brought.
+type walkResult struct {
+	found    []found
+	nearest  []peer.ID // servers that answered, nearest first, at most replicas
+	answered int       // servers that answered
+	heard    int       // of the replicas nearest the key, how many answered; this peer's own part counts, young servers do not
+	silent   int       // of those, how many did not
+	untimely int       // servers that gave a record far out of its time
+	late     error     // what was wrong with one of those
+	self     bool      // this peer is one of those that answered
+	met      int       // servers that the walk has heard of, this peer included if it is one
+}
+
+// complete says whether enough of the servers nearest the key have answered
+// for "there is no record" to be believed: twice as many as have not. Only the
+// replicas nearest count, since they are who would have the record: what servers
+// farther away say in the place of those that are silent is no answer. Nor is what
+// young servers say, which may not have been given the record yet. Some of those
+// that answer may lie.
+func (r walkResult) complete() bool { return r.heard >= max(1, 2*r.silent) }
+
+func (r walkResult) itself() int {
+	if r.self {
+		return 1
+	}
+	return 0
+}
+
+type candidate struct {
+	peer  peer.ID
+	dist  kb.ID
+	state uint8
+}
+
+const (
+	waiting uint8 = iota
+	asking
+	answered
+	failed
+	revoked // it is no member any more, whatever it was before
+)
+
+// servers are the other servers of the database, as a walk needs them.
+type servers interface {
+	// ask puts one question to one server.
+	ask(ctx context.Context, p peer.ID, key string) reply
+	// young says whether one has only just begun: it may lack records.
+	young(p peer.ID) bool
+	// revoked says whether one's membership was taken back: it is none of the
+	// servers.
+	revoked(p peer.ID) bool
+	// learn takes the addresses of a server that another one has named.
+	learn(by peer.ID, ai *peer.AddrInfo)
+}
+
+// walker is one walk; its methods run on the walk's own goroutine.
+type walker struct {
+	servers servers
+	me      peer.ID
+	valid   record.Validator
+
+	key    string
+	target kb.ID
+	each   func(found) bool
+	depth  int
+	seen   map[peer.ID]bool
+	list   []*candidate // by distance
+	res    walkResult
+	done   bool
+	young  bool // this peer has only just become a server
+}
+
+func newWalker(s servers, me peer.ID, valid record.Validator, key string, depth int, each func(found) bool) *walker {
+	return &walker{servers: s, me: me, valid: valid, key: key, target: kb.ConvertKey(key), each: each, depth: depth, seen: map[peer.ID]bool{}}
+}
+
+type reply struct {
+	c      *candidate
+	value  []byte
+	closer []*peer.AddrInfo
+	err    error
+}
+
+// distance is how far apart two IDs are in the DHT's key space.
+func distance(a, b kb.ID) kb.ID {
+	out := make(kb.ID, len(a))
+	for i := range a {
+		out[i] = a[i] ^ b[i]
+	}
+	return out
+}
+
+// offer adds peers to the candidates.
+func (w *walker) offer(peers []peer.ID) {
+	for _, p := range peers {
+		if w.seen[p] || p == w.me || len(w.seen) >= candidatesMax || w.servers.revoked(p) {
+			continue
+		}
+		w.seen[p] = true
+		c := &candidate{peer: p, dist: distance(kb.ConvertPeerID(p), w.target)}
+		i, _ := slices.BinarySearchFunc(w.list, c, func(a, b *candidate) int { return bytes.Compare(a.dist, b.dist) })
+		w.list = slices.Insert(w.list, i, c)
+	}
+}
+
+// answerSelf counts this peer's own part of the database as an answer; value is
+// nil if it has no record.
+func (w *walker) answerSelf(value []byte, young bool) {
+	w.res.self, w.young = true, young
+	w.res.answered++
+	if value != nil {
+		w.take(w.me, value)
+	}
+}
+
+// take checks a record and hands it on.
+func (w *walker) take(from peer.ID, value []byte) {
+	if w.done {
+		return
+	}
+	if err := w.valid.Validate(w.key, value); err != nil {
+		var out *membership.TimeError
+		if errors.As(err, &out) && out.FarOff() {
+			w.res.untimely++
+			w.res.late = err
+		}
+		return
+	}
+	f := found{from, value}
+	w.res.found = append(w.res.found, f)
+	if w.each != nil && !w.each(f) {
+		w.done = true
+	}
+}
+
+func (w *walker) run(ctx context.Context) walkResult {
+	ctx, cancel := context.WithCancel(ctx)
+	replies := make(chan reply)
+	quiet := time.NewTimer(askPatience)
+	defer quiet.Stop()
+	var asks sync.WaitGroup
+	busy := 0
+	for {
+		for busy < w.width() && !w.done && ctx.Err() == nil {
+			c := w.next()
+			if c == nil {
+				break
+			}
+			c.state = asking
+			busy++
+			asks.Go(func() {
+				r := w.servers.ask(ctx, c.peer, w.key)
+				r.c = c
+				replies <- r
+			})
+		}
+		if busy == 0 {
+			break
+		}
+		var r reply
+		select {
+		case r = <-replies:
+		case <-quiet.C:
+			if !w.done && w.goodEnough(busy) {
+				w.done = true
+				cancel()
+			}
+			continue
+		}
+		quiet.Reset(askPatience)
+		busy--
+		if w.done {
+			continue // the asks under way were cancelled; collect them
+		}
+		w.heard(r)
+		if w.done {
+			cancel()
+		}
+	}
+	cancel()
+	asks.Wait()
+	w.leaveOutRevoked()
+	w.countNearest()
+	return w.res
+}
+
+// goodEnough says whether the walk may end without the servers that have not
+// answered for askPatience, of which busy are still being asked: they are most
+// likely dead. Those that have answered must outnumber them, and a read that has
+// found nothing needs enough of the nearest, which may just be late.
+func (w *walker) goodEnough(busy int) bool {
+	if w.next() != nil || w.res.answered <= busy+w.count(failed) {
+		return false
+	}
+	if w.each == nil || len(w.res.found) > 0 {
+		return true
+	}
+	w.leaveOutRevoked()
+	w.countNearest()
+	return w.res.complete()
+}
+
+// leaveOutRevoked takes those out of the walk whose membership was taken back
+// since they came in: that they are silent says nothing, and what they say does not
+// count.
+func (w *walker) leaveOutRevoked() {
+	for _, c := range w.list {
+		if w.servers.revoked(c.peer) {
+			c.state = revoked
+		}
+	}
+}
+
+// countNearest fills in what the nearest have said so far.
+func (w *walker) countNearest() {
+	w.res.heard, w.res.silent, w.res.nearest = 0, 0, nil
+	w.res.met = len(w.list) + w.res.itself()
+	self := distance(kb.ConvertPeerID(w.me), w.target)
+	counted := !w.res.self || w.young
+	for _, c := range w.list {
+		if c.state == revoked {
+			continue
+		}
+		if !counted && bytes.Compare(self, c.dist) < 0 {
+			counted = true
+			w.countOne(true)
+		}
+		if c.state != answered || !w.servers.young(c.peer) {
+			w.countOne(c.state == answered)
+		}
+		if c.state == answered && len(w.res.nearest) < replicas {
+			w.res.nearest = append(w.res.nearest, c.peer)
+		}
+	}
+	if !counted {
+		w.countOne(true)
+	}
+}
+
+// countOne counts the next one by distance, if it is one of the nearest.
+func (w *walker) countOne(answered bool) {
+	switch {
+	case w.res.heard+w.res.silent >= replicas:
+	case answered:
+		w.res.heard++
+	default:
+		w.res.silent++
+	}
+}
+
+// width is how many servers may be asked at a time now. Who looks for where to
+// put a record finds it with few.
+func (w *walker) width() int {
+	if w.depth > replicas && w.res.answered >= replicas {
+		return wide
+	}
+	return width
+}
+
+func (w *walker) count(state uint8) int {
+	n := 0
+	for _, c := range w.list {
+		if c.state == state {
+			n++
+		}
+	}
+	return n
+}
+
+// next returns the nearest candidate to ask, or nil once the nearest depth
+// that have not failed were asked.
+func (w *walker) next() *candidate {
+	n := 0
+	for _, c := range w.list {
+		switch c.state {
+		case waiting:
+			return c
+		case failed, revoked:
+			continue
+		}
+		if n++; n >= w.depth {
+			return nil
+		}
+	}
+	return nil
+}
+
+func (w *walker) heard(r reply) {
+	if w.servers.revoked(r.c.peer) {
+		r.c.state = revoked
+		return
+	}
+	if r.err != nil {
+		r.c.state = failed
+		return
+	}
+	r.c.state = answered
+	w.res.answered++
+	for _, ai := range r.closer {
+		if ai.ID == w.me || len(ai.Addrs) == 0 {
+			continue
+		}
+		w.servers.learn(r.c.peer, ai)
+		w.offer([]peer.ID{ai.ID})
+	}
+	if r.value != nil {
+		w.take(r.c.peer, r.value)
+	}
+}

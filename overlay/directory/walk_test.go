@@ -1,0 +1,311 @@
+package directory
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"github.com/idloc/idloc/internal/pause"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	kb "github.com/libp2p/go-libp2p-kbucket"
+	"github.com/libp2p/go-libp2p/core/peer"
+)
+
+// strata are servers without a network: they answer, in groups, when all of a
+// group have been asked; one of them has the record.
+type strata struct {
+	groups []int // sizes
+	has    peer.ID
+	value  []byte
+
+	mu    sync.Mutex // guards what follows
+	asked []peer.ID
+	open  map[int]chan struct{} // closed when all of a group were asked
+	busy  int
+	most  int // that were asked at the same time
+}
+
+func (s *strata) ask(ctx context.Context, p peer.ID, key string) reply {
+	s.mu.Lock()
+	s.asked = append(s.asked, p)
+	s.busy++
+	s.most = max(s.most, s.busy)
+	group, last := 0, s.groups[0]
+	for len(s.asked) > last && group < len(s.groups)-1 {
+		group++
+		last += s.groups[group]
+	}
+	open := s.open[group]
+	if open == nil {
+		open = make(chan struct{})
+		s.open[group] = open
+	}
+	if len(s.asked) == last {
+		close(open)
+	}
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		s.busy--
+		s.mu.Unlock()
+	}()
+	select {
+	case <-open:
+	case <-ctx.Done():
+		return reply{err: fmt.Errorf("left alone in group %d: %w", group, ctx.Err())}
+	}
+	if p == s.has {
+		return reply{value: s.value}
+	}
+	return reply{}
+}
+
+func (s *strata) young(peer.ID) bool { return false }
+
+func (s *strata) revoked(peer.ID) bool { return false }
+
+func (s *strata) learn(peer.ID, *peer.AddrInfo) {}
+
+// A read asks four servers at a time, eight once as many as should have the
+// record had none, and no more than 32; a record that only a far one has is
+// found. A put asks the eight nearest.
+func TestWalkDepth(t *testing.T) {
+	t.Parallel()
+	const key = "a key"
+	peers := ranked(key, 49)
+	me, servers := peers[48], peers[:48]
+	for _, tt := range []struct {
+		what   string
+		has    int // the rank of the one that has it
+		groups []int
+		read   bool
+		found  bool
+	}{
+		{"a name that nobody has", 40, []int{4, 4, 8, 8, 8}, true, false},
+		{"a name that one far server has", 30, []int{4, 4, 8, 8, 8}, true, true},
+		{"where to put", 40, []int{4, 4}, false, false},
+	} {
+		s := &strata{groups: tt.groups, has: servers[tt.has], value: []byte("the record"), open: map[int]chan struct{}{}}
+		w := newWalker(s, me, all{}, key, replicas, nil)
+		if tt.read {
+			w = newWalker(s, me, all{}, key, depth, func(found) bool { return false })
+		}
+		w.offer(servers)
+		res := w.run(t.Context())
+		want := slices.Sorted(slices.Values(servers[:w.depth]))
+		slices.Sort(s.asked)
+		if !slices.Equal(s.asked, want) {
+			t.Errorf("%s: asked %d, not the %d nearest", tt.what, len(s.asked), len(want))
+		}
+		if most := slices.Max(tt.groups); s.most != most {
+			t.Errorf("%s: %d at a time, want %d", tt.what, s.most, most)
+		}
+		if got := len(res.found) > 0; got != tt.found || got && res.found[0].from != s.has {
+			t.Errorf("%s: found %v", tt.what, res.found)
+		}
+		if !tt.found && (!res.complete() || res.answered != w.depth) {
+			t.Errorf("%s: %d answered, complete %v", tt.what, res.answered, res.complete())
+		}
+	}
+}
+
+// pretended are servers without a network, which know nobody else.
+type pretended struct {
+	late  map[peer.ID]time.Duration // how long they think; negative: for ever
+	value map[peer.ID][]byte        // the record of those that have it
+	new   map[peer.ID]bool
+	out   map[peer.ID]bool // revoked
+	// revoke are those that are revoked while they are asked.
+	revoke map[peer.ID]bool
+
+	mu    sync.Mutex // guards asked, and what revoke adds to out
+	asked map[peer.ID]bool
+}
+
+func (s *pretended) ask(ctx context.Context, p peer.ID, _ string) reply {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	s.mu.Lock()
+	if s.asked == nil {
+		s.asked = map[peer.ID]bool{}
+	}
+	s.asked[p] = true
+	revoked := s.revoke[p]
+	s.mu.Unlock()
+	if revoked {
+		pause.For(ctx, time.Second)
+		s.mu.Lock()
+		s.out[p] = true
+		s.mu.Unlock()
+	}
+	if d := s.late[p]; d != 0 {
+		if d < 0 {
+			d = time.Hour
+		}
+		if !pause.For(ctx, d) {
+			return reply{err: ctx.Err()}
+		}
+	}
+	return reply{value: s.value[p]}
+}
+
+func (s *pretended) young(p peer.ID) bool { return s.new[p] }
+
+func (s *pretended) revoked(p peer.ID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.out[p]
+}
+
+func (s *pretended) learn(peer.ID, *peer.AddrInfo) {}
+
+// all takes every record for valid.
+type all struct{}
+
+func (all) Validate(string, []byte) error        { return nil }
+func (all) Select(string, [][]byte) (int, error) { return 0, errors.New("not to be asked") }
+
+// ranked makes peers up and sorts them by their distance from a key.
+func ranked(key string, n int) []peer.ID {
+	target := kb.ConvertKey(key)
+	out := make([]peer.ID, n)
+	for i := range out {
+		h := sha256.Sum256(fmt.Append(nil, "server ", i))
+		out[i] = peer.ID(h[:])
+	}
+	slices.SortFunc(out, func(a, b peer.ID) int {
+		return bytes.Compare(distance(kb.ConvertPeerID(a), target), distance(kb.ConvertPeerID(b), target))
+	})
+	return out
+}
+
+// TestWalkComplete: "no such record" is believed if twice as many of the nearest
+// have answered as have not, whatever those farther away say.
+func TestWalkComplete(t *testing.T) {
+	const key, far = "a key", 24
+	for _, tt := range []struct {
+		what    string
+		servers int   // others, by their distance from the key
+		silent  []int // which of them
+		young   []int // which of them
+		self    int   // this peer's own place among all; -1: it is no server
+		want    bool
+	}{
+		{"nobody", 0, nil, nil, -1, false},
+		{"this peer alone", 0, nil, nil, 0, true},
+		{"one", 1, nil, nil, -1, true},
+		{"one of two", 2, []int{0}, nil, -1, false},
+		{"two of three", 3, []int{1}, nil, -1, true},
+		{"two of three, this peer among them", 2, []int{1}, nil, 0, true},
+		{"this peer of two", 1, []int{0}, nil, 1, false},
+		{"all near", far, nil, nil, -1, true},
+		{"six of the nearest eight", far, []int{0, 7}, nil, -1, true},
+		{"five of the nearest eight", far, []int{0, 1, 7}, nil, -1, false},
+		{"six of the nearest eight, this peer among them", far, []int{0, 6}, nil, 3, true},
+		{"five of the nearest eight, this peer farther away", far, []int{0, 1, 7}, nil, 12, false},
+		{"five of the nearest eight, this peer among them", far, []int{0, 1, 6}, nil, 3, false},
+		{"none but the far", far, []int{0, 1, 2, 3, 4, 5, 6, 7}, nil, -1, false},
+		{"all but some of the far", far, []int{8, 9, 10, 20}, nil, -1, true},
+		{"the only one is young", 1, nil, []int{0}, -1, false},
+		{"all are young", far, nil, []int{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23}, -1, false},
+		{"one beside a young one", 2, nil, []int{0}, -1, true},
+		{"a silent one beside a young one", 2, []int{1}, []int{0}, -1, false},
+		{"six of the nearest eight that are not young", far, []int{0, 9}, []int{1, 2, 3}, -1, true},
+		{"five of the nearest eight that are not young", far, []int{0, 9, 10}, []int{1, 2, 3}, -1, false},
+	} {
+		t.Run(tt.what, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				peers := ranked(key, tt.servers+1)
+				me := peers[max(tt.self, 0)]
+				others := slices.Delete(slices.Clone(peers), max(tt.self, 0), max(tt.self, 0)+1)
+				s := &pretended{late: map[peer.ID]time.Duration{}, new: map[peer.ID]bool{}}
+				for _, i := range tt.silent {
+					s.late[others[i]] = -1
+				}
+				for _, i := range tt.young {
+					s.new[others[i]] = true
+				}
+				w := newWalker(s, me, all{}, key, depth, func(found) bool { return true })
+				if tt.self >= 0 {
+					w.answerSelf(nil, false)
+				}
+				w.offer(others)
+				if r := w.run(t.Context()); r.complete() != tt.want {
+					t.Errorf("complete %v: %d heard, %d silent", r.complete(), r.heard, r.silent)
+				}
+			})
+		})
+	}
+}
+
+// TestWalkRevoked: a server whose membership was taken back is not asked, is not
+// one of those that have not answered, and what it says does not count: neither if
+// that was before the walk nor if it is while it is asked.
+func TestWalkRevoked(t *testing.T) {
+	const key = "a key"
+	for _, tt := range []struct {
+		what    string
+		servers int
+		before  []int // revoked before the walk
+		during  []int // while they are asked
+		silent  []int
+		heard   int
+		want    bool
+	}{
+		{"the only other", 1, []int{0}, nil, []int{0}, 1, true},
+		{"the only other, while it is asked", 1, nil, []int{0}, []int{0}, 1, true},
+		{"the only other, which answers", 1, nil, []int{0}, nil, 1, true},
+		{"four of the nearest eight", 24, []int{0, 2, 4, 6}, nil, []int{0, 2, 4, 6}, 8, true},
+		{"four of the nearest eight, while they are asked", 24, nil, []int{0, 2, 4, 6}, []int{0, 2, 4, 6}, 8, true},
+		{"some, and some are silent", 24, []int{0}, []int{1}, []int{0, 1, 2, 3, 4}, 5, false},
+	} {
+		t.Run(tt.what, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				peers := ranked(key, tt.servers+1)
+				me, others := peers[tt.servers], peers[:tt.servers]
+				s := &pretended{late: map[peer.ID]time.Duration{}, out: map[peer.ID]bool{}, revoke: map[peer.ID]bool{}, value: map[peer.ID][]byte{}}
+				for _, i := range tt.silent {
+					s.late[others[i]] = -1
+				}
+				for _, i := range tt.before {
+					s.out[others[i]] = true
+					s.value[others[i]] = []byte("a lie")
+				}
+				for _, i := range tt.during {
+					s.revoke[others[i]] = true
+					s.value[others[i]] = []byte("a lie")
+				}
+				w := newWalker(s, me, all{}, key, depth, func(found) bool { return true })
+				w.answerSelf(nil, false)
+				w.offer(others)
+				start := time.Now()
+				r := w.run(t.Context())
+				if r.complete() != tt.want || tt.want && r.heard != tt.heard || r.answered > 1+tt.servers-len(tt.before)-len(tt.during) {
+					t.Errorf("complete %v: %d heard, %d silent, %d answered", r.complete(), r.heard, r.silent, r.answered)
+				}
+				if len(r.found) > 0 {
+					t.Errorf("found %v", r.found)
+				}
+				for _, i := range tt.before {
+					if s.asked[others[i]] {
+						t.Errorf("server %d is asked", i)
+					}
+				}
+				for _, p := range r.nearest {
+					if s.out[p] {
+						t.Error("it is one of the nearest")
+					}
+				}
+				if len(tt.during) == 0 && tt.want && time.Since(start) > 0 {
+					t.Errorf("waited for it: %v", time.Since(start))
+				}
+			})
+		})
+	}
+}

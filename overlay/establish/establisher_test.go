@@ -1,0 +1,292 @@
+package establish
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/idloc/idloc/internal/peerid"
+	"github.com/idloc/idloc/internal/pipe"
+	"github.com/idloc/idloc/internal/wire"
+	"github.com/idloc/idloc/overlay/offers"
+)
+
+// TestOnePipeForAll: all who ask for one peer wait for one establishment.
+func TestOnePipeForAll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t)
+		small, large := l.add("small", AnyPath, script{check: 20 * ms}), l.add("large", AnyPath, script{check: 20 * ms})
+		got := make(chan *pipe.Pipe, 8)
+		for range cap(got) {
+			go func() {
+				pp, err := small.Connect(t.Context(), large.cfg.Self)
+				if err != nil {
+					t.Error(err)
+				}
+				got <- pp
+			}()
+		}
+		pp := <-got
+		for range cap(got) - 1 {
+			if <-got != pp {
+				t.Error("two pipes")
+			}
+		}
+		if len(small.offers) != 1 {
+			t.Errorf("%d offers", len(small.offers))
+		}
+		if _, took, _, err := small.connectTo(large); err != nil || took != 0 {
+			t.Errorf("a pipe that is up: %v after %v", err, took)
+		}
+		if small.PipeDead(large.cfg.Self) || small.PipeDead(small.cfg.Self) {
+			t.Error("a live pipe and none are dead")
+		}
+	})
+}
+
+// TestCallerGivesUp: who does not wait any longer does not end the establishment,
+// and hears how far it was.
+func TestCallerGivesUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t)
+		small, large := l.add("small", AnyPath, script{check: 20 * ms}), l.add("large", AnyPath, script{check: 20 * ms})
+		ctx, cancel := context.WithTimeout(t.Context(), 50*ms)
+		defer cancel()
+		_, err := small.Connect(ctx, large.cfg.Self)
+		var s *offers.StageError
+		if !errors.As(err, &s) || s.Stage != offers.StageOffer || !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("%v", err)
+		}
+		l.sleep(time.Second)
+		if small.up(large.cfg.Self) == nil {
+			t.Error("the establishment has ended with its caller")
+		}
+		if _, err := small.Connect(t.Context(), small.cfg.Self); err == nil {
+			t.Error("a pipe to oneself")
+		}
+	})
+}
+
+// TestClose: in whatever state an establishment is, Close ends it at once, on both
+// sides, and those who wait for it hear so.
+func TestClose(t *testing.T) {
+	for _, at := range []time.Duration{0, 30 * ms, 60 * ms, 110 * ms, 130 * ms, 450 * ms, 600 * ms, 1500 * ms} {
+		synctest.Test(t, func(t *testing.T) {
+			l := newLab(t)
+			small := l.add("small", AnyPath, script{check: 2 * time.Second, turn: time.Hour}, script{check: 20 * ms})
+			large := l.add("large", AnyPath, script{check: 2 * time.Second, turn: time.Hour}, script{check: 20 * ms})
+			relay := l.add("relay", AnyPath, script{check: 20 * ms})
+			small.relays, large.relays = []peerid.ID{relay.cfg.Self}, []peerid.ID{relay.cfg.Self}
+			result := make(chan error, 1)
+			go func() {
+				_, err := small.Connect(t.Context(), large.cfg.Self)
+				result <- err
+			}()
+			l.sleep(at)
+			small.Close()
+			large.Close()
+			small.Close() // once more
+			if l.now() != at {
+				t.Errorf("Close at %v took until %v", at, l.now())
+			}
+			synctest.Wait()
+			select {
+			case err := <-result:
+				if up := at > 650*ms; (err == nil) != up {
+					t.Errorf("at %v: %v", at, err)
+				}
+			default:
+				t.Errorf("at %v: the caller waits", at)
+			}
+			for _, p := range []*peer{small, large} {
+				for _, a := range p.agents {
+					if a.closed == 0 && at > 0 || a.TURN() != nil && a.turnClosed == 0 && at > 0 {
+						t.Errorf("at %v: an agent of %s is left", at, p.name)
+					}
+				}
+			}
+			_, err := small.Connect(t.Context(), large.cfg.Self)
+			var s *offers.StageError
+			if up := at > 650*ms; up != (err == nil) || !up && (!errors.As(err, &s) || !s.Final()) {
+				t.Errorf("after Close at %v: %v", at, err)
+			}
+			if a := small.Offered(offers.Request{Offer: relay.offer(small)}, relay.cfg.Self); a.Status != offers.NotHere {
+				t.Errorf("an offer after Close gets status %d", a.Status)
+			}
+			small.CandidatesChanged()
+			small.Reopen(large.cfg.Self)
+			small.Renew(t.Context(), nil)
+		})
+	}
+}
+
+// offer makes an offer that nobody waits for.
+func (p *peer) offer(to *peer) []byte {
+	p.lab.t.Helper()
+	pwd := password("offer", 0)
+	o, err := p.pipes.NewOffer(to.cfg.Self, pipe.Local{Chain: []byte("chain"), Ufrag: wire.Ufrag(pwd), Pwd: pwd, Candidates: p.candidates})
+	if err != nil {
+		p.lab.t.Fatal(err)
+	}
+	p.lab.t.Cleanup(o.Cancel)
+	return o.Bytes()
+}
+
+// TestOfferTwice: the same offer gets the same answer, while it is answered, while
+// its establishment runs and after it has ended; a refused one the same refusal.
+func TestOfferTwice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t)
+		small, large := l.add("small", AnyPath, script{never: true}), l.add("large", AnyPath, script{never: true})
+		settled := large.NetworkChanging()
+		offer := small.offer(large)
+		answers := make(chan offers.Response, 3)
+		ask := func() { answers <- large.Offered(offers.Request{Offer: offer}, small.cfg.Self) }
+		go ask()
+		go ask()
+		l.sleep(100 * ms)
+		settled()
+		one, two := <-answers, <-answers
+		ask()
+		three := <-answers
+		l.sleep(20 * time.Second) // a session that was not confirmed has ended
+		ask()
+		four := <-answers
+		for _, a := range []offers.Response{one, two, three, four} {
+			if a.Status != offers.Answered || string(a.Answer) != string(one.Answer) {
+				t.Errorf("status %d, %d bytes", a.Status, len(a.Answer))
+			}
+		}
+		if len(large.agents) != 1 {
+			t.Errorf("%d agents", len(large.agents))
+		}
+		large.noMember[small.cfg.Self] = true
+		offer = small.offer(large)
+		ask()
+		if a := <-answers; a.Status != offers.Refused || len(a.Answer) == 0 {
+			t.Errorf("%+v", a)
+		}
+		large.noMember[small.cfg.Self] = false
+		ask()
+		if a := <-answers; a.Status != offers.Refused || len(a.Answer) == 0 {
+			t.Errorf("again: %+v", a)
+		}
+		if a := large.Offered(offers.Request{Offer: []byte("nonsense")}, small.cfg.Self); a.Status != offers.Refused || len(a.Answer) > 0 {
+			t.Errorf("nonsense: %+v", a)
+		}
+	})
+}
+
+// TestNewerOffer: an offer of a peer whose offer is being answered takes that one's
+// place.
+func TestNewerOffer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t)
+		small, large := l.add("small", AnyPath, script{never: true}), l.add("large", AnyPath, script{never: true})
+		go large.Offered(offers.Request{Offer: small.offer(large)}, small.cfg.Self)
+		l.sleep(100 * ms)
+		waiting := make(chan error, 1)
+		go func() {
+			_, err := large.Connect(t.Context(), small.cfg.Self)
+			waiting <- err
+		}()
+		l.sleep(100 * ms)
+		go func() { _, _ = small.Connect(t.Context(), large.cfg.Self) }()
+		l.sleep(100 * ms)
+		if got, want := large.trace(0), "settling@0 checking@0 lingering@250"; got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+		select {
+		case err := <-waiting:
+			t.Errorf("who waits does not wait for the newer one: %v", err)
+		default:
+		}
+		if len(large.order) != 2 {
+			t.Errorf("%d establishments", len(large.order))
+		}
+		for _, e := range large.events {
+			if e.Stage != "" {
+				t.Errorf("it failed: %+v", e)
+			}
+		}
+	})
+}
+
+// TestManyOffers: others can begin so many establishments here and no more.
+func TestManyOffers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t)
+		small, large := l.add("small", AnyPath, script{never: true}), l.add("large", AnyPath, script{never: true})
+		large.Establisher.mu.Lock()
+		large.responding = respondMax
+		large.Establisher.mu.Unlock()
+		if a := large.Offered(offers.Request{Offer: small.offer(large)}, small.cfg.Self); a.Status != offers.Busy || len(a.Answer) > 0 {
+			t.Errorf("%+v", a)
+		}
+		large.Establisher.mu.Lock()
+		large.responding = 0
+		large.Establisher.mu.Unlock()
+		if a := large.Offered(offers.Request{Offer: small.offer(large)}, small.cfg.Self); a.Status != offers.Answered {
+			t.Errorf("%+v", a)
+		}
+		l.lasting()
+		if large.responding != 0 {
+			t.Errorf("%d are counted", large.responding)
+		}
+	})
+}
+
+// TestFlows: offers about flows with null encapsulation go to whom they concern.
+func TestFlows(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t)
+		small, large := l.add("small", AnyPath, script{}), l.add("large", AnyPath, script{})
+		offer := func() []byte {
+			o, err := small.pipes.NewOffer(large.cfg.Self, pipe.Local{Chain: []byte("chain"), Encapsulation: wire.Null,
+				Flow: wire.Flow{Kind: wire.FlowRefused, Protocol: wire.FlowTCP, Policy: wire.PolicyTLS, OpenerPort: 1, ListenerPort: 2}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(o.Cancel)
+			return o.Bytes()
+		}
+		var got peerid.ID
+		large.flow = func(in *pipe.Incoming) offers.Response {
+			got = in.Peer
+			return offers.Refuse(in, offers.Busy)
+		}
+		if a := large.Offered(offers.Request{Offer: offer()}, small.cfg.Self); a.Status != offers.Busy || got != small.cfg.Self {
+			t.Errorf("status %d, from %v", a.Status, got)
+		}
+		large.cfg.Flow = nil
+		if a := large.Offered(offers.Request{Offer: offer()}, small.cfg.Self); a.Status != offers.Refused {
+			t.Errorf("status %d where there are none", a.Status)
+		}
+	})
+}
+
+// TestRevived: who waits for a new session of a silent pipe has the old one when it
+// comes back by itself.
+func TestRevived(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t)
+		small, large := l.add("small", AnyPath, script{check: 20 * ms}, script{never: true}), l.add("large", AnyPath, script{check: 20 * ms}, script{never: true})
+		pp, _, _, err := small.connectTo(large)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.sleep(5 * time.Second)
+		silence(l, small, large)
+		if !small.PipeDead(large.cfg.Self) {
+			t.Error("a silent pipe is not dead")
+		}
+		small.deliver = always(context.DeadlineExceeded)
+		time.AfterFunc(time.Second, func() { l.setBlock(nil) })
+		again, took, _, err := small.connectTo(large)
+		if err != nil || again != pp || took > 3*time.Second {
+			t.Errorf("after %v: %v", took, err)
+		}
+	})
+}

@@ -1,0 +1,33 @@
+package overlay
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+
+	"github.com/idloc/idloc/overlay/offers"
+)
+
+// A target that is connected and says nothing is not one that is not there: the
+// forwarder tells it, and who made the offer may ask again.
+func TestForwardToTheSilent(t *testing.T) {
+	t.Parallel()
+	earth := founded(t, "earth")
+	mars := earth.join(t, "mars")
+	mars.host.SetStreamHandler(mars.proto("offer"), func(s network.Stream) {
+		<-t.Context().Done()
+		_ = s.Reset()
+	})
+	a := earth.router.Answer(t.Context(), offers.Request{TTL: 1, Transaction: [16]byte{1}, Target: mars.Self(), From: earth.Self()}, earth.Self())
+	if a.Status != offers.Silent || !errors.Is(a.Err(), context.DeadlineExceeded) {
+		t.Errorf("status %d, %v", a.Status, a.Err())
+	}
+	mars.shut()
+	await(t, "mars is gone", 5*time.Second, func() bool { _, ok := earth.mesh.Member(mars.host.ID()); return !ok })
+	if a := earth.router.Answer(t.Context(), offers.Request{TTL: 1, Transaction: [16]byte{2}, Target: mars.Self(), From: earth.Self()}, earth.Self()); a.Status != offers.NotHere {
+		t.Errorf("one that is gone: status %d", a.Status)
+	}
+}

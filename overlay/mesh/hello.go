@@ -1,0 +1,175 @@
+package mesh
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+
+	ma "github.com/multiformats/go-multiaddr"
+
+	"github.com/idloc/idloc/overlay/field"
+	"github.com/idloc/idloc/overlay/membership"
+	"github.com/idloc/idloc/overlay/naming"
+)
+
+// A hello, in both directions (DESIGN §8, §14.1):
+//
+//	0      0 welcome: a hello follows; 1 refused: the reason follows
+//	1      version, 1
+//	2      flags
+//	3..10  number of the newest revocation list known, big endian
+//	11..18 the sender's time, seconds since 1970, big endian
+//	19..26 start number of the sender's process, as its offers have it
+//	27..28 length of the chain, big endian
+//	29..   the sender's membership chain
+//	then   length of the record, 2 bytes, big endian; at most 2,048
+//	       the sender's name record as it stands in the database; none while
+//	       its name is not decided
+//	then   number of addresses, 1 byte, at most 8
+//	       { length 1 | multiaddr }: the sender's own, those of its LAN too, which
+//	       libp2p's identify keeps from peers outside
+//
+// A refusal says what time it is there too: a clock may be the reason.
+//
+//	0      1
+//	1      1: for good, no other answer will come; 0: it may pass
+//	2..9   the sender's time
+//	10..11 length of the reason, big endian
+//	12..   the reason, as text
+const (
+	helloWelcome = 0
+	helloRefused = 1
+
+	helloVersion = 1
+	maxReason    = 512
+	// HelloAddrs is how many addresses a hello can hold.
+	HelloAddrs = 8
+
+	// Flags of a hello.
+	flagServer  = 1 << 0
+	flagNoRelay = 1 << 1
+	flagIssuer  = 1 << 2
+	flagKeep    = 1 << 3
+	flagYoung   = 1 << 4
+)
+
+var errHello = errors.New("malformed hello")
+
+// Hello is what a peer says about itself before anything else.
+type Hello struct {
+	Roles
+	Keep       bool           // the sender is found through this connection (keep.go)
+	Young      bool           // a server that has only just begun: records may be missing
+	Revocation uint64         // number of the newest revocation list it knows
+	Seconds    uint64         // the sender's time, since 1970
+	Start      uint64         // names the run of the sender's process
+	Chain      []byte         // its membership
+	Record     []byte         // its name record; empty: none
+	Addrs      []ma.Multiaddr // its own, at most HelloAddrs
+}
+
+// Roles is what a member does for others.
+type Roles struct {
+	Server  bool // keeps a part of the distributed database
+	NoRelay bool // forwards nothing for others
+	Issuer  bool // can confirm memberships: the founder, or a delegate
+}
+
+func (h Hello) flags() (out byte) {
+	for _, f := range []struct {
+		is  bool
+		bit byte
+	}{{h.Server, flagServer}, {h.NoRelay, flagNoRelay}, {h.Issuer, flagIssuer}, {h.Keep, flagKeep}, {h.Young, flagYoung}} {
+		if f.is {
+			out |= f.bit
+		}
+	}
+	return out
+}
+
+// appendTo appends the hello without the byte that says that it is one.
+func (h Hello) appendTo(b []byte) []byte {
+	b = append(b, helloVersion, h.flags())
+	b = binary.BigEndian.AppendUint64(b, h.Revocation)
+	b = binary.BigEndian.AppendUint64(b, h.Seconds)
+	b = binary.BigEndian.AppendUint64(b, h.Start)
+	b = field.Append16(field.Append16(b, h.Chain), h.Record)
+	b = append(b, byte(len(h.Addrs)))
+	for _, a := range h.Addrs {
+		b = field.Append8(b, a.Bytes())
+	}
+	return b
+}
+
+// RefusedError is the other side's reason to refuse us. It is a stranger's
+// text: shown, never acted on. But whoever this peer was told to enter by, and
+// has proved to have its key, need not be asked again if it refuses for good.
+type RefusedError struct {
+	Reason  string
+	Final   bool   // for good: no other answer will come
+	seconds uint64 // the other side's time
+}
+
+func (e *RefusedError) Error() string { return fmt.Sprintf("refused by the peer: %q", e.Reason) }
+
+func (e *RefusedError) appendTo(b []byte) []byte {
+	final := byte(0)
+	if e.Final {
+		final = 1
+	}
+	b = binary.BigEndian.AppendUint64(append(b, helloRefused, final), e.seconds)
+	return field.Append16(b, []byte(e.Reason[:min(len(e.Reason), maxReason)]))
+}
+
+// readHello reads one hello, or a refusal, which is a *RefusedError.
+func readHello(r io.Reader) (Hello, error) {
+	f := field.NewReader(r)
+	status := f.Uint8()
+	if f.Err() != nil {
+		return Hello{}, f.Err()
+	}
+	switch status {
+	case helloWelcome:
+		return readWelcome(f)
+	case helloRefused:
+		e := &RefusedError{Final: f.Uint8() == 1, seconds: f.Uint64()}
+		if e.Reason = string(f.Short16(maxReason)); f.Err() != nil {
+			return Hello{}, fmt.Errorf("%w: refusal: %w", errHello, f.Err())
+		}
+		return Hello{}, e
+	}
+	return Hello{}, errHello
+}
+
+func readWelcome(f *field.Reader) (Hello, error) {
+	if v := f.Uint8(); f.Err() == nil && v != helloVersion {
+		return Hello{}, fmt.Errorf("%w: version %d", errHello, v)
+	}
+	flags := f.Uint8()
+	h := Hello{
+		Roles: Roles{Server: flags&flagServer != 0, NoRelay: flags&flagNoRelay != 0, Issuer: flags&flagIssuer != 0},
+		Keep:  flags&flagKeep != 0, Young: flags&flagYoung != 0,
+		Revocation: f.Uint64(), Seconds: f.Uint64(), Start: f.Uint64(),
+		Chain: f.Short16(membership.MaxChain), Record: f.Short16(naming.MaxRecord),
+	}
+	n := int(f.Uint8())
+	if n > HelloAddrs {
+		f.Fail(fmt.Errorf("%d addresses", n))
+	}
+	for range n {
+		b := f.Short8()
+		if f.Err() != nil {
+			break
+		}
+		m, err := ma.NewMultiaddrBytes(b)
+		if err != nil {
+			f.Fail(fmt.Errorf("address: %w", err))
+		}
+		h.Addrs = append(h.Addrs, m)
+	}
+	if f.Err() != nil {
+		return Hello{}, fmt.Errorf("%w: %w", errHello, f.Err())
+	}
+	return h, nil
+}

@@ -1,0 +1,291 @@
+package mesh
+
+import (
+	"bytes"
+	"context"
+	"net/netip"
+	"reflect"
+	"testing"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+	ma "github.com/multiformats/go-multiaddr"
+
+	"github.com/idloc/idloc/internal/peerid"
+	"github.com/idloc/idloc/overlay/naming"
+	"github.com/idloc/idloc/overlay/p2p"
+)
+
+func TestPeersRoundTrip(t *testing.T) {
+	t.Parallel()
+	list := []listedPeer{
+		{id: peerid.ID{1}, server: true, addrs: testAddrs(1), record: []byte("record")},
+		{id: peerid.ID{2}, record: []byte{}},
+	}
+	b := []byte{byte(len(list))}
+	for _, p := range list {
+		b = p.appendTo(b)
+	}
+	if got, err := readPeers(b); err != nil || !reflect.DeepEqual(got, list) {
+		t.Errorf("%+v, %v", got, err)
+	}
+	for i := range b {
+		if _, err := readPeers(b[:i]); err == nil {
+			t.Errorf("%d of %d bytes are enough", i, len(b))
+		}
+	}
+	if _, err := readPeers([]byte{peersMax + 1}); err == nil {
+		t.Error("too many peers")
+	}
+	if _, err := readPeers(append(append([]byte{1}, make([]byte, 33)...), peersAddrs+1)); err == nil {
+		t.Error("too many addresses")
+	}
+}
+
+func FuzzPeers(f *testing.F) {
+	f.Add([]byte{0})
+	f.Add(append(append([]byte{1}, make([]byte, 32)...), 1, 1, 9, 4, 127, 0, 0, 1, 0x91, 0x02, 0x10, 0x00, 0, 3, 'N', 1, 0))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		list, err := readPeers(b)
+		if err != nil && list != nil || len(list) > peersMax {
+			t.Errorf("%d peers, %v", len(list), err)
+		}
+		for _, p := range list {
+			if len(p.addrs) > peersAddrs || len(p.record) > naming.MaxRecord {
+				t.Errorf("%d addresses, a record of %d bytes", len(p.addrs), len(p.record))
+			}
+		}
+	})
+}
+
+// Who comes in hears of the others, with their records, and connects to servers
+// among them until it knows enough.
+func TestAskPeers(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	hub, newcomer := f.launch(), f.launch()
+	var servers []*ship
+	for range 5 {
+		s := f.launch()
+		s.mu.Lock()
+		s.hello.Server, s.hello.Record = true, []byte("record of "+s.id.String())
+		s.mu.Unlock()
+		s.meet(hub)
+		servers = append(servers, s)
+	}
+	if newcomer.AskPeers(t.Context()) {
+		t.Error("there was somebody to ask")
+	}
+	newcomer.meet(hub)
+	if !newcomer.AskPeers(t.Context()) {
+		t.Error("there was nobody to ask")
+	}
+	if n := len(newcomer.Members()); n < 1+3 || n > 1+dialWidth {
+		t.Errorf("%d connected", n)
+	}
+	for _, s := range servers {
+		if got := newcomer.known.Addrs(s.id); len(got) == 0 {
+			t.Errorf("%v is not known", s.id)
+		}
+		newcomer.mu.Lock()
+		if newcomer.records[s.id] != "record of "+s.id.String() {
+			t.Errorf("the record is %q", newcomer.records[s.id])
+		}
+		newcomer.mu.Unlock()
+	}
+}
+
+// A server tells those connected of a member whose name is news; a member does not,
+// and nobody is told too often.
+func TestIntroduce(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	hub, old, newcomer := f.launch(), f.launch(), f.launch()
+	hub.mu.Lock()
+	hub.serving = true
+	hub.mu.Unlock()
+	old.meet(hub)
+	newcomer.mu.Lock()
+	newcomer.hello.Record = []byte("news")
+	newcomer.mu.Unlock()
+	newcomer.meet(hub)
+	await(t, "the older one is told", func() bool {
+		old.mu.Lock()
+		defer old.mu.Unlock()
+		return old.records[newcomer.id] == "news"
+	})
+	notice := listedPeer{id: peerid.ID{7}, addrs: testAddrs(7)}.appendTo([]byte{1})
+	refused := 0
+	for range 2 * metBurst {
+		if _, err := old.answerMet(t.Context(), hub.Members()[0].Member, notice); err != nil {
+			refused++
+		}
+	}
+	if refused == 0 {
+		t.Error("told as often as somebody likes")
+	}
+	if _, err := hub.answerMet(t.Context(), hub.Members()[0].Member, []byte{peersMax + 1}); err == nil {
+		t.Error("a notice that cannot be read")
+	}
+}
+
+// Servers of before are dialled in turn until enough are connected, past those that
+// are dead.
+func TestTryServers(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	a := f.launch()
+	for i := range 2 {
+		a.known.Note(f.quiet().id, []ma.Multiaddr{p2p.QUIC(netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, byte(2 + i)}), 9))}, true, peerid.ID{})
+	}
+	for range 4 {
+		s := f.launch()
+		s.mu.Lock()
+		s.hello.Server = true
+		s.mu.Unlock()
+		a.known.Note(s.id, s.Host().Addrs(), true, peerid.ID{})
+	}
+	a.tryServers()
+	await(t, "enough servers", func() bool { return servers(a.Members()) >= 3 })
+	await(t, "the round over", func() bool { return !a.tryingServers.Load() })
+	n := len(a.Members())
+	a.dialServers(t.Context(), a.known.Servers()) // there are enough
+	if len(a.Members()) != n {
+		t.Error("dialled without need")
+	}
+}
+
+// Two parts of an overlay whose only server has died without a word find each
+// other by members that never served, though each part has company.
+func TestPartsWithoutServer(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	a, companion, far := f.launch(), f.launch(), f.launch()
+	companion.meet(a)
+	dead := f.quiet().id
+	a.known.Note(dead, []ma.Multiaddr{p2p.QUIC(netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 2}), 9))}, true, peerid.ID{})
+	a.known.Note(far.id, far.Host().Addrs(), false, companion.id) // as its companion has told
+	round := func() {
+		a.tryServers()
+		await(t, "the round over", func() bool { return !a.tryingServers.Load() })
+	}
+	round()
+	if _, in := a.Member(far.Host().ID()); in {
+		t.Error("a member that never served is tried before the servers had their chance")
+	}
+	round()
+	if _, in := a.Member(far.Host().ID()); !in {
+		t.Error("the other part is not found")
+	}
+}
+
+// A dial-back by a member that had nothing from the asker tells whether others
+// reach it.
+func TestDialBack(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	asker, hub, other := f.launch(), f.launch(), f.launch()
+	other.meet(hub)
+	asker.AskDialBack() // nobody is there
+	asker.meet(hub)
+	if asker.Reached().Unasked() {
+		t.Fatal("reached already")
+	}
+	asker.AskDialBack()
+	await(t, "an answer", func() bool { return asker.DialledBack().Result != "" })
+	if got := asker.DialledBack(); got.Result != DialBackReached || !got.Decided() || !asker.Reached().Unasked() {
+		t.Errorf("%+v, %+v", got, asker.Reached())
+	}
+	asker.ForgetReached(map[string]bool{"192.0.2.1:1": true})
+	if got := asker.DialledBack(); got.Decided() {
+		t.Errorf("%+v after the addresses have changed", got)
+	}
+	// Everybody is connected to everybody now.
+	if a, err := asker.askDialBack(t.Context(), hub.peer(), []byte{1}); err != nil || a != dialBackNobody {
+		t.Errorf("answered with %d, %v", a, err)
+	}
+	hub.mu.Lock()
+	hub.refuse = true
+	hub.mu.Unlock()
+	if _, err := asker.askDialBack(t.Context(), hub.peer(), []byte{1}); err == nil {
+		t.Error("asked as often as somebody likes")
+	}
+}
+
+// A dial-back to where nobody is was in vain; one that cannot be read is none.
+func TestDialBackInVain(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	a, b := f.launch(), f.launch()
+	a.meet(b)
+	dead := testID(9)
+	q := append(append([]byte{0}, dead[:]...), 1)
+	q = append(append(q, byte(len(p2p.QUIC(netip.MustParseAddrPort("127.0.0.1:9")).Bytes()))), p2p.QUIC(netip.MustParseAddrPort("127.0.0.1:9")).Bytes()...)
+	from := b.Members()[0].Member
+	if got, err := b.answerDialBack(t.Context(), from, q); err != nil || !bytes.Equal(got, []byte{dialBackInVain}) {
+		t.Errorf("nobody is there: %v, %v", got, err)
+	}
+	for i := range q {
+		if got, err := b.answerDialBack(t.Context(), from, q[:i]); err != nil || !bytes.Equal(got, []byte{dialBackNobody}) {
+			t.Errorf("%d of %d bytes: %v, %v", i, len(q), got, err)
+		}
+	}
+}
+
+// The way back to a member goes by the addresses of its pipe.
+func TestWaysBack(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	a, b := f.launch(), f.launch()
+	at, _ := p2p.AddrPort(b.Host().Addrs()[0])
+	if a.PipeMoved(b.id); len(a.WaysBack()) != 0 || !a.Online() {
+		t.Error("a way to nobody")
+	}
+	a.mu.Lock()
+	a.pipes[b.id] = []netip.AddrPort{at}
+	a.mu.Unlock()
+	a.known.Note(b.id, testAddrs(1), false, peerid.ID{})
+	back := a.WaysBack()
+	if len(back) != 1 || back[0].ID != b.peer() || len(back[0].Addrs) != 2 || !back[0].Addrs[0].Equal(p2p.QUIC(at)) {
+		t.Errorf("%+v", back)
+	}
+	a.PipeMoved(b.id)
+	await(t, "connected where the pipe is", func() bool { _, ok := a.Member(b.peer()); return ok })
+	if !a.Back(t.Context()) {
+		t.Error("not back")
+	}
+}
+
+// Whoever was met is called after a restart, and those that are silent once more.
+func TestRecall(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	a, b, c := f.launch(), f.launch(), f.launch()
+	all := a.Given([]peer.AddrInfo{b.info(), c.info()})
+	_ = c.Close()
+	if left := a.callAll(all); len(left) != 1 || left[0].ID != c.peer() {
+		t.Errorf("called again: %v", left)
+	}
+	if _, ok := a.Member(b.peer()); !ok || !a.call(b.info()) {
+		t.Error("b was not reached")
+	}
+	a.Leave()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if a.Back(ctx); len(a.callAll(all)) > 1 {
+		t.Error("calls after the end")
+	}
+}
+
+// The upkeep asks, remembers and decides when it is woken.
+func TestRun(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	a, b := f.launch(), f.launch()
+	done := make(chan struct{})
+	go func() { a.Run(); close(done) }()
+	a.meet(b)
+	await(t, "b is remembered", func() bool { return len(a.known.Met()) == 1 })
+	a.Wake()
+	a.Leave()
+	<-done
+}

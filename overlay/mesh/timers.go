@@ -1,0 +1,107 @@
+package mesh
+
+import "time"
+
+// Every time that this package waits for, in the order of a connection's life;
+// doc.go has them in a table. None is one of the wire: peers with other values get
+// along.
+const (
+	// DialTimeout bounds one dial: a dead address must not eat the time that a Dial
+	// has for a dead peer, and four seconds are three losses of QUIC's first packet.
+	DialTimeout = 4 * time.Second
+	// helloTimeout is how long a connection may live without a valid chain
+	// (DESIGN §8): a loss or two, and a verifier that is busy.
+	helloTimeout = 5 * time.Second
+	// strangerEvery is after how long one address may have one more stranger, once it
+	// has had a burst of them: no more than a machine verifies in its sleep. What is
+	// counted is looked through each sweepEvery.
+	strangerEvery = time.Second / 8
+	sweepEvery    = time.Second
+	// refusalGrace is how long a refused peer has to read why: a long round trip.
+	refusalGrace = 500 * time.Millisecond
+	// probeAge is how much older a second connection must be to be doubted: two that
+	// were dialled at once are both good.
+	probeAge = 500 * time.Millisecond
+	// connGrace is how long a new connection is not trimmed: what it was made for
+	// may just begin.
+	connGrace = 30 * time.Second
+	// helloAddrTTL is how long addresses of a hello are known: longer than until the
+	// next hello on a connection that lasts.
+	helloAddrTTL = 2 * time.Hour
+
+	// seekPace is how long those dialled may be silent until the next is dialled as
+	// well: a round trip on one continent. seekHold is how long they are waited for
+	// if they are not silent: whoever answers may be busy.
+	seekPace = 100 * time.Millisecond
+	seekHold = 2 * time.Second
+	// heardFor is how recent a packet must be for its sender not to be silent: less
+	// than a dial's second repetition is apart from the first.
+	heardFor = time.Second
+	// roundTimeout bounds one round of dials to members, whoever they are.
+	roundTimeout = 10 * time.Second
+	// serverPatience is how long a server is waited for once a member is reached:
+	// what is put or asked next would find no database.
+	serverPatience = 500 * time.Millisecond
+	// seekPause is the time between two rounds at first. It doubles to
+	// seekPauseSoon, and to seekPauseMax once a peer has been alone for seekSoon: a
+	// laptop that wakes up is back at once, and one that is away costs little.
+	seekPause     = 250 * time.Millisecond
+	seekPauseSoon = time.Second
+	seekPauseMax  = 15 * time.Second
+	seekSoon      = 10 * time.Minute
+	// AloneAfter is how long a peer that runs is without a connection before it
+	// says so: two rounds in vain are no news.
+	AloneAfter = 10 * time.Second
+	// waitingSaid is when a call that waits says so in the log, and
+	// waitingSaidAgain how often then.
+	waitingSaid      = time.Second
+	waitingSaidAgain = time.Minute
+	// recallPause is the time after the first round of a founder's calls; each is
+	// twice the one before. While all come back at once many have no time to answer.
+	recallPause = time.Second
+
+	// UpkeepEvery is the pulse: connections kept, memberships checked, what is
+	// known saved. A peer that is gone unnoticed is found out within it.
+	UpkeepEvery = 20 * time.Second
+	// fewRetry is how soon a peer that knows few servers asks again, doubled up to
+	// UpkeepEvery, and tries those again that it remembers.
+	fewRetry = 2 * time.Second
+	// roleRetry is how soon the role is decided again while that waits for another
+	// peer to take it.
+	roleRetry = 2 * time.Second
+	// askPeersPause is the least time between questions for members that an arrival
+	// causes, rememberPause between notes of who is connected: a crowd that comes in
+	// causes few of each.
+	askPeersPause = 5 * time.Second
+	rememberPause = 5 * time.Second
+	// saveEvery is the least time between two writes of who is known.
+	saveEvery = time.Second
+	// peersTimeout bounds a question for members, and a dial to one heard of.
+	peersTimeout = 3 * time.Second
+	// noteEvery is how often it is noted that a member was seen of which nothing else
+	// is new: for a list of a month's members an hour is exact enough.
+	noteEvery = time.Hour
+	// forgetAfter is how long a member is known that nobody has seen: a month away.
+	forgetAfter = 30 * 24 * time.Hour
+
+	// dialBackEvery is the time between two dial-backs that this peer asks for.
+	dialBackEvery = 2 * time.Minute
+	// dialBackTimeout is the asker's; each of the others has dialBackLess less than
+	// who asks it, so that an answer comes before nobody waits for it.
+	dialBackTimeout = 5 * time.Second
+	dialBackLess    = time.Second
+
+	// suspectMin is the least silence, after a question, by which a connection is
+	// taken for dead, and suspectTick what silence is counted in: a tick that comes
+	// late, on a machine that is busy, counts once. The time is more where round
+	// trips are long (suspectProbes). It is less than the time of an offer.
+	suspectMin  = 2 * time.Second
+	suspectTick = 100 * time.Millisecond
+	// suspectMax is when a question is given up whose connection is not silent:
+	// QUIC's own idle timeout is as long.
+	suspectMax = 30 * time.Second
+	// maxAckDelay is how long a peer may wait with an acknowledgement (RFC 9000 §18.2).
+	maxAckDelay = 25 * time.Millisecond
+	// suspectPause is the least time between two questions to everybody.
+	suspectPause = time.Second
+)

@@ -1,0 +1,204 @@
+package offers
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/idloc/idloc/internal/event"
+	"github.com/idloc/idloc/internal/pause"
+	"github.com/idloc/idloc/internal/peerid"
+	"github.com/idloc/idloc/internal/pipe"
+	"github.com/idloc/idloc/overlay/membership"
+)
+
+// Deliver takes an offer to a peer and makes the session of its answer; via is
+// the member that passed both on, zero if none did. As long as nobody says
+// anything it does so again, until Patience is over: the network may lose much,
+// and an offer that comes twice gets the same answer.
+func (r *Router) Deliver(ctx context.Context, target peerid.ID, offer *pipe.Offer) (s *pipe.Session, via peerid.ID, err error) {
+	ctx, cancel := context.WithTimeout(ctx, Patience)
+	defer cancel()
+	for {
+		s, via, err = r.DeliverOnce(ctx, target, offer)
+		if !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil {
+			return s, via, err
+		}
+	}
+}
+
+// round is one try of all ways to a target. The goroutine of DeliverOnce owns it.
+type round struct {
+	r       *Router
+	ctx     context.Context
+	request Request
+	offer   *pipe.Offer
+	begun   time.Time
+
+	ways    chan way
+	next    <-chan way // ways; nil while the stagger runs
+	more    bool       // ways may come
+	busy    int        // ways that have not come to a result
+	asked   int        // of these, how many are members that may pass the offer on
+	results chan result
+	wg      sync.WaitGroup
+
+	wait        *time.Timer
+	first, pace time.Duration // before the second way; before others
+
+	last              error // what the newest way said
+	unconnected, mute int   // members that had no connection to the target, and that said nothing
+}
+
+// result is what came of one way.
+type result struct {
+	way    way
+	answer Response
+	via    peerid.ID // zero: none
+	err    error
+}
+
+// DeliverOnce is one round of Deliver. Ways are tried one after the other, the
+// next when one has failed or was quiet for the stagger. The first answer that the
+// target has sealed makes the session.
+func (r *Router) DeliverOnce(ctx context.Context, target peerid.ID, offer *pipe.Offer) (s *pipe.Session, via peerid.ID, err error) {
+	ctx, cancel := context.WithTimeout(ctx, roundTimeout)
+	n := &round{
+		r: r, ctx: ctx, offer: offer, begun: time.Now(),
+		request: Request{TTL: MaxTTL, Target: target, From: r.cfg.Self, Offer: offer.Bytes()},
+		ways:    make(chan way), more: true,
+		results: make(chan result, waysMax+1), // each way's one result: no sender waits
+		wait:    time.NewTimer(0), first: staggerFirst, pace: stagger,
+	}
+	defer n.wg.Wait()
+	defer cancel()
+	defer n.wait.Stop()
+	if r.cfg.PipeDead(target) {
+		n.first, n.pace = staggerDead, staggerDead
+	}
+	n.wg.Go(func() { r.findWays(ctx, target, n.ways) })
+	for n.busy > 0 || n.more {
+		select {
+		case <-n.wait.C:
+			n.letNext()
+		case w, ok := <-n.next:
+			if n.next = nil; ok {
+				n.send(w)
+			} else {
+				n.more = false
+			}
+		case res := <-n.results:
+			if s, over := n.hear(&res); over {
+				return s, res.via, res.err
+			}
+		case <-ctx.Done():
+			if n.last == nil {
+				n.last = ctx.Err()
+			}
+			n.mute += n.asked // they have said nothing until now
+			return nil, peerid.ID{}, n.failed()
+		}
+	}
+	if n.last == nil {
+		n.last = ErrNotHere
+	}
+	return nil, peerid.ID{}, n.failed()
+}
+
+// letNext lets the next way come.
+func (n *round) letNext() {
+	if n.more {
+		n.next = n.ways
+	}
+}
+
+// send begins one way; the next comes after the stagger.
+func (n *round) send(w way) {
+	n.busy++
+	n.wait.Reset(n.first)
+	n.first = n.pace
+	res := result{way: w}
+	if !w.direct {
+		res.via = w.peer
+		n.asked++
+	}
+	n.r.cfg.Events.Emit(event.Event{Kind: event.OfferSent, Peer: n.request.Target, Via: res.via})
+	n.wg.Go(func() {
+		ctx, cancel := context.WithTimeout(n.ctx, wayTimeout)
+		defer cancel()
+		res.answer, res.err = n.r.try(ctx, w, n.request)
+		n.results <- res
+	})
+}
+
+// hear takes one way's result and says whether the round is over with it: there is
+// a session, or no other way would bring another result.
+func (n *round) hear(res *result) (s *pipe.Session, over bool) {
+	n.busy--
+	if !res.way.direct {
+		n.asked--
+	}
+	if res.err == nil {
+		s, over, res.err = finish(n.offer, res.answer, res.way.direct)
+	}
+	if res.err == nil {
+		if !res.answer.Forwarder.IsZero() {
+			res.via = res.answer.Forwarder
+		}
+		n.r.cfg.Events.Emit(event.Event{Kind: event.AnswerReceived, Peer: n.request.Target, Via: res.via, Duration: time.Since(n.begun)})
+		return s, true
+	}
+	if over {
+		return nil, true
+	}
+	switch {
+	case res.way.direct: // the target itself
+	case errors.Is(res.err, ErrNotHere), errors.Is(res.err, errSilent):
+		n.unconnected++
+	default:
+		n.mute++
+	}
+	n.last = worse(n.last, res.err)
+	n.letNext() // do not wait for the stagger after a failure
+	return nil, false
+}
+
+func (n *round) failed() error {
+	others := slices.ContainsFunc(n.r.cfg.Mesh.Members(), func(m *membership.Member) bool { return m.Peer != n.request.Target })
+	return undelivered(n.last, n.unconnected, n.mute, others)
+}
+
+// try sends the offer one way, connecting first if need be, and again if the
+// connection ends under it or the member comes in by a new one: that says nothing
+// about the target. An offer that comes twice gets the same answer.
+func (r *Router) try(ctx context.Context, w way, q Request) (a Response, err error) {
+	for n := range resends {
+		if n > 0 && !pause.For(ctx, resendPause) {
+			break
+		}
+		if _, ok := r.cfg.Mesh.Member(w.peer); !ok {
+			if err = r.cfg.Mesh.Connect(ctx, w.peer); err != nil {
+				if n == 0 {
+					break // it was not there before either
+				}
+				continue
+			}
+		}
+		if a, err = r.askLatest(ctx, w.peer, q); err == nil || ctx.Err() != nil {
+			break
+		}
+	}
+	return a, err
+}
+
+// askLatest asks a member until its newest connection is no longer that.
+func (r *Router) askLatest(ctx context.Context, p peerid.ID, q Request) (Response, error) {
+	rand.Read(q.Transaction[:]) // never fails, crypto/rand
+	once, end := context.WithCancel(ctx)
+	defer end()
+	defer context.AfterFunc(r.cfg.Mesh.Latest(p), end)()
+	return r.ask(once, p, q)
+}

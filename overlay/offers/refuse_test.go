@@ -1,0 +1,146 @@
+package offers
+
+import (
+	"bytes"
+	"crypto/rand"
+	"errors"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/idloc/idloc/internal/peerid"
+	"github.com/idloc/idloc/internal/pipe"
+	"github.com/idloc/idloc/internal/wire"
+)
+
+// TestSealedRefusal: what the target itself says is final, whoever carries it,
+// and carried again it is the same.
+func TestSealedRefusal(t *testing.T) {
+	w := newWorld(t, 0)
+	venus, pluto := w.add("venus", 1), w.add("pluto", 1)
+	for status, want := range map[Status]error{Refused: ErrRefused, Glare: ErrGlare} {
+		offer := pluto.offer(venus)
+		in, err := venus.pipes.ReadOffer(offer.Bytes())
+		if err != nil {
+			t.Fatal(err)
+		}
+		a := Refuse(in, status)
+		if again, ok := Refusal(in); !ok || again.Status != status || !bytes.Equal(again.Answer, a.Answer) {
+			t.Errorf("carried again: %+v", again)
+		}
+		bare := Response{Status: status}
+		if _, over, err := finish(offer, bare, false); over || !errors.Is(err, want) {
+			t.Errorf("status %d of a forwarder: %v, %v", status, over, err)
+		}
+		if _, over, err := finish(offer, bare, true); !over || !errors.Is(err, want) {
+			t.Errorf("status %d of the target's own connection: %v, %v", status, over, err)
+		}
+		a.Status, a.Forwarder = NotHere, peerid.ID{1} // the carrier changes what it can
+		if _, over, err := finish(offer, a, false); !over || !errors.Is(err, want) {
+			t.Errorf("status %d, sealed: %v, %v", status, over, err)
+		}
+	}
+}
+
+// TestBusyTarget: a target that is busy says so unsealed, so that it may be asked
+// again, and has nothing to repeat.
+func TestBusyTarget(t *testing.T) {
+	w := newWorld(t, 0)
+	venus, pluto := w.add("venus", 1), w.add("pluto", 1)
+	offer := pluto.offer(venus)
+	in, err := venus.pipes.ReadOffer(offer.Bytes())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a := Refuse(in, Busy); a.Status != Busy || len(a.Answer) > 0 {
+		t.Errorf("%+v", a)
+	}
+	if a, ok := Refusal(in); ok {
+		t.Errorf("repeated: %+v", a)
+	}
+	if _, over, err := finish(offer, Response{Status: Busy}, true); over || !errors.Is(err, ErrBusy) {
+		t.Errorf("%v, %v", over, err)
+	}
+}
+
+// TestOneForwarderCensors: what a forwarder says in the target's name ends no
+// offer that another would deliver: neither a refusal nor an answer of its own.
+func TestOneForwarderCensors(t *testing.T) {
+	forged := make([]byte, 1500)
+	rand.Read(forged)
+	forged[0] = 1
+	for name, lie := range map[string]Response{
+		"refused":         {Status: Refused},
+		"glare":           {Status: Glare},
+		"its own answer":  {Status: Answered, Answer: forged},
+		"its own refusal": {Status: Refused, Answer: forged[:60]},
+		"nothing":         {Status: Answered},
+		"in a circle":     {Status: Loop},
+		"unknown":         {Status: 200},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, 10*time.Millisecond)
+				venus, mars, earth, pluto := w.add("venus", 1), w.add("mars", 1), w.add("earth", 1), w.add("pluto", 1)
+				mars.lie = &lie
+				w.connect(pluto, mars)
+				w.connect(pluto, earth)
+				w.connect(earth, venus)
+				pluto.hints[venus.id] = []peerid.ID{mars.id, earth.id}
+				_, via, err := pluto.deliver(venus)
+				if err != nil || via != earth.id {
+					t.Errorf("via %v, %v", via, err)
+				}
+				if !slices.Equal(pluto.asked, []string{"mars", "earth"}) {
+					t.Errorf("asked %v", pluto.asked)
+				}
+			})
+		})
+	}
+}
+
+// TestRefusalEnds: a refusal that the target has sealed ends the delivery though
+// another way is left.
+func TestRefusalEnds(t *testing.T) {
+	for status, want := range map[Status]error{Refused: ErrRefused, Glare: ErrGlare} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, 10*time.Millisecond)
+			venus, mars, earth, pluto := w.add("venus", 1), w.add("mars", 1), w.add("earth", 1), w.add("pluto", 1)
+			venus.offered = func(in *pipe.Incoming) Response {
+				if a, ok := Refusal(in); ok {
+					return a
+				}
+				return Refuse(in, status)
+			}
+			for _, p := range []*peer{mars, earth} {
+				w.connect(pluto, p)
+				w.connect(p, venus)
+			}
+			pluto.hints[venus.id] = []peerid.ID{mars.id, earth.id}
+			if _, _, err := pluto.deliver(venus); !errors.Is(err, want) {
+				t.Errorf("%v, want %v", err, want)
+			}
+			if !slices.Equal(pluto.asked, []string{"mars"}) {
+				t.Errorf("asked %v", pluto.asked)
+			}
+		})
+	}
+}
+
+// A refusal's reason is the one that was sealed.
+func TestReason(t *testing.T) {
+	w := newWorld(t, 0)
+	venus, pluto := w.add("venus", 1), w.add("pluto", 1)
+	offer := pluto.offer(venus)
+	in, err := venus.pipes.ReadOffer(offer.Bytes())
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := Refuse(in, Glare)
+	_, err = offer.Finish(a.Answer)
+	var no *pipe.RefusedError
+	if !errors.As(err, &no) || no.Reason != wire.Glare {
+		t.Errorf("%v", err)
+	}
+}

@@ -1,0 +1,132 @@
+package offers
+
+import (
+	"context"
+	"slices"
+
+	"github.com/idloc/idloc/internal/peerid"
+	"github.com/idloc/idloc/overlay/membership"
+	"github.com/idloc/idloc/overlay/p2p"
+)
+
+// way is a member that may get an offer to its target: the target itself
+// (direct), or one that may be connected to it.
+type way struct {
+	peer   peerid.ID
+	direct bool
+}
+
+// search is the looking for ways of one round.
+type search struct {
+	r      *Router
+	ctx    context.Context
+	target peerid.ID
+	out    chan<- way
+	tried  map[peerid.ID]bool // and this peer itself
+}
+
+// findWays sends the ways to a target, the likeliest first, to out, and closes it:
+//
+//  1. the connection to the target itself;
+//  2. connected members that its records have named, or else the servers nearest
+//     its ID; after the first of them the target's own address, which costs a
+//     handshake and needs no member to be alive;
+//  3. the other members that its records have named;
+//  4. those that its contact record in the database names, newer than the hints;
+//  5. members of another invitation, where all so far came by one;
+//  6. the servers nearest its ID, where it keeps its connections.
+func (r *Router) findWays(ctx context.Context, target peerid.ID, out chan<- way) {
+	defer close(out)
+	s := &search{r, ctx, target, out, map[peerid.ID]bool{r.cfg.Self: true}}
+	hints := r.cfg.Directory.Hints(target)
+	_ = s.connected() &&
+		s.near(hints) &&
+		s.through(hints) &&
+		s.through(r.cfg.Directory.Contacts(ctx, target)) &&
+		s.through(r.others(s.tried)) &&
+		s.through(r.cfg.Directory.Nearest(ctx, target))
+}
+
+// send offers one way, unless it was tried, and says whether to go on.
+func (s *search) send(w way) bool {
+	if s.tried[w.peer] || len(s.tried) > waysMax {
+		return len(s.tried) <= waysMax
+	}
+	s.tried[w.peer] = true
+	select {
+	case s.out <- w:
+		return true
+	case <-s.ctx.Done():
+		return false
+	}
+}
+
+func (s *search) through(members []peerid.ID) bool {
+	for _, m := range members {
+		if !s.send(way{peer: m}) {
+			return false
+		}
+	}
+	return true
+}
+
+func (s *search) connected() bool {
+	_, ok := s.r.cfg.Mesh.Member(s.target)
+	return !ok || s.send(way{s.target, true})
+}
+
+func (s *search) itself() bool {
+	return !s.r.cfg.Mesh.Reachable(s.target) || s.send(way{s.target, true})
+}
+
+func (s *search) near(hints []peerid.ID) bool {
+	for i, m := range s.r.near(s.target, hints) {
+		if !s.send(way{peer: m}) || i == 0 && !s.itself() {
+			return false
+		}
+	}
+	return s.itself()
+}
+
+// near are connected members that may have a connection to a peer: those that
+// its records have named, since to connect elsewhere costs more than to ask those
+// we have; or, without any, the servers nearest its ID, which others connect to.
+func (r *Router) near(target peerid.ID, hints []peerid.ID) (out []peerid.ID) {
+	for _, h := range hints {
+		if _, ok := r.cfg.Mesh.Member(h); ok {
+			out = append(out, h)
+		}
+	}
+	if len(hints) > 0 {
+		return out
+	}
+	servers := r.cfg.Directory.Servers()
+	slices.SortFunc(servers, func(a, b peerid.ID) int { return p2p.Compare(a, b, target) })
+	return servers[:min(2, len(servers))]
+}
+
+// others are connected members that came by another invitation than those
+// tried, if these came by one: whoever holds a token can be any number of
+// members.
+func (r *Router) others(tried map[peerid.ID]bool) (out []peerid.ID) {
+	var of *membership.Key
+	for p := range tried {
+		m, ok := r.cfg.Mesh.Member(p)
+		if !ok {
+			continue
+		}
+		if of != nil && *of != m.Invitation {
+			return nil
+		}
+		of = &m.Invitation
+	}
+	if of == nil {
+		return nil
+	}
+	for _, m := range r.cfg.Mesh.Members() {
+		if m.Invitation != *of && !tried[m.Peer] && len(out) < othersMax {
+			out = append(out, m.Peer)
+		}
+	}
+	return out
+}

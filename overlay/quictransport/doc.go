@@ -1,0 +1,28 @@
+// Package quictransport is libp2p's QUIC transport on the views of a shared
+// port (DESIGN §5). It speaks what libp2p's own speaks and takes its TLS from
+// there, and it is another one for what that one cannot be told:
+//
+//   - No datagram is larger than PacketSize, from the first on and in both
+//     directions. libp2p's begins with QUIC packets of 1280 bytes, which do not
+//     get through a tunnel in a tunnel, and its listener cannot be told
+//     otherwise. The packets do not grow either: hellos, records and offers are
+//     small, and what was never larger is swallowed by no path.
+//
+//   - What comes in waits in QUIC's own queue: libp2p's holds sixteen and closes
+//     the rest, which is an office that comes back after a power cut.
+//
+//   - What a dial sends before the peer has answered passes a Gate (package
+//     hearsay), datagram by datagram.
+//
+// An endpoint is a view of one of the port's sockets with the QUIC stack on it.
+// It begins with the first who listens or dials there, and ends with the last
+// connection, after the listener.
+//
+// # Files
+//
+//	transport.go  Transport, dialling, endpoints
+//	listener.go   what comes in
+//	gated.go      what leaves for addresses that are being dialled
+//	timeless.go   certificates without a date
+//	conn.go       connections and streams as libp2p sees them
+package quictransport
