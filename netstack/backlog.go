@@ -1,8 +1,6 @@
 package netstack
 
 import (
-	"encoding/binary"
-	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -12,6 +10,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 
+	"github.com/idloc/idloc/internal/inner"
 	"github.com/idloc/idloc/internal/peerid"
 )
 
@@ -21,10 +20,6 @@ const (
 	maxConnsPerPeer   = 16384              // inbound connections until they are over: the next SYN is reset
 	maxWaitingPerPeer = defaultBacklog / 2 // that wait for Accept, at all listeners: the next SYN is dropped, and comes again
 )
-
-// orphanFor is how long a connection that was closed here goes on sending what
-// nobody acknowledges, about as long as Linux has it.
-const orphanFor = 2 * time.Minute
 
 // shares counts the inbound connections of each peer. All methods may be used
 // concurrently.
@@ -153,37 +148,29 @@ func (s *shares) closed(id peerid.ID, ep *tcp.Endpoint) {
 // beyond its peer's share. A SYN is reset or, if the peer's connections only
 // wait for Accept, dropped: TCP sends it again. So is data that nobody reads
 // (unread.go). b stays the caller's.
-func (l *link) withinShare(v6 bool, b *buffer.Buffer) bool {
-	head := heads(v6, b)
-	hl := header.IPv4MinimumSize
-	if v6 {
-		hl = header.IPv6MinimumSize
-	}
-	if len(head) < hl {
+func (l *link) withinShare(h *inner.Header, b *buffer.Buffer) bool {
+	switch {
+	case h.Protocol != inner.TCP:
 		return true
-	}
-	p, ok := parseInner(v6, head[:hl], head[hl:])
-	if !ok || p.next != byte(header.TCPProtocolNumber) {
-		return true
-	}
-	if isFragment(v6, head[:hl]) { // which no TCP makes, and whose size only the last one tells
+	case h.Fragment: // which no TCP makes, and whose size only the last one tells
 		l.unreadDropped.Add(1)
 		return false
+	case h.TCPLen == 0:
+		return true
+	case h.Flags&inner.SYN != 0:
+		if th := tcpHeader(h, b); th != nil {
+			l.scales.note(h.Inbound(), th)
+		}
+		l.begins(h.Inbound())
+	default:
+		if w := l.window(h.Inbound()); w != nil {
+			return l.comes(w, h, b)
+		}
 	}
-	if len(p.head) < header.TCPMinimumSize {
+	if !h.Opens() {
 		return true
 	}
-	if th := header.TCP(p.head); th.Flags()&header.TCPFlagSyn != 0 {
-		if n := int(th.DataOffset()); n >= header.TCPMinimumSize && n <= len(th) {
-			l.scales.note(p.connKey(), th[:n])
-		}
-	} else if l.starting.Load() > 0 {
-		l.show(p.connKey(), th)
-	}
-	if header.TCPFlags(p.head[13])&(header.TCPFlagSyn|header.TCPFlagAck) != header.TCPFlagSyn {
-		return l.withinBudget(&p, hl, int(b.Size()))
-	}
-	id, ok := l.shim.Table().Peer(p.src)
+	id, ok := l.shim.Table().Peer(h.Src)
 	if !ok {
 		return true
 	}
@@ -193,18 +180,27 @@ func (l *link) withinShare(v6 bool, b *buffer.Buffer) bool {
 	}
 	l.shares.limited.Add(1) // before the peer can know
 	if share == beyond {
-		src, dst, _ := p.ports()
-		resetSYN(l.shim, v6, flow{netip.AddrPortFrom(p.dst, dst), netip.AddrPortFrom(p.src, src)}, p.head)
+		resetSYN(l.shim, h)
 	}
 	return false
 }
 
-// isFragment says whether the packet is but a part of one.
-func isFragment(v6 bool, ip []byte) bool {
-	if v6 {
-		return ip[6] == byte(header.IPv6FragmentHeader)
+// tcpHeader returns the TCP header of the packet in b, where it is.
+func tcpHeader(h *inner.Header, b *buffer.Buffer) header.TCP {
+	hl := ipLen(h.V6)
+	views := b.AsViewList()
+	if v := views.Front(); v != nil && v.Size() >= hl+int(h.TCPLen) {
+		return header.TCP(v.AsSlice()[hl : hl+int(h.TCPLen)])
 	}
-	return binary.BigEndian.Uint16(ip[6:])&0x3fff != 0 // more fragments, or an offset
+	return nil // not from the shim, whose first view has it
+}
+
+// ipLen is the length of the IP headers that the shim writes.
+func ipLen(v6 bool) int {
+	if v6 {
+		return inner.IPv6Len
+	}
+	return inner.IPv4Len
 }
 
 // backlog is the connections that wait for a listener's Accept. Each peer has

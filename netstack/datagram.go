@@ -6,6 +6,9 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+
+	"github.com/idloc/idloc/internal/inner"
+	"github.com/idloc/idloc/shim"
 )
 
 // UDP past gVisor. A conn has its port from gVisor's endpoint, which goes on
@@ -126,7 +129,7 @@ func (l *link) Datagram(src, dst netip.AddrPort, b []byte) bool {
 	if c == nil {
 		return false
 	}
-	if l.admit != nil && !l.admit.udp(flow{dst, src}) {
+	if l.admit != nil && !l.admit.udp(inner.FlowOf(dst.Port(), src), dst.Addr()) {
 		return false
 	}
 	l.udp.in.Add(1)
@@ -143,9 +146,15 @@ func (l *link) Datagram(src, dst netip.AddrPort, b []byte) bool {
 	return true
 }
 
+// burst is what a batch of datagrams is put into.
+type burst = shim.Burst
+
 // bypass sends b to to, or to the connected address if that is invalid,
 // without gVisor. False: gVisor is to do it.
-func (c *udpConn) bypass(b []byte, to netip.AddrPort) bool {
+func (c *udpConn) bypass(b []byte, to netip.AddrPort) bool { return c.bypassInto(nil, b, to) }
+
+// bypassInto is bypass as a part of a batch; nil: alone.
+func (c *udpConn) bypassInto(all *burst, b []byte, to netip.AddrPort) bool {
 	l := c.s.link
 	if c.failed.Load() || l.tap.Load() != nil {
 		return false
@@ -166,13 +175,19 @@ func (c *udpConn) bypass(b []byte, to netip.AddrPort) bool {
 	}
 	to = netip.AddrPortFrom(a, to.Port())
 	if l.admit != nil {
-		l.admit.sent(flow{netip.AddrPortFrom(src, c.at.local.Port()), to})
+		l.admit.sent(inner.FlowOf(c.at.local.Port(), to))
 	}
-	if !l.shim.SendDatagram(c.at.local.Port(), to, b) {
-		return false
+	port, class := c.at.local.Port(), uint8(c.class.Load())
+	sent := false
+	if all != nil {
+		sent = all.Send(port, to, b, class)
+	} else {
+		sent = l.shim.SendDatagram(port, to, b, class)
 	}
-	l.udp.out.Add(1)
-	return true
+	if sent {
+		l.udp.out.Add(1)
+	}
+	return sent
 }
 
 // Sizes of the buffers in which datagrams wait.

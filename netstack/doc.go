@@ -43,12 +43,20 @@
 //	tcp.go      net.Conn on a TCP endpoint      RFC 9293
 //	near.go     the window that conns to a near peer share
 //	startup.go  the window of conns over a long path, until they lose something
+//	window.go   the peer's window, and acknowledgements within it  RFC 9293 §3.10.7.4
+//	orphan.go   closed connections that still deliver
+//	cut.go      what the end of a Stack left undelivered
+//	gone.go     conns to a peer whose process is over
+//	options.go  what net.TCPConn has beyond net.Conn
+//	class.go    traffic classes                 RFC 2474
+//	info.go     what TCP knows of a connection  tcp(7)
 //	listener.go net.Listener
 //	handed.go   connections made elsewhere      draft §4.3
 //	backlog.go  each peer's share of inbound TCP
 //	unread.go   what of it may be unread
 //	udp.go      net.PacketConn, net.Conn        RFC 768
 //	udpconn.go  what net.UDPConn has beyond them
+//	batch.go    several datagrams at once       recvmmsg(2)
 //	datagram.go UDP past gVisor
 //	gvisorlog.go  gVisor's log, silenced
 //	errors.go   tcpip.Error → package net's

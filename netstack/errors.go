@@ -60,6 +60,16 @@ func sysError(err tcpip.Error) error {
 	return errors.New(err.String())
 }
 
+// connectError is sysError of a connect that also has to find a local port:
+// that none is free is then exhausted, as on the kernel (EADDRNOTAVAIL of TCP,
+// EAGAIN of UDP), and not the EADDRINUSE of a bind.
+func connectError(err tcpip.Error, exhausted syscall.Errno) error {
+	if _, ok := err.(*tcpip.ErrNoPortAvailable); ok {
+		return exhausted
+	}
+	return sysError(err)
+}
+
 // asyncError is sysError for errors that ICMP brought: IPv6 knows no "host
 // unreachable" that gVisor would tell from "network unreachable", and the
 // network is always there.

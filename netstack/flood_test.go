@@ -11,6 +11,7 @@ import (
 
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 
+	"github.com/idloc/idloc/internal/inner"
 	"github.com/idloc/idloc/shim"
 )
 
@@ -43,7 +44,7 @@ func TestSYNFlood(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer c.Close()
-		_ = c.SetDeadline(time.Now().Add(30 * time.Second))
+		_ = c.SetDeadline(time.Now().Add(2 * time.Minute))
 		if _, err := c.Write([]byte("hello")); err != nil {
 			t.Fatal(err)
 		}
@@ -85,7 +86,7 @@ func TestSYNFlood(t *testing.T) {
 			}
 		}
 	}()
-	for range 20 {
+	for n := 0; n < 20 || syns.Load() < 200; n++ { // else it was no flood yet
 		dial()
 	}
 	close(stop)
@@ -93,9 +94,6 @@ func TestSYNFlood(t *testing.T) {
 	// Some find a full queue on the way, as at a real socket.
 	seen, grown := syns.Load(), heap()-before
 	t.Logf("%d SYNs cost %d KiB", seen, grown>>10)
-	if seen < 100 {
-		t.Errorf("%d SYNs are no flood", seen)
-	}
 	if grown > 128<<20 {
 		t.Errorf("%d SYNs cost %d MiB", seen, grown>>20)
 	}
@@ -109,9 +107,9 @@ func TestFlowLimit(t *testing.T) {
 	for i := range 3 * maxFlows {
 		var ip [4]byte
 		binary.BigEndian.PutUint32(ip[:], 198<<24|19<<16|uint32(i))
-		f := flow{local, netip.AddrPortFrom(netip.AddrFrom4(ip), 1)}
+		f := inner.FlowOf(local.Port(), netip.AddrPortFrom(netip.AddrFrom4(ip), 1))
 		for range 2 {
-			if !a.udp(f) {
+			if !a.udp(f, local.Addr()) {
 				t.Fatal("refused")
 			}
 		}
@@ -131,16 +129,16 @@ func TestFlowShare(t *testing.T) {
 	a := NewAdmission(func(_ string, _, remote netip.AddrPort) bool { asked[remote.Addr()]++; return true }, nil)
 	local := netip.MustParseAddrPort("198.18.0.1:53")
 	flooder, other := netip.MustParseAddr("198.18.0.2"), netip.MustParseAddr("198.18.0.3")
-	ours := flow{local, netip.AddrPortFrom(flooder, 9)}
+	ours := inner.FlowOf(local.Port(), netip.AddrPortFrom(flooder, 9))
 	a.sent(ours)
-	theirs := flow{local, netip.AddrPortFrom(other, 9)}
-	a.udp(theirs)
+	theirs := inner.FlowOf(local.Port(), netip.AddrPortFrom(other, 9))
+	a.udp(theirs, local.Addr())
 	for p := range 65_000 {
-		a.udp(flow{local, netip.AddrPortFrom(flooder, uint16(10+p))})
+		a.udp(inner.FlowOf(local.Port(), netip.AddrPortFrom(flooder, uint16(10+p))), local.Addr())
 	}
 	for range 10 {
-		a.udp(theirs)
-		a.udp(ours)
+		a.udp(theirs, local.Addr())
+		a.udp(ours, local.Addr())
 	}
 	if asked[other] != 1 {
 		t.Errorf("asked %d times about another's flow", asked[other])
@@ -157,9 +155,9 @@ func TestFlowShare(t *testing.T) {
 		a.flows[f] = v
 	}
 	a.swept = a.swept.Add(-flowSweep)
-	again := flow{local, netip.AddrPortFrom(flooder, 1)}
-	a.udp(again)
-	a.udp(again)
+	again := inner.FlowOf(local.Port(), netip.AddrPortFrom(flooder, 1))
+	a.udp(again, local.Addr())
+	a.udp(again, local.Addr())
 	if asked[flooder] != 65_001 || len(a.flows) != 1 || len(a.began) != 1 {
 		t.Errorf("asked %d times, %d flows of %d addresses remembered", asked[flooder], len(a.flows), len(a.began))
 	}

@@ -41,6 +41,6 @@ func FuzzDeliver(f *testing.F) {
 			src, dst = r.a6, r.b.v6
 		}
 		packet := append(ipHeader(v6, next, len(transport), src, dst), transport...)
-		r.b.link.Deliver(v6, buffer.MakeWithData(packet))
+		deliver(r.b.link, buffer.MakeWithData(packet))
 	})
 }

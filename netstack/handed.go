@@ -82,10 +82,10 @@ func (l *listener) refuseHanded() {
 	}
 }
 
-// ReserveTCP takes a free TCP port of ours for a connection to remote that is
-// made outside of the stack, until release is called. local has our own LSI of
+// ReserveTCP takes a TCP port of ours for a connection to remote that is made
+// outside of the stack, a free one if port is 0, until release is called. local has our own LSI of
 // remote's family.
-func (s *Stack) ReserveTCP(remote netip.Addr) (local netip.AddrPort, release func(), err error) {
+func (s *Stack) ReserveTCP(remote netip.Addr, port uint16) (local netip.AddrPort, release func(), err error) {
 	if isClosed(s.done) {
 		return local, nil, net.ErrClosed
 	}
@@ -97,7 +97,7 @@ func (s *Stack) ReserveTCP(remote netip.Addr) (local netip.AddrPort, release fun
 	if err != nil {
 		return local, nil, syscallError("socket", err)
 	}
-	if err := ep.Bind(full(netip.AddrPortFrom(at, 0))); err != nil {
+	if err := ep.Bind(full(netip.AddrPortFrom(at, port))); err != nil {
 		ep.Close()
 		return local, nil, syscallError("bind", sysError(err))
 	}

@@ -40,7 +40,7 @@ func TestAdmitFragments(t *testing.T) {
 	} {
 		b := buffer.MakeWithView(buffer.NewViewWithData(tt.head))
 		b.Append(buffer.NewViewWithData(udp))
-		r.b.link.Deliver(tt.v6, b)
+		deliver(r.b.link, b)
 		if asked != tt.asked || r.b.Stats().Refused != uint64(asked) {
 			t.Errorf("%s: asked %d times, refused %d, want %d", tt.what, asked, r.b.Stats().Refused, tt.asked)
 		}

@@ -10,6 +10,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 
+	"github.com/idloc/idloc/internal/inner"
 	"github.com/idloc/idloc/shim"
 )
 
@@ -52,14 +53,15 @@ type link struct {
 	admit *Admission // nil: everything
 	tap   atomic.Pointer[Tap]
 
-	connected sync.Map // flow → *udpConn: connected UDP, for noteUnreachable
+	connected sync.Map // inner.Flow → *udpConn: connected UDP, for noteUnreachable
 
-	shares  shares   // of inbound TCP
-	inbound sync.Map // connKey → *tcpConn: those that are counted there
+	windows sync.Map     // inner.Flow → *window: of connections until they are over
+	ending  atomic.Int32 // how many of these will send no more
+	scales  scales       // of those that are not there yet
+	shares  shares       // of inbound TCP
 
-	scales   scales       // of the windows of connections that are not there yet
-	startups sync.Map     // connKey → *startup: connections over long paths
-	starting atomic.Int32 // how many those are
+	muted muted
+	gone  func(v4, v6 netip.Addr) // a peer's process is over
 
 	unreadDropped atomic.Uint64 // segments beyond what a peer may have unread
 
@@ -75,6 +77,7 @@ var (
 	_ stack.LinkEndpoint = (*link)(nil)
 	_ stack.GSOEndpoint  = (*link)(nil)
 	_ shim.DatagramUpper = (*link)(nil)
+	_ shim.PeerUpper     = (*link)(nil)
 
 	_ stack.QueueingDiscipline = (*link)(nil)
 )
@@ -130,14 +133,20 @@ func (l *link) WritePackets(pkts stack.PacketBufferList) (int, tcpip.Error) {
 // WritePacket implements stack.QueueingDiscipline: there is no queue, and no
 // list to be made of each packet.
 func (l *link) WritePacket(p *stack.PacketBuffer) tcpip.Error {
+	if l.muted.mutes(p) {
+		return nil
+	}
 	pk := packetPool.Get().(*shim.Packet)
 	defer packetPool.Put(pk)
 	borrow(pk, p)
+	l.sends(pk)
 	if tap := l.tap.Load(); tap != nil {
-		(*tap)(true, flat(pk))
+		(*tap)(true, pk.Flat())
 	}
 	if l.admit != nil {
-		l.admit.Sent(pk)
+		if h, ok := pk.Header(); ok {
+			l.admit.Sent(h)
+		}
 	}
 	err := l.shim.Output(pk)
 	clear(pk.Payload)
@@ -149,10 +158,11 @@ func (l *link) WritePacket(p *stack.PacketBuffer) tcpip.Error {
 
 // borrow makes pk point into p.
 func borrow(pk *shim.Packet, p *stack.PacketBuffer) {
+	pk.Reset()
 	pk.V6 = p.NetworkProtocolNumber == header.IPv6ProtocolNumber
 	pk.IP = p.NetworkHeader().Slice()
 	pk.Transport = p.TransportHeader().Slice()
-	pk.Payload, pk.Size, pk.MSS = pk.Payload[:0], p.Data().Size(), 0
+	pk.Size = p.Data().Size()
 	if p.GSOOptions.Type != stack.GSONone && p.GSOOptions.MSS < gsoMSS {
 		// Else the peer takes segments as large as its socket reads, and the
 		// shim cuts at what the path takes, which may be more than an
@@ -173,16 +183,8 @@ func borrow(pk *shim.Packet, p *stack.PacketBuffer) {
 	}
 }
 
-func flat(pk *shim.Packet) []byte {
-	b := append(append([]byte(nil), pk.IP...), pk.Transport...)
-	for _, p := range pk.Payload {
-		b = append(b, p...)
-	}
-	return b
-}
-
 // Deliver implements shim.Upper.
-func (l *link) Deliver(v6 bool, b buffer.Buffer) {
+func (l *link) Deliver(h *inner.Header, b buffer.Buffer) {
 	d := l.dispatcher()
 	if d == nil {
 		b.Release()
@@ -191,17 +193,19 @@ func (l *link) Deliver(v6 bool, b buffer.Buffer) {
 	if tap := l.tap.Load(); tap != nil {
 		(*tap)(false, b.Flatten())
 	}
-	if l.admit != nil && !l.admit.received(v6, &b) {
+	if l.admit != nil && !l.admit.received(h, &b) {
 		b.Release()
 		return
 	}
-	if !l.withinShare(v6, &b) {
+	if !l.withinShare(h, &b) {
 		b.Release()
 		return
 	}
-	l.noteUnreachable(v6, &b)
+	if h.Protocol == inner.ICMP || h.Protocol == inner.ICMPv6 {
+		l.noteUnreachable(h, &b)
+	}
 	proto := header.IPv4ProtocolNumber
-	if v6 {
+	if h.V6 {
 		proto = header.IPv6ProtocolNumber
 	}
 	p := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: b})
@@ -211,18 +215,14 @@ func (l *link) Deliver(v6 bool, b buffer.Buffer) {
 
 // noteUnreachable tells a connected UDP conn of an ICMP error that says that
 // the host, not just the port, cannot be reached.
-func (l *link) noteUnreachable(v6 bool, b *buffer.Buffer) {
-	hl, next, at := header.IPv4MinimumSize, byte(header.ICMPv4ProtocolNumber), int64(9)
-	if v6 {
-		hl, next, at = header.IPv6MinimumSize, byte(header.ICMPv6ProtocolNumber), 6
-	}
-	var ip [header.IPv6MinimumSize]byte
-	if n, _ := b.ReadAt(ip[:hl], 0); n < hl || ip[at] != next {
+func (l *link) noteUnreachable(h *inner.Header, b *buffer.Buffer) {
+	if h.Fragment {
 		return
 	}
-	var msg [8 + header.IPv6MinimumSize + 8]byte
-	n, _ := b.ReadAt(msg[:], int64(hl))
-	if n < 8+hl+4 {
+	v6 := h.V6
+	var msg [inner.ICMPLen + inner.IPv6Len + inner.FragmentLen + inner.UDPLen]byte
+	n, _ := b.ReadAt(msg[:], int64(ipLen(v6)))
+	if n < inner.ICMPLen {
 		return
 	}
 	switch kind, code := msg[0], msg[1]; {
@@ -232,15 +232,11 @@ func (l *link) noteUnreachable(v6 bool, b *buffer.Buffer) {
 	default:
 		return
 	}
-	q, ok := parseInner(v6, msg[8:8+hl], msg[8+hl:n])
-	if !ok || !q.first || q.next != byte(header.UDPProtocolNumber) {
+	var quoted inner.Header
+	if _, ok := quoted.Parse(msg[inner.ICMPLen:n]); !ok || quoted.V6 != v6 || quoted.Protocol != inner.UDP || !quoted.Ports {
 		return
 	}
-	src, dst, ok := q.ports()
-	if !ok {
-		return
-	}
-	if c, ok := l.connected.Load(flow{netip.AddrPortFrom(q.src, src), netip.AddrPortFrom(q.dst, dst)}); ok {
+	if c, ok := l.connected.Load(quoted.Outbound()); ok {
 		c.(*udpConn).unreachable()
 	}
 }

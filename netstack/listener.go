@@ -103,7 +103,7 @@ func (s *Stack) listenTCP(network string, addr netip.AddrPort, backlog int) (*li
 	wq.EventRegister(&l.entry)
 	l.pumping.Go(l.pump) // before Close can find l: it waits for it
 	if !s.claim(l) {
-		l.abort()
+		l.quit()
 		if addr.Port() == 0 { // chosen among those that may be shared
 			return s.listenTCP(network, addr, backlog)
 		}
@@ -111,11 +111,11 @@ func (s *Stack) listenTCP(network string, addr netip.AddrPort, backlog int) (*li
 	}
 	err3 := ep.Listen(backlog)
 	if isClosed(s.done) { // Close may have come before l was whole
-		l.abort()
+		l.quit()
 		return nil, net.ErrClosed
 	}
 	if err3 != nil {
-		l.abort()
+		l.quit()
 		return nil, syscallError("listen", sysError(err3))
 	}
 	return l, nil
@@ -127,7 +127,8 @@ func (s *Stack) claim(l *listener) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for c := range s.open {
-		if o, ok := c.(*listener); ok && o.bound.Port() == l.bound.Port() && (o.covers(l) || l.covers(o)) {
+		if o, ok := c.(*listener); ok && o.bound.Port() == l.bound.Port() &&
+			(s.overlapLocked(o.bound.Addr(), o.only6, l.bound.Addr()) || s.overlapLocked(l.bound.Addr(), l.only6, o.bound.Addr())) {
 			return false
 		}
 	}
@@ -135,20 +136,6 @@ func (s *Stack) claim(l *listener) bool {
 		s.open[l] = struct{}{}
 	}
 	return true
-}
-
-// covers says whether l listens at o's address, or one of o's.
-func (l *listener) covers(o *listener) bool {
-	a, b := l.bound.Addr(), o.bound.Addr()
-	switch {
-	case a == b:
-		return true
-	case !a.IsUnspecified():
-		return false
-	case a.Is4():
-		return b.Is4()
-	}
-	return b.Is6() || !l.only6
 }
 
 // notify is called by gVisor, with locks of its own held, when its queue is not
@@ -184,20 +171,22 @@ func (l *listener) move() {
 	l.moving.Lock()
 	defer l.moving.Unlock()
 	for l.waiting.len() < l.limit {
-		ep, wq, err := l.ep.Accept(nil)
+		var peer tcpip.FullAddress
+		ep, wq, err := l.ep.Accept(&peer)
 		if err != nil {
 			return
 		}
-		l.queue(ep, wq)
+		l.queue(ep, wq, peer)
 	}
 }
 
 // queue puts a connection into the backlog, or resets it if its peer has its
 // share: handshakes under way are not counted when a SYN is let in.
-func (l *listener) queue(ep tcpip.Endpoint, wq *waiter.Queue) {
-	c, err := l.s.newTCPConn(l.network, ep, wq)
+// One that was reset meanwhile is accepted like the others, as on the kernel.
+func (l *listener) queue(ep tcpip.Endpoint, wq *waiter.Queue, peer tcpip.FullAddress) {
+	c, err := l.s.newTCPConn(l.network, ep, wq, peer)
 	if err != nil {
-		return // reset meanwhile, or the stack is closed
+		return // the stack is closed
 	}
 	if l.shared(c) {
 		if l.s.link.shares.mayOpen(c.pinned) != within {
@@ -205,7 +194,7 @@ func (l *listener) queue(ep tcpip.Endpoint, wq *waiter.Queue) {
 			c.abort()
 			return
 		}
-		l.s.link.count(c, l.s.link.shares.change(c.pinned, 1, 0))
+		c.count(l.s.link.shares.change(c.pinned, 1, 0))
 	}
 	if !l.waiting.push(c) {
 		l.leave(c, 0)
@@ -287,8 +276,8 @@ func (l *listener) Close() error {
 	return nil
 }
 
-// abort implements closer.
-func (l *listener) abort() { l.end(func() {}) }
+// quit implements closer.
+func (l *listener) quit() { l.end(func() {}) }
 
 func (l *listener) end(mark func()) {
 	l.closeOnce.Do(func() {

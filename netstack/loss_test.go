@@ -90,7 +90,7 @@ func TestTCPLoss(t *testing.T) {
 			want := make([]byte, c.size)
 			_, _ = rand.NewChaCha8([32]byte{7}).Read(want)
 			go func() { _, _ = client.Write(want); _ = client.CloseWrite() }()
-			_ = server.SetReadDeadline(time.Now().Add(time.Minute))
+			_ = server.SetReadDeadline(time.Now().Add(2 * time.Minute))
 			begin := time.Now()
 			got, err := io.ReadAll(server)
 			if !bytes.Equal(got, want) || err != nil {
@@ -137,7 +137,7 @@ func TestTCPReorder(t *testing.T) {
 	want := make([]byte, 8<<20)
 	_, _ = rand.NewChaCha8([32]byte{7}).Read(want)
 	go func() { _, _ = client.Write(want); _ = client.CloseWrite() }()
-	_ = server.SetReadDeadline(time.Now().Add(time.Minute))
+	_ = server.SetReadDeadline(time.Now().Add(2 * time.Minute))
 	got, err := io.ReadAll(server)
 	if !bytes.Equal(got, want) || err != nil {
 		t.Errorf("%d of %d bytes, %v", len(got), len(want), err)

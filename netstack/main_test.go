@@ -4,6 +4,10 @@ import (
 	"testing"
 
 	"github.com/idloc/idloc/internal/leaktest"
+	"github.com/idloc/idloc/internal/yardstick"
 )
 
-func TestMain(m *testing.M) { leaktest.Main(m) }
+func TestMain(m *testing.M) {
+	yardstick.Overlap()
+	leaktest.Main(m)
+}

@@ -98,6 +98,7 @@ type pace struct {
 
 // paced is told of n bytes that were written.
 func (c *tcpConn) paced(n int) {
+	c.traffic.written.Add(uint64(n))
 	if c.burst += n; c.burst < paceEvery {
 		return
 	}

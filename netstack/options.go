@@ -2,6 +2,8 @@ package netstack
 
 import (
 	"net"
+	"os"
+	"syscall"
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -16,11 +18,27 @@ func (c *tcpConn) SetNoDelay(noDelay bool) error {
 }
 
 // SetLinger is net.TCPConn's: below 0, the default, Close sends what was
-// written in the background; 0 discards it and resets.
+// written in the background; 0 discards it and resets; above 0 Close waits, as
+// on Linux, until the peer has acknowledged it or that many seconds are over,
+// and then leaves the rest to the background.
 func (c *tcpConn) SetLinger(sec int) error {
 	return c.option(func(o *tcpip.SocketOptions) tcpip.Error {
 		o.SetLinger(tcpip.LingerOption{Enabled: sec >= 0, Timeout: time.Duration(max(sec, 0)) * time.Second})
 		return nil
+	})
+}
+
+// SetUserTimeout is Linux' TCP_USER_TIMEOUT (RFC 5482): a connection ends with
+// ETIMEDOUT when what it has sent, window probes included, was not acknowledged
+// for d. 0, the default, leaves that to retransmission, for about a quarter of
+// an hour; a peer that is unreachable meanwhile may come back.
+func (c *tcpConn) SetUserTimeout(d time.Duration) error {
+	if d < 0 {
+		return c.opError("set", os.NewSyscallError("setsockopt", syscall.EINVAL))
+	}
+	return c.option(func(*tcpip.SocketOptions) tcpip.Error {
+		o := tcpip.TCPUserTimeoutOption(d)
+		return c.ep.SetSockOpt(&o)
 	})
 }
 
@@ -80,23 +98,25 @@ func (c *tcpConn) MultipathTCP() (bool, error) {
 	return false, nil
 }
 
-// SetReadBuffer is net.TCPConn's. It ends automatic tuning.
+// SetReadBuffer is net.TCPConn's. It ends automatic tuning. As the kernel does,
+// it takes any size and makes the nearest of it that there is, 4 KiB to 32 MiB.
 func (c *tcpConn) SetReadBuffer(bytes int) error {
 	if c.closed.Load() {
 		return setError(c.network, c.laddr)
 	}
-	c.ep.SocketOptions().SetReceiveBufferSize(int64(bytes), true)
+	c.ep.SocketOptions().SetReceiveBufferSize(int64(min(max(bytes, tcpBufferMin), tcpReceiveMax)), true)
 	c.unread.chosen()
 	return nil
 }
 
-// SetWriteBuffer is net.TCPConn's. It ends automatic tuning.
+// SetWriteBuffer is net.TCPConn's. It ends automatic tuning. As the kernel does,
+// it takes any size and makes the nearest of it that there is, 4 KiB to 16 MiB.
 func (c *tcpConn) SetWriteBuffer(bytes int) error {
 	if c.closed.Load() {
 		return setError(c.network, c.laddr)
 	}
 	c.ownBuffer.Store(true)
-	c.ep.SocketOptions().SetSendBufferSize(int64(bytes), true)
+	c.ep.SocketOptions().SetSendBufferSize(int64(min(max(bytes, tcpBufferMin), tcpBufferMax)), true)
 	return nil
 }
 

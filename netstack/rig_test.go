@@ -7,6 +7,10 @@ import (
 	"testing"
 	"time"
 
+	"gvisor.dev/gvisor/pkg/buffer"
+
+	"github.com/idloc/idloc/internal/inner"
+	"github.com/idloc/idloc/shim"
 	"github.com/idloc/idloc/shim/shimtest"
 )
 
@@ -24,6 +28,13 @@ type rig struct {
 	a, b   *node
 	b4, b6 netip.Addr // b's LSIs at a
 	a4, a6 netip.Addr // a's at b
+}
+
+// deliver gives u a packet as the shim does: with what its headers say.
+func deliver(u shim.Upper, b buffer.Buffer) {
+	var h inner.Header
+	h.Parse(b.Flatten())
+	u.Deliver(&h, b)
 }
 
 func newRig(tb testing.TB) *rig { return newRigWith(tb, nil) }
@@ -45,16 +56,21 @@ func newNode(tb testing.TB, n *shimtest.Net, admit func(string, netip.AddrPort, 
 	if err != nil {
 		tb.Fatal(err)
 	}
-	tb.Cleanup(func() { _ = s.Close() })
+	tb.Cleanup(func() {
+		// Some tests' peers answer nothing that would end a connection.
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		_ = s.Close(ctx)
+	})
 	v4, v6 := d.Table.Self()
 	return &node{Node: d, Stack: s, v4: v4, v6: v6}
 }
 
 // Close is ambiguous between the embedded two; tests mean the stack's.
-func (n *node) Close() error { return n.Stack.Close() }
+func (n *node) Close() error { return n.Stack.Close(context.Background()) }
 
 func testContext(tb testing.TB) context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	tb.Cleanup(cancel)
 	return ctx
 }

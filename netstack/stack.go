@@ -1,6 +1,7 @@
 package netstack
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -19,6 +20,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
 
+	"github.com/idloc/idloc/internal/logpace"
 	"github.com/idloc/idloc/internal/peerid"
 	"github.com/idloc/idloc/shim"
 )
@@ -78,18 +80,23 @@ type Stack struct {
 	log   *slog.Logger
 	self  peerid.ID // this node
 
+	orphans orphans
+
 	done chan struct{} // closed by Close
 
 	mu     sync.Mutex // guards what follows
 	closed bool
 	open   map[closer]struct{}      // what Close closes: conns, listeners
 	near   map[netip.Addr]*nearPeer // of the conns that write much
+	added  map[netip.Addr]struct{}  // by AddAddress
+	conns  int                      // of TCP in open
+	idle   chan struct{}            // closed when there is none; nil: nobody waits
 	ended  chan struct{}            // closed when Close has finished
 }
 
 // closer is a conn or a listener as Close sees it.
 type closer interface {
-	abort() // ends it at once; idempotent
+	quit() // ends it as its own Close does, but does not wait; idempotent
 }
 
 // New returns a Stack that has the node's own LSIs.
@@ -103,13 +110,14 @@ func New(cfg Config) (*Stack, error) {
 		ended: make(chan struct{}),
 		open:  make(map[closer]struct{}),
 		near:  make(map[netip.Addr]*nearPeer),
+		added: make(map[netip.Addr]struct{}),
 	}
-	if s.log == nil {
-		s.log = slog.New(slog.DiscardHandler)
-	}
+	s.log = logpace.New(s.log)
 	s.link.self4, s.link.self6 = cfg.Shim.Table().Self()
 	s.self, _ = cfg.Shim.Table().Peer(s.link.self4)
 	s.link.shares.init()
+	s.link.gone = s.peerGone
+	s.orphans.link = s.link
 	if cfg.Admit != nil {
 		s.link.admit = NewAdmission(cfg.Admit, cfg.Shim)
 	}
@@ -160,7 +168,7 @@ func (s *Stack) configure() error {
 		&tcpip.TCPReceiveBufferSizeRangeOption{Min: tcpBufferMin, Default: tcpBufferDefault, Max: tcpReceiveMax},
 	} {
 		if err := s.stack.SetTransportProtocolOption(tcp.ProtocolNumber, o); err != nil {
-			return fmt.Errorf("netstack: %T: %s", o, err)
+			return fmt.Errorf("%T: %s", o, err)
 		}
 	}
 	for _, o := range []any{
@@ -168,11 +176,11 @@ func (s *Stack) configure() error {
 		tcpip.ReceiveBufferSizeOption{Min: tcpBufferMin, Default: udpBufferDefault, Max: udpBufferMax},
 	} {
 		if err := s.stack.SetOption(o); err != nil {
-			return fmt.Errorf("netstack: %T: %s", o, err)
+			return fmt.Errorf("%T: %s", o, err)
 		}
 	}
 	if err := s.stack.CreateNICWithOptions(nicID, s.link, stack.NICOptions{QDisc: s.link}); err != nil {
-		return fmt.Errorf("netstack: link: %s", err)
+		return fmt.Errorf("link: %s", err)
 	}
 	table := s.shim.Table()
 	var routes []tcpip.Route
@@ -183,7 +191,7 @@ func (s *Stack) configure() error {
 		}
 		subnet, err := tcpip.NewSubnet(address(p.Masked().Addr()), tcpip.MaskFromBytes(net.CIDRMask(p.Bits(), p.Addr().BitLen())))
 		if err != nil {
-			return fmt.Errorf("netstack: route %v: %w", p, err)
+			return fmt.Errorf("route %v: %w", p, err)
 		}
 		routes = append(routes, tcpip.Route{Destination: subnet, NIC: nicID})
 	}
@@ -191,7 +199,7 @@ func (s *Stack) configure() error {
 	v4, v6 := table.Self()
 	for _, a := range []netip.Addr{v4, v6} {
 		if a.IsValid() {
-			if err := s.AddAddress(a); err != nil {
+			if err := s.addAddress(a); err != nil {
 				return err
 			}
 		}
@@ -201,15 +209,28 @@ func (s *Stack) configure() error {
 
 // AddAddress gives the stack one more address of its own, such as the
 // resolver's. Peers cannot reach it, the shim knows no mapping to it; the
-// node itself can.
+// node itself can. Who listens there keeps nobody from listening on the same
+// port at all addresses: it gets what is for this address, and the other the
+// rest.
 func (s *Stack) AddAddress(a netip.Addr) error {
+	a = a.Unmap()
+	if err := s.addAddress(a); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.added[a] = struct{}{}
+	return nil
+}
+
+func (s *Stack) addAddress(a netip.Addr) error {
 	a = a.Unmap()
 	err := s.stack.AddProtocolAddress(nicID, tcpip.ProtocolAddress{
 		Protocol:          protocolOf(a),
 		AddressWithPrefix: address(a).WithPrefix(),
 	}, stack.AddressProperties{})
 	if err != nil {
-		return fmt.Errorf("netstack: address %v: %w", a, sysError(err))
+		return fmt.Errorf("address %v: %w", a, sysError(err))
 	}
 	return nil
 }
@@ -224,11 +245,16 @@ func (s *Stack) SetTap(t Tap) {
 	s.link.tap.Store(&t)
 }
 
-// Close resets all connections that are open, unblocks everything with
-// net.ErrClosed and waits for the stack's goroutines. What was written to
-// connections that were closed before still goes out, for half a second at
-// most: a program may end right after it closed a conn. It is idempotent.
-func (s *Stack) Close() error {
+// Close ends what the application has open as the end of a process does on a
+// kernel: calls that wait return net.ErrClosed, what was written before goes
+// out and a FIN after it, a conn with unread data and one that nobody has
+// accepted are reset. Close waits until the peers have acknowledged that, while
+// they go on taking it and ctx lasts; a peer that says nothing is waited for 4 s,
+// and one that lacks only the end 0.5 s, a little more where round trips are
+// longer. Then it resets the rest and waits for the stack's
+// goroutines. Its error is a *CutError if something was not delivered. It is
+// idempotent: further calls wait for the first.
+func (s *Stack) Close(ctx context.Context) error {
 	s.mu.Lock()
 	if s.closed {
 		s.mu.Unlock()
@@ -240,43 +266,58 @@ func (s *Stack) Close() error {
 	s.open = nil
 	close(s.done) // with the lock held: what is not tracked any more finds it closed
 	s.mu.Unlock()
-	for c := range open {
-		c.abort()
+	for c := range open { // first, or what waits for Accept would end like what was accepted
+		if l, ok := c.(*listener); ok {
+			l.quit()
+		}
 	}
-	s.flush()
+	for c := range open {
+		c.quit()
+	}
+	err := s.orphans.cut(s.orphans.flush(ctx))
+	s.orphans.end()
 	s.stack.Close()
 	s.shim.Attach(nil)
 	s.stack.Wait()
 	close(s.ended)
-	return nil
+	return err
 }
 
-// Limits of what Close waits for.
-const (
-	flushFor   = 500 * time.Millisecond
-	flushEvery = time.Millisecond
-)
-
-// flush waits until the peers have what connections in closing still send.
-// gVisor tells nobody when they are done, so this looks again and again.
-func (s *Stack) flush() {
-	end := time.Now().Add(flushFor)
-	tick := time.NewTicker(flushEvery)
-	defer tick.Stop()
-	for s.sending() && time.Now().Before(end) {
-		<-tick.C
-	}
-}
-
-// sending says whether a connection has a FIN that is not acknowledged.
-func (s *Stack) sending() bool {
-	for ep := range s.endpoints() {
-		switch ep.EndpointState() {
-		case tcp.StateFinWait1, tcp.StateClosing, tcp.StateLastAck:
-			return true
+// Drain closes the listeners and waits until the application has closed all
+// its TCP conns, or ctx ends. Nothing is taken from it meanwhile: it may go on
+// to dial. What listens at an address of AddAddress is left alone.
+func (s *Stack) Drain(ctx context.Context) error {
+	s.mu.Lock()
+	var listeners []*listener
+	for c := range s.open {
+		if l, ok := c.(*listener); ok {
+			if _, added := s.added[l.bound.Addr()]; !added {
+				listeners = append(listeners, l)
+			}
 		}
 	}
-	return false
+	s.mu.Unlock()
+	for _, l := range listeners {
+		l.quit()
+	}
+	for {
+		s.mu.Lock()
+		if s.conns == 0 || s.closed {
+			s.mu.Unlock()
+			return nil
+		}
+		if s.idle == nil {
+			s.idle = make(chan struct{})
+		}
+		idle := s.idle
+		s.mu.Unlock()
+		select {
+		case <-idle:
+		case <-s.done:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 // endpoints are those of TCP, until their connections are over. gVisor lists a
@@ -299,13 +340,54 @@ func (s *Stack) track(c closer) bool {
 		return false
 	}
 	s.open[c] = struct{}{}
+	if s.countsLocked(c) {
+		s.conns++
+	}
 	return true
+}
+
+// countsLocked says whether Drain waits for c: it is a TCP conn, and not one
+// that a part of the node has at an address of its own.
+func (s *Stack) countsLocked(c closer) bool {
+	conn, ok := c.(*tcpConn)
+	if !ok {
+		return false
+	}
+	_, local := s.added[conn.laddr.AddrPort().Addr()]
+	_, remote := s.added[conn.raddr.AddrPort().Addr()]
+	return !local && !remote
+}
+
+// overlapLocked says whether two that are bound to a and b at one port would get
+// each other's packets: one is the other's address or a wildcard that covers it.
+// only6 is of the one at a.
+func (s *Stack) overlapLocked(a netip.Addr, only6 bool, b netip.Addr) bool {
+	_, added := s.added[b]
+	switch {
+	case a == b:
+		return true
+	case !a.IsUnspecified(), added:
+		return false
+	case a.Is4():
+		return b.Is4()
+	}
+	return b.Is6() || !only6
 }
 
 func (s *Stack) untrack(c closer) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if _, open := s.open[c]; !open {
+		return
+	}
 	delete(s.open, c)
+	if !s.countsLocked(c) {
+		return
+	}
+	if s.conns--; s.conns == 0 && s.idle != nil {
+		close(s.idle)
+		s.idle = nil
+	}
 }
 
 // pin keeps the LSI of the peer at a from being given to another while a
@@ -419,4 +501,4 @@ func family(network string, a netip.Addr) (proto tcpip.NetworkProtocolNumber, wi
 	return header.IPv6ProtocolNumber, netip.IPv6Unspecified(), strings.HasSuffix(network, "6")
 }
 
-var errNoAddress = errors.New("netstack: no address")
+var errNoAddress = errors.New("no address")

@@ -9,6 +9,8 @@ import (
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
+
+	"github.com/idloc/idloc/internal/inner"
 )
 
 // A connection that begins doubles what it has under way each round trip until
@@ -167,7 +169,7 @@ func (l *link) watchStart(c *tcpConn, near bool) {
 	if s == nil && (c.watched || near) {
 		return
 	}
-	rtt := l.shim.RTT(c.key().peer)
+	rtt := l.shim.RTT(c.key().Peer)
 	switch {
 	case rtt == 0:
 	case s != nil && slowStarts(c):
@@ -179,26 +181,9 @@ func (l *link) watchStart(c *tcpConn, near bool) {
 		c.watched = true
 	default:
 		c.watched = true
-		if scale, ok := l.scales.of(c.key()); ok {
-			l.begin(c, &startup{scale: scale, rtt: rtt})
+		if c.window.scaled {
+			c.startup.Store(&startup{scale: c.window.scale, rtt: rtt})
 		}
-	}
-}
-
-func (l *link) begin(c *tcpConn, s *startup) {
-	c.startup.Store(s)
-	l.startups.Store(c.key(), s)
-	l.starting.Add(1)
-	if c.closed.Load() { // who closed it may have come before
-		l.begun(c)
-	}
-}
-
-// begun ends the watch.
-func (l *link) begun(c *tcpConn) {
-	if c.startup.Swap(nil) != nil {
-		l.startups.Delete(c.key())
-		l.starting.Add(-1)
 	}
 }
 
@@ -209,16 +194,14 @@ func slowStarts(c *tcpConn) bool {
 	return c.ep.GetSockOpt(&info) == nil && info.SndSsthresh >= 1<<30
 }
 
-// show has TCP see what may be under way in a segment's window if its connection
-// is being watched. The segment is changed where it is.
-func (l *link) show(k connKey, th header.TCP) {
-	v, ok := l.startups.Load(k)
-	n := int(th.DataOffset())
-	if !ok || th[13]&byte(header.TCPFlagAck) == 0 || n < header.TCPMinimumSize || n > len(th) {
+// show has TCP see what may be under way in an acknowledgement's window if the
+// connection is being watched. The segment is changed where it is.
+func (c *tcpConn) show(h *inner.Header, th header.TCP) {
+	s := c.startup.Load()
+	if s == nil {
 		return
 	}
-	s := v.(*startup)
-	limit := s.ack(th.AckNumber(), selective(th[header.TCPMinimumSize:n]), time.Since(start)) >> s.scale
+	limit := s.ack(h.Ack, selective(th[header.TCPMinimumSize:]), time.Since(start)) >> s.scale
 	if limit > 0 && limit < int(th.WindowSize()) {
 		binary.BigEndian.PutUint16(th[14:], uint16(limit))
 	}
@@ -247,7 +230,7 @@ type scales [1024]atomic.Uint64
 
 var scaleSeed = maphash.MakeSeed()
 
-func (s *scales) slot(k connKey) (slot *atomic.Uint64, tag uint64) {
+func (s *scales) slot(k inner.Flow) (slot *atomic.Uint64, tag uint64) {
 	h := maphash.Comparable(scaleSeed, k)
 	return &s[h%uint64(len(s))], h &^ 0xff
 }
@@ -255,14 +238,14 @@ func (s *scales) slot(k connKey) (slot *atomic.Uint64, tag uint64) {
 const scaleKnown = 0x80
 
 // note takes the scale of a SYN, of which th is the whole header.
-func (s *scales) note(k connKey, th header.TCP) {
+func (s *scales) note(k inner.Flow, th header.TCP) {
 	slot, tag := s.slot(k)
 	o := header.ParseSynOptions(th[header.TCPMinimumSize:], th.Flags()&header.TCPFlagAck != 0)
 	slot.Store(tag | scaleKnown | uint64(max(o.WS, 0))) // -1: no such option
 }
 
 // of returns the scale that the peer of a connection has announced.
-func (s *scales) of(k connKey) (scale uint8, ok bool) {
+func (s *scales) of(k inner.Flow) (scale uint8, ok bool) {
 	slot, tag := s.slot(k)
 	v := slot.Load()
 	return uint8(v &^ scaleKnown & 0xff), v&^0xff == tag && v&scaleKnown != 0

@@ -55,7 +55,7 @@ func TestSetTap(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer c.Close()
-		_ = pc.SetDeadline(time.Now().Add(20 * time.Second))
+		_ = pc.SetDeadline(time.Now().Add(2 * time.Minute))
 		send := func(s string) {
 			t.Helper()
 			buf := make([]byte, 100)
@@ -114,7 +114,7 @@ func TestFragments(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer pc.Close()
-		_ = pc.SetDeadline(time.Now().Add(20 * time.Second))
+		_ = pc.SetDeadline(time.Now().Add(2 * time.Minute))
 		var b taps
 		r.b.SetTap(b.see)
 

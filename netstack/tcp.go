@@ -9,12 +9,14 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/waiter"
 
+	"github.com/idloc/idloc/internal/netconn"
 	"github.com/idloc/idloc/internal/peerid"
 )
 
@@ -33,9 +35,14 @@ type tcpConn struct {
 	pinned       peerid.ID // the peer; zero: none
 
 	closeOnce sync.Once
-	closed    atomic.Bool // set before whoever waits gets a token
-	counted   atomic.Bool // as one of the peer's share: it was accepted
-	unread    unread      // what it holds of the peer\'s share
+	closed    atomic.Bool  // set before whoever waits gets a token
+	over      atomic.Int32 // not notOver: the peer's process is over (gone.go)
+	eof       atomic.Bool  // the peer's FIN is known to have come
+	rest      []byte       // then: what had come; of the reader from then on
+	counted   atomic.Bool  // as one of the peer's share: it was accepted
+	traffic   traffic      // for Info
+	window    *window      // what the link knows of it
+	unread    unread       // what it holds of the peer\'s share
 
 	readMu       sync.Mutex // one Read at a time; guards dst
 	dst          tcpip.SliceWriter
@@ -84,16 +91,11 @@ func (s *Stack) newTCP(proto tcpip.NetworkProtocolNumber, wq *waiter.Queue) (tcp
 // gone are the events of an endpoint that is no longer connected.
 const gone = waiter.EventHUp | waiter.EventErr
 
-// newTCPConn wraps a connected endpoint. It takes ownership of ep: on an
-// error it is gone.
-func (s *Stack) newTCPConn(network string, ep tcpip.Endpoint, wq *waiter.Queue) (*tcpConn, error) {
+// newTCPConn wraps an endpoint that is, or was, connected to remote. It takes
+// ownership of ep: on an error it is gone.
+func (s *Stack) newTCPConn(network string, ep tcpip.Endpoint, wq *waiter.Queue, remote tcpip.FullAddress) (*tcpConn, error) {
 	local, err := ep.GetLocalAddress()
 	if err != nil {
-		ep.Close()
-		return nil, sysError(err)
-	}
-	remote, err := ep.GetRemoteAddress()
-	if err != nil { // reset between the handshake and here
 		ep.Close()
 		return nil, sysError(err)
 	}
@@ -107,6 +109,7 @@ func (s *Stack) newTCPConn(network string, ep tcpip.Endpoint, wq *waiter.Queue) 
 	c.readDeadline.tell = c.readable
 	wq.EventRegister(&c.readEntry)
 	_ = c.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true})
+	c.window = s.link.track(c)
 	if !s.track(c) {
 		c.abort()
 		return nil, net.ErrClosed
@@ -160,7 +163,7 @@ func (s *Stack) dialTCP(ctx context.Context, network string, laddr, raddr netip.
 	terr := ep.Connect(full(raddr))
 	if _, ok := terr.(*tcpip.ErrConnectStarted); !ok && terr != nil {
 		ep.Close()
-		return nil, syscallError("connect", sysError(terr))
+		return nil, syscallError("connect", connectError(terr, syscall.EADDRNOTAVAIL))
 	}
 	for terr != nil && connecting(ep) {
 		select {
@@ -177,7 +180,7 @@ func (s *Stack) dialTCP(ctx context.Context, network string, laddr, raddr netip.
 		ep.Close()
 		return nil, syscallError("connect", asyncError(err))
 	}
-	return s.newTCPConn(network, ep, wq)
+	return s.newTCPConn(network, ep, wq, full(raddr))
 }
 
 func connecting(ep tcpip.Endpoint) bool {
@@ -243,6 +246,11 @@ func (c *tcpConn) read(b []byte) (int, error) {
 		c.dst = b
 		res, err := c.ep.Read(&c.dst, tcpip.ReadOptions{})
 		c.dst = nil
+		if err != nil {
+			if n := c.takeRest(b); n > 0 {
+				return n, nil
+			}
+		}
 		switch err.(type) {
 		case nil:
 			if res.Count > 0 {
@@ -257,12 +265,16 @@ func (c *tcpConn) read(b []byte) (int, error) {
 				return 0, net.ErrClosed
 			}
 			c.unread.empty()
+			if c.over.Load() != notOver {
+				return 0, c.failure(err, true)
+			}
+			c.eof.Store(true)
 			return 0, io.EOF
 		default:
 			if c.closed.Load() {
 				return 0, net.ErrClosed
 			}
-			return 0, asyncError(err)
+			return 0, c.failure(err, true)
 		}
 		select {
 		case <-c.readable:
@@ -295,7 +307,7 @@ func (c *tcpConn) write(b []byte) (n int, err error) {
 			return n, net.ErrClosed
 		case c.writeDeadline.passed():
 			return n, os.ErrDeadlineExceeded
-		case n == len(b):
+		case n == len(b) && n > 0:
 			return n, nil
 		}
 		c.src.Reset(b[n : n+min(len(b)-n, superPacket-c.pos)])
@@ -310,11 +322,14 @@ func (c *tcpConn) write(b []byte) (n int, err error) {
 			}
 			continue
 		case *tcpip.ErrWouldBlock:
+			if len(b) == 0 {
+				return 0, nil // it was only asked whether writing fails
+			}
 		default:
 			if c.closed.Load() {
 				return n, net.ErrClosed
 			}
-			return n, asyncError(err)
+			return n, c.failure(err, false)
 		}
 		w := c.writeWait.Load()
 		if w == nil {
@@ -350,82 +365,80 @@ var copyPool = sync.Pool{New: func() any { return new([superPacket]byte) }}
 
 // ReadFrom implements io.ReaderFrom: it writes all of r in super packets.
 func (c *tcpConn) ReadFrom(r io.Reader) (int64, error) {
-	n, err := c.readFrom(r)
+	buf := copyPool.Get().(*[superPacket]byte)
+	defer copyPool.Put(buf)
+	n, err := netconn.Copy(c, r, buf[:])
 	if err != nil {
 		err = c.opError("readfrom", err)
 	}
 	return n, err
 }
 
-func (c *tcpConn) readFrom(r io.Reader) (n int64, err error) {
-	buf := copyPool.Get().(*[superPacket]byte)
-	defer copyPool.Put(buf)
-	for {
-		k, rerr := r.Read(buf[:])
-		w, werr := c.Write(buf[:k])
-		n += int64(w)
-		switch {
-		case werr != nil:
-			return n, werr
-		case rerr == io.EOF:
-			return n, nil
-		case rerr != nil:
-			return n, rerr
-		}
-	}
-}
-
 // WriteTo implements io.WriterTo: it reads until the end, as much at a time
 // as has come.
 func (c *tcpConn) WriteTo(w io.Writer) (int64, error) {
-	n, err := c.writeTo(w)
+	buf := copyPool.Get().(*[superPacket]byte)
+	defer copyPool.Put(buf)
+	n, err := netconn.Copy(w, c, buf[:])
 	if err != nil {
 		err = c.opError("writeto", err)
 	}
 	return n, err
 }
 
-func (c *tcpConn) writeTo(w io.Writer) (n int64, err error) {
-	buf := copyPool.Get().(*[superPacket]byte)
-	defer copyPool.Put(buf)
-	for {
-		k, rerr := c.Read(buf[:])
-		if k > 0 {
-			m, werr := w.Write(buf[:k])
-			n += int64(m)
-			if werr == nil && m < k {
-				werr = io.ErrShortWrite
-			}
-			if werr != nil {
-				return n, werr
-			}
-		}
-		switch {
-		case rerr == io.EOF:
-			return n, nil
-		case rerr != nil:
-			return n, rerr
-		}
-	}
-}
-
-// Close implements net.Conn. What was written goes out in the background, as
-// SetLinger has it, for two minutes if nobody acknowledges it; unread data means
-// a reset, as in the kernel.
+// Close implements net.Conn. What was written goes out in the background, for
+// as long as the peer acknowledges anything and for two minutes more; SetLinger
+// has it wait for that, or discard it. Unread data means a reset, as in the
+// kernel.
 func (c *tcpConn) Close() error {
-	close := func() {
-		orphan := tcpip.TCPUserTimeoutOption(orphanFor)
-		_ = c.ep.SetSockOpt(&orphan)
-		c.ep.Close()
-	}
-	if !c.end(close) {
+	if !c.end(c.release) {
 		return c.opError("close", net.ErrClosed)
 	}
+	c.linger()
 	return nil
 }
 
-// abort implements closer.
-func (c *tcpConn) abort() { c.end(c.ep.Abort) }
+// release closes the endpoint, which goes on by itself from then on.
+func (c *tcpConn) release() {
+	ep := c.ep.(*tcp.Endpoint)
+	c.window.conn.Store(nil)
+	c.s.link.ends(c.window)
+	c.s.orphans.adopt(ep, &orphan{peer: c.pinned, wq: c.wq, window: c.window})
+	ep.Close()
+}
+
+// quit implements closer: it is Close by the Stack, which does not linger.
+func (c *tcpConn) quit() { c.end(c.release) }
+
+// abort ends c at once.
+func (c *tcpConn) abort() {
+	c.end(func() {
+		c.ep.Abort()
+		c.s.link.forget(c.window)
+	})
+}
+
+// linger waits, if SetLinger has said so, until the peer has acknowledged
+// everything, or the time is over, or the Stack is closed.
+func (c *tcpConn) linger() {
+	l := c.ep.SocketOptions().GetLinger()
+	if !l.Enabled || l.Timeout == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), l.Timeout)
+	defer cancel()
+	tick := time.NewTicker(flushEvery) // gVisor tells nobody
+	defer tick.Stop()
+	for delivering(c.ep.(*tcp.Endpoint)) {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		case <-c.s.done:
+			return
+		}
+	}
+}
 
 // accepted has c counted as one of its peer's share until it is over.
 func (c *tcpConn) accepted() {
@@ -460,10 +473,10 @@ func (c *tcpConn) end(how func()) (first bool) {
 		c.writeDeadline.set(time.Time{})
 		c.s.unpinPeer(c.pinned)
 		c.s.untrack(c)
-		c.s.link.uncount(c)
+		c.unread.end()
 		c.finish()
 		c.unpace()
-		c.s.link.begun(c)
+		c.startup.Store(nil)
 	})
 	return first
 }
@@ -477,6 +490,15 @@ func (c *tcpConn) CloseWrite() error { return c.shutdown(tcpip.ShutdownWrite) }
 func (c *tcpConn) shutdown(how tcpip.ShutdownFlags) error {
 	if c.closed.Load() {
 		return c.opError("close", net.ErrClosed)
+	}
+	switch c.ep.(*tcp.Endpoint).EndpointState() {
+	case tcp.StateCloseWait, tcp.StateClosing, tcp.StateLastAck:
+		c.eof.Store(true)
+	case tcp.StateTimeWait: // to the kernel that is closed
+		return c.opError("close", syscallError("shutdown", syscall.ENOTCONN))
+	}
+	if how&tcpip.ShutdownWrite != 0 {
+		c.s.link.ends(c.window)
 	}
 	if err := c.ep.Shutdown(how); err != nil {
 		return c.opError("close", syscallError("shutdown", sysError(err)))

@@ -14,6 +14,8 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/udp"
 	"gvisor.dev/gvisor/pkg/waiter"
+
+	"github.com/idloc/idloc/internal/inner"
 )
 
 // maxDatagram is the largest UDP payload, that of IPv4; the pipe splits what
@@ -31,6 +33,7 @@ type udpConn struct {
 	laddr, raddr *net.UDPAddr // raddr is nil if not connected
 	at           bound        // the same, for datagrams past gVisor
 	unpin        func()
+	class        atomic.Uint32 // traffic class of what is sent
 
 	closeOnce sync.Once
 	closed    chan struct{}
@@ -101,8 +104,10 @@ func (s *Stack) newUDP(network string, laddr, raddr netip.AddrPort) (*udpConn, e
 		return nil, syscallError("socket", sysError(err))
 	}
 	ep.SocketOptions().SetV6Only(only6)
+	shared := false // the port may be
 	if laddr.IsValid() || !raddr.IsValid() {
-		if err := ep.Bind(full(laddr)); err != nil {
+		var err tcpip.Error
+		if shared, err = s.bindUDP(ep, laddr); err != nil {
 			ep.Close()
 			return nil, syscallError("bind", sysError(err))
 		}
@@ -111,7 +116,7 @@ func (s *Stack) newUDP(network string, laddr, raddr netip.AddrPort) (*udpConn, e
 	if raddr.IsValid() {
 		if err := ep.Connect(full(raddr)); err != nil {
 			ep.Close()
-			return nil, syscallError("connect", sysError(err))
+			return nil, syscallError("connect", connectError(err, syscall.EAGAIN))
 		}
 		c.raddr = net.UDPAddrFromAddrPort(netip.AddrPortFrom(raddr.Addr().Unmap(), raddr.Port()))
 		c.unpin = s.pin(raddr.Addr().Unmap())
@@ -127,8 +132,12 @@ func (s *Stack) newUDP(network string, laddr, raddr netip.AddrPort) (*udpConn, e
 	c.readable, c.writable = make(chan struct{}, 1), make(chan struct{}, 1)
 	c.entry = waiter.NewFunctionEntry(waiter.ReadableEvents|waiter.WritableEvents|waiter.EventHUp|waiter.EventErr, c.notified)
 	wq.EventRegister(&c.entry)
-	if !s.track(c) {
-		c.abort()
+	if shared && !s.claimUDP(c, only6) {
+		c.quit()
+		return nil, syscallError("bind", syscall.EADDRINUSE)
+	}
+	if !shared && !s.track(c) || isClosed(s.done) {
+		c.quit()
 		return nil, net.ErrClosed
 	}
 	if c.raddr != nil {
@@ -139,6 +148,55 @@ func (s *Stack) newUDP(network string, laddr, raddr netip.AddrPort) (*udpConn, e
 		s.link.ports.remove(c)
 	}
 	return c, nil
+}
+
+// bindUDP binds ep as gVisor does, but an address that was added shares a port
+// with a wildcard: then shared is true, and claimUDP must agree, since gVisor
+// does not keep such endpoints from more than that.
+func (s *Stack) bindUDP(ep tcpip.Endpoint, laddr netip.AddrPort) (shared bool, err tcpip.Error) {
+	a := laddr.Addr().Unmap()
+	s.mu.Lock()
+	_, added := s.added[a]
+	some := len(s.added) > 0
+	s.mu.Unlock()
+	wild := !a.IsValid() || a.IsUnspecified()
+	if laddr.Port() == 0 || !some || !added && !wild {
+		return false, ep.Bind(full(laddr))
+	}
+	if wild {
+		if err := ep.Bind(full(laddr)); err == nil || !portInUse(err) {
+			return false, err
+		}
+	}
+	ep.SocketOptions().SetReuseAddress(true)
+	return true, ep.Bind(full(laddr))
+}
+
+func portInUse(err tcpip.Error) bool {
+	_, ok := err.(*tcpip.ErrPortInUse)
+	return ok
+}
+
+// claimUDP tracks c, whose port may be shared, unless another conn would get
+// c's datagrams or c that one's; a closed stack is noticed later.
+func (s *Stack) claimUDP(c *udpConn, only6 bool) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	a := c.at.local.Addr()
+	for other := range s.open {
+		o, ok := other.(*udpConn)
+		if !ok || o.raddr != nil || o.at.local.Port() != c.at.local.Port() {
+			continue
+		}
+		b := o.at.local.Addr()
+		if s.overlapLocked(a, only6, b) || s.overlapLocked(b, !o.at.v4, a) {
+			return false
+		}
+	}
+	if !s.closed {
+		s.open[c] = struct{}{}
+	}
+	return true
 }
 
 // notified is what gVisor calls when its endpoint's state changed.
@@ -165,7 +223,9 @@ func nudge(ch chan struct{}) {
 }
 
 // flow is what a connected c is known by.
-func (c *udpConn) flow() flow { return flow{c.laddr.AddrPort(), c.raddr.AddrPort()} }
+func (c *udpConn) flow() inner.Flow {
+	return inner.FlowOf(c.laddr.AddrPort().Port(), c.raddr.AddrPort())
+}
 
 // unreachable makes the next call on a connected c fail with EHOSTUNREACH, as
 // it does on the kernel when a neighbour does not answer. gVisor's UDP takes
@@ -289,8 +349,8 @@ func (c *udpConn) Close() error {
 	return nil
 }
 
-// abort implements closer.
-func (c *udpConn) abort() { c.end(func() {}) }
+// quit implements closer.
+func (c *udpConn) quit() { c.end(func() {}) }
 
 func (c *udpConn) end(mark func()) {
 	c.closeOnce.Do(func() {
@@ -352,7 +412,7 @@ func (c *udpConn) SetReadBuffer(bytes int) error {
 	if isClosed(c.closed) {
 		return setError(c.network, c.laddr)
 	}
-	c.ep.SocketOptions().SetReceiveBufferSize(int64(bytes), true)
+	c.ep.SocketOptions().SetReceiveBufferSize(int64(min(max(bytes, tcpBufferMin), udpBufferMax)), true)
 	c.queue.setLimit(min(max(bytes, bigDatagram), udpBufferMax))
 	return nil
 }
@@ -362,6 +422,6 @@ func (c *udpConn) SetWriteBuffer(bytes int) error {
 	if isClosed(c.closed) {
 		return setError(c.network, c.laddr)
 	}
-	c.ep.SocketOptions().SetSendBufferSize(int64(bytes), true)
+	c.ep.SocketOptions().SetSendBufferSize(int64(min(max(bytes, maxDatagram), udpBufferMax)), true)
 	return nil
 }

@@ -23,7 +23,7 @@ func TestUDP(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		deadline := time.Now().Add(20 * time.Second)
+		deadline := time.Now().Add(2 * time.Minute)
 		_, _ = pc.SetDeadline(deadline), c.SetDeadline(deadline)
 		buf := make([]byte, 1<<16)
 		for _, n := range []int{0, 1, 511, 1167, 1168, 1431, 1439, 1440, 1473, 4096, 9000, 65000, maxDatagram} {
@@ -83,7 +83,7 @@ func TestUDPErrors(t *testing.T) {
 			if _, err := c.Write(buf); err != nil {
 				return err
 			}
-			c.SetReadDeadline(time.Now().Add(10 * time.Second))
+			c.SetReadDeadline(time.Now().Add(2 * time.Minute))
 			_, err := c.Read(buf)
 			return err
 		}, syscall.ECONNREFUSED},

@@ -7,9 +7,9 @@ import (
 	"syscall"
 )
 
-// The methods of *net.UDPConn that read and write, with its errors. File and
-// SyscallConn are not there, because there is no descriptor: who asks for them
-// with a type assertion must learn that.
+// The methods of *net.UDPConn that read and write, with its errors. File is not
+// there, because there is no descriptor: who asks for it with a type assertion
+// must learn that.
 
 // errMissingAddress is package net's.
 var errMissingAddress = errors.New("missing address")

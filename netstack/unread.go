@@ -1,15 +1,15 @@
 package netstack
 
 import (
-	"encoding/binary"
 	"math/bits"
-	"net/netip"
 	"sync"
 	"sync/atomic"
 
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+
+	"github.com/idloc/idloc/internal/inner"
 )
 
 // gVisor bounds what one connection holds by its receive buffer, which is 4 to
@@ -49,18 +49,11 @@ func besides(n int) int64 {
 	return unreadOverhead
 }
 
-// connKey is a connection as the peer's segments name it: the peer's LSI, and
-// both ports. Each of the node's LSIs has the same ports.
-type connKey struct {
-	peer  netip.Addr
-	ports uint32 // the peer's, and this node's
-}
-
 // unread is what one connection holds. Its methods may be used concurrently.
 // Segments that come twice or too early count each time, for gVisor may keep
 // each: when all is read and nothing lacks, the count is put right.
 type unread struct {
-	share *share // of the peer; nil: not counted. Set before anybody reads.
+	share *share // of the peer; nil: not counted. Set before anybody reads, with mu held.
 
 	mu      sync.Mutex // guards what follows
 	ended   bool       // nothing that comes is kept any more
@@ -100,8 +93,8 @@ func (h *held) has(cost, mine int64) bool {
 func (u *unread) came(seq uint32, n, room int) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.ended {
-		return true // for gVisor to reset
+	if u.ended || u.share == nil {
+		return true // ended: for gVisor to reset
 	}
 	// The first segment may be overtaken.
 	if at := seq - u.before; !u.settled && (!u.began || int32(at-u.next) < 0) {
@@ -199,41 +192,19 @@ func (u *unread) end() {
 }
 
 // count has what c holds counted as h's from now on. Nobody reads c yet.
-func (l *link) count(c *tcpConn, h *share) {
+func (c *tcpConn) count(h *share) {
 	queued, _ := c.ep.GetSockOptInt(tcpip.ReceiveQueueSizeOption)
 	c.unread.begin(h, queued)
-	l.inbound.Store(c.key(), c)
 }
 
-func (l *link) uncount(c *tcpConn) {
-	l.inbound.CompareAndDelete(c.key(), c)
-	c.unread.end()
+// key is how c is known by its segments.
+func (c *tcpConn) key() inner.Flow {
+	return inner.Flow{Peer: c.raddr.AddrPort().Addr().Unmap(), PeerPort: uint16(c.raddr.Port), Port: uint16(c.laddr.Port)}
 }
 
-func (c *tcpConn) key() connKey {
-	return connKey{c.raddr.AddrPort().Addr().Unmap(), uint32(c.raddr.Port)<<16 | uint32(c.laddr.Port)}
-}
-
-// connKey returns the key of the connection that a TCP segment from the peer
-// belongs to. There are ports.
-func (p *inner) connKey() connKey {
-	src, dst, _ := p.ports()
-	return connKey{p.src, uint32(src)<<16 | uint32(dst)}
-}
-
-// withinBudget says whether a TCP segment of size bytes, with its IP header of
-// hl, may go up.
-func (l *link) withinBudget(p *inner, hl, size int) bool {
-	n := size - hl - int(p.head[12]>>4)*4
-	if n <= 0 {
-		return true
-	}
-	v, ok := l.inbound.Load(p.connKey())
-	if !ok {
-		return true
-	}
-	c := v.(*tcpConn)
-	if c.unread.came(binary.BigEndian.Uint32(p.head[4:]), n, int(c.ep.SocketOptions().GetReceiveBufferSize())) {
+// withinBudget says whether n bytes that came at seq may go up to c.
+func (l *link) withinBudget(c *tcpConn, seq uint32, n int) bool {
+	if c.unread.came(seq, n, int(c.ep.SocketOptions().GetReceiveBufferSize())) {
 		return true
 	}
 	l.unreadDropped.Add(1)
@@ -265,6 +236,7 @@ func (u *unread) chosen() {
 
 // took is told of n bytes that were read.
 func (c *tcpConn) took(n int) {
+	c.traffic.read.Add(uint64(n))
 	if size := c.unread.took(n); size > 0 {
 		c.ep.SocketOptions().SetReceiveBufferSize(size, false)
 	}

@@ -202,7 +202,7 @@ func TestUnreadFragments(t *testing.T) {
 			b = append(b, r.b.v4.AsSlice()...)
 			binary.BigEndian.PutUint16(b[2:], uint16(20+tt.size))
 		}
-		r.b.link.Deliver(tt.v6, buffer.MakeWithData(append(b, make([]byte, tt.size)...)))
+		deliver(r.b.link, buffer.MakeWithData(append(b, make([]byte, tt.size)...)))
 		if st := r.b.Stats(); st.Unread != uint64(n+1) || st.SegmentsIn != 0 {
 			t.Errorf("%+v: %d dropped, %d segments", tt, st.Unread, st.SegmentsIn)
 		}
@@ -266,7 +266,7 @@ func TestUnreadIsNotLost(t *testing.T) {
 	c, s := dial()
 	echoed := make(chan struct{})
 	go func() { _, _ = io.Copy(s, s); close(echoed) }()
-	_ = c.SetDeadline(time.Now().Add(30 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(2 * time.Minute))
 	for i := range 50 {
 		msg := bytes.Repeat([]byte{byte(i)}, 1000)
 		got := make([]byte, len(msg))
@@ -284,14 +284,14 @@ func TestUnreadIsNotLost(t *testing.T) {
 		t.Errorf("%d bytes are counted, of a budget of %d", held, budget)
 	}
 	for _, s := range ends {
-		_ = s.SetDeadline(time.Now().Add(60 * time.Second))
+		_ = s.SetDeadline(time.Now().Add(2 * time.Minute))
 		writing.Go(func() {
 			if got, err := io.ReadAll(s); err != nil || !bytes.Equal(got, want) {
 				t.Errorf("%d bytes of %d, equal %v: %v", len(got), size, bytes.Equal(got, want), err)
 			}
 		})
 	}
-	_ = reads.SetDeadline(time.Now().Add(60 * time.Second))
+	_ = reads.SetDeadline(time.Now().Add(2 * time.Minute))
 	got := make([]byte, size)
 	if _, err := io.ReadFull(reads, got); err != nil || !bytes.Equal(got, want) {
 		t.Errorf("the one that stays: %v", err)

@@ -8,6 +8,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/idloc/idloc/internal/netconn"
 )
 
 // anyConn is a UDP socket on the wildcard address that takes only what was
@@ -94,6 +96,19 @@ func (c *anyConn) ReadMsgUDP(b, oob []byte) (n, oobn, flags int, addr *net.UDPAd
 // ReadMsgUDPAddrPort would not know where a datagram went.
 func (c *anyConn) ReadMsgUDPAddrPort(b, oob []byte) (n, oobn, flags int, addr netip.AddrPort, err error) {
 	return 0, 0, 0, netip.AddrPort{}, &net.OpError{Op: "read", Net: "udp", Source: c.LocalAddr(), Err: syscall.EOPNOTSUPP}
+}
+
+// ReadBatch tells no truncated datagrams.
+func (c *anyConn) ReadBatch(ms []netconn.Message) (int, error) {
+	if len(ms) == 0 {
+		return 0, nil
+	}
+	n, from, err := c.ReadFromUDPAddrPort(ms[0].Buf)
+	if err != nil {
+		return 0, err
+	}
+	ms[0].N, ms[0].Addr, ms[0].Truncated = n, from, false
+	return 1, nil
 }
 
 // sentTo returns the destination that the control messages in oob name.

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"testing"
 
+	"github.com/idloc/idloc/internal/inner"
 	"github.com/idloc/idloc/shim"
 	"github.com/idloc/idloc/shim/shimtest"
 )
@@ -84,14 +85,15 @@ func BenchmarkPacket(b *testing.B) {
 		name      string
 		next      byte
 		size, seg int
-	}{{"UDP/64", protoUDP, 64, 0}, {"UDP/512", protoUDP, 512, 0}, {"UDP/1400", protoUDP, 1400, 0}, {"TCP/run of 44", protoTCP, 44 * 1415, 1415}} {
+	}{{"UDP/64", inner.UDP, 64, 0}, {"UDP/512", inner.UDP, 512, 0}, {"UDP/1400", inner.UDP, 1400, 0}, {"TCP/run of 44", inner.TCP, 44 * 1415, 1415}} {
 		b.Run(p.name, func(b *testing.B) {
 			h := newHost(b, shimtest.NewNet(), nil)
 			head, payload := deliverable(h, p.next, p.size)
+			is := said(head)
 			b.SetBytes(int64(p.size))
 			b.ReportAllocs()
 			for b.Loop() {
-				h.Packet(false, head, payload, p.seg)
+				h.Packet(is, head, payload, p.seg)
 			}
 		})
 	}
@@ -99,7 +101,7 @@ func BenchmarkPacket(b *testing.B) {
 
 func deliverable(h *host, next byte, size int) (head, payload []byte) {
 	th := udpHeader(size)
-	if next == protoTCP {
+	if next == inner.TCP {
 		th = tcpHeader(0x10)
 	}
 	head = packet(false, next, th, size)
@@ -112,15 +114,16 @@ func TestNoAllocations(t *testing.T) {
 	n := shimtest.NewNet()
 	h, peer := newHost(t, n, nil), newStack(t, n)
 	v4, _ := h.LSI(t, peer.Node)
-	for _, next := range []byte{protoUDP, protoTCP} {
+	for _, next := range []byte{inner.UDP, inner.TCP} {
 		head, payload := deliverable(h, next, 1200)
-		if a := testing.AllocsPerRun(1000, func() { h.Packet(false, head, payload, 0) }); a != 0 && !raceEnabled {
+		is := said(head)
+		if a := testing.AllocsPerRun(1000, func() { h.Packet(is, head, payload, 0) }); a != 0 && !raceEnabled {
 			t.Errorf("protocol %d up: %v allocations", next, a)
 		}
 	}
 	datagrams(t, in{h}, peer, v4) // the pipe is up then
 	n.SetFilter(func(_, _ *shimtest.Node, b []byte, _ int) []byte { return nil })
-	b := append(make([]byte, vnetLen), packet(false, protoUDP, udpHeader(1200), 1200)...)
+	b := append(make([]byte, vnetLen), packet(false, inner.UDP, udpHeader(1200), 1200)...)
 	b = append(b, make([]byte, 1200)...)
 	copy(b[vnetLen+12:], h.v4.AsSlice())
 	copy(b[vnetLen+16:], v4.AsSlice())

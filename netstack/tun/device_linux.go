@@ -26,6 +26,7 @@ type device struct {
 	index     int32
 	datagrams bool // the kernel takes merged UDP
 	netlink   *netlink
+	diag      *netlink // nil: this kernel has none
 }
 
 // mtu is the device's. Nothing below needs IP fragments, so it is the largest
@@ -72,6 +73,9 @@ func openDevice(name string) (*device, error) {
 	if d.netlink, err = newNetlink(); err != nil {
 		return fail(err)
 	}
+	if d.diag, err = netlinkOf(unix.NETLINK_SOCK_DIAG); err != nil {
+		d.diag = nil // the node can do without
+	}
 	iface, err := net.InterfaceByName(d.name)
 	if err != nil {
 		return fail(err)
@@ -104,6 +108,7 @@ func (d *device) discard() {
 	d.close()
 	for range d.wg.Events() {
 	}
+	d.forget()
 }
 
 // explain says what is missing when the kernel refuses.
@@ -117,12 +122,17 @@ func explain(what string, err error) error {
 	return fmt.Errorf("tun: %s: %w", what, err)
 }
 
-func (d *device) close() error {
-	err := d.wg.Close()
+// close takes the device away; its routes and addresses go with it.
+func (d *device) close() error { return d.wg.Close() }
+
+// forget ends what is left of a closed device: the sockets to the kernel.
+func (d *device) forget() {
 	if d.netlink != nil {
 		d.netlink.close()
 	}
-	return err
+	if d.diag != nil {
+		d.diag.close()
+	}
 }
 
 // watch puts addresses and routes back when the device was taken down and set

@@ -1,17 +1,23 @@
 package tun
 
 import (
+	"bytes"
 	"cmp"
+	"context"
 	"errors"
 	"io"
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"gvisor.dev/gvisor/pkg/buffer"
 
+	"github.com/idloc/idloc/internal/inner"
+	"github.com/idloc/idloc/internal/logpace"
 	"github.com/idloc/idloc/netstack"
 	"github.com/idloc/idloc/shim"
 )
@@ -40,8 +46,13 @@ type Host struct {
 	dev          *device
 	tap          atomic.Pointer[netstack.Tap]
 	count        counters
+	last         resets
 	done         chan struct{} // closed by Close
 	wg           sync.WaitGroup
+
+	// The read goroutine's.
+	icmp    [maxAnswer6]byte // the answer that it makes
+	answers bucket
 
 	mu     sync.Mutex // guards what follows
 	closed bool
@@ -53,16 +64,20 @@ type Host struct {
 // counters are written on the data path with atomic adds only.
 type counters struct{ lost, strange atomic.Uint64 }
 
-var _ shim.PacketUpper = (*Host)(nil)
+var (
+	_ shim.PacketUpper = (*Host)(nil)
+	_ shim.PeerUpper   = (*Host)(nil)
+)
 
 // New makes the device, gives it the node's LSIs and the routes to the LSI
-// prefixes, and puts it above the shim. Without the right to do so the error
-// is an fs.ErrPermission that says what is missing; on systems other than
-// Linux it is an errors.ErrUnsupported.
+// prefixes, and puts it above the shim. Where the host has a network or an
+// address in them the error is a *PrefixError. Without the right to make a
+// device it is an fs.ErrPermission that says what is missing; on systems other
+// than Linux it is an errors.ErrUnsupported.
 func New(cfg Config) (*Host, error) {
 	h := &Host{
 		shim:  cfg.Shim,
-		log:   cmp.Or(cfg.Logger, slog.New(slog.DiscardHandler)),
+		log:   logpace.New(cfg.Logger),
 		done:  make(chan struct{}),
 		open:  make(map[io.Closer]struct{}),
 		ended: make(chan struct{}),
@@ -75,8 +90,13 @@ func New(cfg Config) (*Host, error) {
 	if h.dev, err = openDevice(cmp.Or(cfg.Name, "idloc%d")); err != nil {
 		return nil, err
 	}
-	if err = h.dev.up(); err == nil {
-		err = h.address()
+	if err = h.dev.settle(h.shim.Table().Prefixes()); err == nil {
+		if err = h.dev.up(); err == nil {
+			err = h.address()
+		}
+		if err != nil {
+			h.unguard()
+		}
 	}
 	if err != nil {
 		h.dev.discard()
@@ -91,8 +111,8 @@ func New(cfg Config) (*Host, error) {
 // Name returns the device's name.
 func (h *Host) Name() string { return h.dev.name }
 
-// address gives the device, which is up, its addresses and routes. What is
-// there already stays.
+// address gives the device, which is up, its addresses and routes, and puts
+// unreachable routes behind those. What is there already stays.
 func (h *Host) address() error {
 	h.mu.Lock()
 	addrs := append([]netip.Addr{h.self4, h.self6}, h.extra...)
@@ -112,7 +132,34 @@ func (h *Host) address() error {
 			}
 		}
 	}
+	// After the device's own, so that a node that ends now sees it, see unguard.
+	for _, p := range []netip.Prefix{v4, v6} {
+		if err := h.dev.guard(p); err != nil && !h.without6(p.Addr(), err) {
+			return err
+		}
+	}
 	return nil
+}
+
+// unguard takes the unreachable routes away, when the device is gone, unless
+// another node's device is behind whose route they stand. Should one come just
+// now, which took them for its own, they are made again.
+func (h *Host) unguard() {
+	v4, v6 := h.shim.Table().Prefixes()
+	free, err := h.dev.unneeded(v4, v6)
+	for _, p := range free {
+		err = errors.Join(err, h.dev.unguard(p))
+	}
+	if still, e := h.dev.unneeded(free...); e == nil && len(still) < len(free) {
+		for _, p := range free {
+			if !slices.Contains(still, p) {
+				err = errors.Join(err, h.dev.guard(p))
+			}
+		}
+	}
+	if err != nil {
+		h.log.Warn("the unreachable routes behind the TUN device stay", "err", err)
+	}
 }
 
 // without6 says whether the node can do without what failed for a: the IPv6
@@ -172,11 +219,50 @@ func (h *Host) Drops() map[string]uint64 {
 	return d
 }
 
+// flushEvery is how often Drain and Close look whether they are through.
+const flushEvery = 5 * time.Millisecond
+
+// Drain closes the listeners that were made here and waits until the TCP conns
+// that were are closed, or ctx ends. Those of other programs do not count.
+func (h *Host) Drain(ctx context.Context) error {
+	tick := time.NewTicker(flushEvery)
+	defer tick.Stop()
+	for {
+		conns := false
+		var listeners []*listener
+		h.mu.Lock()
+		for c := range h.open {
+			switch c := c.(type) {
+			case *listener:
+				if !slices.Contains(h.extra, c.addr.AddrPort().Addr()) {
+					listeners = append(listeners, c)
+				}
+			case *tcpConn:
+				conns = true
+			}
+		}
+		h.mu.Unlock()
+		for _, l := range listeners {
+			_ = l.Close()
+		}
+		if !conns && len(listeners) == 0 {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-h.done:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
 // Close ends the conns and listeners that were made here, lets what the host's
-// connections have in closing go out, for half a second at most, takes the
+// connections have in closing go out, while their peers answer and ctx lasts, takes the
 // device away and waits for all goroutines. Conns of other programs to LSIs
 // end as on a cable that was pulled. It is idempotent.
-func (h *Host) Close() error {
+func (h *Host) Close(ctx context.Context) error {
 	h.mu.Lock()
 	if h.closed {
 		h.mu.Unlock()
@@ -191,15 +277,17 @@ func (h *Host) Close() error {
 	for c := range open {
 		c.Close()
 	}
-	h.flush()
+	cut := h.flush(ctx)
 	h.shim.Attach(nil)
 	err := h.dev.close()
 	h.wg.Wait()
+	h.unguard()
+	h.dev.forget()
 	close(h.ended)
 	if errors.Is(err, net.ErrClosed) {
-		return nil
+		err = nil
 	}
-	return err
+	return errors.Join(cut, err)
 }
 
 // track notes c for Close; false if it is too late.
@@ -263,53 +351,65 @@ func (h *Host) sent(pk *shim.Packet, b []byte) {
 		h.count.strange.Add(1)
 		return
 	}
+	head, _ := pk.Header() // which Parse has read
+	if h.last.take(head) {
+		return
+	}
 	if tap := h.tap.Load(); tap != nil {
 		(*tap)(true, b)
 	}
 	if h.admit != nil {
-		h.admit.Sent(pk)
+		h.admit.Sent(head)
 	}
-	_ = h.shim.Output(pk) // counted, and answered with ICMP where that is due
+	// What is dropped is counted, and answered with ICMP where that is due: by
+	// the shim, but that it does not know whom it has to do with here.
+	if h.shim.Output(pk) == error(shim.DropOutSource) {
+		h.prohibit(b)
+	}
+}
+
+// prohibit answers a packet whose source is not an LSI of the node: of a program
+// that is bound to another address of the host, or of another host that uses
+// this one as its router. They would wait for an answer that cannot come.
+func (h *Host) prohibit(packet []byte) {
+	n := prohibited(&h.icmp, packet)
+	if n == 0 || !h.answers.take(time.Now()) {
+		return
+	}
+	h.up(h.icmp[:n])
 }
 
 // Packet implements shim.PacketUpper.
-func (h *Host) Packet(v6 bool, head, payload []byte, seg int) {
+func (h *Host) Packet(said *inner.Header, head, payload []byte, seg int) {
 	if tap := h.tap.Load(); tap != nil {
 		(*tap)(false, append(append([]byte(nil), head...), payload...))
 	}
-	if h.admit != nil && !h.admitted(v6, head, payload) {
+	if h.admit != nil && !h.admit.Received(said) {
+		h.admit.Refuse(said, append(append([]byte(nil), head...), payload...))
 		return
 	}
 	f := framePool.Get().(*frame)
-	finish(&f.vnet, v6, head, payload, seg)
+	finish(&f.vnet, said, head, payload, seg)
 	if !h.dev.write(f, head, payload) {
 		h.count.lost.Add(1)
 	}
 	framePool.Put(f)
 }
 
-// admitted asks about a packet and answers one that is refused. The ports of a
-// fragment are in its payload.
-func (h *Host) admitted(v6 bool, head, payload []byte) bool {
-	var b [ipv6Len + 60 + 8]byte
-	n := copy(b[:], head)
-	n += copy(b[n:], payload)
-	if h.admit.Received(v6, b[:n]) {
-		return true
-	}
-	h.admit.Refuse(v6, append(append([]byte(nil), head...), payload...))
-	return false
-}
-
 // MergesUDP implements shim.PacketUpper.
 func (h *Host) MergesUDP() bool { return h.dev.datagrams }
 
 // Deliver implements shim.Upper: an ICMP error of the shim's.
-func (h *Host) Deliver(v6 bool, b buffer.Buffer) {
+func (h *Host) Deliver(_ *inner.Header, b buffer.Buffer) {
 	packet := b.Flatten()
 	b.Release()
+	h.up(packet)
+}
+
+// up gives the kernel an ICMP error, whose checksum is right.
+func (h *Host) up(packet []byte) {
 	if tap := h.tap.Load(); tap != nil {
-		(*tap)(false, packet)
+		(*tap)(false, bytes.Clone(packet))
 	}
 	f := framePool.Get().(*frame)
 	f.vnet = [vnetLen]byte{}

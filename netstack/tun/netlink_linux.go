@@ -15,7 +15,7 @@ import (
 )
 
 // netlink is a socket on which the kernel is told about addresses and routes
-// (rtnetlink(7)). It stays in the network namespace in which it was made. Its
+// (rtnetlink(7)), or about sockets (sock_diag(7)). It stays in the network namespace in which it was made. Its
 // methods may be used concurrently.
 type netlink struct {
 	mu  sync.Mutex // one request at a time
@@ -23,8 +23,10 @@ type netlink struct {
 	seq uint32
 }
 
-func newNetlink() (*netlink, error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
+func newNetlink() (*netlink, error) { return netlinkOf(unix.NETLINK_ROUTE) }
+
+func netlinkOf(protocol int) (*netlink, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, protocol)
 	if err != nil {
 		return nil, os.NewSyscallError("socket", err)
 	}
@@ -42,11 +44,45 @@ func (n *netlink) close() {
 
 // ask sends a request, the body after its nlmsghdr, and returns the body of
 // the answer of type want, nil for a mere acknowledgement.
-func (n *netlink) ask(kind, flags uint16, want uint16, body []byte) ([]byte, error) {
+func (n *netlink) ask(kind, flags uint16, want uint16, body []byte) (answer []byte, err error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	err = n.exchange(kind, flags, body, func(m syscall.NetlinkMessage) bool {
+		if m.Header.Type == want {
+			answer = m.Data
+		}
+		return m.Header.Type == want
+	})
+	return answer, err
+}
+
+// list sends a request for all there is of something, and returns the answers
+// of type want.
+func (n *netlink) list(kind, want uint16, body []byte) (all []syscall.NetlinkMessage, err error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for range 8 { // what changes meanwhile makes a list that is none
+		all = nil
+		changed := false
+		err = n.exchange(kind, unix.NLM_F_DUMP, body, func(m syscall.NetlinkMessage) bool {
+			changed = changed || m.Header.Flags&unix.NLM_F_DUMP_INTR != 0
+			if m.Header.Type == want {
+				all = append(all, m)
+			}
+			return m.Header.Type == unix.NLMSG_DONE
+		})
+		if err != nil || !changed {
+			break
+		}
+	}
+	return all, err
+}
+
+// exchange sends a request and shows the answers to each until that is true or
+// an acknowledgement or an error comes. The caller has n.mu.
+func (n *netlink) exchange(kind, flags uint16, body []byte, each func(syscall.NetlinkMessage) bool) error {
 	if n.fd < 0 {
-		return nil, net.ErrClosed
+		return net.ErrClosed
 	}
 	n.seq++
 	m := binary.NativeEndian.AppendUint32(nil, uint32(unix.NLMSG_HDRLEN+len(body)))
@@ -56,31 +92,33 @@ func (n *netlink) ask(kind, flags uint16, want uint16, body []byte) ([]byte, err
 	m = binary.NativeEndian.AppendUint32(m, 0)
 	m = append(m, body...)
 	if err := unix.Sendto(n.fd, m, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
-		return nil, err
+		return err
 	}
-	b := make([]byte, 1<<16)
 	for {
+		b := make([]byte, 1<<16)
 		k, _, err := unix.Recvfrom(n.fd, b, 0)
 		if err == unix.EINTR {
 			continue
 		}
 		if err != nil {
-			return nil, err
+			return err
 		}
 		messages, err := syscall.ParseNetlinkMessage(b[:k])
 		if err != nil {
-			return nil, err
+			return err
 		}
 		for _, a := range messages {
-			switch {
-			case a.Header.Seq != n.seq:
-			case a.Header.Type == unix.NLMSG_ERROR && len(a.Data) >= 4:
+			if a.Header.Seq != n.seq {
+				continue
+			}
+			if a.Header.Type == unix.NLMSG_ERROR && len(a.Data) >= 4 {
 				if code := int32(binary.NativeEndian.Uint32(a.Data)); code != 0 {
-					return nil, syscall.Errno(-code)
+					return syscall.Errno(-code)
 				}
-				return nil, nil
-			case a.Header.Type == want:
-				return a.Data, nil
+				return nil
+			}
+			if each(a) {
+				return nil
 			}
 		}
 	}
@@ -171,7 +209,7 @@ const advertisedMSS = 1472 - 25 - 20
 
 // addRoute makes r, unless it is there. One that leads elsewhere is an error.
 func (d *device) addRoute(r route) error {
-	b := []byte{family(r.from), byte(r.to.Bits()), 0, 0, unix.RT_TABLE_MAIN, unix.RTPROT_STATIC, unix.RT_SCOPE_LINK, unix.RTN_UNICAST}
+	b := []byte{family(r.from), byte(r.to.Bits()), 0, 0, unix.RT_TABLE_MAIN, protocol, unix.RT_SCOPE_LINK, unix.RTN_UNICAST}
 	b = append(b, 0, 0, 0, 0) // flags
 	b = attr(b, unix.RTA_DST, r.to.Masked().Addr().AsSlice())
 	b = append(b, attr32(unix.RTA_OIF, uint32(d.index))...)

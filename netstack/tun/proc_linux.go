@@ -3,28 +3,29 @@ package tun
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/binary"
 	"encoding/hex"
 	"net/netip"
 	"os"
+	"strconv"
 	"time"
 )
 
-// Limits of what Close waits for, as in netstack.
-const (
-	flushFor   = 500 * time.Millisecond
-	flushEvery = time.Millisecond
-)
-
-// flush waits until the peers have what connections in closing still send: a
-// program may end right after it closed a conn.
-func (h *Host) flush() {
-	end := time.Now().Add(flushFor)
+// flush waits until the peers have what connections in closing still send, as
+// long as ctx lasts: a program may end right after it closed a conn. Peers that
+// say nothing are not waited for.
+func (h *Host) flush(ctx context.Context) error {
 	tick := time.NewTicker(flushEvery)
 	defer tick.Stop()
-	for h.sending() && time.Now().Before(end) {
-		<-tick.C
+	for h.sending() {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
+	return nil
 }
 
 // Remotes returns the addresses to which sockets of the host have flows, LSIs
@@ -36,7 +37,7 @@ func Remotes() map[netip.Addr]bool {
 		if err != nil {
 			continue
 		}
-		eachSocket(b, func(_, remote netip.Addr, _ byte) {
+		eachSocket(b, func(_, remote netip.Addr, _ byte, _ uint64) {
 			if !remote.IsUnspecified() {
 				all[remote] = true
 			}
@@ -45,8 +46,13 @@ func Remotes() map[netip.Addr]bool {
 	return all
 }
 
+// maxResent is how often the kernel has sent something again, without an
+// answer, of a connection that is worth waiting for: it begins after 0.2 s and
+// doubles.
+const maxResent = 2
+
 // sending says whether a connection from an LSI of the node has a FIN that is
-// not acknowledged.
+// not acknowledged, though its peer answers.
 func (h *Host) sending() bool {
 	found := false
 	for _, path := range []string{"/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"} {
@@ -54,11 +60,11 @@ func (h *Host) sending() bool {
 		if err != nil {
 			continue
 		}
-		eachSocket(b, func(local, remote netip.Addr, state byte) {
+		eachSocket(b, func(local, _ netip.Addr, state byte, resent uint64) {
 			const finWait1, lastAck, closing = 4, 9, 11
 			switch state {
 			case finWait1, lastAck, closing:
-				found = found || local == h.self4 || local == h.self6
+				found = found || resent <= maxResent && (local == h.self4 || local == h.self6)
 			}
 		})
 	}
@@ -66,19 +72,21 @@ func (h *Host) sending() bool {
 }
 
 // eachSocket reads the table in b (proc_pid_net(5)): addresses are words of the
-// machine's byte order in hexadecimal, states those of include/net/tcp_states.h.
-func eachSocket(b []byte, f func(local, remote netip.Addr, state byte)) {
+// machine's byte order in hexadecimal, states those of include/net/tcp_states.h,
+// resent is how often something was sent again since the peer last answered.
+func eachSocket(b []byte, f func(local, remote netip.Addr, state byte, resent uint64)) {
 	s := bufio.NewScanner(bytes.NewReader(b))
 	for s.Scan() {
 		w := bytes.Fields(s.Bytes())
-		if len(w) < 4 {
+		if len(w) < 7 {
 			continue
 		}
 		local, ok1 := procAddr(w[1])
 		remote, ok2 := procAddr(w[2])
 		state, err := hex.DecodeString(string(w[3]))
-		if ok1 && ok2 && err == nil && len(state) == 1 {
-			f(local, remote, state[0])
+		resent, err2 := strconv.ParseUint(string(w[6]), 16, 64)
+		if ok1 && ok2 && err == nil && err2 == nil && len(state) == 1 {
+			f(local, remote, state[0], resent)
 		}
 	}
 }

@@ -162,7 +162,7 @@ func bulk(t *testing.T, d, l dialer, to netip.Addr) {
 			return
 		}
 		defer s.Close()
-		_ = s.SetDeadline(time.Now().Add(30 * time.Second))
+		_ = s.SetDeadline(time.Now().Add(2 * time.Minute))
 		wait := make(chan error, 2)
 		both(s, wait)
 		done <- errors.Join(<-wait, <-wait)
@@ -172,7 +172,7 @@ func bulk(t *testing.T, d, l dialer, to netip.Addr) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(30 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(2 * time.Minute))
 	both(c, done)
 	for range 3 {
 		if err := <-done; err != nil {
@@ -192,7 +192,7 @@ func datagrams(t *testing.T, d, l dialer, to netip.Addr) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(2 * time.Minute)
 	_, _ = c.SetDeadline(deadline), pc.SetDeadline(deadline)
 	buf := make([]byte, 1<<16)
 	for _, n := range []int{0, 1, 64, 1400, 1500, 9000, 65000} {
@@ -286,7 +286,7 @@ func segments(t *testing.T, d, l dialer, to netip.Addr, size int) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(2 * time.Minute)
 	_, _ = c.SetDeadline(deadline), pc.SetDeadline(deadline)
 	buf := make([]byte, 1<<16)
 	// The pipe first: what is held for one is bounded.
@@ -380,7 +380,7 @@ func TestUnreachable(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_ = u.SetDeadline(time.Now().Add(10 * time.Second))
+		_ = u.SetDeadline(time.Now().Add(2 * time.Minute))
 		raw, err := u.(*udpConn).SyscallConn()
 		if err != nil {
 			t.Fatal(err)
@@ -444,7 +444,7 @@ func TestAdmit(t *testing.T) {
 	}
 	defer u.Close()
 	buf := make([]byte, 10)
-	_ = pc.SetDeadline(time.Now().Add(10 * time.Second))
+	_ = pc.SetDeadline(time.Now().Add(2 * time.Minute))
 	for range 3 {
 		_, _ = u.Write([]byte("hi"))
 		if _, _, err := pc.ReadFrom(buf); err != nil {
@@ -456,7 +456,7 @@ func TestAdmit(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer u2.Close()
-	_ = u2.SetDeadline(time.Now().Add(10 * time.Second))
+	_ = u2.SetDeadline(time.Now().Add(2 * time.Minute))
 	_, _ = u2.Write([]byte("hi"))
 	if _, err := u2.Read(buf); !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("refused UDP: %v", err)
@@ -524,7 +524,7 @@ func TestAdmitFragments(t *testing.T) {
 		if _, err := c.Write(make([]byte, 4000)); err != nil {
 			t.Fatal(err)
 		}
-		_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+		_ = c.SetDeadline(time.Now().Add(2 * time.Minute))
 		if _, err := c.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNREFUSED) {
 			t.Errorf("fragments to a port that is refused: %v", err)
 		}

@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 
 	"gvisor.dev/gvisor/pkg/tcpip/checksum"
+
+	"github.com/idloc/idloc/internal/inner"
 )
 
 // In front of each packet, either way, the kernel has a virtio_net_hdr (Linux
@@ -31,17 +33,8 @@ const (
 )
 
 const (
-	protoTCP      = 6
-	protoUDP      = 17
-	protoFragment = 44
-
-	ipv4Len = 20
-	ipv6Len = 40
-
 	tcpChecksum = 16 // where in the header
 	udpChecksum = 6
-	tcpFlags    = 13
-	flagCWR     = 0x80
 )
 
 // segment returns what a virtio_net_hdr says about the packet after it: 0 if
@@ -58,41 +51,40 @@ func segment(h []byte) (mss int, ok bool) {
 }
 
 // finish makes the virtio_net_hdr v for a packet from a peer and puts the
-// checksum into head, whose last header is TCP's or UDP's unless it is a
-// fragment or ICMP: their checksums are right already. A packet of one segment
+// checksum into head, of which h says what it holds. Those of fragments and ICMP
+// are right already. A packet of one segment
 // gets a checksum that anybody may verify, a run of several (seg > 0) what the
 // kernel has for one that it merged itself.
-func finish(v *[vnetLen]byte, v6 bool, head, payload []byte, seg int) {
+func finish(v *[vnetLen]byte, h *inner.Header, head, payload []byte, seg int) {
 	*v = [vnetLen]byte{}
-	hl, next := ipv4Len, head[9]
-	if v6 {
-		hl, next = ipv6Len, head[6]
-	} else if binary.BigEndian.Uint16(head[6:])&0x3fff != 0 {
-		return
+	hl, at := inner.IPv4Len, 0
+	if h.V6 {
+		hl = inner.IPv6Len
 	}
-	at := 0
-	switch next {
-	case protoTCP:
+	switch {
+	case h.Fragment:
+		return
+	case h.Protocol == inner.TCP:
 		at = tcpChecksum
-	case protoUDP:
+	case h.Protocol == inner.UDP:
 		at = udpChecksum
 	default:
 		return
 	}
 	th := head[hl:]
-	sum := pseudo(v6, head, next, len(th)+len(payload))
+	sum := pseudo(h.V6, head, h.Protocol, len(th)+len(payload))
 	if seg > 0 {
 		binary.BigEndian.PutUint16(th[at:], sum)
 		v[0] = needsChecksum
 		switch {
-		case next == protoUDP:
+		case h.Protocol == inner.UDP:
 			v[1] = gsoUDP
-		case v6:
+		case h.V6:
 			v[1] = gsoTCP6
 		default:
 			v[1] = gsoTCP4
 		}
-		if next == protoTCP && th[tcpFlags]&flagCWR != 0 {
+		if h.Flags&inner.CWR != 0 {
 			v[1] |= gsoECN
 		}
 		binary.NativeEndian.PutUint16(v[2:], uint16(len(head)))
@@ -103,7 +95,7 @@ func finish(v *[vnetLen]byte, v6 bool, head, payload []byte, seg int) {
 	}
 	th[at], th[at+1] = 0, 0
 	sum = checksum.Checksum(payload, checksum.Checksum(th, sum))
-	if sum = ^sum; sum == 0 && next == protoUDP {
+	if sum = ^sum; sum == 0 && h.Protocol == inner.UDP {
 		sum = 0xffff // RFC 768: 0 is "none"
 	}
 	binary.BigEndian.PutUint16(th[at:], sum)
@@ -113,9 +105,9 @@ func finish(v *[vnetLen]byte, v6 bool, head, payload []byte, seg int) {
 // packet whose IP header is at the front of head, with n bytes after it. Both
 // headers add up to the same terms.
 func pseudo(v6 bool, head []byte, next byte, n int) uint16 {
-	addrs := head[12:ipv4Len]
+	addrs := head[12:inner.IPv4Len]
 	if v6 {
-		addrs = head[8:ipv6Len]
+		addrs = head[8:inner.IPv6Len]
 	}
 	var tail [4]byte
 	binary.BigEndian.PutUint16(tail[0:], uint16(n)) // a packet has no more than 65535

@@ -11,6 +11,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/checksum"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 
+	"github.com/idloc/idloc/internal/inner"
 	"github.com/idloc/idloc/internal/peerid"
 	"github.com/idloc/idloc/lsi"
 	"github.com/idloc/idloc/shim"
@@ -64,9 +65,9 @@ func sumOf(v6 bool, next byte, transport, payload []byte) uint16 {
 // the mark, and a checksum that is right once its owner adds the rest.
 func TestFinish(t *testing.T) {
 	for _, v6 := range []bool{false, true} {
-		hl := ipv4Len
+		hl := inner.IPv4Len
 		if v6 {
-			hl = ipv6Len
+			hl = inner.IPv6Len
 		}
 		for _, size := range []int{0, 1, 2, 1399, 64000} {
 			payload := bytes.Repeat([]byte{0x9d, 0x33, 0xff}, size/3+1)[:size]
@@ -76,13 +77,13 @@ func TestFinish(t *testing.T) {
 				at   int
 				gso  byte
 			}{
-				{protoTCP, tcpHeader(header.TCPFlagAck), 16, map[bool]byte{false: 1, true: 4}[v6]},
-				{protoTCP, tcpHeader(header.TCPFlagAck | 0x80), 16, map[bool]byte{false: 0x81, true: 0x84}[v6]},
-				{protoUDP, udpHeader(size), 6, 5},
+				{inner.TCP, tcpHeader(header.TCPFlagAck), 16, map[bool]byte{false: 1, true: 4}[v6]},
+				{inner.TCP, tcpHeader(header.TCPFlagAck | 0x80), 16, map[bool]byte{false: 0x81, true: 0x84}[v6]},
+				{inner.UDP, udpHeader(size), 6, 5},
 			} {
 				var v [vnetLen]byte
 				head := packet(v6, p.next, p.th, size)
-				finish(&v, v6, head, payload, 0)
+				finish(&v, said(head), head, payload, 0)
 				if v != [vnetLen]byte{} {
 					t.Errorf("v6 %v protocol %d: a single packet has %x", v6, p.next, v)
 				}
@@ -93,7 +94,7 @@ func TestFinish(t *testing.T) {
 					continue
 				}
 				head = packet(v6, p.next, p.th, size)
-				finish(&v, v6, head, payload, 1000)
+				finish(&v, said(head), head, payload, 1000)
 				want := []byte{1, p.gso}
 				for _, n := range []int{len(head), 1000, hl, p.at} {
 					want = binary.NativeEndian.AppendUint16(want, uint16(n))
@@ -115,16 +116,16 @@ func TestFinish(t *testing.T) {
 		head := packet(v6, icmp, []byte{8, 0, 0x12, 0x34, 5, 6, 7, 8}, 0)
 		whole := bytes.Clone(head)
 		var v [vnetLen]byte
-		finish(&v, v6, head, nil, 0)
+		finish(&v, said(head), head, nil, 0)
 		if !bytes.Equal(head, whole) {
 			t.Error("ICMP was changed")
 		}
 	}
-	head := packet(false, protoUDP, udpHeader(1000), 100)
+	head := packet(false, inner.UDP, udpHeader(1000), 100)
 	header.IPv4(head).SetFlagsFragmentOffset(header.IPv4FlagMoreFragments, 0)
 	whole := bytes.Clone(head)
 	var v [vnetLen]byte
-	finish(&v, false, head, make([]byte, 100), 0)
+	finish(&v, said(head), head, make([]byte, 100), 0)
 	if !bytes.Equal(head, whole) {
 		t.Error("a fragment was changed")
 	}
@@ -133,16 +134,23 @@ func TestFinish(t *testing.T) {
 // A UDP checksum that comes out as 0 is sent as 0xffff: 0 means none, and IPv6
 // does not allow it.
 func TestUDPChecksumNeverZero(t *testing.T) {
-	head := packet(true, protoUDP, udpHeader(2), 2)
+	head := packet(true, inner.UDP, udpHeader(2), 2)
 	var v [vnetLen]byte
 	payload := []byte{0, 0}
-	finish(&v, true, head, payload, 0)
-	c := binary.BigEndian.Uint16(head[ipv6Len+udpChecksum:])
+	finish(&v, said(head), head, payload, 0)
+	c := binary.BigEndian.Uint16(head[inner.IPv6Len+udpChecksum:])
 	binary.BigEndian.PutUint16(payload, c) // the sum is 0xffff now
-	finish(&v, true, head, payload, 0)
-	if c := binary.BigEndian.Uint16(head[ipv6Len+udpChecksum:]); c != 0xffff {
+	finish(&v, said(head), head, payload, 0)
+	if c := binary.BigEndian.Uint16(head[inner.IPv6Len+udpChecksum:]); c != 0xffff {
 		t.Errorf("checksum %#x", c)
 	}
+}
+
+// said is what the shim says of the headers of a packet.
+func said(head []byte) *inner.Header {
+	var h inner.Header
+	h.Parse(head)
+	return &h
 }
 
 // FuzzSent feeds what a kernel might never send to the way down: header and
@@ -162,17 +170,17 @@ func FuzzSent(f *testing.F) {
 	}
 	s := shim.New(shim.Config{Table: table})
 	f.Cleanup(func() { _ = s.Close(); _ = table.Close() })
-	h := &Host{shim: s}
+	h := &Host{shim: s, dev: goneDevice()}
 	own4, _ := table.Self()
 	for _, v6 := range []bool{false, true} {
-		p := packet(v6, protoTCP, tcpHeader(header.TCPFlagAck), 3000)
+		p := packet(v6, inner.TCP, tcpHeader(header.TCPFlagAck), 3000)
 		if !v6 {
 			copy(p[12:], own4.AsSlice())
 		}
 		vnet := []byte{1, map[bool]byte{false: 1, true: 4}[v6], 0, 0, 0, 4, 20, 0, 16, 0}
 		f.Add(append(append(vnet, p...), make([]byte, 3000)...))
 		f.Add(append(make([]byte, vnetLen), p...))
-		f.Add(append([]byte{0, 5, 0, 0, 1, 0, 0, 0, 0, 0}, packet(v6, protoUDP, udpHeader(100), 100)...))
+		f.Add(append([]byte{0, 5, 0, 0, 1, 0, 0, 0, 0, 0}, packet(v6, inner.UDP, udpHeader(100), 100)...))
 	}
 	f.Add([]byte{0, 3, 0, 0, 1, 0, 0, 0, 0, 0, 0x45})
 	f.Add([]byte{0, 0})
