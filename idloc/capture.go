@@ -16,7 +16,9 @@ const captureQueue = 1024
 // (link type RAW) that Wireshark and tcpdump read. TCP packets of a burst may
 // appear as one larger one, and transport checksums are not filled in, as
 // with any card that offloads them. Packets that w is too slow for are left
-// out; stop says nothing of them. One capture runs at a time.
+// out; stop says nothing of them. One capture runs at a time: while one does,
+// Capture fails and writes nothing. What passes after the file's header has
+// been written is in the capture.
 //
 // stop ends the capture, waits until the last packet is written, and is
 // idempotent; Close of the node does the same. w is used by one goroutine and
@@ -31,14 +33,16 @@ func (n *Node) Capture(w io.Writer) (stop func(), err error) {
 		c.end()
 		n.capture.CompareAndSwap(c, nil)
 	})
-	if err := c.header(); err != nil {
-		return nil, err
-	}
 	if !n.capture.CompareAndSwap(nil, c) {
 		return nil, errCapturing
 	}
-	go c.run()
-	n.stack.SetTap(c.see)
+	n.stack.SetTap(c.see) // before the header: who has read that may begin
+	err = c.header()
+	go c.run(err != nil) // in any case: Close may be waiting for its end
+	if err != nil {
+		c.stop()
+		return nil, err
+	}
 	if n.alive() != nil { // Close may have looked before c was there
 		c.stop()
 	}
@@ -91,11 +95,10 @@ func (c *capture) see(_ bool, packet []byte) {
 	}
 }
 
-// run writes until the capture ends or w fails; then it goes on taking
-// packets, so that end does not wait for it.
-func (c *capture) run() {
+// run writes until the capture ends or w fails; then, or if w has failed
+// already, it goes on taking packets, so that end does not wait for it.
+func (c *capture) run(failed bool) {
 	defer close(c.done)
-	failed := false
 	for record := range c.packets {
 		if failed {
 			continue

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/idloc/idloc/idloc"
+	"github.com/idloc/idloc/internal/yardstick"
 )
 
 var closeRounds = flag.Int("close.rounds", 4, "how many rounds TestCloseRaces goes; 200 take two minutes")
@@ -59,7 +60,7 @@ func TestCloseRaces(t *testing.T) {
 		if err != nil {
 			t.Fatalf("round %d: %v", i, err)
 		}
-		ctx, cancel = context.WithTimeout(t.Context(), 30*time.Second)
+		ctx, cancel = context.WithTimeout(t.Context(), patience)
 		if n, err = enter(ctx); err != nil {
 			t.Fatalf("round %d: %v", i, err)
 		}
@@ -191,12 +192,24 @@ func closeRace(t *testing.T, earth, n *idloc.Node, host *wired, port string, rnd
 
 	<-time.After(upTo(rnd, 150*time.Millisecond)) // the moment is what varies
 	ended := make(chan error)
+	begun, clock := time.Now(), yardstick.Start()
 	for range 2 {
-		go func() { ended <- n.Close() }()
+		go func() {
+			err := n.Close()
+			var cut *idloc.CutError
+			// Close waits for ten seconds for what was written. Where others had the
+			// processors for most of them it may cut; else it may not.
+			if errors.As(err, &cut) && time.Since(begun) >= 10*time.Second && clock.Elapsed() < 10*time.Second {
+				t.Logf("a busy machine: %v", err)
+				err = nil
+			}
+			ended <- err
+		}()
 	}
 	for range 2 {
 		await(t, "Close", ended)
 	}
+	clock.Stop()
 	close(closed)
 	all := make(chan error)
 	go func() { busy.Wait(); close(all) }()
@@ -228,7 +241,7 @@ func await(t *testing.T, what string, got <-chan error) {
 		if err != nil {
 			t.Errorf("%s: %v", what, err)
 		}
-	case <-time.After(time.Minute):
+	case <-time.After(patience):
 		b := make([]byte, 1<<22)
 		panic(fmt.Sprintf("%s does not return\n%s", what, b[:runtime.Stack(b, true)]))
 	}

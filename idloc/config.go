@@ -17,18 +17,31 @@ type Config struct {
 	// label the node takes mars-2 and so on (draft §5, "some scheme to
 	// break ties"): Node.Name tells which.
 	Name string
-	// Dir keeps the key, the certificate, LSIs and known peers. It is
-	// created with mode 0700 and locked while the node runs. "" keeps
-	// everything in memory: every start is then a new peer.
+	// Dir keeps the key and the certificate, the founder's root key, the port,
+	// LSIs, known peers and names. It is created with mode 0700 and locked
+	// while the node runs. "" keeps everything in memory: every start is then a
+	// new peer.
+	//
+	// Only the key ("identity") and the membership with the root key
+	// ("overlay") stop a start if they are damaged: they are what to back up.
+	// All else is made anew; what is damaged is put aside as
+	// <name>.json.damaged, and said once at Warn. A disk that is full or cannot
+	// be written is a warning too, for a node that runs and for one that starts
+	// with a key.
 	Dir string
 	// Port is the one UDP port of the node: pipes, STUN and the peer
-	// protocol share it. 0 picks one.
+	// protocol share it. 0 takes the one of the last start, which members
+	// remember and tokens name, and at the first start any. If somebody else has
+	// it by then another is taken, with a warning: members hear of it once the
+	// node has reached one of them, tokens from before go nowhere. A port that
+	// is given here and taken is an error.
 	Port uint16
 	// Addrs are the local addresses to use; nil is all usable ones.
 	// Loopback is used when it is listed or when there is nothing else.
 	Addrs []netip.Addr
 	// LSIPrefix is where IPv4 LSIs come from (draft §4.1), /29 or wider; the
-	// zero prefix is a /16 of 198.18.0.0/15.
+	// zero prefix is a /16 of 198.18.0.0/15. Without TUN it may be in use on the
+	// host; with it, starting fails with a *PrefixError then.
 	LSIPrefix netip.Prefix
 	// TUN names a TUN device that the node makes, "idloc0"; "idloc%d" has the
 	// kernel number it. Then the host's kernel stands above the shim in place
@@ -37,8 +50,10 @@ type Config struct {
 	// the host, as Admit allows. Dial, Listen and the node's DNS use kernel
 	// sockets at the LSIs. It needs Linux and the right CAP_NET_ADMIN, and for
 	// the DNS server CAP_NET_BIND_SERVICE; else starting fails with an error
-	// that is fs.ErrPermission or errors.ErrUnsupported. "" makes no device.
-	// Null must be NullRefuse with it.
+	// that is fs.ErrPermission or errors.ErrUnsupported. While the node is down
+	// after a crash, LSIs are unreachable on the host; netstack/tun says what a
+	// host does that never runs a node again. "" makes no device. Null must be
+	// NullRefuse with it.
 	TUN string
 	// ICEServers are extra servers, as URLs of RFC 7064 and RFC 7065:
 	//
@@ -159,5 +174,6 @@ type PathStatus struct {
 	Remote netip.AddrPort `json:"remote"`          // real address of the peer, as seen from here
 	Via    PeerID         `json:"via,omitzero"`    // the forwarding member, if relayed
 	RTT    time.Duration  `json:"rtt,omitempty"`   // smoothed, in nanoseconds; 0 if not measured yet
+	MTU    int            `json:"mtu,omitempty"`   // largest UDP payload that has come through, bytes
 	Active bool           `json:"active,omitzero"` // data is sent here
 }

@@ -1,7 +1,6 @@
 package idloc_test
 
 import (
-	"context"
 	"encoding/binary"
 	"flag"
 	"fmt"
@@ -16,6 +15,7 @@ import (
 	"golang.org/x/net/nettest"
 
 	"github.com/idloc/idloc/idloc"
+	"github.com/idloc/idloc/internal/yardstick"
 )
 
 var (
@@ -80,7 +80,7 @@ func TestManyConns(t *testing.T) {
 					return
 				}
 				var b [4]byte
-				c.SetDeadline(time.Now().Add(time.Minute))
+				c.SetDeadline(time.Now().Add(patience))
 				if _, err := io.ReadFull(c, b[:]); err != nil {
 					t.Error(err)
 					return
@@ -123,8 +123,8 @@ func TestManyConns(t *testing.T) {
 	}
 	for i := range count {
 		msg := fmt.Appendf(nil, "connection %d", i)
-		servers[i].SetDeadline(time.Now().Add(time.Minute))
-		clients[i].SetDeadline(time.Now().Add(time.Minute))
+		servers[i].SetDeadline(time.Now().Add(patience))
+		clients[i].SetDeadline(time.Now().Add(patience))
 		if _, err := clients[i].Write(msg); err != nil {
 			t.Fatal(err)
 		}
@@ -172,28 +172,23 @@ func TestLeakRounds(t *testing.T) {
 	}
 	round(0)
 	// How much is there once what ends has ended: the least of a while.
-	patience := 20 * time.Second
+	while := 20 * time.Second
 	if *leakRounds > 100 {
 		// A node's last packet may be lost. Its peer then finds out by keepalives
 		// or, if it was closing, gives up after orphanFor.
-		patience = 4 * time.Minute
+		while = 4 * time.Minute
 	}
 	least := func(enough func(level) bool) level {
-		ctx, cancel := context.WithTimeout(t.Context(), patience)
-		defer cancel()
+		c := yardstick.Start()
+		defer c.Stop()
 		tick := time.NewTicker(20 * time.Millisecond)
 		defer tick.Stop()
-		for {
-			now := levelOf(earth)
-			if enough(now) {
-				return now
-			}
-			select {
-			case <-tick.C:
-			case <-ctx.Done():
+		for range tick.C {
+			if now := levelOf(earth); enough(now) || c.Elapsed() > while {
 				return now
 			}
 		}
+		panic("unreachable")
 	}
 	quiet := 0
 	before := least(func(level) bool { quiet++; return quiet > 100 })

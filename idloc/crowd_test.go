@@ -6,8 +6,10 @@ import (
 	"net"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/idloc/idloc/idloc"
+	"github.com/idloc/idloc/internal/yardstick"
 )
 
 // 200 first dials from one node to 20 peers: every one succeeds, and each
@@ -59,22 +61,35 @@ type pipeCount struct {
 	stop context.CancelFunc
 	done chan struct{}
 
-	mu sync.Mutex // guards up
-	up map[idloc.PeerID]int
+	mu   sync.Mutex // guards what follows
+	up   map[idloc.PeerID]int
+	last map[idloc.PeerID]time.Time // when a pipe came up
+
+	again int // how often one that had been silent came up
+	begun time.Time
+	clock *yardstick.Clock
 }
 
 func countPipes(t *testing.T, n *idloc.Node) *pipeCount {
 	ctx, cancel := context.WithCancel(t.Context())
-	c := &pipeCount{node: n, stop: cancel, done: make(chan struct{}), up: map[idloc.PeerID]int{}}
+	c := &pipeCount{node: n, stop: cancel, done: make(chan struct{}), up: map[idloc.PeerID]int{}, last: map[idloc.PeerID]time.Time{}, begun: time.Now(), clock: yardstick.Start()}
 	events := n.Watch(ctx)
 	go func() {
 		defer close(c.done)
 		for e := range events {
-			if e.Kind == idloc.EventPipeUp {
-				c.mu.Lock()
-				c.up[e.Peer]++
-				c.mu.Unlock()
+			if e.Kind != idloc.EventPipeUp {
+				continue
 			}
+			// A pipe is silent after a second without an answer at the soonest
+			// (package pipe); then it comes up again, and is no other pipe.
+			c.mu.Lock()
+			if last := c.last[e.Peer]; last.IsZero() || e.Time.Sub(last) < time.Second {
+				c.up[e.Peer]++
+			} else {
+				c.again++
+			}
+			c.last[e.Peer] = e.Time
+			c.mu.Unlock()
 		}
 	}()
 	t.Cleanup(cancel)
@@ -94,6 +109,10 @@ func (c *pipeCount) wantOne(t *testing.T, peers ...idloc.PeerID) {
 	}
 	c.stop()
 	<-c.done
+	took, own := time.Since(c.begun), c.clock.Stop()
+	if c.again > 0 && took < 3*own/2 {
+		t.Errorf("%s: pipes were silent and came again %d times in %v, on a machine that is not busy", c.node.Name(), c.again, took)
+	}
 	for _, peer := range peers {
 		if c.up[peer] != 1 {
 			t.Errorf("%s saw %d pipes to %s come up, want 1", c.node.Name(), c.up[peer], peer)

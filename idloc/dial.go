@@ -1,6 +1,7 @@
 package idloc
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net"
@@ -11,14 +12,8 @@ import (
 	"time"
 
 	"github.com/idloc/idloc/internal/event"
-	"github.com/idloc/idloc/lsi"
 	"github.com/idloc/idloc/overlay"
 )
-
-// connectTimeout bounds a TCP handshake inside a pipe when the caller's
-// context has no earlier deadline. A pipe that cannot be opened ends a Dial
-// sooner, with its own error.
-const connectTimeout = 30 * time.Second
 
 // Dial connects to address, "host:port", over the overlay. The networks are
 // "tcp", "tcp4", "tcp6", "udp", "udp4" and "udp6": the suffix chooses the
@@ -32,8 +27,21 @@ const connectTimeout = 30 * time.Second
 // failure on the way says its stage in a *StageError. A name that nobody has
 // is a *net.DNSError with IsNotFound.
 //
+// A TCP Dial to a peer that cannot be reached goes on, as a kernel repeats its
+// SYN, until the deadline of its context: the peer may be just restarting. The
+// error then says why the last attempt has failed, and is a timeout. Without a
+// deadline a Dial looks for such a peer for 9 s, so that it ends within ten,
+// and returns the last attempt's error. What is known is final at once: that
+// enough servers know no such name, or that its peer was put out; that the port
+// is closed (ECONNREFUSED); that the peer's node or a policy refuses; that the
+// peer has shown no valid membership; an address that is no LSI; no free LSI.
+//
 // The conn of a TCP network has the methods of *net.TCPConn that make sense
-// here (CloseWrite, CloseRead, SetNoDelay, SetLinger, SetKeepAlive…).
+// here, and what else would need a descriptor: CloseWrite, CloseRead,
+// SetNoDelay, SetLinger, SetKeepAlive, SetUserTimeout, SetReadBuffer,
+// SetWriteBuffer, SetTrafficClass, Info… It is a [TCPConn], and that of a UDP
+// network a [UDPConn], which has ReadBatch and WriteBatch: a type assertion
+// gets at them. A [Dialer] has a LocalPort.
 func (n *Node) Dial(ctx context.Context, network, address string) (net.Conn, error) {
 	return n.dialAs(ctx, network, address, OuterUDP)
 }
@@ -43,11 +51,7 @@ func (n *Node) dialAs(ctx context.Context, network, address string, enc Encapsul
 	c, err := n.dial(ctx, network, address, enc, t)
 	t.end(err)
 	if err != nil {
-		var op *net.OpError
-		if errors.As(err, &op) && op == err {
-			return nil, err
-		}
-		return nil, &net.OpError{Op: "dial", Net: network, Addr: textAddr{network, address}, Err: err}
+		return nil, dialError(network, address, err)
 	}
 	return c, nil
 }
@@ -66,7 +70,7 @@ func (n *Node) dial(ctx context.Context, network, address string, enc Encapsulat
 	}
 	ctx, cancel := n.bind(ctx)
 	defer cancel()
-	t, err := n.lookup(ctx, host, family)
+	t, err := n.find(ctx, host, family)
 	if err != nil {
 		return nil, n.ended(nameStage(err))
 	}
@@ -76,44 +80,16 @@ func (n *Node) dial(ctx context.Context, network, address string, enc Encapsulat
 		return nil, err
 	}
 	if enc == Null && t.peer != n.id { // packets to oneself have no encapsulation
-		c, err := n.dialNull(ctx, network, t, netip.AddrPortFrom(addrs[0], port))
-		return c, n.ended(err)
+		to := netip.AddrPortFrom(addrs[0], port)
+		c, err := n.dialNull(ctx, network, t, to)
+		return c, n.ended(opErrorAt("dial", network, to, err))
 	}
 	if strings.HasPrefix(network, "udp") {
-		c, err := n.stack.DialUDP(ctx, network, netip.AddrPort{}, netip.AddrPortFrom(addrs[0], port))
+		c, err := n.stack.DialUDP(ctx, network, n.localAddr(ctx, addrs[0]), netip.AddrPortFrom(addrs[0], port))
 		return c, n.ended(err)
 	}
-	if _, ok := ctx.Deadline(); !ok {
-		var stop context.CancelFunc
-		ctx, stop = context.WithTimeout(ctx, connectTimeout)
-		defer stop()
-	}
-	c, err := n.dialTCP(ctx, network, addrs, port)
-	if err != nil {
-		return nil, n.ended(n.explain(t.peer, err))
-	}
-	return c, nil
-}
-
-// dialTCP tries a peer's addresses one after the other, as package net does
-// with those of a name, while the peer refuses. What keeps packets from
-// reaching the peer at one of them does so at the others. The error is the
-// first one's.
-func (n *Node) dialTCP(ctx context.Context, network string, addrs []netip.Addr, port uint16) (net.Conn, error) {
-	var first error
-	for _, a := range addrs {
-		c, err := n.stack.DialTCP(ctx, network, netip.AddrPort{}, netip.AddrPortFrom(a, port))
-		if err == nil {
-			return c, nil
-		}
-		if first == nil {
-			first = err
-		}
-		if !errors.Is(err, syscall.ECONNREFUSED) {
-			break
-		}
-	}
-	return nil, first
+	c, err := n.redial(ctx, network, t, addrs, port, track.start)
+	return c, n.ended(opErrorAt("dial", network, netip.AddrPortFrom(addrs[0], port), err))
 }
 
 // bind returns a context that ends with the node, too.
@@ -135,34 +111,40 @@ func (n *Node) ended(err error) error {
 // leave because no pipe could be opened, that is what the caller wants to
 // read, not the ICMP error that the shim answered; when the caller's patience
 // ended, how far the pipe had come.
-func (n *Node) explain(peer PeerID, err error) error {
+func (n *Node) explain(to target, err error) error {
 	var op *net.OpError
 	if errors.Is(err, net.ErrClosed) || !errors.As(err, &op) {
 		return err
 	}
-	e := &StageError{Stage: StageConnect, Peer: peer, Err: op.Err}
+	e := &StageError{Stage: StageConnect, Peer: to.peer, Err: op.Err}
 	switch {
+	case errors.Is(err, syscall.EADDRINUSE), errors.Is(err, syscall.EADDRNOTAVAIL): // a local port
+		return err
 	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.ECONNRESET): // the peer's own answer
-		return &net.OpError{Op: op.Op, Net: op.Net, Source: op.Source, Addr: op.Addr, Err: e}
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
-		if stage := n.meter.at(peer); stage != "" {
+		if stage := n.meter.at(to.peer); stage != "" {
 			e.Stage = stage
 		}
-		return e
+	default:
+		if cause := n.shim.LastError(to.peer); cause != nil {
+			e = n.stageOf(to, cause)
+		}
 	}
-	if cause := n.shim.LastError(peer); cause != nil {
-		return stageOf(peer, cause)
-	}
-	return e
+	return &net.OpError{Op: op.Op, Net: op.Net, Source: op.Source, Addr: op.Addr, Err: e}
 }
 
 // stageOf turns the overlay's error into the public one.
-func stageOf(peer PeerID, err error) error {
+func (n *Node) stageOf(to target, err error) *StageError {
+	e := &StageError{Stage: StageOffer, Peer: to.peer, Err: err}
 	var s *overlay.StageError
 	if errors.As(err, &s) {
-		return &StageError{Stage: s.Stage, Peer: peer, Err: s.Err}
+		e.Stage, e.Err = s.Stage, s.Err
 	}
-	return &StageError{Stage: StageOffer, Peer: peer, Err: err}
+	var gone *overlay.OfflineError
+	if errors.As(e.Err, &gone) {
+		e.Err = &offline{cmp.Or(n.ov.NameOf(to.peer), to.host), gone}
+	}
+	return e
 }
 
 // nameStage puts the stage to an error of a name; an address has none.
@@ -204,7 +186,7 @@ func errNoSuitable(host string) error {
 
 // lookup finds the peer that host stands for and gives it LSIs, for a network
 // of a family. An LSI is assigned only once the peer is known (draft §4.1;
-// DESIGN "LSIs"). No host and the unspecified addresses mean this node, as
+// DESIGN §10). No host and the unspecified addresses mean this node, as
 // they mean the local system in package net.
 func (n *Node) lookup(ctx context.Context, host string, family int) (target, error) {
 	v4, v6 := n.table.Self()
@@ -254,9 +236,6 @@ func (n *Node) assign(peer PeerID, name string) (v4, v6 netip.Addr, err error) {
 	}
 	v4, v6, fresh, err := n.table.Assign(peer)
 	if err != nil {
-		if errors.Is(err, lsi.ErrExhausted) {
-			err = errors.Join(ErrLSIExhausted, err)
-		}
 		return v4, v6, err
 	}
 	if fresh {
@@ -358,9 +337,3 @@ func splitHostPort(ctx context.Context, network, address string) (string, uint16
 	}
 	return host, uint16(port), nil
 }
-
-// textAddr is an address that was never resolved.
-type textAddr struct{ network, text string }
-
-func (a textAddr) Network() string { return a.network }
-func (a textAddr) String() string  { return a.text }

@@ -16,6 +16,11 @@
 // [Node.Close] keeps the name in the database for a while, [Node.Leave] gives it
 // up.
 //
+// The port is a part of that state: a node that chose its own has it again, so
+// that members that were all off find each other and tokens from before work. Join
+// uses its whole context, and Open returns without anybody if nobody is there:
+// [Status].Self.Alone says so.
+//
 //	node, err := idloc.Join(ctx, token, idloc.Config{Name: "venus", Dir: dir})
 //	if err != nil { … }
 //	defer node.Close()
@@ -24,6 +29,10 @@
 // Then [Node.Dial], [Node.Listen], [Node.ListenPacket] and [Node.HTTPClient]
 // do what their namesakes in net and net/http do. [Node.WhoIs] tells who is
 // behind a RemoteAddr; the pipe has authenticated it.
+//
+// Conns have no descriptor (SyscallConn says [errors.ErrUnsupported], but on a
+// node with a TUN device). What programs do with one elsewhere are methods of
+// [TCPConn] and [UDPConn], which all conns of these networks are.
 //
 // # Rules
 //
@@ -34,15 +43,18 @@
 //     that a quantum computer reads later. The package documentation of
 //     internal/pipe says exactly what is and is not defended.
 //   - A Node may be used from any number of goroutines. Close ends every call
-//     with net.ErrClosed and returns when all its goroutines have ended.
+//     with net.ErrClosed and returns when all its goroutines have ended and
+//     the peers have what was written to its conns; Shutdown lets conns finish.
 //   - Errors are *net.OpError outside. A Dial that failed on its way names
 //     its stage in a [*StageError]: name, offer, connectivity check,
 //     handshake or connect.
 //
 // # Limits
 //
-//	packets held for a peer while its pipe opens   64, and 256 KiB; the oldest is dropped
-//	a Dial to a peer that is gone                  ends within 10 s
+//	packets held for a peer while its pipe opens   64, and 256 KiB; the oldest is dropped; Dials wait without limit
+//	a Dial to a peer that is gone                  ends within 10 s, however many there are; with a deadline, at that
+//	  attempts to reach it                         one for all Dials; the next after 0.1 s to 2 s, or when it comes
+//	a Dial whose context has no deadline           30 s
 //	events a watcher may lag behind                1,024; the oldest are dropped
 //	candidates in an offer                         16
 //	size of an offer or answer                     4 KiB
@@ -52,8 +64,9 @@
 //	inbound TCP connections of one peer            16,384 until they are over; the next is refused
 //	  what they hold unread                      32 MiB, 64 MiB while each has less than its part; one segment each beyond; the rest is dropped and comes again
 //	unread data of one connection                  2 MiB, up to 16 MiB where it is read fast
-//	unread datagrams of one UDP conn               1 MiB, or what SetReadBuffer says; the newest is dropped
-//	a closed connection that nobody acknowledges   2 minutes
+//	unread datagrams of one UDP conn               4 MiB, or what SetReadBuffer says; the newest is dropped
+//	a closed connection that nobody acknowledges   2 minutes; while the peer acknowledges, 64 of one peer go on for longer
+//	Close of a node                                10 s while peers take what was written; Shutdown says how long
 //	TCP handshakes half open                       4,095 a listener; SYN cookies beyond
 //	UDP flows whose admission is remembered        4,096, 1,024 that one LSI of a peer began; Admit is asked about each datagram beyond
 //	offers read of one peer                        20 a second, 5 at once
@@ -65,6 +78,68 @@
 //	a DNS client that says nothing                 closed after 10 s
 //	null flows that others have opened             4,096; beyond, refused
 //	a null TCP conn without a path                 60 s, then ETIMEDOUT; Close goes on for 30 s in the background
+//
+// # Errors
+//
+// What errors.Is finds in what the API returns, or errors.As where a type stands.
+// The text says which name, address and step it is about, and why.
+//
+//	error                        when                                                          what to do
+//	net.ErrClosed                this node, listener or conn was closed, before or meanwhile   end
+//	context.Canceled             the context of the call was cancelled                         end
+//	context.DeadlineExceeded     the context of the call has ended                             try again with more time
+//	os.ErrDeadlineExceeded       SetDeadline and the like; a Dial's deadline                   go on with a new deadline: the conn is whole
+//	*StageError                  Dial, Ping: failed on the way to the peer                     see Stage, and Timeout, whether it is worth another try
+//	ErrUnreachable               Dial, Ping: the peer is offline, or there is no path to it    try again later; a Dial with a deadline goes on until then
+//	ErrRefusedByPolicy           rights, null encapsulation, names of no overlay               ask who may, or change Config: the same is refused again
+//	ErrLSIExhausted              Dial: each LSI stands for a peer that is in use               close conns, or take a larger Config.LSIPrefix
+//	ErrNoState                   Open: there is no overlay in Config.Dir                       Create, or Join with a token
+//	*CutError                    Close, Shutdown: peers lack what was written to them          give Shutdown more time
+//	*PrefixError                 starting with Config.TUN: LSIs would hide a network           take the prefix that it names
+//	*net.DNSError                a name: IsNotFound if nobody has it, else nobody could tell   correct the name, or try again
+//	*net.AddrError               an address that is no member's, or is malformed               correct it
+//	net.UnknownNetworkError      a network other than tcp, udp and those with 4 or 6           correct it
+//	membership.ErrNotToken       Join: the text is no token                                    copy the token anew
+//	membership.ErrTokenDamaged   Join: a part of the token is missing or changed               copy the token anew
+//	membership.ErrTokenVersion   Join: the token is of a newer idloc                           use that
+//	membership.ErrLifetime       Invite: longer than the issuer may, or over already           ask for less
+//	membership.ErrBadLabel       Config.Name, Invite: not a host label                         a-z, 0-9 and hyphens
+//	membership.ErrBadDomain      Create: not a domain                                          correct it
+//	overlay.ErrNotIssuer         Invite by one who is neither founder nor delegate             ask one of them
+//	overlay.ErrNotFounder        Revoke by another than the founder                            ask the founder
+//	errors.ErrUnsupported        SyscallConn; null encapsulation with a TUN device             do without
+//	syscall.ECONNREFUSED         Dial: nobody listens there, or Admit refused                  try again when somebody does
+//	syscall.ECONNRESET           the peer has reset the conn, or its process is over           dial again
+//	syscall.EPIPE                Write after CloseWrite, or after a reset was reported         dial again
+//	syscall.ENOTCONN             CloseRead, CloseWrite of a conn that is over                  Close
+//	syscall.ETIMEDOUT            nothing was acknowledged: SetUserTimeout, keep-alive, Close   dial again
+//	syscall.EHOSTUNREACH         a conn whose pipe cannot be opened                            dial again: a StageError says why
+//	syscall.EADDRINUSE           Listen: somebody listens on that port                         take another
+//	syscall.EADDRNOTAVAIL        Listen: not an address of this node; Dial: no port is free    correct it; close conns
+//	syscall.EMSGSIZE             a datagram is larger than 65,507 bytes                        send less at once
+//	syscall.EINVAL               an option's value cannot be                                   correct it
+//
+// # Differences from package net on a kernel
+//
+// Random programs of two sides (internal/difftest) see on two nodes what they see
+// on the kernel's loopback, but for this. What is a race on the kernel too, once
+// there is a network between the sides, is listed with its reason, because
+// loopback does not show it:
+//
+//	Write after the peer's Close or reset             nil, EPIPE or ECONNRESET: whether the reset has come by then
+//	CloseRead, CloseWrite after both sides' ends      nil or ENOTCONN: whether the last acknowledgement has come by then
+//	Read when the peer reset and segments were lost   fewer bytes, and ECONNRESET instead of EOF: a reset overtakes what was lost
+//	Read when the peer has reset, or was written to   the same without a loss if more was under way than a congestion window begins
+//	  after its Close                                 with, 28 kB: the reset discards what it held back, the FIN too; loopback has segments of 64 kB
+//	Read after CloseRead                              what came before; of what comes later all, a part or nothing, where the kernel has all
+//	CloseRead and CloseWrite, and data unread         a reset at once; the kernel waits for more data to come, and resets then
+//	Read after CloseWrite, a FIN and then a reset     ECONNRESET where the kernel says EOF, if the FIN came after CloseWrite and nobody had read it yet
+//	Write, CloseWrite, when the peer's node has ended EPIPE, ENOTCONN at once: the node has said so; the kernel's first Write draws the reset
+//	a Write that has to wait                          takes what the node's buffers hold, which are larger
+//	Accept                                            peers take turns; connections of one come in order
+//	Dial to a node that has ended                     EHOSTUNREACH, or no answer while ctx lasts: there is no kernel left to refuse
+//	a reader that stands still when a node is closed  gets the rest for 10 s, or as long as Shutdown's ctx lasts, then ECONNRESET
+//	a node that is killed                             its peers' conns live until one knows of it, then ECONNRESET; loopback has no such case
 //
 // # Null encapsulation
 //
@@ -109,11 +184,17 @@
 //	node.go      composition of the layers        DESIGN §4
 //	stack.go     gVisor's TCP/IP or the kernel's  draft §2, Figure 1
 //	config.go    Config and the plain types
+//	saved.go     what Config.Dir keeps: key, port, LSIs
 //	dial.go      Dial: name, LSI, connect         draft §2, §4.1, §5
+//	redial.go    Dial goes on while its context lasts
 //	dialer.go    several overlays at once         draft §4.1, §9.1
+//	options.go   what conns have beyond package net's methods
 //	listen.go    Listen, ListenPacket
 //	null.go      flows with null encapsulation    draft §4.3
-//	peer.go      WhoIs, Ping, Status
+//	members.go   Invite, Revoke, the node's DNS   draft §2, §5
+//	peer.go      WhoIs, Ping, how Status is gathered
+//	status.go    what Status tells
+//	capture.go   inner packets for Wireshark
 //	watch.go     events
 //	track.go     one Dial's times: event, trace
 //	meter.go     metrics

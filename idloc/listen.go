@@ -65,35 +65,40 @@ func (n *Node) own(protocol, network, address string) (netip.AddrPort, error) {
 	if err := n.alive(); err != nil {
 		return fail(err)
 	}
-	v4, v6 := n.table.Self()
-	var at netip.Addr
-	switch a, err := netip.ParseAddr(host); {
-	case host == "":
-	case err == nil && family == 6 && a.Unmap().Is4(), err == nil && family == 4 && a.Is6() && !a.Is4In6() && !a.IsUnspecified():
-		return fail(errNoSuitable(host))
-	case err == nil && a.Unmap().IsUnspecified():
-	case err == nil && (a.Unmap() == v4 || a == v6):
-		at = a.Unmap()
-	case err == nil:
-		return fail(os.NewSyscallError("bind", syscall.EADDRNOTAVAIL))
-	default:
-		label, err := n.label(host)
-		if err != nil {
-			return fail(err)
-		}
-		if label+"."+n.ov.Domain() != n.Name() {
-			return fail(os.NewSyscallError("bind", syscall.EADDRNOTAVAIL))
-		}
-		if at = v4; family == 6 || !v4.IsValid() {
-			at = v6
-		}
+	at, err := n.ownAddr(host, family)
+	if err != nil {
+		return fail(err)
 	}
 	return netip.AddrPortFrom(at, port), nil
 }
 
-func opError(op, network, address string, err error) error {
-	if o, ok := err.(*net.OpError); ok {
-		return o
+// ownAddr returns the LSI of this node that host stands for, of one family if
+// that is 4 or 6, and the zero address for all of them.
+func (n *Node) ownAddr(host string, family int) (netip.Addr, error) {
+	if host == "" {
+		return netip.Addr{}, nil
 	}
-	return &net.OpError{Op: op, Net: network, Addr: textAddr{network, address}, Err: err}
+	v4, v6 := n.table.Self()
+	if a, err := netip.ParseAddr(host); err == nil {
+		switch plain := a.Unmap(); {
+		case family == 6 && plain.Is4(), family == 4 && plain.Is6() && !plain.IsUnspecified():
+			return netip.Addr{}, errNoSuitable(host)
+		case plain.IsUnspecified():
+			return netip.Addr{}, nil
+		case plain == v4 || plain == v6:
+			return plain, nil
+		}
+		return netip.Addr{}, os.NewSyscallError("bind", syscall.EADDRNOTAVAIL)
+	}
+	label, err := n.label(host)
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	if label+"."+n.ov.Domain() != n.Name() {
+		return netip.Addr{}, os.NewSyscallError("bind", syscall.EADDRNOTAVAIL)
+	}
+	if family == 6 || !v4.IsValid() {
+		return v6, nil
+	}
+	return v4, nil
 }

@@ -151,7 +151,7 @@ func TestListenSemantics(t *testing.T) {
 		r.note("Close", l.Close())
 		resets := 0
 		for _, c := range conns {
-			c.SetReadDeadline(time.Now().Add(10 * time.Second))
+			c.SetReadDeadline(time.Now().Add(patience))
 			if _, err := c.Read(make([]byte, 1)); errors.Is(err, syscall.ECONNRESET) {
 				resets++
 			} else if err != io.EOF {
@@ -297,7 +297,7 @@ func TestDialSelf(t *testing.T) {
 				}
 				defer c.Close()
 				r.note("Write", second(c.Write([]byte("me"))))
-				pc.SetDeadline(time.Now().Add(10 * time.Second))
+				pc.SetDeadline(time.Now().Add(patience))
 				buf := make([]byte, 10)
 				n, from, err := pc.ReadFrom(buf)
 				r.note(string(buf[:n]), err)

@@ -19,7 +19,8 @@ import (
 // Invite mints a token: one line of text that lets its bearer in until it
 // expires, and says where to find members. Only the founder and members
 // invited with Delegate can; others get ErrRefusedByPolicy. A token is a
-// secret until it has been used.
+// secret for as long as it admits and a week longer, also when it has been used:
+// internal/THREATS.md says what its holder can do.
 func (n *Node) Invite(opts InviteOptions) (string, error) {
 	if err := n.alive(); err != nil {
 		return "", err
@@ -74,7 +75,12 @@ func (n *Node) admit(network string, local, remote netip.AddrPort) bool {
 // Resolver returns a resolver that asks the node's own DNS, without leaving
 // the process: names of the overlay give LSIs, LookupAddr of an LSI gives a
 // name, and everything else goes to the system's DNS servers. Names of the
-// overlay are never sent there.
+// overlay are never sent there, nor is a label alone ("mars") that a member
+// has, whatever search list the system has: it is the member.
+//
+// The server that its errors name is the one that package net would have asked,
+// the first of the system's, also where the overlay's database was asked.
+// Node.Dial names that.
 func (n *Node) Resolver() *net.Resolver { return n.dns.NetResolver() }
 
 // upstream are the DNS servers of the host, but not the node's own: with a TUN
@@ -111,6 +117,7 @@ func (n *Node) startDNS() error {
 		Domain: n.ov.Domain(), Names: dnsNames{n}, LSIs: n.table,
 		NameOf:   func(id peerid.ID) string { return n.peer(id).Name },
 		Prefixes: []netip.Prefix{v4, v6}, Addr: at, Upstream: upstream,
+		Search: resolver.SystemSearch(),
 		Events: n.emit, Logger: n.log,
 	})
 	if err != nil {

@@ -229,90 +229,113 @@ func (c nodeCollector) Describe(ch chan<- *prometheus.Desc) {
 }
 
 func (c nodeCollector) Collect(ch chan<- prometheus.Metric) {
-	put := func(m metric, v float64, labels ...string) {
-		ch <- prometheus.MustNewConstMetric(m.desc, m.kind, v, labels...)
-	}
-	count := func(m metric, v uint64, labels ...string) { put(m, float64(v), labels...) }
 	c.n.meter.stage.Collect(ch)
 	c.n.meter.dial.Collect(ch)
-
+	to := sink(ch)
 	s := c.n.Status()
-	put(mMembers, float64(s.Self.Members))
-	put(mServers, float64(s.Self.Servers))
-	put(mRouting, float64(s.Self.Routing))
-	put(mRecords, float64(s.Self.Records))
-	put(mIsServer, truth(s.Self.Server))
-	put(mReached, truth(s.Self.Reached))
+	to.overlay(c.n, &s)
+	to.pipes(&s)
+	to.port(c.n)
+	to.stack(c.n)
+}
+
+// sink is where a collector's metrics go.
+type sink chan<- prometheus.Metric
+
+func (k sink) put(m metric, v float64, labels ...string) {
+	k <- prometheus.MustNewConstMetric(m.desc, m.kind, v, labels...)
+}
+
+func (k sink) count(m metric, v uint64, labels ...string) { k.put(m, float64(v), labels...) }
+
+// overlay is this node's part in the overlay.
+func (k sink) overlay(n *Node, s *Status) {
+	k.put(mMembers, float64(s.Self.Members))
+	k.put(mServers, float64(s.Self.Servers))
+	k.put(mRouting, float64(s.Self.Routing))
+	k.put(mRecords, float64(s.Self.Records))
+	k.put(mIsServer, truth(s.Self.Server))
+	k.put(mReached, truth(s.Self.Reached))
 	if !s.Self.NotAfter.IsZero() {
-		put(mNotAfter, float64(s.Self.NotAfter.Unix()))
+		k.put(mNotAfter, float64(s.Self.NotAfter.Unix()))
 	}
-	count(mRevSeq, s.Self.Revoked)
-	put(mLSIs, float64(len(c.n.table.Entries())))
+	k.count(mRevSeq, s.Self.Revoked)
+	k.put(mLSIs, float64(len(n.table.Entries())))
+	k.put(mRelays, float64(s.Self.Relay.Bindings))
+	k.count(mRelayPkts, s.Self.Relay.Packets)
+	k.count(mRelayB, s.Self.Relay.Bytes)
+	k.count(mRelayOver, s.Self.Relay.OverQuota)
+}
+
+// pipes are those to peers.
+func (k sink) pipes(s *Status) {
 	pipes := 0
 	for _, p := range s.Peers {
 		id, name := p.ID.String(), p.Name
-		put(mPipeUp, truth(p.Connected), id, name)
+		k.put(mPipeUp, truth(p.Connected), id, name)
 		if !p.Connected {
 			continue
 		}
 		pipes++
 		if p.RTT > 0 {
-			put(mPipeRTT, p.RTT.Seconds(), id, name)
+			k.put(mPipeRTT, p.RTT.Seconds(), id, name)
 		}
-		put(mPipeMTU, float64(p.MTU), id, name)
-		count(mPipeBytes, p.BytesSent, id, name, "sent")
-		count(mPipeBytes, p.BytesReceived, id, name, "received")
-		count(mPipePkts, p.PacketsSent, id, name, "sent")
-		count(mPipePkts, p.PacketsReceived, id, name, "received")
-		count(mPipeLost, p.Lost, id, name)
-		count(mPipeKeys, p.Rekeys, id, name)
+		k.put(mPipeMTU, float64(p.MTU), id, name)
+		k.count(mPipeBytes, p.BytesSent, id, name, "sent")
+		k.count(mPipeBytes, p.BytesReceived, id, name, "received")
+		k.count(mPipePkts, p.PacketsSent, id, name, "sent")
+		k.count(mPipePkts, p.PacketsReceived, id, name, "received")
+		k.count(mPipeLost, p.Lost, id, name)
+		k.count(mPipeKeys, p.Rekeys, id, name)
 		for reason, v := range p.Drops {
-			count(mPipeDrops, v, id, name, reason)
+			k.count(mPipeDrops, v, id, name, reason)
 		}
 	}
-	put(mPipes, float64(pipes))
+	k.put(mPipes, float64(pipes))
+}
 
-	put(mRelays, float64(s.Self.Relay.Bindings))
-	count(mRelayPkts, s.Self.Relay.Packets)
-	count(mRelayB, s.Self.Relay.Bytes)
-	count(mRelayOver, s.Self.Relay.OverQuota)
-
-	sock := c.n.sock.Stats()
-	count(mSockIn, sock.Pipe, "pipe")
-	count(mSockIn, sock.STUN, "stun")
-	count(mSockIn, sock.QUIC, "quic")
-	count(mSockIn, sock.Other, "other")
-	count(mSockInB, sock.Received)
-	count(mSockReads, sock.Reads)
-	count(mSockOut, sock.Sent)
-	count(mSockOutB, sock.SentBytes)
+// port is what the UDP port has carried, and what was dropped on the way up.
+func (k sink) port(n *Node) {
+	sock := n.sock.Stats()
+	k.count(mSockIn, sock.Pipe, "pipe")
+	k.count(mSockIn, sock.STUN, "stun")
+	k.count(mSockIn, sock.QUIC, "quic")
+	k.count(mSockIn, sock.Other, "other")
+	k.count(mSockInB, sock.Received)
+	k.count(mSockReads, sock.Reads)
+	k.count(mSockOut, sock.Sent)
+	k.count(mSockOutB, sock.SentBytes)
 	for reason, v := range sock.Dropped {
-		count(mDrops, v, "socket", reason)
+		k.count(mDrops, v, "socket", reason)
 	}
-	for reason, v := range c.n.ov.Drops() {
-		count(mDrops, v, "stun", reason)
+	for reason, v := range n.ov.Drops() {
+		k.count(mDrops, v, "stun", reason)
 	}
-	for reason, v := range c.n.pipes.Load().Drops() {
-		count(mDrops, v, "pipe", reason)
+	k.count(mDrops, n.ov.Held(), "hearsay", "held back")
+	for reason, v := range n.pipes.Load().Drops() {
+		k.count(mDrops, v, "pipe", reason)
 	}
-	sh := c.n.shim.Stats()
+	sh := n.shim.Stats()
 	for reason, v := range sh.Drops {
-		count(mDrops, v, "shim", reason)
+		k.count(mDrops, v, "shim", reason)
 	}
-	count(mShimPkts, sh.Out, "sent")
-	count(mShimPkts, sh.In, "received")
-	count(mShimMiss, sh.Misses)
+	k.count(mShimPkts, sh.Out, "sent")
+	k.count(mShimPkts, sh.In, "received")
+	k.count(mShimMiss, sh.Misses)
+}
 
-	st := c.n.stack.Stats()
-	put(mConns, float64(st.Conns))
-	count(mRetrans, st.Retransmits)
-	count(mSegments, st.SegmentsIn, "received")
-	count(mSegments, st.SegmentsOut, "sent")
-	count(mResets, st.ResetsOut)
-	count(mDatagrams, st.DatagramsIn, "received")
-	count(mDatagrams, st.DatagramsOut, "sent")
-	count(mMissed, st.DatagramsMissed)
-	count(mRefused, st.Refused)
+// stack is TCP and UDP.
+func (k sink) stack(n *Node) {
+	st := n.stack.Stats()
+	k.put(mConns, float64(st.Conns))
+	k.count(mRetrans, st.Retransmits)
+	k.count(mSegments, st.SegmentsIn, "received")
+	k.count(mSegments, st.SegmentsOut, "sent")
+	k.count(mResets, st.ResetsOut)
+	k.count(mDatagrams, st.DatagramsIn, "received")
+	k.count(mDatagrams, st.DatagramsOut, "sent")
+	k.count(mMissed, st.DatagramsMissed)
+	k.count(mRefused, st.Refused)
 }
 
 func truth(b bool) float64 {

@@ -3,7 +3,6 @@ package idloc
 import (
 	"context"
 	"crypto/ed25519"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -17,6 +16,7 @@ import (
 	"time"
 
 	"github.com/idloc/idloc/internal/event"
+	"github.com/idloc/idloc/internal/logpace"
 	"github.com/idloc/idloc/internal/peerid"
 	"github.com/idloc/idloc/internal/pipe"
 	"github.com/idloc/idloc/internal/socket"
@@ -24,6 +24,7 @@ import (
 	"github.com/idloc/idloc/lsi"
 	"github.com/idloc/idloc/netstack/tun"
 	"github.com/idloc/idloc/overlay"
+	"github.com/idloc/idloc/overlay/nat"
 	"github.com/idloc/idloc/resolver"
 	"github.com/idloc/idloc/shim"
 )
@@ -32,12 +33,13 @@ import (
 // the peer protocol beside it. Its methods may be called concurrently, until
 // and after Close.
 type Node struct {
-	cfg   Config
-	id    PeerID
-	log   *slog.Logger
-	hub   *hub
-	meter *meter
-	state *state.Dir
+	cfg    Config
+	id     PeerID
+	log    *slog.Logger
+	hub    *hub
+	meter  *meter
+	state  *state.Dir
+	offers *state.Journal
 
 	// The stair, from the top. Each is closed by Close in this order.
 	stack hostStack
@@ -53,7 +55,8 @@ type Node struct {
 
 	ctx    context.Context // ends when Close begins
 	cancel context.CancelFunc
-	close  func() error // once
+
+	closing sync.Once // does shutDown
 
 	bare sync.Map // shim.BareFlow: UDP flows with null encapsulation
 
@@ -72,7 +75,8 @@ type Node struct {
 // authority over will do (draft §5); it needs no DNS.
 //
 // The founder's key signs memberships: keep cfg.Dir. The context covers the
-// call only.
+// call only. A founder that resumes waits for the members it knows as Open does,
+// but for three seconds at most: it needs nobody.
 func Create(ctx context.Context, domain string, cfg Config) (*Node, error) {
 	domain = strings.ToLower(strings.TrimSuffix(domain, "."))
 	return start(ctx, cfg, func(ctx context.Context, c overlay.Config) (*overlay.Overlay, error) {
@@ -81,9 +85,13 @@ func Create(ctx context.Context, domain string, cfg Config) (*Node, error) {
 }
 
 // Join enters an overlay with a token from Node.Invite, or resumes from
-// cfg.Dir: the token may have expired or been used by then. It returns when
-// the node is connected to a member and its name is decided. The context
-// covers the call only.
+// cfg.Dir as Open does: the token may have expired or been used by then. It
+// returns when the node is connected to a member and its name is decided. The
+// context covers the call only, and all of it is used: Join tries the members that
+// the token names again and again until it ends, for ever if it does not, and waits
+// for this machine's clock if that is behind. What no time mends ends it at once: a
+// token that has expired or was revoked, a name that is another's. The error tells
+// which members were tried at which addresses, and the last reason of each.
 func Join(ctx context.Context, token string, cfg Config) (*Node, error) {
 	return start(ctx, cfg, func(ctx context.Context, c overlay.Config) (*overlay.Overlay, error) {
 		return overlay.Join(ctx, token, c)
@@ -92,12 +100,19 @@ func Join(ctx context.Context, token string, cfg Config) (*Node, error) {
 
 // Open resumes the node whose state is in cfg.Dir, founder or not. It fails
 // with ErrNoState if there is none. The context covers the call only.
+//
+// Open returns as soon as one member is reached. If none is until the context's
+// deadline, or for ten seconds where it has none, Open returns all the same: the
+// node is up, and alone. It goes on trying, every few seconds, and others may find
+// it. That it is alone, and why nobody was reached, is in Status().Self.Alone and
+// AloneWhy, in an event of kind "alone" and in a line of the log at Warn; the event
+// "peer-connected" ends it. Only a context that is cancelled is an error.
 func Open(ctx context.Context, cfg Config) (*Node, error) {
 	if cfg.Dir == "" {
-		return nil, fmt.Errorf("%w: Config.Dir is empty", ErrNoState)
+		return nil, fmt.Errorf("idloc: %w: Config.Dir is empty", ErrNoState)
 	}
 	if _, err := os.Stat(cfg.Dir); errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%w: %s", ErrNoState, cfg.Dir)
+		return nil, fmt.Errorf("idloc: %w: %s", ErrNoState, cfg.Dir)
 	}
 	return start(ctx, cfg, overlay.Open)
 }
@@ -110,7 +125,6 @@ func start(ctx context.Context, cfg Config, enter func(context.Context, overlay.
 	}
 	n := &Node{cfg: cfg, log: cfg.Logger, hub: newHub(), meter: newMeter(), dirty: make(chan struct{}, 1)}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
-	n.close = sync.OnceValue(n.shutDown)
 	defer func() {
 		if err != nil {
 			n.Close()
@@ -120,6 +134,9 @@ func start(ctx context.Context, cfg Config, enter func(context.Context, overlay.
 	if n.state, err = state.Open(cfg.Dir); err != nil {
 		return nil, fmt.Errorf("idloc: %w", err)
 	}
+	if err := n.state.ReadOnly(); err != nil {
+		n.log.Warn("the state directory cannot be written: this node runs on what it holds", "dir", cfg.Dir, "err", err)
+	}
 	key, err := identity(n.state)
 	if err != nil {
 		return nil, fmt.Errorf("idloc: %w", err)
@@ -127,11 +144,7 @@ func start(ctx context.Context, cfg Config, enter func(context.Context, overlay.
 	if n.id, err = peerid.FromPublicKey(key.Public().(ed25519.PublicKey)); err != nil {
 		return nil, fmt.Errorf("idloc: %w", err)
 	}
-	n.sock, err = socket.Listen(socket.Config{
-		Net: cfg.Net, Addrs: cfg.Addrs, Port: cfg.Port, Logger: cfg.Logger,
-		NotReal: cfg.lsiRanges(), OnPipe: n.onPipe, OnSTUN: n.onSTUN, OnChange: n.onChange,
-	})
-	if err != nil {
+	if err := n.listen(); err != nil {
 		return nil, fmt.Errorf("idloc: %w", err)
 	}
 	ctx, cancel := n.bind(ctx)
@@ -163,8 +176,8 @@ func start(ctx context.Context, cfg Config, enter func(context.Context, overlay.
 // before anything is sent in it.
 func (n *Node) assemble(ov *overlay.Overlay, key ed25519.PrivateKey) (*pipe.Endpoint, error) {
 	var saved []lsi.Entry
-	if _, err := n.state.Load(stateLSIs, &saved); err != nil {
-		return nil, err
+	if !n.load(stateLSIs, &saved) {
+		saved = nil
 	}
 	var err error
 	tcfg := lsi.Config{Prefix4: n.cfg.LSIPrefix, Overlay: ov.ID(), Self: n.id, Saved: saved}
@@ -180,12 +193,15 @@ func (n *Node) assemble(ov *overlay.Overlay, key ed25519.PrivateKey) (*pipe.Endp
 		return nil, err
 	}
 	var last uint64
-	if _, err := n.state.Load(stateTimestamp, &last); err != nil {
+	if !n.load(stateTimestamp, &last) {
+		last = 0
+	}
+	if n.offers, err = n.state.OpenJournal(stateOffers); err != nil {
 		return nil, err
 	}
 	pipes, err := pipe.NewEndpoint(pipe.Config{
-		Key: key, Overlay: ov.ID(), Handler: n.shim, Events: n.emit, Logger: n.log, LastTimestamp: last,
-		Relay: ov.RelayFor, Dead: ov.PeerSilent,
+		Key: key, Overlay: ov.ID(), Handler: n.shim, Events: n.emit, Logger: n.log, LastTimestamp: last, Offers: n.offers,
+		Relay: ov.RelayFor, Dead: ov.PeerSilent, Moved: ov.PeerMoved,
 	})
 	if err != nil {
 		return nil, err
@@ -240,10 +256,49 @@ func (cfg Config) lsiRanges() []netip.Prefix {
 	return ranges
 }
 
-// Close leaves: conns, listeners and pending calls end with net.ErrClosed,
-// peers are told that the pipes close, and every goroutine of the node has
-// ended when it returns. It is idempotent and may be called at any time.
-func (n *Node) Close() error { return n.close() }
+// closeFor is how long Close waits at most for peers to take what was written.
+const closeFor = 10 * time.Second
+
+// Close leaves. It means to conns what the end of a process means on a kernel:
+// what was written before arrives, and then the end of the stream, on conns that
+// were closed as well as on those that are still open; unread data, or nobody
+// who accepted it, makes that a reset. Close waits for that as long as the peers
+// take it, 10 s at most; a peer that says nothing holds it up for 4 s, or for about
+// a second if it has all but the end. Shutdown says how long, and waits for conns in
+// use.
+//
+// Listeners and pending calls end with net.ErrClosed, peers are told that the
+// node has ended, and every goroutine of the node has ended when Close returns.
+// The error has a *CutError inside if peers have not acknowledged all that was
+// written to them. It is idempotent and may be called at any time; calls after the
+// first wait for it and return nil.
+func (n *Node) Close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), closeFor)
+	defer cancel()
+	return n.closeWithin(ctx)
+}
+
+// Shutdown is Close for a node whose conns may finish first, as
+// http.Server.Shutdown is: listeners close at once, so that new connections are
+// refused, and when the application has closed its last TCP conn, or ctx has
+// ended, the node closes. What was written before arrives while ctx lasts. Dial,
+// packet conns and the node's place in the overlay go on until then; flows with
+// null encapsulation are not waited for.
+//
+// The error is ctx's if conns were still open when it ended, besides what Close
+// would say. Close may be called meanwhile, and ends the waiting.
+func (n *Node) Shutdown(ctx context.Context) error {
+	var err error
+	if n.alive() == nil {
+		err = n.stack.Drain(ctx)
+	}
+	return errors.Join(err, n.closeWithin(ctx))
+}
+
+func (n *Node) closeWithin(ctx context.Context) (err error) {
+	n.closing.Do(func() { err = n.shutDown(ctx) })
+	return err
+}
 
 // Leave is Close for a node that does not come back soon: first it puts a
 // tombstone in place of its name's record, so that whoever asks for the name
@@ -266,7 +321,7 @@ func (n *Node) Leave(ctx context.Context) error {
 	return errors.Join(err, n.Close())
 }
 
-func (n *Node) shutDown() error {
+func (n *Node) shutDown(ctx context.Context) error {
 	n.cancel()
 	var errs []error
 	note := func(err error) {
@@ -280,7 +335,10 @@ func (n *Node) shutDown() error {
 		note(n.dns.Close())
 	}
 	if n.stack != nil {
-		note(n.stack.Close())
+		if err := n.stack.Close(ctx); err != nil {
+			n.nameCuts(err)
+			note(fmt.Errorf("idloc: %w", err))
+		}
 	}
 	n.wg.Wait()
 	if c := n.capture.Load(); c != nil {
@@ -299,6 +357,9 @@ func (n *Node) shutDown() error {
 		n.save(stateTimestamp, pipes.LastTimestamp())
 		note(pipes.Close())
 	}
+	if n.offers != nil {
+		note(n.offers.Close())
+	}
 	if n.sock != nil {
 		note(n.sock.Close())
 	}
@@ -310,6 +371,19 @@ func (n *Node) shutDown() error {
 	}
 	n.hub.close()
 	return errors.Join(errs...)
+}
+
+// nameCuts gives the peers in a *CutError their names.
+func (n *Node) nameCuts(err error) {
+	var cut *CutError
+	if !errors.As(err, &cut) {
+		return
+	}
+	for i, c := range cut.Cuts {
+		if !c.Peer.IsZero() {
+			cut.Cuts[i].Name = n.peer(c.Peer).Name
+		}
+	}
 }
 
 // alive is nil until Close.
@@ -395,78 +469,20 @@ func (n *Node) NetworkChanged() {
 	n.ov.NetworkChanged()
 }
 
-// The names under which state is kept in Config.Dir.
-const (
-	stateIdentity  = "identity"
-	stateLSIs      = "lsis"
-	stateTimestamp = "timestamp" // of the newest offer
-)
-
-// identity loads the peer's key, or makes it.
-func identity(dir *state.Dir) (ed25519.PrivateKey, error) {
-	var saved struct {
-		Seed []byte `json:"seed"`
-	}
-	found, err := dir.Load(stateIdentity, &saved)
-	if err != nil {
-		return nil, err
-	}
-	if found {
-		if len(saved.Seed) != ed25519.SeedSize {
-			return nil, fmt.Errorf("the saved identity has a key of %d bytes, want %d", len(saved.Seed), ed25519.SeedSize)
-		}
-		return ed25519.NewKeyFromSeed(saved.Seed), nil
-	}
-	_, key, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		return nil, err
-	}
-	saved.Seed = key.Seed()
-	return key, dir.Save(stateIdentity, &saved)
-}
-
-// saveLSIs keeps the table, so that a restart gives peers the same LSIs.
-func (n *Node) saveLSIs() { n.save(stateLSIs, n.table.Entries()) }
-
-// keepState saves the table and the timestamp of the newest offer after
-// changes, off the path of whoever dials: a crash must not give an LSI to
-// another peer, nor let offers begin again below what peers have seen.
-func (n *Node) keepState() {
-	for {
-		select {
-		case <-n.dirty:
-			n.saveLSIs()
-			n.save(stateTimestamp, n.pipes.Load().LastTimestamp())
-		case <-n.ctx.Done():
-			return
-		}
-	}
-}
-
-func (n *Node) save(name string, v any) {
-	n.saving.Lock()
-	defer n.saving.Unlock()
-	if err := n.state.Save(name, v); err != nil {
-		n.log.Warn("saving state", "name", name, "err", err)
-	}
-}
-
 // withDefaults checks cfg and fills in what is not the layers' business.
 func (cfg Config) withDefaults() (Config, error) {
-	if cfg.Logger == nil {
-		cfg.Logger = slog.New(slog.DiscardHandler)
-	}
+	cfg.Logger = logpace.New(cfg.Logger)
 	if cfg.TUN != "" && cfg.Null != NullRefuse {
 		return cfg, fmt.Errorf("idloc: null encapsulation with a TUN device: %w", errors.ErrUnsupported)
 	}
 	if cfg.Null > NullPlain {
-		return cfg, fmt.Errorf("idloc: null policy %d", cfg.Null)
+		return cfg, fmt.Errorf("idloc: Config.Null: no policy %d", cfg.Null)
 	}
 	if cfg.Paths > PathRelayOnly {
-		return cfg, fmt.Errorf("idloc: path policy %d", cfg.Paths)
+		return cfg, fmt.Errorf("idloc: Config.Paths: no policy %d", cfg.Paths)
 	}
 	for _, text := range cfg.ICEServers {
-		if _, err := overlay.ParseICEServer(text); err != nil {
+		if _, err := nat.ParseICEServer(text); err != nil {
 			return cfg, fmt.Errorf("idloc: %w", err)
 		}
 	}

@@ -10,7 +10,7 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/idloc/idloc/overlay"
+	"github.com/idloc/idloc/overlay/nullflow"
 	"github.com/idloc/idloc/shim"
 )
 
@@ -18,12 +18,12 @@ import (
 // the package documentation of internal/null. Here they meet the stack, whose
 // ports, listeners and LSIs they use.
 
-func (n *Node) nullConfig() overlay.NullConfig {
-	return overlay.NullConfig{Policy: uint8(n.cfg.Null), Addrs: n.nullAddrs, TCP: n.nullTCP, UDP: n.nullUDP}
+func (n *Node) nullConfig() nullflow.Handler {
+	return nullflow.Handler{Policy: uint8(n.cfg.Null), Addrs: n.nullAddrs, TCP: n.nullTCP, UDP: n.nullUDP}
 }
 
 // nullAddrs names a flow by LSIs, and keeps the peer's until ended is called.
-func (n *Node) nullAddrs(f overlay.NullFlow) (local, remote netip.AddrPort, ended func(), err error) {
+func (n *Node) nullAddrs(f nullflow.Flow) (local, remote netip.AddrPort, ended func(), err error) {
 	v4, v6, err := n.assign(f.Peer, n.ov.NameOf(f.Peer))
 	if err != nil {
 		return local, remote, nil, err
@@ -51,7 +51,7 @@ func (n *Node) selfLSI(v6 bool) netip.Addr {
 }
 
 // admitNull asks Config.Admit about a flow that a peer opens.
-func (n *Node) admitNull(network string, f overlay.NullFlow, local, remote netip.AddrPort) bool {
+func (n *Node) admitNull(network string, f nullflow.Flow, local, remote netip.AddrPort) bool {
 	if n.cfg.Admit == nil {
 		return true
 	}
@@ -59,7 +59,7 @@ func (n *Node) admitNull(network string, f overlay.NullFlow, local, remote netip
 }
 
 // nullTCP is asked about a TCP flow of a peer's.
-func (n *Node) nullTCP(f overlay.NullFlow) (take func(net.Conn) error, err error) {
+func (n *Node) nullTCP(f nullflow.Flow) (take func(net.Conn) error, err error) {
 	if n.late.Load() == nil {
 		return nil, errStarting
 	}
@@ -79,7 +79,7 @@ func (n *Node) nullTCP(f overlay.NullFlow) (take func(net.Conn) error, err error
 }
 
 // nullUDP puts a UDP flow, ours or a peer's, into the shim.
-func (n *Node) nullUDP(f overlay.NullFlow, send func([]byte) error) (receive func([]byte), ended func(), err error) {
+func (n *Node) nullUDP(f nullflow.Flow, send func([]byte) error) (receive func([]byte), ended func(), err error) {
 	if n.late.Load() == nil {
 		return nil, nil, errStarting
 	}
@@ -117,28 +117,28 @@ func (n *Node) dialNull(ctx context.Context, network string, t target, to netip.
 	if err != nil {
 		return nil, err
 	}
-	f := overlay.NullFlow{Peer: t.peer, V6: to.Addr().Is6(), Remote: to.Port()}
+	f := nullflow.Flow{Peer: t.peer, V6: to.Addr().Is6(), Remote: to.Port()}
 	if strings.HasPrefix(network, "udp") {
-		return n.dialNullUDP(ctx, network, f, to)
+		return n.dialNullUDP(ctx, network, t, f, to)
 	}
-	local, release, err := stack.ReserveTCP(to.Addr())
+	local, release, err := stack.ReserveTCP(to.Addr(), n.localAddr(ctx, to.Addr()).Port())
 	if err != nil {
 		return nil, err
 	}
 	f.Local = local.Port()
 	c, err := n.ov.DialNull(ctx, f, release)
 	if err != nil {
-		return nil, n.nullError(t.peer, err)
+		return nil, n.nullError(t, err)
 	}
 	return c, nil
 }
 
-func (n *Node) dialNullUDP(ctx context.Context, network string, f overlay.NullFlow, to netip.AddrPort) (net.Conn, error) {
-	c, err := n.stack.DialUDP(ctx, network, netip.AddrPort{}, to)
+func (n *Node) dialNullUDP(ctx context.Context, network string, t target, f nullflow.Flow, to netip.AddrPort) (net.Conn, error) {
+	c, err := n.stack.DialUDP(ctx, network, n.localAddr(ctx, to.Addr()), to)
 	if err != nil {
 		return nil, err
 	}
-	u, ok := c.(udpConn)
+	u, ok := c.(UDPConn)
 	if !ok {
 		_ = c.Close()
 		return nil, fmt.Errorf("%T as a UDP conn: %w", c, errors.ErrUnsupported)
@@ -147,30 +147,20 @@ func (n *Node) dialNullUDP(ctx context.Context, network string, f overlay.NullFl
 	end, err := n.ov.DialNullUDP(ctx, f)
 	if err != nil {
 		_ = c.Close()
-		return nil, n.nullError(f.Peer, err)
+		return nil, n.nullError(t, err)
 	}
 	return &bareConn{u, end}, nil
 }
 
-// udpConn is what the stack's conns of UDP have.
-type udpConn interface {
-	net.Conn
-	net.PacketConn
-	ReadFromUDPAddrPort(b []byte) (int, netip.AddrPort, error)
-	WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int, error)
-	SetReadBuffer(bytes int) error
-	SetWriteBuffer(bytes int) error
-}
-
 // bareConn is a conn whose flow ends with it.
 type bareConn struct {
-	udpConn
+	UDPConn
 	end func()
 }
 
 // Close implements net.Conn.
 func (c *bareConn) Close() error {
-	err := c.udpConn.Close()
+	err := c.UDPConn.Close()
 	if err == nil {
 		c.end()
 	}
@@ -178,14 +168,16 @@ func (c *bareConn) Close() error {
 }
 
 // nullError turns an error of the overlay's into the public one.
-func (n *Node) nullError(peer PeerID, err error) error {
+func (n *Node) nullError(to target, err error) error {
 	switch {
-	case errors.Is(err, overlay.ErrNullRefused):
+	case errors.Is(err, nullflow.ErrRefused):
 		return os.NewSyscallError("connect", syscall.ECONNREFUSED)
-	case errors.Is(err, overlay.ErrNullForbidden):
-		return &StageError{Stage: StageOffer, Peer: peer, Err: fmt.Errorf("%w: %w", ErrRefusedByPolicy, err)}
+	case errors.Is(err, nullflow.ErrForbidden):
+		e := n.stageOf(to, err)
+		e.Err = fmt.Errorf("%w: %w", ErrRefusedByPolicy, e.Err)
+		return e
 	}
-	return stageOf(peer, err)
+	return n.stageOf(to, err)
 }
 
 // nullFlows adds the flows with null encapsulation to a status.

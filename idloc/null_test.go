@@ -21,9 +21,9 @@ func nullPair(t testing.TB, venusPolicy, marsPolicy idloc.NullPolicy) (venus, ma
 	return join(t, earth, "venus", idloc.Config{Null: venusPolicy}), join(t, earth, "mars", idloc.Config{Null: marsPolicy})
 }
 
-// dialNull dials with null encapsulation, within ten seconds.
+// dialNull dials with null encapsulation.
 func dialNull(t testing.TB, n *idloc.Node, network, address string) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	d := idloc.Dialer{Nodes: []*idloc.Node{n}, Encapsulation: idloc.Null}
 	return d.Dial(ctx, network, address)

@@ -37,7 +37,7 @@ func wiredPair(t testing.TB, policy idloc.NullPolicy, record bool) (venus, mars 
 		if err != nil {
 			t.Fatal(err)
 		}
-		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		defer cancel()
 		n, err := idloc.Join(ctx, token, idloc.Config{Name: name, Null: policy, Net: w})
 		if err != nil {
@@ -143,7 +143,7 @@ func TestNullWireUDP(t *testing.T) {
 		build(stun.BindingRequest, stun.TransactionID, stun.Fingerprint),
 		build(stun.BindingRequest, stun.TransactionID, stun.NewUsername("somebody:else"), stun.NewShortTermIntegrity("their own"), stun.Fingerprint),
 		build(stun.BindingSuccess, stun.TransactionID, stun.Fingerprint),
-		{0x80, 1, 2, 3}, {0x40}, {0}, bytes.Repeat([]byte{0xff}, 1400),
+		{0x80, 1, 2, 3}, {0x40}, {0}, {}, bytes.Repeat([]byte{0xff}, 1400),
 	}
 	flow := flowsTo(venus, mars.ID())
 	if len(flow) != 1 {
@@ -154,7 +154,7 @@ func TestNullWireUDP(t *testing.T) {
 		if _, err := c.Write(p); err != nil {
 			t.Fatal(err)
 		}
-		_ = pc.SetReadDeadline(time.Now().Add(5 * time.Second))
+		_ = pc.SetReadDeadline(time.Now().Add(patience))
 		n, from, err := pc.ReadFrom(b)
 		if err != nil || !bytes.Equal(b[:n], p) {
 			t.Fatalf("%x became %x, %v", p, b[:n], err)
@@ -165,7 +165,7 @@ func TestNullWireUDP(t *testing.T) {
 		if _, err := pc.WriteTo(b[:n], from); err != nil {
 			t.Fatal(err)
 		}
-		_ = c.SetReadDeadline(time.Now().Add(5 * time.Second))
+		_ = c.SetReadDeadline(time.Now().Add(patience))
 		if n, err := c.Read(b); err != nil || !bytes.Equal(b[:n], p) {
 			t.Fatalf("%x came back as %x, %v", p, b[:n], err)
 		}

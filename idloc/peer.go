@@ -55,6 +55,8 @@ func addrOf(addr net.Addr) (netip.Addr, error) {
 	switch a := addr.(type) {
 	case nil:
 		return netip.Addr{}, &net.AddrError{Err: "no address"}
+	case dialedAddr:
+		return addrOf(a.Addr)
 	case *net.TCPAddr:
 		return a.AddrPort().Addr().Unmap(), nil
 	case *net.UDPAddr:
@@ -91,12 +93,12 @@ func (n *Node) Ping(ctx context.Context, name string) (PingResult, error) {
 	}
 	p, err := n.ov.Connect(ctx, t.peer)
 	if err != nil {
-		return PingResult{}, n.ended(stageOf(t.peer, err))
+		return PingResult{}, n.ended(fmt.Errorf("ping %s: %w", name, n.stageOf(t, err)))
 	}
 	rtt, path, err := p.Ping(ctx)
 	if errors.Is(err, pipe.ErrDead) { // the pipe was of a former run of the peer: make one
 		if p, err = n.ov.Connect(ctx, t.peer); err != nil {
-			return PingResult{}, n.ended(stageOf(t.peer, err))
+			return PingResult{}, n.ended(fmt.Errorf("ping %s: %w", name, n.stageOf(t, err)))
 		}
 		rtt, path, err = p.Ping(ctx)
 	}
@@ -127,8 +129,8 @@ func (n *Node) Status() Status {
 	for _, e := range n.table.Entries() {
 		at(e.Peer)
 	}
-	for _, id := range n.ov.Members() {
-		at(id)
+	for _, m := range n.ov.Peers() {
+		at(m.Peer).Contact = ContactStatus{Addr: m.Remote, RTT: m.RTT, Server: m.Server}
 	}
 	n.nullFlows(at)
 	delete(peers, n.id)
@@ -153,7 +155,7 @@ func fillPipe(s *PeerStatus, p *pipe.Pipe) {
 	s.PacketsSent, s.PacketsReceived = st.PacketsSent, st.PacketsReceived
 	s.Lost, s.Drops = st.Lost, st.Drops
 	for _, path := range st.Paths {
-		s.Paths = append(s.Paths, PathStatus{Kind: kindOf(path.Via, path.TURN), Local: path.Local, Remote: path.Remote, Via: path.Via, RTT: path.RTT, Active: path.Active})
+		s.Paths = append(s.Paths, PathStatus{Kind: kindOf(path.Via, path.TURN), Local: path.Local, Remote: path.Remote, Via: path.Via, RTT: path.RTT, MTU: path.MTU, Active: path.Active})
 	}
 	if err := p.Err(); err != nil {
 		s.LastError = err.Error()
@@ -186,9 +188,15 @@ func (n *Node) self() SelfStatus {
 	}
 	st := n.ov.Stats()
 	s.Members, s.Servers, s.Routing, s.Records = st.Members, st.Servers, st.RoutingTable, st.Records
-	s.Revoked, s.Reached, s.Mapped, s.NAT = st.Revocations, st.Reached, st.Mapped, st.NAT
+	s.Revoked, s.Reached, s.Mapped, s.NAT, s.UDP = st.Revocations, st.Reached, st.Mapped, st.NAT, st.UDP
+	s.ReachedBy, s.DialBack = ReachStatus(st.ReachedBy), DialBackStatus(st.DialBack)
+	for _, p := range st.Probes {
+		s.Probes = append(s.Probes, ProbeStatus{Addr: p.Addr, By: p.By, Local: p.Local, Heard: p.Heard, Seen: p.Seen, RTT: p.RTT, At: p.At, Error: p.Err})
+	}
 	inner := n.stack.Stats()
 	s.Conns, s.Endpoints = inner.Conns, inner.Endpoints
+	s.Alone, s.AloneWhy = n.ov.Alone()
+	s.ClockOff, s.Clocks = n.ov.ClockOff()
 	s.Relay = RelayStatus(n.pipes.Load().RelayStatus())
 	s.Ported = PortMapping{Protocol: st.PortMapping.Protocol, Addr: st.PortMapping.Address}
 	if st.PortMapping.Err != nil {
@@ -215,6 +223,9 @@ func (n *Node) drops() map[string]uint64 {
 	}
 	for reason, count := range n.ov.Drops() {
 		d["stun: "+reason] = count
+	}
+	if count := n.ov.Held(); count > 0 {
+		d["hearsay: held back"] = count
 	}
 	for reason, count := range n.pipes.Load().Drops() {
 		d["pipe: "+reason] = count

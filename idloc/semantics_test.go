@@ -24,6 +24,7 @@ import (
 type world struct {
 	kernel       bool
 	dial         func(ctx context.Context, network, address string) (net.Conn, error)
+	dialFrom     func(ctx context.Context, network, address string, port uint16) (net.Conn, error)
 	listen       func(network, address string) (net.Listener, error)
 	listenPacket func(network, address string) (net.PacketConn, error)
 	far4, far6   string // the listening side, as the dialling side knows it
@@ -40,6 +41,7 @@ func worlds(t *testing.T) (kernel, nodes *world) {
 		kernel: true,
 		dial:   d.DialContext, listen: net.Listen, listenPacket: net.ListenPacket,
 		far4: "127.0.0.1", own4: "127.0.0.1",
+		dialFrom: kernelFrom,
 	}
 	if l, err := net.Listen("tcp6", "[::1]:0"); err == nil {
 		l.Close()
@@ -49,8 +51,20 @@ func worlds(t *testing.T) (kernel, nodes *world) {
 	own4, own6 := mars.LSIs()
 	return kernel, &world{
 		dial: venus.Dial, listen: mars.Listen, listenPacket: mars.ListenPacket,
+		dialFrom: func(ctx context.Context, network, address string, port uint16) (net.Conn, error) {
+			return (&idloc.Dialer{Nodes: []*idloc.Node{venus}, LocalPort: port}).Dial(ctx, network, address)
+		},
 		far4: far4.String(), far6: far6.String(), own4: own4.String(), own6: own6.String(),
 	}
+}
+
+// kernelFrom dials from a port of the host's.
+func kernelFrom(ctx context.Context, network, address string, port uint16) (net.Conn, error) {
+	d := net.Dialer{LocalAddr: &net.TCPAddr{Port: int(port)}}
+	if strings.HasPrefix(network, "udp") {
+		d.LocalAddr = &net.UDPAddr{Port: int(port)}
+	}
+	return d.DialContext(ctx, network, address)
 }
 
 // lsisOf returns the LSIs of peer at n.
@@ -217,7 +231,7 @@ func (r *transcript) packets(network string) (client net.Conn, server net.Packet
 		r.Fatal(err)
 	}
 	r.Cleanup(func() { c.Close(); pc.Close() })
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(patience)
 	c.SetDeadline(deadline)
 	pc.SetDeadline(deadline)
 	return c, pc

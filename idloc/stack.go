@@ -22,7 +22,8 @@ type hostStack interface {
 	AddAddress(netip.Addr) error
 	SetTap(netstack.Tap)
 	Stats() netstack.Stats
-	Close() error
+	Drain(context.Context) error
+	Close(context.Context) error
 }
 
 var (

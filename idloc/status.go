@@ -12,8 +12,8 @@ type Status struct {
 	Self  SelfStatus   `json:"self"`
 	Peers []PeerStatus `json:"peers"` // whom this node knows through a pipe, an LSI or the overlay; by name
 	// Drops counts datagrams and packets that this node dropped, by layer
-	// and reason ("socket: …", "stun: …", "pipe: …", "shim: …",
-	// "netstack: …"). What a peer's pipe dropped is with that peer; "pipe: …"
+	// and reason ("socket: …", "stun: …", "hearsay: …", "pipe: …",
+	// "shim: …", "netstack: …"). What a peer's pipe dropped is with that peer; "pipe: …"
 	// is what belongs to none.
 	Drops map[string]uint64 `json:"drops,omitempty"`
 }
@@ -32,17 +32,54 @@ type SelfStatus struct {
 	Server    bool             `json:"server,omitzero"`       // serves the database (else only asks it)
 	Conns     int              `json:"conns"`                 // conns and listeners that are open, in the process's own TCP/IP
 	Endpoints int              `json:"endpoints"`             // TCP endpoints there: those of these, and of connections that wait for Accept, close or are in TIME-WAIT
+	Alone     bool             `json:"alone,omitzero"`        // members are known, and none is connected: the node goes on trying
+	AloneWhy  string           `json:"alone_why,omitempty"`   // whom it tried last, and why each was not reached
+	Clocks    int              `json:"clocks,omitzero"`       // how many members have told what time they have
+	ClockOff  time.Duration    `json:"clock_off,omitempty"`   // how far this machine's clock is ahead of those of the members it has met, in whole seconds (the median; negative: behind)
 	Members   int              `json:"members"`               // members connected on the peer protocol
 	Servers   int              `json:"servers"`               // of those, how many serve the database
 	Routing   int              `json:"routing_table"`         // servers in the Kademlia routing table
 	Records   int              `json:"records,omitempty"`     // database records that this node keeps for the overlay
 	Revoked   uint64           `json:"revocation_seq"`        // sequence number of the revocation list in force
-	Reached   bool             `json:"reached"`               // a member connected to this node unasked: it can be reached from outside
+	Reached   bool             `json:"reached"`               // a member connected to this node unasked: it can be reached from where that member is
+	ReachedBy ReachStatus      `json:"reached_by,omitzero"`   // how, if so
+	DialBack  DialBackStatus   `json:"dial_back,omitzero"`    // the newest try of another member to connect to this node, which asks for it while nobody has come unasked
+	UDP       string           `json:"udp,omitempty"`         // "works", "silent" (nothing comes back), "unsent" (this system sends nothing); "": nobody is known to send to
+	Probes    []ProbeStatus    `json:"probes,omitzero"`       // whom the node has sent to over UDP to find out about its network, the newest time each
 	NotAfter  time.Time        `json:"not_after,omitzero"`    // end of the membership certificate
 	Confirmed bool             `json:"confirmed,omitzero"`    // by the founder or a delegate
 	Relay     RelayStatus      `json:"relay,omitzero"`        // what this node forwards for others
 	Ported    PortMapping      `json:"port_mapping,omitzero"` // what the router before this node was asked for
 	TURN      []TURNStatus     `json:"turn,omitzero"`         // one for each TURN server of Config.ICEServers
+}
+
+// ProbeStatus is what came of sending to one address over UDP: a STUN question
+// about the port's own address, or a connection of the peer protocol that
+// failed.
+type ProbeStatus struct {
+	Addr  netip.AddrPort `json:"addr"`            // a member's, or a server's of Config.ICEServers
+	By    string         `json:"by"`              // "STUN", "QUIC"
+	Local netip.AddrPort `json:"local,omitzero"`  // STUN: from which local address
+	Heard bool           `json:"heard"`           // something came back
+	Seen  netip.AddrPort `json:"seen,omitzero"`   // STUN: where it came from, as seen there; another address than Local is a NAT's
+	RTT   time.Duration  `json:"rtt,omitempty"`   // STUN: until the answer
+	At    time.Time      `json:"at"`              // when the answer came, or was not waited for any more
+	Error string         `json:"error,omitempty"` // what went wrong, if it was not silence
+}
+
+// ReachStatus is how a member connected to this node that the node had never
+// sent anything to.
+type ReachStatus struct {
+	From  netip.AddrPort `json:"from"`  // the member's real address
+	Local netip.AddrPort `json:"local"` // where it came to
+	At    time.Time      `json:"at"`
+}
+
+// DialBackStatus is what came of asking a member to have others connect to this
+// node, as strangers to its NAT and firewall.
+type DialBackStatus struct {
+	At     time.Time `json:"at"`
+	Result string    `json:"result"` // "reached", "in vain", "nobody to try", "no answer"
 }
 
 // PortMapping is what the router before this node, asked by NAT-PMP or UPnP,
@@ -77,8 +114,9 @@ type PeerStatus struct {
 	Encapsulation string        `json:"encapsulation,omitempty"` // "outer-UDP", "null"
 	AEAD          string        `json:"aead,omitempty"`
 	Paths         []PathStatus  `json:"paths,omitempty"`
-	RTT           time.Duration `json:"rtt,omitempty"` // of the path in use, smoothed
-	MTU           int           `json:"mtu,omitempty"` // largest UDP payload sent to the peer, bytes
+	Contact       ContactStatus `json:"contact,omitzero"` // on the peer protocol, beside any pipe
+	RTT           time.Duration `json:"rtt,omitempty"`    // of the path in use, smoothed
+	MTU           int           `json:"mtu,omitempty"`    // largest UDP payload sent to the peer, bytes
 	Handshake     time.Time     `json:"handshake,omitzero"`
 	Rekeys        uint64        `json:"rekeys,omitempty"`
 
@@ -92,6 +130,14 @@ type PeerStatus struct {
 	Flows []FlowStatus `json:"flows,omitempty"` // those with null encapsulation; all others go through the pipe
 
 	LastError string `json:"last_error,omitempty"` // of the newest attempt that failed
+}
+
+// ContactStatus is a connection on the peer protocol, over which members ask each
+// other for names and the way to others.
+type ContactStatus struct {
+	Addr   netip.AddrPort `json:"addr"`            // real address of the member, as seen from here
+	RTT    time.Duration  `json:"rtt,omitempty"`   // smoothed; 0 if not measured yet
+	Server bool           `json:"server,omitzero"` // it serves the database
 }
 
 // FlowStatus is a flow that does not go through the pipe.

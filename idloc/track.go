@@ -80,24 +80,43 @@ func (t *tracked) end(err error) {
 // pipe up has the stages name and connect only.
 func (t *tracked) spans(end time.Time, failed string, connect time.Duration, err error) {
 	defer t.n.hub.unsubscribe(t.events)
-	child := func(stage string, from, to time.Time, err string, attrs ...attribute.KeyValue) {
-		_, s := t.tracer.Start(t.ctx, "idloc."+strings.ReplaceAll(stage, " ", "_"), trace.WithTimestamp(from), trace.WithAttributes(attrs...))
-		if err != "" {
-			s.SetStatus(codes.Error, err)
-		}
-		s.End(trace.WithTimestamp(to))
-	}
 	text := ""
 	if err != nil {
 		text = err.Error()
 	}
 	if t.named.IsZero() {
-		child(StageName, t.start, end, text)
+		t.child(StageName, t.start, end, text)
 	} else {
-		child(StageName, t.start, t.named, "", attribute.String("idloc.peer", t.peer.String()))
+		t.child(StageName, t.start, t.named, "", attribute.String("idloc.peer", t.peer.String()))
 	}
+	told := t.stages(failed) || t.named.IsZero() // a span tells where it failed
+	if connect > 0 && (err == nil || failed == StageConnect || failed == "") {
+		t.child(StageConnect, end.Add(-connect), end, text)
+	}
+	if failed != "" && failed != StageConnect && !told {
+		// It failed for a reason that an earlier attempt has met.
+		t.child(failed, t.named, end, text)
+	}
+	if err != nil {
+		t.span.RecordError(err, trace.WithTimestamp(end))
+		t.span.SetStatus(codes.Error, text)
+	}
+	t.span.End(trace.WithTimestamp(end))
+}
+
+// child writes a span of the Dial's: one stage.
+func (t *tracked) child(stage string, from, to time.Time, err string, attrs ...attribute.KeyValue) {
+	_, s := t.tracer.Start(t.ctx, "idloc."+strings.ReplaceAll(stage, " ", "_"), trace.WithTimestamp(from), trace.WithAttributes(attrs...))
+	if err != "" {
+		s.SetStatus(codes.Error, err)
+	}
+	s.End(trace.WithTimestamp(to))
+}
+
+// stages writes those of the pipe, and says whether one of them is where the
+// Dial has failed.
+func (t *tracked) stages(failed string) (told bool) {
 	var ready, begun time.Time // ready: the keys could be confirmed
-	told := t.named.IsZero()   // a span tells where it failed
 	for e, ok := t.events.pop(); ok; e, ok = t.events.pop() {
 		if e.Peer != t.peer || t.peer.IsZero() {
 			continue
@@ -106,14 +125,14 @@ func (t *tracked) spans(end time.Time, failed string, connect time.Duration, err
 		case event.Miss:
 			begun = e.Time
 		case event.AnswerReceived:
-			child(StageOffer, e.Time.Add(-e.Duration), e.Time, "", attribute.String("idloc.via", e.Via.String()))
+			t.child(StageOffer, e.Time.Add(-e.Duration), e.Time, "", attribute.String("idloc.via", e.Via.String()))
 			ready, begun = e.Time, e.Time // the pipe may come up before the checks end
 		case event.PairChosen:
 			ready, begun = e.Time, e.Time
-			child(StageCheck, e.Time.Add(-e.Duration), e.Time, "", attribute.String("network.peer.address", e.Remote.String()))
+			t.child(StageCheck, e.Time.Add(-e.Duration), e.Time, "", attribute.String("network.peer.address", e.Remote.String()))
 		case event.PipeUp:
 			if !ready.IsZero() {
-				child(StageHandshake, ready, e.Time, "", attribute.String("idloc.aead", e.Detail))
+				t.child(StageHandshake, ready, e.Time, "", attribute.String("idloc.aead", e.Detail))
 			}
 		case event.PipeFailed:
 			if begun.IsZero() {
@@ -121,20 +140,9 @@ func (t *tracked) spans(end time.Time, failed string, connect time.Duration, err
 			}
 			if e.Stage != "" {
 				told = told || e.Stage == failed
-				child(e.Stage, begun, e.Time, e.Err)
+				t.child(e.Stage, begun, e.Time, e.Err)
 			}
 		}
 	}
-	if connect > 0 && (err == nil || failed == StageConnect || failed == "") {
-		child(StageConnect, end.Add(-connect), end, text)
-	}
-	if failed != "" && failed != StageConnect && !told {
-		// It failed for a reason that an earlier attempt has met.
-		child(failed, t.named, end, text)
-	}
-	if err != nil {
-		t.span.RecordError(err, trace.WithTimestamp(end))
-		t.span.SetStatus(codes.Error, text)
-	}
-	t.span.End(trace.WithTimestamp(end))
+	return told
 }

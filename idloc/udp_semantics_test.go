@@ -211,7 +211,7 @@ func TestUDPSemantics(t *testing.T) {
 				r.note("Read", second(c.Read(r.buf)))
 				r.note("Write", second(c.Write([]byte("x"))))
 				// The error is told once, by whichever call comes first.
-				c.SetReadDeadline(time.Now().Add(10 * time.Second))
+				c.SetReadDeadline(time.Now().Add(patience))
 				r.note("Read", second(c.Read(r.buf)))
 			}},
 			{"addresses", func(r *transcript, c net.Conn, pc net.PacketConn) {
@@ -267,7 +267,7 @@ func TestListenPacketSemantics(t *testing.T) {
 					r.Fatal(err)
 				}
 				defer c.Close()
-				c.SetDeadline(time.Now().Add(10 * time.Second))
+				c.SetDeadline(time.Now().Add(patience))
 				r.note("Write "+network, second(c.Write([]byte("there?"))))
 				takes := host == "::" && tt.network == "udp" || host == "0.0.0.0" && network == "udp4" ||
 					host == "::" && network == "udp6" || host == r.w.own4 && network == "udp4" || host == r.w.own6 && network == "udp6"
@@ -278,7 +278,7 @@ func TestListenPacketSemantics(t *testing.T) {
 					r.note("WriteTo the other family fails", err != nil)
 					continue
 				}
-				pc.SetReadDeadline(time.Now().Add(10 * time.Second))
+				pc.SetReadDeadline(time.Now().Add(patience))
 				n, from, err := pc.ReadFrom(buf)
 				r.note(string(buf[:n]), err)
 				if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"iter"
 	"sync"
+	"time"
 
 	"github.com/idloc/idloc/internal/event"
 )
@@ -21,7 +22,7 @@ const (
 	EventNameResolved    = event.NameResolved    // Name, Peer, Via (who served the record), Duration
 	EventNameFailed      = event.NameFailed      // Name, Err
 	EventLSIAssigned     = event.LSIAssigned     // Peer, Name, LSI
-	EventMiss            = event.Miss            // Peer, LSI: no mapping, the packet is held
+	EventMiss            = event.Miss            // Peer, LSI: no mapping, the packet is held, or the Dial waits
 	EventOfferSent       = event.OfferSent       // Peer, Via
 	EventOfferForwarded  = event.OfferForwarded  // From, Peer: this node passed an offer on
 	EventOfferReceived   = event.OfferReceived   // Peer, Via
@@ -33,9 +34,10 @@ const (
 	EventPipeRekeyed     = event.PipeRekeyed     // Peer
 	EventPipeClosed      = event.PipeClosed      // Peer, Err
 	EventPipeFailed      = event.PipeFailed      // Peer, Stage, Err, Duration since the miss
-	EventPacketsReleased = event.PacketsReleased // Peer, LSI, Detail
+	EventPacketsReleased = event.PacketsReleased // Peer, LSI, Detail: how many, Dials that waited included
 	EventPeerConnected   = event.PeerConnected   // Peer, Name, Remote
 	EventPeerGone        = event.PeerGone        // Peer
+	EventAlone           = event.Alone           // Err: no member is reached, and this node goes on trying; EventPeerConnected ends it
 	EventRevoked         = event.Revoked         // Peer, Name
 	EventNamePublished   = event.NamePublished   // Name
 	EventDialed          = event.Dialed          // Peer, Name, Detail (network), Duration; Stage and Err if it failed
@@ -45,11 +47,14 @@ const (
 const watchBuffer = 1024
 
 // hub hands events to watchers. Publish never blocks: a watcher that lags
-// loses its oldest events. Safe for concurrent use.
+// loses its oldest events. It also fixes their order: the same for all
+// watchers. Safe for concurrent use.
 type hub struct {
-	mu       sync.Mutex // guards watchers and closed
+	mu       sync.Mutex // guards all below
 	watchers map[*watcher]struct{}
 	closed   bool
+	seq      uint64    // of the newest event
+	last     time.Time // its Time
 }
 
 // watcher is one Watch call: a ring of the newest events.
@@ -67,6 +72,12 @@ func newHub() *hub { return &hub{watchers: map[*watcher]struct{}{}} }
 func (h *hub) publish(e Event) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.seq++
+	e.Seq = h.seq
+	if e.Time.Before(h.last) { // two goroutines have met here in the other order
+		e.Time = h.last
+	}
+	h.last = e.Time
 	for w := range h.watchers {
 		w.push(e)
 	}
@@ -139,8 +150,21 @@ func (w *watcher) pop() (Event, bool) {
 
 // Watch returns the node's events from the moment of the call until ctx ends
 // or the node closes; events that came before the close are still delivered.
-// The sequence may be ranged over once. A watcher that lags more than 1,024
-// events behind loses the oldest: watching never slows the node.
+// The sequence may be ranged over once.
+//
+// Events come in the order in which the node emitted them: the same for every
+// watcher, numbered by Seq, with times that do not go back unless the host's
+// clock does. A step is emitted before anything follows from it: offer-sent
+// before the offer has left, pipe-up before the pipe takes its first packet;
+// only packets-released tells what has been done, and answers to those packets
+// may be told before it. Steps that do not lead to each other have no more
+// order than the goroutines that take them: the peer's first packet may bring a
+// pipe up before ICE has chosen a pair, and Dial may return before the range
+// over this sequence has come to what made it possible. The events of two
+// nodes have no order but what follows from who told whom: their clocks differ.
+//
+// A watcher that lags more than 1,024 events behind loses the oldest: watching
+// never slows the node. It sees that from a gap in Seq.
 func (n *Node) Watch(ctx context.Context) iter.Seq[Event] {
 	w := n.hub.subscribe()
 	stop := context.AfterFunc(ctx, func() { n.hub.unsubscribe(w) })

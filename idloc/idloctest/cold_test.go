@@ -28,7 +28,7 @@ var coldStages = []struct {
 // stage had ended, the last when the first byte was back.
 func coldDial(t testing.TB, from, to *Node) []time.Duration {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	events := from.Watch(ctx)
 	start := time.Now()

@@ -25,6 +25,7 @@
 //	how a box behaves      Kind: mapping, filtering, Lifetime, NoHairpin, OneToOne
 //	what its link does     Over, SetLink: Delay, Jitter, Rate, Loss, Burst, Dup, Reorder, MTU
 //	more than one link     Uplink, SetUplink, Unplug
+//	interfaces of no use   DeadEnd
 //	what happens to it     Move, Rebind, Crash, Restart
 //	what happens between   Cut, Heal, Partition; Filter sees each datagram
 //

@@ -20,7 +20,7 @@ type Link struct {
 	Dup     float64       // fraction that comes twice
 	Reorder float64       // fraction that is overtaken by what is sent in the 10 ms after it
 	Behind  int           // by so many others instead of those of 10 ms, or until SetLink; 0 = 10 ms
-	MTU     int           // larger UDP payloads vanish, without an error; 0 = no limit
+	MTU     int           // larger IP packets, in bytes, vanish without an error; 0 = no limit. Of them UDP over IPv4 takes 28, over IPv6 48
 }
 
 const (
@@ -46,9 +46,6 @@ type latter struct {
 
 // plan decides about one datagram: when its copies arrive. None: it is lost.
 func (w *way) plan(l *Link, n int, now time.Time, due []time.Time) []time.Time {
-	if l.MTU > 0 && n > l.MTU {
-		return due
-	}
 	if w.burst > 0 {
 		w.burst--
 		return due
@@ -111,6 +108,12 @@ type uplink struct {
 	out, in  way
 }
 
+// deadEnd is an interface that leads nowhere.
+type deadEnd struct {
+	name string
+	at   netip.Prefix // address and subnet
+}
+
 // attachment is an uplink that is wanted.
 type attachment struct {
 	place
@@ -124,6 +127,7 @@ type Host struct {
 
 	// The network's mu guards what follows.
 	uplinks []*uplink
+	ends    []deadEnd
 	rngs    int // given out, so that each way has its own
 	conns   map[netip.AddrPort]*udpConn
 	port    uint16 // last one given out
@@ -160,7 +164,8 @@ func (h *Host) Sent() Traffic { return h.sent.snapshot() }
 // there or not.
 func (h *Host) Received() Traffic { return h.received.snapshot() }
 
-// Addrs returns the host's present addresses, uplink by uplink.
+// Addrs returns the host's present addresses, uplink by uplink; those of dead
+// ends are not among them.
 func (h *Host) Addrs() []netip.Addr {
 	h.net.mu.Lock()
 	defer h.net.mu.Unlock()
@@ -230,10 +235,10 @@ func (h *Host) Rebind() {
 }
 
 // host adds a host.
-func (n *network) host(name string, at []attachment) *Host {
+func (n *network) host(name string, at []attachment, ends []deadEnd) *Host {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	h := &Host{net: n, name: name, conns: map[netip.AddrPort]*udpConn{}, port: 40000}
+	h := &Host{net: n, name: name, conns: map[netip.AddrPort]*udpConn{}, port: 40000, ends: ends}
 	for _, a := range at {
 		h.attach(a)
 	}
@@ -316,6 +321,12 @@ func (h *Host) uplinkOf(ip netip.Addr) (*uplink, *realm) {
 		}
 	}
 	return nil, nil
+}
+
+// onDeadEnd says whether an address is that of an interface that leads nowhere.
+// The caller holds mu.
+func (h *Host) onDeadEnd(ip netip.Addr) bool {
+	return slices.ContainsFunc(h.ends, func(e deadEnd) bool { return e.at.Addr() == ip })
 }
 
 // has says whether the uplink has an address. The caller holds mu.

@@ -66,7 +66,7 @@ func TestImpaired(t *testing.T) {
 					t.Error(err)
 				}
 			}()
-			in.SetReadDeadline(start.Add(2 * time.Minute))
+			in.SetReadDeadline(start.Add(2 * patience))
 			got := make([]byte, len(data))
 			n, err := io.ReadFull(in, got)
 			if err != nil || sha256.Sum256(got) != sha256.Sum256(data) {
@@ -112,7 +112,7 @@ func TestLateAndDoubled(t *testing.T) {
 		}
 	}
 	send(0) // opens the pipe
-	if _, ok := recv(10 * time.Second); !ok {
+	if _, ok := recv(patience); !ok {
 		t.Fatal("nothing arrives")
 	}
 	// 5 % of the datagrams come twice, and 1 % are overtaken by 7,900 that do
@@ -131,7 +131,7 @@ func TestLateAndDoubled(t *testing.T) {
 			window = 50
 		}
 		for int(next)-got > window {
-			i, ok := recv(10 * time.Second)
+			i, ok := recv(patience)
 			if !ok {
 				t.Fatalf("%d of %d datagrams came", got, next)
 			}
@@ -166,7 +166,7 @@ func TestLateAndDoubled(t *testing.T) {
 }
 
 // TestBlackHole: in the middle of a transfer the path begins to swallow
-// datagrams above 1300 bytes.
+// payloads above 1300 bytes.
 func TestBlackHole(t *testing.T) {
 	t.Parallel()
 	lab := New(t, Seed(1))
@@ -210,7 +210,7 @@ func TestBlackHole(t *testing.T) {
 	read := func(n int) (stall time.Duration) {
 		for n > 0 {
 			start := time.Now()
-			in.SetReadDeadline(start.Add(time.Minute))
+			in.SetReadDeadline(start.Add(patience))
 			m, err := in.Read(block)
 			if err != nil {
 				t.Fatal(err)
@@ -233,7 +233,7 @@ func TestBlackHole(t *testing.T) {
 		read(1 << 20)
 	}
 	before := size()
-	link.MTU = 1300
+	link.MTU = 1328
 	venus.SetLink(link)
 	stall := read(8 << 20)
 	if after := size(); after > 1300 {

@@ -12,7 +12,7 @@ import (
 )
 
 // joinTimeout bounds the start of a node.
-const joinTimeout = 30 * time.Second
+const joinTimeout = 2 * time.Minute
 
 // Lab is one simulated network with one overlay on it. It ends with the test.
 type Lab struct {
@@ -52,6 +52,7 @@ func New(t testing.TB, opts ...Option) *Lab {
 type setting struct {
 	attachment
 	more   []attachment
+	ends   []deadEnd
 	config []func(*idloc.Config)
 	invite idloc.InviteOptions
 }
@@ -101,6 +102,15 @@ func Uplink(opts ...NodeOption) NodeOption {
 	}
 }
 
+// DeadEnd gives the host one more interface, with an address and the subnet
+// around it, which leads nowhere: a bridge of containers, a host-only network.
+// The name says what it is, as on a real host: docker0 and the like are known
+// to be of no use to others, another name tells nothing. Hosts may have the
+// same address there; what is sent to it stays on the sender's own host.
+func DeadEnd(name string, at netip.Prefix) NodeOption {
+	return func(_ *Lab, s *setting) { s.ends = append(s.ends, deadEnd{name, at}) }
+}
+
 // Over sets the link.
 func Over(link Link) NodeOption { return func(_ *Lab, s *setting) { s.link = link } }
 
@@ -120,7 +130,7 @@ func (l *Lab) Host(name string, opts ...NodeOption) *Host {
 	for _, o := range opts {
 		o(l, &s)
 	}
-	return l.net.host(name, s.attachments())
+	return l.net.host(name, s.attachments(), s.ends)
 }
 
 // NAT makes a box. With several kinds it is a chain of boxes, of which the

@@ -14,9 +14,13 @@ import (
 	"github.com/idloc/idloc/idloc"
 	"github.com/idloc/idloc/idloc/idloctest"
 	"github.com/idloc/idloc/internal/leaktest"
+	"github.com/idloc/idloc/internal/yardstick"
 )
 
-func TestMain(m *testing.M) { leaktest.Main(m) }
+func TestMain(m *testing.M) {
+	yardstick.Overlap()
+	leaktest.Main(m)
+}
 
 const echoPort = "7"
 
@@ -40,14 +44,14 @@ func echo(t testing.TB, n *idloctest.Node) {
 
 // call dials the echo of a peer by name and wants msg back.
 func call(ctx context.Context, from, to *idloctest.Node, msg []byte) error {
-	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	c, err := from.Dial(ctx, "tcp", net.JoinHostPort(to.Name(), echoPort))
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(20 * time.Second))
+	c.SetDeadline(time.Now().Add(patience))
 	if _, err := c.Write(msg); err != nil {
 		return err
 	}
@@ -77,10 +81,11 @@ func active(from, to *idloctest.Node) (p idloc.PathStatus, ok bool) {
 }
 
 // await looks, at each event of the nodes and at each tick, whether what is
-// waited for holds: a mapped address, or one of a TURN server, is no event.
+// waited for holds: a mapped address, or one of a TURN server, is no event. The
+// time is the yardstick's: a busy machine has more.
 func await(t testing.TB, what string, within time.Duration, ok func() bool, nodes ...*idloctest.Node) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), within)
+	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
@@ -96,14 +101,17 @@ func await(t testing.TB, what string, within time.Duration, ok func() bool, node
 			}
 		})
 	}
+	took := yardstick.Start()
+	defer took.Stop()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for !ok() {
+		if took.Elapsed() > within {
+			t.Fatalf("not within %v: %s", within, what)
+		}
 		select {
 		case <-again:
 		case <-tick.C:
-		case <-ctx.Done():
-			t.Fatalf("not within %v: %s", within, what)
 		}
 	}
 }

@@ -1,7 +1,6 @@
 package idloctest_test
 
 import (
-	"context"
 	"flag"
 	"fmt"
 	"maps"
@@ -12,6 +11,8 @@ import (
 	"time"
 
 	. "github.com/idloc/idloc/idloc/idloctest"
+
+	"github.com/idloc/idloc/internal/yardstick"
 )
 
 var seeds = flag.Int("seeds", 1, "how many seeds TestMatrix runs")
@@ -136,22 +137,13 @@ func matrix(t *testing.T, seed uint64) [8][8]cell {
 // relay may have been first where a direct path must follow, if the checks ran
 // out of their time by the next offer, ten seconds later.
 func settled(from, to *Node, direct bool) string {
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-	defer cancel()
-	events := from.Watch(ctx)
-	p, _ := active(from, to)
-	if !direct || p.Kind == "direct" {
-		return p.Kind
-	}
-	for e := range events {
-		if e.Peer != to.ID() {
-			continue
-		}
-		if p, _ = active(from, to); p.Kind == "direct" {
-			break
-		}
-	}
-	return p.Kind
+	var kind string
+	yardstick.Await(30*time.Second, func() bool {
+		p, _ := active(from, to)
+		kind = p.Kind
+		return !direct || kind == "direct"
+	})
+	return kind
 }
 
 // table prints for each pair how often it was direct, relayed or not connected,

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -42,7 +43,7 @@ func (n *hostNet) ListenUDP(network string, laddr *net.UDPAddr) (transport.UDPCo
 	at = netip.AddrPortFrom(at.Addr().Unmap(), at.Port())
 	h.net.mu.Lock()
 	defer h.net.mu.Unlock()
-	if u, _ := h.uplinkOf(at.Addr()); u == nil {
+	if u, _ := h.uplinkOf(at.Addr()); u == nil && !h.onDeadEnd(at.Addr()) {
 		return fail(syscall.EADDRNOTAVAIL)
 	}
 	if at.Port() == 0 {
@@ -68,25 +69,32 @@ func (n *hostNet) Interfaces() ([]*transport.Interface, error) {
 			i.AddAddress(&net.IPNet{IP: a.ip.AsSlice(), Mask: net.CIDRMask(a.prefix.Bits(), a.ip.BitLen())})
 		}
 	}
-	return []*transport.Interface{i}, nil
+	out := []*transport.Interface{i}
+	for _, e := range n.h.ends {
+		i := transport.NewInterface(net.Interface{Index: len(out) + 1, Name: e.name, MTU: 1500, Flags: net.FlagUp | net.FlagMulticast})
+		i.AddAddress(&net.IPNet{IP: e.at.Addr().AsSlice(), Mask: net.CIDRMask(e.at.Bits(), e.at.Addr().BitLen())})
+		out = append(out, i)
+	}
+	return out, nil
 }
 
 func (n *hostNet) InterfaceByIndex(index int) (*transport.Interface, error) {
-	if index != 1 {
-		return nil, transport.ErrInterfaceNotFound
-	}
+	return n.interfaceThat(func(i *transport.Interface) bool { return i.Index == index })
+}
+
+func (n *hostNet) InterfaceByName(name string) (*transport.Interface, error) {
+	return n.interfaceThat(func(i *transport.Interface) bool { return i.Name == name })
+}
+
+func (n *hostNet) interfaceThat(ok func(*transport.Interface) bool) (*transport.Interface, error) {
 	is, err := n.Interfaces()
 	if err != nil {
 		return nil, err
 	}
-	return is[0], nil
-}
-
-func (n *hostNet) InterfaceByName(name string) (*transport.Interface, error) {
-	if name != "lab0" {
-		return nil, transport.ErrInterfaceNotFound
+	if i := slices.IndexFunc(is, ok); i >= 0 {
+		return is[i], nil
 	}
-	return n.InterfaceByIndex(1)
+	return nil, transport.ErrInterfaceNotFound
 }
 
 func (n *hostNet) ListenPacket(network, address string) (net.PacketConn, error) {

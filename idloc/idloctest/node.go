@@ -2,6 +2,7 @@ package idloctest
 
 import (
 	"context"
+	"errors"
 
 	"github.com/idloc/idloc/idloc"
 )
@@ -32,7 +33,7 @@ func (l *Lab) start(name string, opts []NodeOption) (*Node, error) {
 	for _, o := range opts {
 		o(l, &s)
 	}
-	n := &Node{lab: l, Host: l.net.host(name, s.attachments())}
+	n := &Node{lab: l, Host: l.net.host(name, s.attachments(), s.ends)}
 	cfg := idloc.Config{}
 	for _, f := range s.config {
 		f(&cfg)
@@ -87,7 +88,12 @@ func (n *Node) Unplug(i int) {
 // first. Conns and listeners of the program end as with Close.
 func (n *Node) Crash() error {
 	n.Host.power(false)
-	return n.Node.Close()
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel() // nobody takes what was written
+	if err := n.Node.Shutdown(ctx); !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
 }
 
 // Restart starts a node again, on the same host, from the state in its

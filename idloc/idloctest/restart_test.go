@@ -1,6 +1,9 @@
 package idloctest_test
 
 import (
+	"errors"
+	"net"
+	"syscall"
 	"testing"
 	"time"
 
@@ -28,9 +31,20 @@ func TestRestart(t *testing.T) {
 				t.Fatal(err)
 			}
 			id := mars.ID()
+			idle, err := venus.Dial(t.Context(), "tcp", net.JoinHostPort(mars.Name(), echoPort))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer idle.Close()
 			mars.Restart()
 			start := time.Now()
 			echo(t, mars)
+			// A conn of before ends as soon as the node knows: nobody sends
+			// anything on it, or dials.
+			if _, err := idle.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+				t.Errorf("a conn to the process of before: %v", err)
+			}
+			t.Logf("a conn of before ended %v after it was back", time.Since(start).Round(time.Millisecond))
 			if mars.ID() != id {
 				t.Error("another peer came back")
 			}

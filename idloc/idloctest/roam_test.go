@@ -12,6 +12,7 @@ import (
 	"github.com/idloc/idloc/idloc"
 	. "github.com/idloc/idloc/idloc/idloctest"
 	"github.com/idloc/idloc/internal/race"
+	"github.com/idloc/idloc/internal/yardstick"
 )
 
 var (
@@ -20,12 +21,14 @@ var (
 	slow   = flag.Duration("slow", 0, "TestRoaming tells the events of rounds that take longer")
 )
 
-// atOnce is how many rounds run at a time: they mostly wait.
+// atOnce is how many rounds run at a time: they mostly wait, and what is left
+// of a busy machine is enough for fewer.
 func atOnce() int {
+	n := 8
 	if race.Enabled {
-		return 4
+		n = 4
 	}
-	return 8
+	return max(1, int(float64(n)/yardstick.Slowness()))
 }
 
 // hop is a link of 10 ms each way at each end: 40 ms round trip.

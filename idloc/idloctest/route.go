@@ -106,13 +106,21 @@ type flight struct {
 	to       *uplink // of at
 }
 
+// size is that of the IP packet.
+func (f *flight) size() int {
+	if f.src.Addr().Is4() {
+		return 20 + 8 + len(f.b)
+	}
+	return 40 + 8 + len(f.b)
+}
+
 // send takes a datagram from a host's socket; b is copied. It says whether
 // the host has the source address.
 func (n *network) send(h *Host, src, dst netip.AddrPort, b []byte) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	u, r := h.uplinkOf(src.Addr())
-	if u == nil || n.closed {
+	if u == nil && !h.onDeadEnd(src.Addr()) || n.closed {
 		return false
 	}
 	if h.off {
@@ -121,6 +129,15 @@ func (n *network) send(h *Host, src, dst netip.AddrPort, b []byte) bool {
 	h.sent.count(b)
 	if n.filter != nil && !n.filter(Packet{h, src, dst, b}) {
 		return true
+	}
+	if h.onDeadEnd(dst.Addr()) { // its own address, wherever else there is one like it
+		if c := h.conns[dst]; c != nil {
+			c.push(src, append([]byte(nil), b...))
+		}
+		return true
+	}
+	if u == nil {
+		return true // it may leave, but nothing can come back
 	}
 	f := flight{from: h, via: u, realm: r, src: src, dst: dst, b: append([]byte(nil), b...)}
 	now := time.Now()
@@ -132,6 +149,9 @@ func (n *network) send(h *Host, src, dst netip.AddrPort, b []byte) bool {
 func (n *network) over(w *way, l *Link, f flight, now time.Time) {
 	if *l == (Link{}) && !w.lastDue.After(now) {
 		n.land(f, now)
+		return
+	}
+	if l.MTU > 0 && f.size() > l.MTU {
 		return
 	}
 	if l.Reorder > 0 && l.Behind > 0 && w.rng.Float64() < l.Reorder {

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	. "github.com/idloc/idloc/idloc/idloctest"
+
+	"github.com/idloc/idloc/internal/yardstick"
 )
 
 // stream is a live TCP connection over which numbered records flow from one
@@ -50,7 +52,7 @@ func startStream(t testing.TB, from, to *Node, port int) *stream {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	c, err := from.Dial(ctx, "tcp", fmt.Sprintf("%s:%d", to.Name(), port))
 	if err != nil {
@@ -86,8 +88,10 @@ func (s *stream) changed() {
 // await waits until ok, which is asked under mu, or until the stream breaks.
 func (s *stream) await(t testing.TB, what string, within time.Duration, ok func() bool) {
 	t.Helper()
-	late := time.NewTimer(within)
-	defer late.Stop()
+	took := yardstick.Start()
+	defer took.Stop()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
 	for {
 		s.mu.Lock()
 		done, err, n := ok(), s.err, s.records
@@ -98,10 +102,12 @@ func (s *stream) await(t testing.TB, what string, within time.Duration, ok func(
 		case done:
 			return
 		}
+		if took.Elapsed() > within {
+			t.Fatalf("not within %v: %s", within, what)
+		}
 		select {
 		case <-s.more:
-		case <-late.C:
-			t.Fatalf("not within %v: %s", within, what)
+		case <-tick.C:
 		}
 	}
 }

@@ -174,7 +174,7 @@ func TestTURNGivesWay(t *testing.T) {
 		t.Error(err)
 	}
 	var stage *idloc.StageError
-	if err := call(t.Context(), moon, mars, []byte("x")); !errors.As(err, &stage) || stage.Stage != idloc.StageCheck {
+	if _, err := moon.Dial(t.Context(), "tcp", net.JoinHostPort(mars.Name(), echoPort)); !errors.As(err, &stage) || stage.Stage != idloc.StageCheck {
 		t.Errorf("direct paths only, symmetric to port-restricted: %v", err)
 	}
 }
@@ -196,7 +196,7 @@ func TestPoliciesThatContradict(t *testing.T) {
 		}
 		return true
 	})
-	err := call(t.Context(), venus, mars, []byte("x"))
+	_, err := venus.Dial(t.Context(), "tcp", net.JoinHostPort(mars.Name(), echoPort))
 	if !errors.Is(err, idloc.ErrUnreachable) {
 		t.Errorf("call: %v", err)
 	}

@@ -1,0 +1,129 @@
+package idloc
+
+import (
+	"crypto/ed25519"
+	"crypto/rand"
+	"fmt"
+	"slices"
+
+	"github.com/idloc/idloc/internal/socket"
+	"github.com/idloc/idloc/internal/state"
+)
+
+// The names under which state is kept in Config.Dir, beside the overlay's. The
+// identity alone may stop a start: all others can be made anew.
+const (
+	stateIdentity = "identity"
+	statePort     = "port" // the numbers that this node has had, newest first
+	// stateLSIs: made anew, peers get other LSIs than before, which is what
+	// happens to whoever has not been heard of for long anyway.
+	stateLSIs = "lsis"
+	// stateTimestamp is that of the newest offer. Peers take no offer that is
+	// not newer than the last one; made anew, offers go by the clock alone, and
+	// that is past it unless it was set back since.
+	stateTimestamp = "timestamp"
+	// stateOffers is the journal of the offers that were read. Made anew, offers
+	// of the last minutes that somebody has recorded are answered once more.
+	stateOffers = "offers"
+)
+
+// portsKept is how many numbers are remembered, and tried at a start.
+const portsKept = 4
+
+// identity loads the peer's key, or makes it.
+func identity(dir *state.Dir) (ed25519.PrivateKey, error) {
+	var saved struct {
+		Seed []byte `json:"seed"`
+	}
+	found, err := dir.Load(stateIdentity, &saved)
+	if err != nil {
+		return nil, err
+	}
+	if found {
+		if len(saved.Seed) != ed25519.SeedSize {
+			return nil, fmt.Errorf("the saved identity has a key of %d bytes, want %d", len(saved.Seed), ed25519.SeedSize)
+		}
+		return ed25519.NewKeyFromSeed(saved.Seed), nil
+	}
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	saved.Seed = key.Seed()
+	return key, dir.Save(stateIdentity, &saved)
+}
+
+// listen opens the node's port, which is a part of its state: members remember
+// it, and tokens name it. Without Config.Port it is the one of the last start;
+// if somebody else has that now, one of those before it, else any.
+func (n *Node) listen() error {
+	var had []uint16
+	n.load(statePort, &had)
+	had = slices.DeleteFunc(had, func(p uint16) bool { return p == 0 })
+	tries := []uint16{n.cfg.Port}
+	if n.cfg.Port == 0 {
+		tries = append(slices.Clone(had), 0)
+	}
+	var taken error // why the newest was not to be had
+	for _, number := range tries {
+		sock, err := socket.Listen(socket.Config{
+			Net: n.cfg.Net, Addrs: n.cfg.Addrs, Port: number, Logger: n.cfg.Logger,
+			NotReal: n.cfg.lsiRanges(), OnPipe: n.onPipe, OnSTUN: n.onSTUN, OnChange: n.onChange,
+		})
+		if err == nil {
+			n.sock = sock
+			break
+		}
+		if number == tries[len(tries)-1] {
+			return err
+		}
+		if taken == nil {
+			taken = err
+		}
+	}
+	now := n.sock.Number()
+	if taken != nil {
+		n.log.Warn("this node's UDP port is somebody else's now, and it uses another: members that remember the old one "+
+			"hear of it as soon as this node reaches one of them, but tokens minted before lead to the old one",
+			"old", had[0], "port", now, "err", taken)
+	}
+	if len(had) == 0 || had[0] != now {
+		had = append([]uint16{now}, slices.DeleteFunc(had, func(p uint16) bool { return p == now })...)
+		n.save(statePort, had[:min(len(had), portsKept)])
+	}
+	return nil
+}
+
+// saveLSIs keeps the table, so that a restart gives peers the same LSIs.
+func (n *Node) saveLSIs() { n.save(stateLSIs, n.table.Entries()) }
+
+// keepState saves the table and the timestamp of the newest offer after
+// changes, off the path of whoever dials: a crash must not give an LSI to
+// another peer, nor let offers begin again below what peers have seen.
+func (n *Node) keepState() {
+	for {
+		select {
+		case <-n.dirty:
+			n.saveLSIs()
+			n.save(stateTimestamp, n.pipes.Load().LastTimestamp())
+		case <-n.ctx.Done():
+			return
+		}
+	}
+}
+
+// save keeps a document. That the disk takes nothing is logged and stops nobody.
+func (n *Node) save(name string, v any) {
+	n.saving.Lock()
+	defer n.saving.Unlock()
+	n.state.Keep(n.log, name, v)
+}
+
+// load reads a document that can be made anew, and says whether v holds it.
+func (n *Node) load(name string, v any) bool {
+	found, aside := n.state.LoadCache(name, v)
+	if aside != nil {
+		n.log.Warn("saved state is damaged and begun anew", "name", name, "err", aside)
+	}
+	return found
+}
