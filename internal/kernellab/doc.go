@@ -2,12 +2,13 @@
 // own in a Linux network namespace, behind nftables in another, all inside an
 // unprivileged user namespace. No root is needed and nothing of the machine's
 // network is touched. It has tests only; where the kernel does not allow such
-// namespaces, or ip or nft is not installed, they are skipped and say why.
+// namespaces, or a program is not installed, they are skipped and say why.
 //
 //	go test -v ./internal/kernellab
 //
 // prints the table of idloc/idloctest's matrix, direct or relayed and how long
-// the first echo took, as real kernels see it.
+// the first echo took, as real kernels see it, and what the scenes of the field
+// have measured.
 //
 // # What a kernel can be
 //
@@ -30,10 +31,64 @@
 // box that answers with ICMP also keeps the tuple in conntrack, and the
 // outbound packet that meets it is mapped to another port.
 //
+// # Scenes
+//
+// What users meet in their first week. Each is short by default; a flag makes it
+// as long as what it must hold for. Times are internal/yardstick's, by which a
+// busy machine counts for nothing; with -strict they are the clock's, which takes
+// a quiet one:
+//
+//	go test -v -timeout 1h ./internal/kernellab -strict -powercuts 20 -office 200 -firstdials 100
+//
+// All need ip and nft; what they need besides stands below.
+//
+//	TestPowerCut           -powercuts. Two public hosts, two homes and an office
+//	                       of two desks, on the default port, are killed (SIGKILL)
+//	                       at once and started in random order; every other time
+//	                       their routers forget all mappings. All pairs speak
+//	                       within 5 s, a token from before the cut lets a member in
+//	TestOffice             -office. So many nodes, on four hosts of one switch behind
+//	                       one NAT, join a public founder at once; it is killed and
+//	                       started again, all have called it within 10 s. A node is
+//	                       counted as 20 MB: as many as the machine has memory for
+//	TestHoleIPv4, -IPv6    Two hosts behind routers that drop IP packets above 1228
+//	                       bytes (IPv6: 1280) without a word. They join, resume from
+//	                       their folders, are dialled, move a megabyte. Needs ethtool,
+//	                       since a veth that takes segmentation upon itself carries
+//	                       more than its MTU. The routers count what they drop
+//	TestUselessInterfaces  -firstdials. Two homes; on each host docker0, virbr0 and
+//	                       13 more bridges, half of them with a container, whose
+//	                       addresses the other host has, too. Both start and dial at
+//	                       once: direct within a second
+//	TestTokenOfServer      A public founder with five such bridges: its token lets a
+//	                       member in, so it says where the founder can be reached
+//	TestPort443            Two public hosts and two homes, all with port 443: root in
+//	                       a user namespace may bind it. All pairs speak directly
+//	TestClocks             Members that start a year behind or a day ahead, or whose
+//	                       clock goes wrong while they run (internal/wallclock moves
+//	                       that of one process): they live, say so, and are back 5 s
+//	                       after the clock was set right
+//	TestFounderMoves       Two hosts on a switch with nothing else: the founder's
+//	                       address changes right after the join, they meet again
+//	TestFounderDies        The founder is killed at once, or 3 s, after two others
+//	                       have joined: they dial each other within a second
+//	TestBlockedUDP         A member starts behind a router that lets no UDP through: its
+//	                       status says so. Once the router does, the two meet
+//
+// -logs writes debug logs of all nodes to a folder, one file for each name; the
+// nodes of a scene that failed tell what they warned of in any case.
+//
 // # Files
 //
-//	lab_test.go     namespaces, boxes, processes
-//	node_test.go    a node as a process: commands on its standard input
-//	matrix_test.go  the table
-//	null_test.go    the table of flows with null encapsulation
+//	lab_test.go         namespaces, boxes
+//	places_test.go      switches, small links, useless interfaces
+//	process_test.go     processes and what they are asked
+//	node_test.go        nodes in a process: commands on its standard input
+//	scene_test.go       the scenes' flags, and how they wait
+//	matrix_test.go      the table
+//	null_test.go        the table of flows with null encapsulation
+//	portmap_test.go     routers that map ports
+//	powercut_test.go, office_test.go, hole_test.go, interfaces_test.go,
+//	port_test.go, clock_test.go, founder_test.go, blocked_test.go
+//	                    the scenes
 package kernellab

@@ -3,13 +3,12 @@
 package kernellab
 
 import (
-	"encoding/json"
+	"flag"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 
@@ -50,7 +49,13 @@ func inside(t *testing.T) bool {
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, err := confined("lab", self, "-test.run=^"+t.Name()+"$", "-test.v", "-test.count=1").CombinedOutput()
+	args := []string{"-test.run=^" + t.Name() + "$", "-test.v", "-test.count=1"}
+	flag.Visit(func(f *flag.Flag) {
+		if !strings.HasPrefix(f.Name, "test.") {
+			args = append(args, "-"+f.Name+"="+f.Value.String())
+		}
+	})
+	out, err := confined("lab", self, args...).CombinedOutput()
 	t.Logf("inside the namespaces:\n%s", out)
 	if err != nil {
 		t.Errorf("inside the namespaces: %v", err)
@@ -76,16 +81,20 @@ func confined(role, name string, args ...string) *exec.Cmd {
 }
 
 // lab is the internet, a bridge in the lab's own namespace, and what hangs on
-// it.
+// it. All nodes that it starts have left when its test is over.
 type lab struct {
-	t    *testing.T
-	self string
-	next int // of public addresses
+	t     *testing.T
+	self  string
+	next  int    // of public addresses and other numbers
+	dirs  string // a folder for the nodes'
+	nodes []*node
+
+	routers6 []space6 // that know of each other
 }
 
 func newLab(t *testing.T) *lab {
 	t.Helper()
-	l := &lab{t: t, next: 1}
+	l := &lab{t: t, next: 1, dirs: t.TempDir()}
 	var err error
 	if l.self, err = os.Executable(); err != nil {
 		t.Fatal(err)
@@ -93,8 +102,12 @@ func newLab(t *testing.T) *lab {
 	l.shell(setUp + `ip link set lo up
 ip link add internet type bridge
 ip link set internet up`)
+	t.Cleanup(l.end) // before the folder is removed
 	return l
 }
+
+// dir is where a node keeps its state.
+func (l *lab) dir(label string) string { return filepath.Join(l.dirs, label) }
 
 // shell runs commands, each of which must succeed.
 func (l *lab) shell(script string) {
@@ -117,7 +130,7 @@ func (l *lab) rules(space, text string) {
 
 func (l *lab) address() string {
 	l.next++
-	return fmt.Sprintf("20.0.0.%d", l.next)
+	return fmt.Sprintf("200.0.0.%d", l.next)
 }
 
 // public makes a namespace on the internet with an interface "ext", and
@@ -187,123 +200,4 @@ func oneToOne(ext string) string {
 
 func onlyTo(addr string) string {
 	return ruleset(masquerade, "", fmt.Sprintf(`meta l4proto udp ip daddr != %[1]s ip saddr != %[1]s drop`, addr))
-}
-
-// node is a node in a process of its own.
-type node struct {
-	l    *lab
-	name string // full
-	cmd  *exec.Cmd
-	in   io.WriteCloser
-	done chan struct{} // closed when the process says no more
-
-	mu      sync.Mutex // guards what follows
-	id      int
-	waiting map[int]chan answer
-	err     error // the process has ended
-}
-
-// start runs a process in a namespace.
-func (l *lab) start(space, label string) *node {
-	l.t.Helper()
-	n := &node{l: l, name: label + "." + domain, waiting: map[int]chan answer{}, done: make(chan struct{})}
-	n.cmd = exec.Command("ip", "netns", "exec", space, l.self)
-	n.cmd.Env = append(os.Environ(), roleVariable+"=node")
-	n.cmd.Stderr = os.Stderr
-	var err error
-	if n.in, err = n.cmd.StdinPipe(); err != nil {
-		l.t.Fatal(err)
-	}
-	out, err := n.cmd.StdoutPipe()
-	if err != nil {
-		l.t.Fatal(err)
-	}
-	if err := n.cmd.Start(); err != nil {
-		l.t.Fatal(err)
-	}
-	go func() { defer close(n.done); n.read(out) }()
-	return n
-}
-
-func (n *node) read(r io.Reader) {
-	d := json.NewDecoder(r)
-	for {
-		var a answer
-		err := d.Decode(&a)
-		n.mu.Lock()
-		if err != nil {
-			n.err = fmt.Errorf("%s ended: %w", n.name, err)
-			for _, ch := range n.waiting {
-				close(ch)
-			}
-			n.waiting = nil
-			n.mu.Unlock()
-			return
-		}
-		n.waiting[a.ID] <- a
-		delete(n.waiting, a.ID)
-		n.mu.Unlock()
-	}
-}
-
-// ask puts one request and waits for its answer.
-func (n *node) ask(q request) (answer, error) {
-	ch := make(chan answer, 1)
-	n.mu.Lock()
-	if n.err != nil {
-		n.mu.Unlock()
-		return answer{}, n.err
-	}
-	n.id++
-	q.ID = n.id
-	n.waiting[q.ID] = ch
-	b, err := json.Marshal(q)
-	if err == nil {
-		_, err = n.in.Write(append(b, '\n'))
-	}
-	n.mu.Unlock()
-	if err != nil {
-		return answer{}, err
-	}
-	a, ok := <-ch
-	if !ok {
-		return a, n.err
-	}
-	if a.Error != "" {
-		return a, fmt.Errorf("%s: %s: %s", n.name, q.Op, a.Error)
-	}
-	return a, nil
-}
-
-// join starts a node in the namespace of its label, with a token of earth's.
-func (l *lab) join(earth *node, label string) *node {
-	l.t.Helper()
-	n := l.start(label, label)
-	a, err := earth.ask(request{Op: "invite", Name: label})
-	if err == nil {
-		_, err = n.ask(request{Op: "join", Name: label, Token: a.Text})
-	}
-	if err != nil {
-		l.t.Fatal(err)
-	}
-	return n
-}
-
-// leave has a node leave and waits for its process.
-func (l *lab) leave(n *node) {
-	_ = n.in.Close()
-	<-n.done
-	if err := n.cmd.Wait(); err != nil {
-		l.t.Errorf("%s: %v", n.name, err)
-	}
-}
-
-// close has all nodes leave at once and waits for them.
-func (l *lab) close(nodes []*node) {
-	for _, n := range nodes {
-		_ = n.in.Close()
-	}
-	for _, n := range nodes {
-		l.leave(n)
-	}
 }

@@ -84,20 +84,11 @@ func TestMatrix(t *testing.T) {
 		s.place(l, fmt.Sprint("to", i), relay)
 	}
 	earth := l.start("earth", "earth")
-	nodes := []*node{earth}
-	defer func() { l.close(nodes) }()
-	if _, err := earth.ask(request{Op: "create", Name: "earth"}); err != nil {
-		t.Fatal(err)
-	}
-	join := func(label string) *node {
-		n := l.join(earth, label)
-		nodes = append(nodes, n)
-		return n
-	}
-	join("moon") // so that mappings are measured in two places
+	earth.must(request{Op: "create", Name: "earth"})
+	l.join(earth, "moon") // so that mappings are measured in two places
 	var from, to [8]*node
 	for i := range situations {
-		from[i], to[i] = join(fmt.Sprint("from", i)), join(fmt.Sprint("to", i))
+		from[i], to[i] = l.join(earth, fmt.Sprint("from", i)), l.join(earth, fmt.Sprint("to", i))
 	}
 	var cells [8][8]cell
 	for i := range situations {
@@ -109,8 +100,8 @@ func TestMatrix(t *testing.T) {
 	}
 	t.Log("\n" + table(&cells))
 	for i, a := range situations {
-		if n, err := from[i].ask(request{Op: "nat"}); err == nil {
-			t.Logf("%s judges its NAT %q", a.name, n.Text)
+		if n, err := from[i].ask(request{Op: "self"}); err == nil {
+			t.Logf("%s judges its NAT %q", a.name, n.Self.NAT)
 		}
 		for j, b := range situations {
 			c := cells[i][j]
@@ -135,7 +126,7 @@ func try(from, to *node, direct bool) cell {
 	c := cell{took: time.Since(start), err: err}
 	tick := time.NewTicker(20 * time.Millisecond) // another process: there is nothing to wait on
 	defer tick.Stop()
-	for settled := time.Now().Add(30 * time.Second); ; <-tick.C {
+	for settled := time.Now().Add(2 * time.Minute); ; <-tick.C {
 		a, _ := from.ask(request{Op: "path", Name: to.name})
 		c.kind = a.Path.Kind
 		if err != nil || !direct || c.kind == "direct" || time.Now().After(settled) {

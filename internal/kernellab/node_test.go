@@ -6,43 +6,68 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"os"
+	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/idloc/idloc/idloc"
+	"github.com/idloc/idloc/internal/wallclock"
 )
 
-// request is one line on a node's standard input, answer one on its standard
+// request is one line on a process' standard input, answer one on its standard
 // output: one for each request, with its number, in any order.
 type request struct {
-	ID    int    `json:"id"`
-	Op    string `json:"op"` // create, invite, join, call, path, nat, ported, null
-	Name  string `json:"name,omitempty"`
-	Token string `json:"token,omitempty"`
-	Text  string `json:"text,omitempty"` // of null: the network
-	Null  bool   `json:"null,omitempty"` // of create and join: allow null encapsulation
+	ID int    `json:"id"`
+	As string `json:"as"` // label of the node that is asked
+	// Op is create, join, open, close, invite, call, path, self, ported, null,
+	// bulk, clock or warnings.
+	Op     string        `json:"op"`
+	Name   string        `json:"name,omitempty"` // of the node itself, or of a peer
+	Token  string        `json:"token,omitempty"`
+	Text   string        `json:"text,omitempty"`   // of null: the network
+	Null   bool          `json:"null,omitempty"`   // of create, join and open: allow null encapsulation
+	Dir    string        `json:"dir,omitempty"`    // of the same
+	Port   uint16        `json:"port,omitempty"`   // of the same
+	Bytes  int           `json:"bytes,omitempty"`  // of bulk: how many there and back
+	Clock  time.Duration `json:"clock,omitempty"`  // of clock: how far the process' one is ahead from now on
+	Within time.Duration `json:"within,omitempty"` // the time for it, if not the usual one
 }
 
 type answer struct {
 	ID    int              `json:"id"`
 	Text  string           `json:"text,omitempty"`
-	Path  idloc.PathStatus `json:"path"`
+	Took  time.Duration    `json:"took"`
+	Path  idloc.PathStatus `json:"path"` // in use to the peer when a call was over
+	Self  idloc.SelfStatus `json:"self"`
 	Error string           `json:"error,omitempty"`
 }
 
 const (
 	domain     = "example.com"
 	echoPort   = "7"
-	callWithin = 20 * time.Second
-	joinWithin = 60 * time.Second
+	callWithin = time.Minute
+	joinWithin = 2 * time.Minute
 )
+
+// The environment variable that tells a process where to put debug logs.
+const logVariable = "IDLOC_KERNELLAB_LOGS"
+
+// host is the process' nodes.
+type host struct {
+	mu    sync.Mutex // guards what follows
+	nodes map[string]*idloc.Node
+	warns map[string]*warnings
+}
 
 // runNode is the process: it serves requests until its input ends.
 func runNode() int {
-	var n *idloc.Node
+	h := &host{nodes: map[string]*idloc.Node{}, warns: map[string]*warnings{}}
 	in, out := json.NewDecoder(os.Stdin), json.NewEncoder(os.Stdout)
 	answers := make(chan answer)
 	go func() {
@@ -55,49 +80,77 @@ func runNode() int {
 		if in.Decode(&q) != nil {
 			break
 		}
-		if q.Op == "create" || q.Op == "join" { // nothing else before
-			a := answer{ID: q.ID}
-			var err error
-			if n, err = start(q); err != nil {
-				a.Error = err.Error()
-			}
-			answers <- a
-			continue
-		}
 		go func() {
-			a, err := serve(n, q)
-			if a.ID = q.ID; err != nil {
+			start := time.Now()
+			a, err := h.serve(q)
+			if a.ID, a.Took = q.ID, time.Since(start); err != nil {
 				a.Error = err.Error()
 			}
 			answers <- a
 		}()
 	}
-	if n == nil || n.Close() != nil {
-		return 1
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var wg sync.WaitGroup
+	errs := make(chan error, len(h.nodes))
+	for _, n := range h.nodes {
+		wg.Go(func() { errs <- n.Close() })
 	}
-	return 0
+	wg.Wait()
+	close(errs)
+	code := 0
+	for err := range errs {
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "close:", err)
+			code = 1
+		}
+	}
+	return code
 }
 
-func start(q request) (*idloc.Node, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), joinWithin)
-	defer cancel()
-	var n *idloc.Node
-	var err error
-	cfg := idloc.Config{Name: q.Name}
+// begin makes a node and has it echo.
+func (h *host) begin(q request) (a answer, err error) {
+	w := &warnings{}
+	h.mu.Lock()
+	h.warns[q.As] = w
+	h.mu.Unlock()
+	cfg := idloc.Config{Name: q.Name, Dir: q.Dir, Port: q.Port, Logger: w.logger(q.As)}
 	if q.Null {
 		cfg.Null = idloc.NullPlain
 	}
-	if q.Op == "create" {
+	ctx, cancel := context.WithTimeout(context.Background(), q.within(joinWithin))
+	defer cancel()
+	var n *idloc.Node
+	switch q.Op {
+	case "create":
 		n, err = idloc.Create(ctx, domain, cfg)
-	} else {
+	case "join":
 		n, err = idloc.Join(ctx, q.Token, cfg)
+	case "open":
+		n, err = idloc.Open(ctx, cfg)
 	}
 	if err != nil {
-		return nil, err
+		return a, err
 	}
+	h.mu.Lock()
+	h.nodes[q.As] = n
+	h.mu.Unlock()
+	a.Self = n.Status().Self
+	return a, echo(n)
+}
+
+func (q request) within(usual time.Duration) time.Duration {
+	if q.Within > 0 {
+		return q.Within
+	}
+	return usual
+}
+
+// echo serves on the echo port until the node closes.
+func echo(n *idloc.Node) error {
 	l, err := n.Listen("tcp", ":"+echoPort)
 	if err != nil {
-		return n, err
+		return err
 	}
 	go func() {
 		for {
@@ -110,7 +163,7 @@ func start(q request) (*idloc.Node, error) {
 	}()
 	pc, err := n.ListenPacket("udp", ":"+echoPort)
 	if err != nil {
-		return n, err
+		return err
 	}
 	go func() {
 		b := make([]byte, 2048)
@@ -122,52 +175,84 @@ func start(q request) (*idloc.Node, error) {
 			_, _ = pc.WriteTo(b[:k], from)
 		}
 	}()
-	return n, nil
+	return nil
 }
 
-func serve(n *idloc.Node, q request) (a answer, err error) {
+func (h *host) serve(q request) (a answer, err error) {
+	switch q.Op {
+	case "create", "join", "open":
+		return h.begin(q)
+	case "clock":
+		wallclock.Shift(q.Clock)
+		return a, nil
+	}
+	h.mu.Lock()
+	n, w := h.nodes[q.As], h.warns[q.As]
+	h.mu.Unlock()
+	if q.Op == "warnings" {
+		if w != nil {
+			a.Text = w.text()
+		}
+		return a, nil
+	}
 	if n == nil {
-		return a, fmt.Errorf("%s before create or join", q.Op)
+		return a, fmt.Errorf("%s before the node has begun", q.Op)
 	}
 	switch q.Op {
+	case "close":
+		h.mu.Lock()
+		delete(h.nodes, q.As)
+		h.mu.Unlock()
+		err = n.Close()
 	case "invite":
 		a.Text, err = n.Invite(idloc.InviteOptions{Name: q.Name})
 	case "call":
-		err = call(n, q.Name, "tcp", idloc.OuterUDP)
+		err = exchange(n, q, "tcp", idloc.OuterUDP)
+		a.Path = pathTo(n, q.Name)
+	case "bulk":
+		err = bulk(n, q)
+		a.Path = pathTo(n, q.Name)
 	case "null":
-		err = call(n, q.Name, q.Text, idloc.Null)
+		err = exchange(n, q, q.Text, idloc.Null)
 	case "path":
-		for _, p := range n.Status().Peers {
-			for _, path := range p.Paths {
-				if p.Name == q.Name && path.Active {
-					a.Path = path
-				}
-			}
-		}
+		a.Path = pathTo(n, q.Name)
 	case "ported":
 		if p := n.Status().Self.Ported; p.Addr.IsValid() {
 			a.Text = fmt.Sprint(p.Protocol, " ", p.Addr)
 		}
-	case "nat":
-		a.Text = n.Status().Self.NAT
+	case "self":
+		a.Self = n.Status().Self
 	default:
 		err = fmt.Errorf("unknown op %q", q.Op)
 	}
 	return a, err
 }
 
-// call dials a peer's echo and wants a message back.
-func call(n *idloc.Node, name, network string, enc idloc.Encapsulation) error {
-	ctx, cancel := context.WithTimeout(context.Background(), callWithin)
+// pathTo is the path in use to a peer, the zero one if there is none.
+func pathTo(n *idloc.Node, name string) idloc.PathStatus {
+	for _, p := range n.Status().Peers {
+		for _, path := range p.Paths {
+			if p.Name == name && path.Active {
+				return path
+			}
+		}
+	}
+	return idloc.PathStatus{}
+}
+
+// exchange dials a peer's echo and wants a message back.
+func exchange(n *idloc.Node, q request, network string, enc idloc.Encapsulation) error {
+	end := time.Now().Add(q.within(callWithin))
+	ctx, cancel := context.WithDeadline(context.Background(), end)
 	defer cancel()
 	d := idloc.Dialer{Nodes: []*idloc.Node{n}, Encapsulation: enc}
-	c, err := d.Dial(ctx, network, net.JoinHostPort(name, echoPort))
+	c, err := d.Dial(ctx, network, net.JoinHostPort(q.Name, echoPort))
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(callWithin))
-	msg := []byte("from " + n.Name() + " to " + name)
+	_ = c.SetDeadline(end)
+	msg := []byte("from " + n.Name() + " to " + q.Name)
 	if _, err := c.Write(msg); err != nil {
 		return err
 	}
@@ -179,4 +264,71 @@ func call(n *idloc.Node, name, network string, enc idloc.Encapsulation) error {
 		return fmt.Errorf("echo of %q is %q", msg, got)
 	}
 	return nil
+}
+
+// bulk sends bytes to a peer's echo while it reads them back.
+func bulk(n *idloc.Node, q request) error {
+	end := time.Now().Add(q.within(callWithin))
+	ctx, cancel := context.WithDeadline(context.Background(), end)
+	defer cancel()
+	c, err := n.Dial(ctx, "tcp", net.JoinHostPort(q.Name, echoPort))
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	_ = c.SetDeadline(end)
+	sent := make([]byte, q.Bytes)
+	for i := range sent {
+		sent[i] = byte(i * i >> 7)
+	}
+	wrote := make(chan error, 1)
+	go func() { _, err := c.Write(sent); wrote <- err }()
+	got := make([]byte, q.Bytes)
+	k, err := io.ReadFull(c, got)
+	if err != nil {
+		_ = c.Close()
+		return errors.Join(fmt.Errorf("after %d of %d bytes: %w", k, q.Bytes, err), <-wrote)
+	}
+	if !bytes.Equal(got, sent) {
+		return fmt.Errorf("%d bytes came back as others", q.Bytes)
+	}
+	return <-wrote
+}
+
+// warnings keeps what a node logs at Warn and above, the first 32 KiB. It may
+// be used from any goroutine.
+type warnings struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (w *warnings) Write(b []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.b.Len() < 32<<10 {
+		w.b.Write(b)
+	}
+	return len(b), nil
+}
+
+func (w *warnings) text() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.b.String()
+}
+
+// logger writes warnings here and, where that is asked for, everything to a
+// file that is named for the node.
+func (w *warnings) logger(label string) *slog.Logger {
+	warn := slog.NewTextHandler(w, &slog.HandlerOptions{Level: slog.LevelWarn})
+	dir := os.Getenv(logVariable)
+	if dir == "" {
+		return slog.New(warn)
+	}
+	f, err := os.OpenFile(filepath.Join(dir, label+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		panic(err)
+	}
+	all := slog.NewTextHandler(f, &slog.HandlerOptions{Level: slog.LevelDebug})
+	return slog.New(slog.NewMultiHandler(warn, all))
 }

@@ -42,20 +42,9 @@ func idlocPair(ctx context.Context) (*pair, error) {
 	}
 	// The database is warm: the founder finds the name. The client has not
 	// asked for it.
-	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
-	defer cancel()
-	for {
-		_, err := founder.Resolver().LookupHost(ctx, "server.bench.example")
-		if err == nil {
-			break
-		}
-		select {
-		case <-ctx.Done():
-			return nil, fmt.Errorf("name was not published: %w", err)
-		case <-time.After(20 * time.Millisecond):
-		}
+	if err := published(ctx, founder, "server.bench.example"); err != nil {
+		return nil, err
 	}
-
 	var mu sync.Mutex
 	var events []idloc.Event
 	go func() {
@@ -93,6 +82,23 @@ func idlocPair(ctx context.Context) (*pair, error) {
 		},
 		close: func() { _, _, _ = client.Close(), server.Close(), founder.Close() },
 	}, nil
+}
+
+// published waits until a node finds a name.
+func published(ctx context.Context, by *idloc.Node, name string) error {
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	for {
+		_, err := by.Resolver().LookupHost(ctx, name)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%s was not published: %w", name, err)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
 }
 
 // idlocServe is the server on an impaired path, and the founder beside it; the

@@ -44,7 +44,7 @@ var venus, mars *idloc.Node
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
 func run(m *testing.M) int {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	loopback := []netip.Addr{netip.MustParseAddr("127.0.0.1")}
 	fail := func(err error) int {
@@ -173,7 +173,7 @@ func TestGRPC(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	client := grpc_health_v1.NewHealthClient(conn)
 	w, err := client.Watch(ctx, &grpc_health_v1.HealthCheckRequest{})
