@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -29,10 +30,22 @@ const controlSocket = "control"
 // socket it is an error of net.Listen.
 func controlPath(dir string) string { return filepath.Join(dir, controlSocket) }
 
-// control serves the commands.
-func (g *gateway) control(dir string) error {
+// control serves the commands, from before the node has entered: who asks
+// meanwhile is told how far it is.
+func (g *gateway) control(cmd, dir string, p *progress) error {
+	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+		if cmd == "run" {
+			return nil // there is nothing to resume, as the node will say
+		}
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return err
+		}
+	}
 	path := controlPath(dir)
-	// The folder is locked by the node: nobody else serves here.
+	if c, err := net.Dial("unix", path); err == nil {
+		c.Close()
+		return fmt.Errorf("%s is in use: a gateway runs there already", dir)
+	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -65,6 +78,10 @@ func (g *gateway) control(dir string) error {
 		answer(w, res, err)
 	})
 	g.httpOn(l, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !g.entered.Load() {
+			http.Error(w, "this gateway has not entered the overlay yet; "+p.last(), http.StatusServiceUnavailable)
+			return
+		}
 		if r.Method == http.MethodConnect {
 			g.connect(w, r)
 			return
@@ -192,6 +209,9 @@ func (c client) status(ctx context.Context, out io.Writer, asJSON bool) error {
 	}
 	fmt.Fprintf(out, "%s  %s\nLSIs %s, %s; UDP port %d; members connected: %d; %s\n\n",
 		s.Self.Name, s.Self.ID, s.Self.LSI4, s.Self.LSI6, s.Self.Port, s.Self.Members, role)
+	if s.Self.Alone {
+		fmt.Fprintf(out, "alone: no member is reached, trying on: %s\n\n", cmp.Or(s.Self.AloneWhy, "none was tried yet"))
+	}
 	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(w, "NAME\tLSI\tPIPE\tPATH\tRTT\tSENT\tRECEIVED\tLAST ERROR")
 	for _, p := range s.Peers {
@@ -221,15 +241,11 @@ func (c client) netcheck(ctx context.Context, out io.Writer, asJSON bool) error 
 	if err != nil {
 		return err
 	}
-	r := report(s.Self)
+	r := report(s, time.Now())
 	if asJSON {
 		return printJSON(out, r)
 	}
-	fmt.Fprintf(out, "local addresses   %s\n", join(r.Local))
-	fmt.Fprintf(out, "seen from outside %s\n", join(r.Mapped))
-	fmt.Fprintf(out, "members connected %d\n", r.Members)
-	fmt.Fprintf(out, "NAT               %s\n", r.NAT)
-	fmt.Fprintf(out, "what will work    %s\n", r.Works)
+	r.print(out)
 	return nil
 }
 

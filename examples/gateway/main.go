@@ -35,7 +35,8 @@ Commands that run a node, until interrupted:
   create <domain>     found an overlay, such as example.com
   join <token>        enter an overlay with a token; - reads it from standard
                       input, where no other user of the machine sees it
-  run                 resume what create or join began in -dir
+  run                 resume what create or join began in -dir; if no member
+                      is reached it stays, says so and why, and goes on trying
 
 Commands that ask the node that runs in -dir:
   invite [label]      print a token; with a label, for that name only
@@ -48,6 +49,15 @@ Commands that ask the node that runs in -dir:
 
 'gateway <command> -h' prints the flags of a command. idloc-gateway.service,
 beside the source, is a unit for systemd that keeps a gateway running.
+
+With -tun, members' addresses are unreachable on this host while the gateway is
+down after a crash, so that nobody else answers for them. A host that never runs
+it again takes those routes away:
+  ip route flush proto 198; ip -6 route flush proto 198
+Between an orderly end and the next start there are none; a host that wants them
+at all times adds its own, which the gateway leaves alone:
+  ip route add unreachable 198.18.0.0/15 metric 9999
+  ip -6 route add unreachable 2001:20::/28 metric 9999
 `
 
 func main() {
@@ -86,7 +96,7 @@ type options struct {
 	port                         uint
 	local, remote                list
 	outside, verbose             bool
-	tun                          string
+	tun, lsis                    string
 	allow                        list
 
 	// Of invite.
@@ -110,40 +120,8 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 	fs := flag.NewFlagSet("gateway "+cmd, flag.ContinueOnError)
 	fs.SetOutput(errOut)
 	fs.StringVar(&o.dir, "dir", defaultDir(), "folder of the node's key and state; one node a folder")
-	least, most, what := 0, 0, ""
-	switch cmd {
-	case "create", "join", "run":
-		fs.StringVar(&o.name, "name", "", "host label to ask for; the machine's name if empty")
-		fs.StringVar(&o.socks, "socks", "127.0.0.1:1080", "address of the SOCKS5 proxy; empty for none")
-		fs.StringVar(&o.http, "http", "127.0.0.1:8118", "address of the HTTP proxy; empty for none")
-		fs.StringVar(&o.dns, "dns", "", "address of a DNS port for the overlay's names, such as 127.0.0.1:5353; empty for none")
-		fs.StringVar(&o.page, "page", "127.0.0.1:8080", "address of the status page and /proxy.pac; empty for none")
-		fs.Var(&o.addrs, "addr", "local IP address to use; may be repeated; all if not given")
-		fs.UintVar(&o.port, "port", 0, "UDP port of the node; 0 picks one")
-		fs.Var(&o.local, "L", "`[udp:][bind:]port:host:port`: forward a local port to a member; may be repeated")
-		fs.Var(&o.remote, "R", "`[udp:]port:host:port`: forward a port of this node in the overlay to a real address; may be repeated")
-		fs.BoolVar(&o.verbose, "v", false, "tell of every pipe and every failed dial on standard error")
-		fs.StringVar(&o.tun, "tun", "", "name of a TUN device to make, such as idloc0: the programs of this host reach members without a proxy; Linux, needs CAP_NET_ADMIN and CAP_NET_BIND_SERVICE")
-		fs.Var(&o.allow, "allow", "`tcp:port` or udp:port or udp:first-last that members may reach here, and no other; may be repeated; all if not given")
-		fs.BoolVar(&o.outside, "outside", true, "let the proxies reach names outside the overlay, too")
-		if cmd != "run" {
-			least, most, what = 1, 1, map[string]string{"create": "<domain>", "join": "<token>"}[cmd]
-		}
-	case "invite":
-		fs.DurationVar(&o.expires, "expires", 24*time.Hour, "how long the token admits")
-		fs.BoolVar(&o.relay, "relay", false, "the member may forward data for others")
-		fs.BoolVar(&o.delegate, "delegate", false, "the member may invite")
-		most, what = 1, "[label]"
-	case "revoke":
-		least, most, what = 1, 1, "<name>"
-	case "ping":
-		fs.IntVar(&o.count, "c", 3, "how many times")
-		least, most, what = 1, 1, "<name>"
-	case "connect":
-		least, most, what = 1, 1, "<host:port>"
-	case "status", "netcheck":
-		fs.BoolVar(&o.json, "json", false, "print JSON")
-	default:
+	least, most, what, ok := o.define(fs, cmd)
+	if !ok {
 		fmt.Fprintf(errOut, "gateway: no command %q\n\n%s", cmd, usage)
 		return errUsage
 	}
@@ -172,12 +150,15 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 		}
 		arg = strings.TrimSpace(string(b))
 	}
+	return o.do(ctx, cmd, arg, in, out, errOut)
+}
+
+// do carries a command out.
+func (o options) do(ctx context.Context, cmd, arg string, in io.Reader, out, errOut io.Writer) error {
+	c := client{dir: o.dir}
 	switch cmd {
 	case "create", "join", "run":
 		return serve(ctx, cmd, arg, o, out, errOut)
-	}
-	c := client{dir: o.dir}
-	switch cmd {
 	case "invite":
 		return c.invite(ctx, out, idloc.InviteOptions{Name: arg, Expires: o.expires, Relay: o.relay, Delegate: o.delegate})
 	case "revoke":
@@ -190,6 +171,48 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 		return c.netcheck(ctx, out, o.json)
 	}
 	return c.status(ctx, out, o.json)
+}
+
+// define defines the flags of a command in fs, and returns how many arguments it
+// takes and what they are. Commands that are none are not ok.
+func (o *options) define(fs *flag.FlagSet, cmd string) (least, most int, what string, ok bool) {
+	switch cmd {
+	case "create", "join", "run":
+		fs.StringVar(&o.name, "name", "", "host label to ask for; the machine's name if empty")
+		fs.StringVar(&o.socks, "socks", "127.0.0.1:1080", "address of the SOCKS5 proxy; empty for none")
+		fs.StringVar(&o.http, "http", "127.0.0.1:8118", "address of the HTTP proxy; empty for none")
+		fs.StringVar(&o.dns, "dns", "", "address of a DNS port for the overlay's names, such as 127.0.0.1:5353; empty for none")
+		fs.StringVar(&o.page, "page", "127.0.0.1:8080", "address of the status page and /proxy.pac; empty for none")
+		fs.Var(&o.addrs, "addr", "local IP address to use; may be repeated; all if not given, but those that may be LSIs (198.18.0.0/15, 2001:20::/28)")
+		fs.UintVar(&o.port, "port", 0, "UDP port of the node; 0 picks one")
+		fs.Var(&o.local, "L", "`[udp:][bind:]port:host:port`: forward a local port to a member; may be repeated")
+		fs.Var(&o.remote, "R", "`[udp:]port:host:port`: forward a port of this node in the overlay to a real address; may be repeated")
+		fs.BoolVar(&o.verbose, "v", false, "tell of every pipe and every failed dial on standard error")
+		fs.StringVar(&o.tun, "tun", "", "name of a TUN device to make, such as idloc0: the programs of this host reach members without a proxy; Linux, needs CAP_NET_ADMIN and CAP_NET_BIND_SERVICE")
+		fs.StringVar(&o.lsis, "lsi-prefix", "", "IPv4 `prefix` that stands for members on this host, such as 198.19.0.0/16, where the host uses the default itself; a /16 of 198.18.0.0/15 if empty")
+		fs.Var(&o.allow, "allow", "`tcp:port` or udp:port or udp:first-last that members may reach here, and no other; may be repeated; all if not given")
+		fs.BoolVar(&o.outside, "outside", true, "let the proxies reach names outside the overlay, too")
+		if cmd != "run" {
+			least, most, what = 1, 1, map[string]string{"create": "<domain>", "join": "<token>"}[cmd]
+		}
+	case "invite":
+		fs.DurationVar(&o.expires, "expires", 24*time.Hour, "how long the token admits")
+		fs.BoolVar(&o.relay, "relay", false, "the member may forward data for others")
+		fs.BoolVar(&o.delegate, "delegate", false, "the member may invite")
+		most, what = 1, "[label]"
+	case "revoke":
+		least, most, what = 1, 1, "<name>"
+	case "ping":
+		fs.IntVar(&o.count, "c", 3, "how many times")
+		least, most, what = 1, 1, "<name>"
+	case "connect":
+		least, most, what = 1, 1, "<host:port>"
+	case "status", "netcheck":
+		fs.BoolVar(&o.json, "json", false, "print JSON")
+	default:
+		return 0, 0, "", false
+	}
+	return least, most, what, true
 }
 
 func defaultDir() string {

@@ -25,9 +25,11 @@ type progress struct {
 	out   io.Writer
 	start time.Time
 
-	mu   sync.Mutex
-	up   bool
-	stop func()
+	mu      sync.Mutex
+	up      bool
+	reached int    // members that are connected
+	said    string // last
+	stop    func()
 }
 
 // watch makes the log of a node that is about to enter. verbose keeps it
@@ -46,7 +48,11 @@ func watch(out, errOut io.Writer, verbose bool) *progress {
 		for {
 			select {
 			case <-tick.C:
-				p.say("… no end yet")
+				if p.reaches() {
+					p.say("… no end yet")
+				} else {
+					p.say("… no member reached yet, trying on")
+				}
 			case <-ctx.Done():
 				return
 			}
@@ -68,8 +74,33 @@ func (p *progress) say(format string, args ...any) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.up {
-		fmt.Fprintf(p.out, "%6.2f s  %s\n", time.Since(p.start).Seconds(), fmt.Sprintf(format, args...))
+		p.said = fmt.Sprintf(format, args...)
+		fmt.Fprintf(p.out, "%6.2f s  %s\n", time.Since(p.start).Seconds(), p.said)
 	}
+}
+
+// last is how far the node is, for who asks while it enters.
+func (p *progress) last() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s := fmt.Sprintf("begun %v ago", time.Since(p.start).Round(time.Second))
+	if p.said != "" {
+		s += ", last: " + p.said
+	}
+	return s
+}
+
+// reaches says whether a member is connected.
+func (p *progress) reaches() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.reached > 0
+}
+
+func (p *progress) count(n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.reached += n
 }
 
 func (p *progress) entering() bool {
@@ -102,11 +133,22 @@ func (p *progress) tell(r slog.Record) {
 	}
 	switch idloc.EventKind(r.Message) {
 	case idloc.EventPeerConnected:
+		p.count(1)
 		p.say("connected to %s", strings.TrimSpace(who+at(attrs["remote"])))
 	case idloc.EventPeerGone:
+		p.count(-1)
 		p.say("connection to %s has ended", who)
 	case idloc.EventNamePublished:
+		if !p.reaches() {
+			p.say("%s stands in this node's own part of the database", attrs["name"])
+			return
+		}
 		p.say("%s stands in the database", attrs["name"])
+	default:
+		// What the node waits for, and why in vain; warnings are in the log.
+		if why := attrs["why"]; why != "" && !p.Handler.Enabled(context.Background(), r.Level) {
+			p.say("%s: %s", r.Message, why)
+		}
 	}
 }
 

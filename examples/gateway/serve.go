@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/idloc/idloc/idloc"
@@ -19,6 +20,8 @@ import (
 
 // gateway is a running node and what it serves on real addresses.
 type gateway struct {
+	entered atomic.Bool // from then on node is set
+
 	node   *idloc.Node
 	dialer *idloc.Dialer
 	pac    []string // what proxy.pac offers
@@ -30,81 +33,119 @@ type gateway struct {
 	closed  bool
 }
 
-// serve runs a node and all that was asked for until ctx ends.
-func serve(ctx context.Context, cmd, arg string, o options, out, errOut io.Writer) error {
-	cfg := idloc.Config{Name: o.name, Dir: o.dir}
+// configure makes the node's Config and the forwards of the flags.
+func configure(o options) (cfg idloc.Config, forwards []forward, err error) {
+	cfg = idloc.Config{Name: o.name, Dir: o.dir, TUN: o.tun}
 	if o.port > 65535 {
-		return fmt.Errorf("-port %d: more than 65535", o.port)
+		return cfg, nil, fmt.Errorf("-port %d: more than 65535", o.port)
 	}
 	cfg.Port = uint16(o.port)
 	for _, s := range o.addrs {
 		a, err := netip.ParseAddr(s)
 		if err != nil {
-			return fmt.Errorf("-addr: %w", err)
+			return cfg, nil, fmt.Errorf("-addr: %w", err)
 		}
 		cfg.Addrs = append(cfg.Addrs, a)
 	}
-	cfg.TUN = o.tun
-	var err error
+	if o.lsis != "" {
+		if cfg.LSIPrefix, err = netip.ParsePrefix(o.lsis); err != nil {
+			return cfg, nil, fmt.Errorf("-lsi-prefix: %w", err)
+		}
+	}
 	if cfg.Admit, err = admit(o.allow); err != nil {
-		return fmt.Errorf("-allow: %w", err)
+		return cfg, nil, fmt.Errorf("-allow: %w", err)
 	}
-	var forwards []forward
-	for _, s := range o.local {
-		f, err := parseForward(s, true)
-		if err != nil {
-			return fmt.Errorf("-L %s: %w", s, err)
+	for _, l := range []struct {
+		flag string
+		list list
+	}{{"-L", o.local}, {"-R", o.remote}} {
+		for _, s := range l.list {
+			f, err := parseForward(s, l.flag == "-L")
+			if err != nil {
+				return cfg, nil, fmt.Errorf("%s %s: %w", l.flag, s, err)
+			}
+			forwards = append(forwards, f)
 		}
-		forwards = append(forwards, f)
 	}
-	for _, s := range o.remote {
-		f, err := parseForward(s, false)
-		if err != nil {
-			return fmt.Errorf("-R %s: %w", s, err)
-		}
-		forwards = append(forwards, f)
-	}
+	return cfg, forwards, nil
+}
 
-	progress := watch(out, errOut, o.verbose)
-	defer progress.done()
-	cfg.Logger = slog.New(progress)
-	start := time.Now()
-	var node *idloc.Node
+// enter starts the node that cmd asks for.
+func enter(ctx context.Context, cmd, arg string, cfg idloc.Config, out io.Writer) (*idloc.Node, error) {
 	switch cmd {
 	case "create":
-		node, err = idloc.Create(ctx, arg, cfg)
+		return idloc.Create(ctx, arg, cfg)
 	case "join":
 		fmt.Fprintln(out, "joining …")
-		node, err = idloc.Join(ctx, arg, cfg)
-	default:
-		fmt.Fprintln(out, "resuming …")
-		node, err = idloc.Open(ctx, cfg)
-		if errors.Is(err, idloc.ErrNoState) {
-			return fmt.Errorf("%w: begin with 'gateway create <domain>' or 'gateway join <token>'", err)
-		}
+		return idloc.Join(ctx, arg, cfg)
 	}
+	fmt.Fprintln(out, "resuming …")
+	node, err := idloc.Open(ctx, cfg)
+	if errors.Is(err, idloc.ErrNoState) {
+		return nil, fmt.Errorf("%w: begin with 'gateway create <domain>' or 'gateway join <token>'", err)
+	}
+	return node, err
+}
+
+// serve runs a node and all that was asked for until ctx ends.
+func serve(ctx context.Context, cmd, arg string, o options, out, errOut io.Writer) error {
+	cfg, forwards, err := configure(o)
 	if err != nil {
 		return err
 	}
+	out = &line{out: out}
+	progress := watch(out, errOut, o.verbose)
+	defer progress.done()
+	cfg.Logger = slog.New(progress)
 	ctx, cancel := context.WithCancel(ctx)
-	g := &gateway{node: node, ctx: ctx, dialer: &idloc.Dialer{Nodes: []*idloc.Node{node}}}
-	if o.outside {
-		g.dialer.Real = &net.Dialer{Timeout: 30 * time.Second}
-	}
+	g := &gateway{ctx: ctx}
 	defer func() {
 		cancel()
 		g.close()
-		node.Close()
+		if g.node != nil {
+			g.node.Close()
+		}
 		g.wg.Wait()
 	}()
-	progress.done()
-	v4, _ := node.LSIs()
-	fmt.Fprintf(out, "%s is up after %v, peer %s, LSI %s, UDP port %d\n", node.Name(), time.Since(start).Round(time.Millisecond), node.ID(), v4, node.Status().Self.Port)
-
-	if o.tun != "" {
-		hints(out, node.Status().Self, len(o.allow) > 0)
+	if err := g.control(cmd, o.dir, progress); err != nil {
+		return err
 	}
+	start := time.Now()
+	node, err := enter(ctx, cmd, arg, cfg, out)
+	if err != nil {
+		return explain(err)
+	}
+	g.node, g.dialer = node, &idloc.Dialer{Nodes: []*idloc.Node{node}}
+	if o.outside {
+		g.dialer.Real = &net.Dialer{Timeout: 30 * time.Second}
+	}
+	g.entered.Store(true)
+	progress.done()
+	events := node.Watch(ctx) // from before it is asked
+	self := node.Status().Self
+	sayUp(out, self, time.Since(start))
+	g.wg.Go(func() { follow(out, events, self.Alone) })
+	if o.tun != "" {
+		hints(out, self, len(o.allow) > 0)
+	}
+	if err := g.local(o, out); err != nil {
+		return err
+	}
+	for _, f := range forwards {
+		at, err := g.forward(f)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(out, "%s at %s goes to %s\n", f.network, at, f.to)
+	}
+	sayReady(out, node.Status().Self)
+	<-ctx.Done()
+	fmt.Fprintln(out, "leaving")
+	return nil
+}
 
+// local serves the proxies, the DNS port and the page.
+func (g *gateway) local(o options, out io.Writer) error {
 	for _, s := range []struct {
 		flag, addr string
 		serve      func(string) (net.Addr, error)
@@ -112,7 +153,7 @@ func serve(ctx context.Context, cmd, arg string, o options, out, errOut io.Write
 	}{
 		{"socks", o.socks, g.socks, "SOCKS5 proxy (names are resolved in the overlay: socks5h) at %s"},
 		{"http", o.http, g.proxy, "HTTP proxy at %s"},
-		{"dns", o.dns, g.dns, "DNS for " + node.Status().Self.Domain + " at %s, UDP and TCP"},
+		{"dns", o.dns, g.dns, "DNS for " + g.node.Status().Self.Domain + " at %s, UDP and TCP"},
 		{"page", o.page, g.page, "status page at http://%s/, for browsers /proxy.pac"},
 	} {
 		if s.addr == "" {
@@ -127,19 +168,6 @@ func serve(ctx context.Context, cmd, arg string, o options, out, errOut io.Write
 			g.pac = append(g.pac, kind+at.String())
 		}
 	}
-	for _, f := range forwards {
-		at, err := g.forward(f)
-		if err != nil {
-			return err
-		}
-		fmt.Fprintf(out, "%s at %s goes to %s\n", f.network, at, f.to)
-	}
-	if err := g.control(o.dir); err != nil {
-		return err
-	}
-	fmt.Fprintln(out, "ready; interrupt to end")
-	<-ctx.Done()
-	fmt.Fprintln(out, "leaving")
 	return nil
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"strconv"
@@ -19,6 +20,15 @@ func hints(out io.Writer, s idloc.SelfStatus, limited bool) {
 	if !limited {
 		fmt.Fprintln(out, "  members reach every port on which a program of this host listens on all addresses; -allow tcp:22 and so on limits them")
 	}
+}
+
+// explain says with which flag to do what an error wants of Config.
+func explain(err error) error {
+	var p *idloc.PrefixError
+	if errors.As(err, &p) && p.Free.IsValid() {
+		return fmt.Errorf("%w: say -lsi-prefix %v", err, p.Free)
+	}
+	return err
 }
 
 // admit makes Config.Admit of the -allow flags; nil admits all.

@@ -54,18 +54,20 @@ up() {
 	local host=$1
 	ip netns exec "$host" "$GATEWAY" "${@:2}" >"$work/$host.log" 2>&1 &
 	pids+=($!)
-	for _ in $(seq 300); do
+	for _ in $(seq 1200); do
 		grep -q ^ready "$work/$host.log" && return
 		kill -0 "${pids[-1]}" 2>/dev/null || return 1
 		sleep 0.1
 	done
 	return 1
 }
-flags=(-tun idloc0 -socks '' -http '' -page '')
+flags=(-tun idloc0 -port 4000 -socks '' -http '' -page '')
 up earth create -dir "$work/earth" -name earth "${flags[@]}" example.com
 token=$("$GATEWAY" invite -dir "$work/earth" mars)
 up mars join -dir "$work/mars" "${flags[@]}" "$token"
 grep -h 'TUN device' "$work"/earth.log "$work"/mars.log
+
+ip -n earth route add default via 192.0.2.2 # whatever else earth sends goes to mars
 
 # Both hosts ask their own node, at the same address.
 dns=198.18.0.53 own4=198.18.0.1
@@ -83,7 +85,7 @@ fi
 say() { printf '\n# %s\n' "$*"; }
 # listening <tcp|udp> <port>: wait until somebody on mars does.
 listening() {
-	for _ in $(seq 300); do
+	for _ in $(seq 1200); do
 		mars ss -Hln "--$1" "sport = :$2" | grep -q . && return
 		sleep 0.1
 	done
@@ -109,15 +111,15 @@ fi
 if have ping; then
 	lsi4=${lsi4:-198.18.0.2}
 	say "ping: both families, a large packet, and fragments of one"
-	earth ping -c 3 -i 0.2 "$lsi4" | tail -n 3
-	earth ping -6 -c 3 -i 0.2 mars.example.com | tail -n 2
+	earth ping -W 10 -c 3 -i 0.2 "$lsi4" | tail -n 3
+	earth ping -6 -W 10 -c 3 -i 0.2 mars.example.com | tail -n 2
 	earth ping -c 1 -s 20000 mars.example.com >/dev/null
 	ip -n earth link set idloc0 mtu 1300
 	earth ping -4 -c 1 -s 5000 mars.example.com >/dev/null
 	earth ping -6 -c 1 -s 5000 mars.example.com >/dev/null
 	ip -n earth link set idloc0 mtu 65535
 	say "ping: an address that is nobody's is answered at once"
-	{ earth ping -c 1 -W 5 198.18.99.99 || true; } | grep -i unreachable
+	{ earth ping -c 1 -W 30 198.18.99.99 || true; } | grep -i unreachable
 fi
 
 if have curl python3; then
@@ -131,7 +133,12 @@ if have curl python3; then
 		-w '%{http_code} from %{remote_ip}, %{size_download} bytes, %{speed_download} bytes/s\n' http://mars.example.com/data
 	cmp "$work/got" "$work/www/data"
 	say "curl: a port on which nobody listens"
-	if earth curl -sS --max-time 5 http://mars.example.com:81/; then exit 1; fi
+	if earth curl -sS --max-time 60 http://mars.example.com:81/; then exit 1; fi
+fi
+
+if have curl; then
+	say "curl: from an address of earth that is not in the overlay"
+	if earth curl -sS --max-time 60 --interface 192.0.2.1 "http://${lsi4:-198.18.0.2}/" 2>&1; then exit 1; fi
 fi
 
 if have ssh ssh-keygen /usr/sbin/sshd; then
@@ -172,7 +179,7 @@ if have sipp; then
 		uas=$!
 		pids+=($uas)
 		listening udp 5060
-		(cd "$work" && earth sipp -sn uac -i "$from" -m 50 -r 50 -timeout 30 -nostdin "$to:5060") >"$work/uac$family.log" 2>&1
+		(cd "$work" && earth sipp -sn uac -i "$from" -m 50 -r 50 -timeout 120 -nostdin "$to:5060") >"$work/uac$family.log" 2>&1
 		grep -E 'Successful call|Failed call' "$work/uac$family.log" | tail -n 2 | tr -s ' '
 		wait $uas
 	done
@@ -180,4 +187,34 @@ fi
 
 say "what the device did not take on earth"
 "$GATEWAY" status -dir "$work/earth" -json | tr -d ' \n' | grep -o '"drops":{[^}]*}' || echo none
+
+# tcp <address>: connect to a port at which nobody listens and print why not.
+tcp() { (earth timeout 60 bash -c ": </dev/tcp/$1/9" 2>&1 || true) | grep -o 'connect: .*\|Connection .*\|No route .*' | tail -n 1; }
+# refused <address>: wait until mars refuses the connection: it is reached.
+refused() {
+	for _ in $(seq 1200); do
+		tcp "$1" | grep refused && return
+		sleep 0.1
+	done
+	return 1
+}
+say "a crash: members are unreachable, and nobody else is asked"
+refused 198.18.0.2
+kill -9 "${pids[0]}"
+wait "${pids[0]}" 2>/dev/null || true
+tcp 198.18.0.2
+tcp 2001:20::2
+up earth run -dir "$work/earth" "${flags[@]}"
+refused 198.18.0.2
+say "an orderly end: the host is as it was"
+kill "${pids[-1]}"
+wait "${pids[-1]}"
+ip -n earth route show proto 198
+ip -n earth -6 route show proto 198
+ip -n earth route get 198.18.0.2 | grep -o 'via .* dev eth0'
+say "a host that has such addresses itself"
+ip -n earth addr add 198.18.9.9/24 dev eth0
+if earth timeout 30 "$GATEWAY" run -dir "$work/earth" "${flags[@]}" 2>&1; then exit 1; fi
+up earth run -dir "$work/earth" -lsi-prefix 198.19.0.0/16 "${flags[@]}"
+refused 198.19.0.2
 echo "all done"

@@ -53,7 +53,7 @@ func newShell(t *testing.T) *shell {
 }
 
 func (s *shell) run(script string) (string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 90*time.Second) // t's own has ended in a Cleanup
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute) // t's own has ended in a Cleanup
 	defer cancel()
 	c := exec.CommandContext(ctx, "sh", "-c", script)
 	c.Dir = s.dir

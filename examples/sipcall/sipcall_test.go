@@ -27,7 +27,7 @@ func TestCall(t *testing.T) {
 	for _, transport := range []string{"tcp", "tls", "udp"} {
 		t.Run(transport, func(t *testing.T) {
 			t.Parallel()
-			ctx, cancel := context.WithTimeout(t.Context(), 90*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 			defer cancel()
 			var out bytes.Buffer
 			r, err := run(ctx, options{transport: transport, packets: 25}, &out)

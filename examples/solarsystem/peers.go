@@ -25,6 +25,9 @@ const (
 	page      = "<!doctype html>\n<title>Mars</title>\n<p>Hello from mars.example.com: no server, no root, one UDP port.\n"
 )
 
+// roles are the three machines.
+var roles = []string{"earth", "venus", "mars"}
+
 // play is one peer's process: it obeys lines on standard input and tells what
 // happens on standard output, until its input ends.
 func play(ctx context.Context, role string) error {
@@ -199,7 +202,7 @@ func (p *peer) fetch(ctx context.Context) (done, error) {
 }
 
 // datagrams sends some of several sizes, the largest beyond any path's MTU,
-// and wants each back. UDP may lose one: each is tried three times.
+// and wants each back. UDP may lose one: each is sent again until it is back.
 func (p *peer) datagrams(ctx context.Context) (done, error) {
 	var d done
 	c, err := p.node.Dial(ctx, "udp", "mars."+domain+":9")
@@ -211,7 +214,7 @@ func (p *peer) datagrams(ctx context.Context) (done, error) {
 	got := make([]byte, 65535)
 	for _, size := range sizes {
 		want := pattern(uint64(size), size)
-		if err := echoOnce(c, want, got); err != nil {
+		if err := exchange(ctx, c, want, got); err != nil {
 			return d, fmt.Errorf("datagram of %d bytes: %w", size, err)
 		}
 		d.Sent += int64(size)
@@ -221,27 +224,28 @@ func (p *peer) datagrams(ctx context.Context) (done, error) {
 	return d, nil
 }
 
-func echoOnce(c net.Conn, want, got []byte) error {
-	var err error
-	for range 3 {
-		if _, err = c.Write(want); err != nil {
+func exchange(ctx context.Context, c net.Conn, want, got []byte) error {
+	for {
+		if _, err := c.Write(want); err != nil {
 			return err
 		}
 		c.SetReadDeadline(time.Now().Add(time.Second))
 		for {
-			var n int
-			if n, err = c.Read(got); err != nil {
-				break
-			}
-			if bytes.Equal(got[:n], want) {
+			n, err := c.Read(got)
+			if err == nil && bytes.Equal(got[:n], want) {
 				return nil
 			}
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				break
+			}
+			if err != nil {
+				return err
+			}
 		}
-		if !errors.Is(err, os.ErrDeadlineExceeded) {
-			return err
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
 		}
 	}
-	return err
 }
 
 // pour sends bytes to the sink of the other peer and checks the hash that

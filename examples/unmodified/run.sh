@@ -95,7 +95,8 @@ start() {
 said() { sed -n "s/^$2.* at \([^ ]*:[0-9]*\).*/\1/p" "$work/$1.said" | sed -n "${3:-1}p"; }
 
 echo "== an overlay: earth founds it, venus and mars join"
-go build -o "$work/" ../gateway ../files
+go build -o "$work/" ../files
+go -C ../gateway build -o "$work/" .
 sshd=$(port) sip_udp=$(port) sip_tcp=$(port)
 gateway() { "$work/gateway" "$@"; }
 node=(-addr 127.0.0.1 -page '')
