@@ -12,15 +12,17 @@ import (
 // keeps its state in memory, uses any UDP port on every usable address and
 // accepts flows from every member. A Config is read once and not kept.
 type Config struct {
-	// Name is this peer's host label, "mars"; "" is the machine's name. A
-	// token made for one name overrides it. When another member holds the
+	// Name is this peer's host label, "mars": a to z, 0 to 9 and inner hyphens,
+	// 59 at most; "" is the machine's name, with hyphens for what is none of
+	// these. A token made for one name overrides it. When another member holds the
 	// label the node takes mars-2 and so on (draft §5, "some scheme to
 	// break ties"): Node.Name tells which.
 	Name string
 	// Dir keeps the key and the certificate, the founder's root key, the port,
 	// LSIs, known peers and names. It is created with mode 0700 and locked
 	// while the node runs. "" keeps everything in memory: every start is then a
-	// new peer.
+	// new peer. That other users can look into it is a warning (Status), that they
+	// could replace what is in it an error.
 	//
 	// Only the key ("identity") and the membership with the root key
 	// ("overlay") stop a start if they are damaged: they are what to back up.
@@ -40,7 +42,9 @@ type Config struct {
 	// Loopback is used when it is listed or when there is nothing else.
 	Addrs []netip.Addr
 	// LSIPrefix is where IPv4 LSIs come from (draft §4.1), /29 or wider; the
-	// zero prefix is a /16 of 198.18.0.0/15. Without TUN it may be in use on the
+	// zero prefix is a /16 of 198.18.0.0/15. It must lie in a range that the
+	// internet does not use: that one, 100.64.0.0/10, 240.0.0.0/4, or a private or
+	// documentation one. Without TUN it may be in use on the
 	// host; with it, starting fails with a *PrefixError then.
 	LSIPrefix netip.Prefix
 	// TUN names a TUN device that the node makes, "idloc0"; "idloc%d" has the
@@ -68,7 +72,8 @@ type Config struct {
 	// that find no direct path, before members that relay. Paths of kind
 	// "turn" are end-to-end encrypted as all others. What is not a letter,
 	// digit, "-", ".", "_" or "~" in user and password is percent-encoded;
-	// ?username=…&credential=… is taken too. turns: speaks TLS.
+	// ?username=…&credential=… is taken too. turns: speaks TLS. A host that cannot
+	// be resolved is a warning (Status), and tried again.
 	ICEServers []string
 	// Null is the policy for null encapsulation (draft §4.3), for flows that
 	// others open as for this node's own: Dialer.Encapsulation asks for it. A

@@ -94,6 +94,7 @@
 //	ErrRefusedByPolicy           rights, null encapsulation, names of no overlay               ask who may, or change Config: the same is refused again
 //	ErrLSIExhausted              Dial: each LSI stands for a peer that is in use               close conns, or take a larger Config.LSIPrefix
 //	ErrNoState                   Open: there is no overlay in Config.Dir                       Create, or Join with a token
+//	*ConfigError                 Create, Join, Open: a field of Config cannot be meant so      correct it: Field says which; what is only doubtful is in Status().Self.Warnings
 //	*CutError                    Close, Shutdown: peers lack what was written to them          give Shutdown more time
 //	*PrefixError                 starting with Config.TUN: LSIs would hide a network           take the prefix that it names
 //	*net.DNSError                a name: IsNotFound if nobody has it, else nobody could tell   correct the name, or try again
@@ -103,8 +104,8 @@
 //	membership.ErrTokenDamaged   Join: a part of the token is missing or changed               copy the token anew
 //	membership.ErrTokenVersion   Join: the token is of a newer idloc                           use that
 //	membership.ErrLifetime       Invite: longer than the issuer may, or over already           ask for less
-//	membership.ErrBadLabel       Config.Name, Invite: not a host label                         a-z, 0-9 and hyphens
-//	membership.ErrBadDomain      Create: not a domain                                          correct it
+//	membership.ErrBadLabel       Config.Name, Invite: not a host label                         a-z, 0-9 and hyphens, without the domain
+//	membership.ErrBadDomain      Create: not a domain, an address, or a top-level one          one below yours, or of test, internal, home, lan
 //	overlay.ErrNotIssuer         Invite by one who is neither founder nor delegate             ask one of them
 //	overlay.ErrNotFounder        Revoke by another than the founder                            ask the founder
 //	errors.ErrUnsupported        SyscallConn; null encapsulation with a TUN device             do without
@@ -184,6 +185,7 @@
 //	node.go      composition of the layers        DESIGN §4
 //	stack.go     gVisor's TCP/IP or the kernel's  draft §2, Figure 1
 //	config.go    Config and the plain types
+//	check.go     values of Config that cannot be meant, or hardly
 //	saved.go     what Config.Dir keeps: key, port, LSIs
 //	dial.go      Dial: name, LSI, connect         draft §2, §4.1, §5
 //	redial.go    Dial goes on while its context lasts

@@ -120,6 +120,7 @@ func TestErrorTexts(t *testing.T) {
 		t.Run("tokens", textsOfTokens)
 		t.Run("rights", textsOfRights)
 		t.Run("configuration", textsOfConfig)
+		t.Run("mistakes", textsOfMistakes)
 		t.Run("null encapsulation", textsOfNull)
 		t.Run("several overlays", textsOfDialer)
 	})
@@ -433,8 +434,8 @@ func textsOfConfig(t *testing.T) {
 		provoked{"an IPv6 prefix", create("example.com", idloc.Config{Name: "a", LSIPrefix: netip.MustParsePrefix("fd00::/64")}), `idloc: LSI prefix fd00::/64: must be an IPv4 prefix`, nil},
 		provoked{"a bad policy", create("example.com", idloc.Config{Name: "a", Paths: 77}), `idloc: Config\.Paths: no policy 77`, nil},
 		provoked{"a bad null policy", create("example.com", idloc.Config{Name: "a", Null: 77}), `idloc: Config\.Null: no policy 77`, nil},
-		provoked{"a bad ICE server", create("example.com", idloc.Config{Name: "a", ICEServers: []string{"turn:host"}}), `idloc: ICE server "turn:host": a TURN server wants a user and a password: turn:user:password@host:port`, nil},
-		provoked{"null and TUN", create("example.com", idloc.Config{Name: "a", TUN: "x", Null: idloc.NullTLS}), `idloc: null encapsulation with a TUN device: unsupported operation`, []error{errors.ErrUnsupported}},
+		provoked{"a bad ICE server", create("example.com", idloc.Config{Name: "a", ICEServers: []string{"turn:host"}}), `idloc: Config\.ICEServers: ICE server "turn:host": a TURN server wants a user and a password: turn:user:password@host:port`, nil},
+		provoked{"null and TUN", create("example.com", idloc.Config{Name: "a", TUN: "x", Null: idloc.NullTLS}), `idloc: Config\.Null: null encapsulation with a TUN device: unsupported operation`, []error{errors.ErrUnsupported}},
 		provoked{"an address that is not there", create("example.com", idloc.Config{Name: "a", Addrs: []netip.Addr{netip.MustParseAddr("192.0.2.1")}}), `idloc: listen udp :0: no usable local address`, nil},
 	)
 }

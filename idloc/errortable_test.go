@@ -37,6 +37,7 @@ var tabled = map[string]struct {
 	"ErrRefusedByPolicy":         {in: is(idloc.ErrRefusedByPolicy)},
 	"ErrLSIExhausted":            {in: is(idloc.ErrLSIExhausted), where: "../lsi/table_test.go: ErrExhausted"},
 	"ErrNoState":                 {in: is(idloc.ErrNoState)},
+	"*ConfigError":               {in: as[*idloc.ConfigError]},
 	"*CutError":                  {in: as[*idloc.CutError]},
 	"*PrefixError":               {in: as[*idloc.PrefixError], where: "../netstack/tun/overlap_test.go: *PrefixError"},
 	"*net.DNSError":              {in: as[*net.DNSError]},

@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"github.com/idloc/idloc/internal/event"
-	"github.com/idloc/idloc/internal/logpace"
 	"github.com/idloc/idloc/internal/peerid"
 	"github.com/idloc/idloc/internal/pipe"
 	"github.com/idloc/idloc/internal/socket"
@@ -24,7 +23,6 @@ import (
 	"github.com/idloc/idloc/lsi"
 	"github.com/idloc/idloc/netstack/tun"
 	"github.com/idloc/idloc/overlay"
-	"github.com/idloc/idloc/overlay/nat"
 	"github.com/idloc/idloc/resolver"
 	"github.com/idloc/idloc/shim"
 )
@@ -40,6 +38,8 @@ type Node struct {
 	meter  *meter
 	state  *state.Dir
 	offers *state.Journal
+
+	warnings warnings
 
 	// The stair, from the top. Each is closed by Close in this order.
 	stack hostStack
@@ -66,7 +66,7 @@ type Node struct {
 	saving  sync.Mutex              // serialises save
 	dirty   chan struct{}           // capacity 1: there is something for keepState
 	capture atomic.Pointer[capture] // the one that runs
-	wg      sync.WaitGroup          // the DNS server's sockets and keepState
+	wg      sync.WaitGroup          // the DNS server's sockets, keepState and watchServers
 }
 
 // Create founds the overlay of domain ("example.com") and returns its first
@@ -131,12 +131,16 @@ func start(ctx context.Context, cfg Config, enter func(context.Context, overlay.
 		}
 	}()
 
+	if cfg.Name == "" {
+		n.nameMachine()
+	}
 	if n.state, err = state.Open(cfg.Dir); err != nil {
 		return nil, fmt.Errorf("idloc: %w", err)
 	}
 	if err := n.state.ReadOnly(); err != nil {
 		n.log.Warn("the state directory cannot be written: this node runs on what it holds", "dir", cfg.Dir, "err", err)
 	}
+	n.checkDir()
 	key, err := identity(n.state)
 	if err != nil {
 		return nil, fmt.Errorf("idloc: %w", err)
@@ -152,7 +156,7 @@ func start(ctx context.Context, cfg Config, enter func(context.Context, overlay.
 	n.ov, err = enter(ctx, overlay.Config{
 		Key: key, Socket: n.sock, State: n.state,
 		Pipes: func(ov *overlay.Overlay) (*pipe.Endpoint, error) { return n.assemble(ov, key) },
-		Name:  cfg.Name, NoRelay: cfg.NoRelay, Paths: overlay.PathPolicy(cfg.Paths),
+		Name:  n.cfg.Name, NoRelay: cfg.NoRelay, Paths: overlay.PathPolicy(cfg.Paths),
 		Events: n.emit, Logger: cfg.Logger,
 		ICEServers: cfg.ICEServers, LSIPrefixes: cfg.lsiRanges(), AllowLoopback: listsLoopback(cfg.Addrs),
 		Net: cfg.Net, Null: n.nullConfig(),
@@ -168,6 +172,7 @@ func start(ctx context.Context, cfg Config, enter func(context.Context, overlay.
 		return nil, fmt.Errorf("idloc: %w", err)
 	}
 	n.wg.Go(n.keepState)
+	n.wg.Go(func() { n.warnings.watchServers(n.ctx, n.log, cfg.namedServers(), lookupHost) })
 	n.log.Info("node is up", "name", n.Name(), "peer", n.id, "port", n.sock.Number())
 	return n, nil
 }
@@ -467,49 +472,6 @@ func (n *Node) NetworkChanged() {
 		n.log.Warn("reading the local addresses", "err", err)
 	}
 	n.ov.NetworkChanged()
-}
-
-// withDefaults checks cfg and fills in what is not the layers' business.
-func (cfg Config) withDefaults() (Config, error) {
-	cfg.Logger = logpace.New(cfg.Logger)
-	if cfg.TUN != "" && cfg.Null != NullRefuse {
-		return cfg, fmt.Errorf("idloc: null encapsulation with a TUN device: %w", errors.ErrUnsupported)
-	}
-	if cfg.Null > NullPlain {
-		return cfg, fmt.Errorf("idloc: Config.Null: no policy %d", cfg.Null)
-	}
-	if cfg.Paths > PathRelayOnly {
-		return cfg, fmt.Errorf("idloc: Config.Paths: no policy %d", cfg.Paths)
-	}
-	for _, text := range cfg.ICEServers {
-		if _, err := nat.ParseICEServer(text); err != nil {
-			return cfg, fmt.Errorf("idloc: %w", err)
-		}
-	}
-	if cfg.Name == "" {
-		cfg.Name = machineLabel()
-	}
-	return cfg, nil
-}
-
-// machineLabel is the machine's name as a host label (draft §5: "use the
-// peer's machine name as the label").
-func machineLabel() string {
-	name, err := os.Hostname()
-	if err != nil {
-		return "peer"
-	}
-	name, _, _ = strings.Cut(strings.ToLower(name), ".")
-	name = strings.Trim(strings.Map(func(r rune) rune {
-		if (r >= 'a' && r <= 'z') || (r >= '0' && r <= '9') || r == '-' {
-			return r
-		}
-		return '-'
-	}, name), "-")
-	if name == "" {
-		return "peer"
-	}
-	return name[:min(len(name), 56)] // room for "-2" and so on
 }
 
 func listsLoopback(addrs []netip.Addr) bool {

@@ -178,7 +178,7 @@ func kindOf(via PeerID, turn bool) string {
 func (n *Node) self() SelfStatus {
 	s := SelfStatus{
 		Peer: n.peer(n.id), DNS: n.table.Resolver(), Domain: n.ov.Domain(), Port: n.sock.Number(),
-		Founder: n.ov.Founder(), Server: n.ov.Server(),
+		Founder: n.ov.Founder(), Server: n.ov.Server(), Warnings: n.warnings.all(),
 	}
 	if h, ok := n.stack.(*tun.Host); ok {
 		s.TUN = h.Name()

@@ -50,6 +50,7 @@ type SelfStatus struct {
 	Confirmed bool             `json:"confirmed,omitzero"`    // by the founder or a delegate
 	Relay     RelayStatus      `json:"relay,omitzero"`        // what this node forwards for others
 	Ported    PortMapping      `json:"port_mapping,omitzero"` // what the router before this node was asked for
+	Warnings  []string         `json:"warnings,omitempty"`    // what Config says and is probably not meant; the log has each at Warn
 	TURN      []TURNStatus     `json:"turn,omitzero"`         // one for each TURN server of Config.ICEServers
 }
 

@@ -43,6 +43,9 @@ func Create(ctx context.Context, domain string, cfg Config) (*Overlay, error) {
 		}
 		return o.resume(ctx, saved, nil)
 	}
+	if err := membership.CheckNewDomain(clean); err != nil {
+		return nil, err
+	}
 	if o.roster, err = admission.Found(o.rosterConfig(), domain, cfg.Name); err != nil {
 		return nil, err
 	}

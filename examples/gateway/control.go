@@ -212,6 +212,9 @@ func (c client) status(ctx context.Context, out io.Writer, asJSON bool) error {
 	if s.Self.Alone {
 		fmt.Fprintf(out, "alone: no member is reached, trying on: %s\n\n", cmp.Or(s.Self.AloneWhy, "none was tried yet"))
 	}
+	for _, text := range s.Self.Warnings {
+		fmt.Fprintf(out, "warning: %s\n\n", text)
+	}
 	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(w, "NAME\tLSI\tPIPE\tPATH\tRTT\tSENT\tRECEIVED\tLAST ERROR")
 	for _, p := range s.Peers {

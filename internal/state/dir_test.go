@@ -82,6 +82,12 @@ func TestModes(t *testing.T) {
 			t.Errorf("%s: %v, %v; want %v", p, info.Mode(), err, want)
 		}
 	}
+	for mode, seen := range map[fs.FileMode]bool{0o700: false, 0o710: true, 0o750: true, 0o701: true, 0o755: true} {
+		os.Chmod(path, mode)
+		if info, err := os.Stat(path); err != nil || OthersSee(info) != seen {
+			t.Errorf("mode %04o: others see it: %v, %v", mode, !seen, err)
+		}
+	}
 	file := filepath.Join(path, "x.json")
 	os.Chmod(file, 0o644)
 	if _, err := d.Load("x", new(int)); !errors.Is(err, fs.ErrPermission) || !strings.Contains(err.Error(), file) {

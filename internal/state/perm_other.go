@@ -12,6 +12,10 @@ import (
 
 func checkDir(string, fs.FileInfo) error { return nil }
 
+// OthersSee says whether users other than the owner may look into a directory:
+// mode bits do not tell.
+func OthersSee(fs.FileInfo) bool { return false }
+
 func checkFile(fs.FileInfo) error { return nil }
 
 // syncDir has nothing to do: a rename is journaled.

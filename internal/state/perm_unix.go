@@ -18,6 +18,9 @@ func checkDir(path string, info fs.FileInfo) error {
 	return nil
 }
 
+// OthersSee says whether users other than the owner may look into a directory.
+func OthersSee(dir fs.FileInfo) bool { return dir.Mode().Perm()&0o077 != 0 }
+
 // checkFile refuses a file that others may read or write: it may hold a key.
 func checkFile(info fs.FileInfo) error {
 	if m := info.Mode().Perm(); m&0o077 != 0 {

@@ -52,6 +52,20 @@ func TestConstants(t *testing.T) {
 	}
 }
 
+// Domains that nobody can found an overlay for, and those beside them.
+func TestNewDomain(t *testing.T) {
+	for s, ok := range map[string]bool{
+		"example.com": true, "a.b": true, "1.2.3.4.example": true, "1.2.3.4": false, "1.2.3.4.5": false, "example.0": false,
+		"example.0x": false, "example.0xaf": false, "example.0xag": true, "example.x0": true, "0x": false, "7": false,
+		"alt": true, "corp": true, "example": true, "home": true, "internal": true, "lan": true, "test": true,
+		"com": false, "localhost": false, "local": false, "invalid": false, "a": false, "local.example": true,
+	} {
+		if err := CheckNewDomain(s); (err == nil) != ok || err != nil && !errors.Is(err, ErrBadDomain) {
+			t.Errorf("%q: %v", s, err)
+		}
+	}
+}
+
 // Each character and length of a label that may and may not be.
 func TestLabelBounds(t *testing.T) {
 	for s, ok := range map[string]bool{

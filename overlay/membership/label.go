@@ -2,6 +2,8 @@ package membership
 
 import (
 	"fmt"
+	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/idloc/idloc/internal/peerid"
@@ -46,6 +48,27 @@ func CleanDomain(s string) (string, error) {
 		}
 	}
 	return d, nil
+}
+
+// ownLabels are domains of one label that nobody else owns: reserved for private
+// use by RFC 2606, RFC 9476 or ICANN, or never to be delegated.
+var ownLabels = []string{"alt", "corp", "example", "home", "internal", "lan", "test"}
+
+// CheckNewDomain says whether an overlay may be founded for a clean domain: it
+// must be one that its founder can have authority over (draft §5), and nothing
+// that programs take for an address.
+func CheckNewDomain(d string) error {
+	if _, err := netip.ParseAddr(d); err == nil {
+		return fmt.Errorf("%w: %q is an address", ErrBadDomain, d)
+	}
+	last := d[strings.LastIndexByte(d, '.')+1:]
+	if digits := strings.TrimPrefix(last, "0x"); strings.Trim(digits, "0123456789") == "" || digits != last && strings.Trim(digits, "0123456789abcdef") == "" {
+		return fmt.Errorf("%w: %q ends with a number, and programs take such names for addresses", ErrBadDomain, d)
+	}
+	if last == d && !slices.Contains(ownLabels, d) {
+		return fmt.Errorf("%w: %q is a top-level domain: found one below it, %q, or take one of %s", ErrBadDomain, d, "example."+d, strings.Join(ownLabels, ", "))
+	}
+	return nil
 }
 
 func checkLDH(s string) error {

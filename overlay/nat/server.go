@@ -57,6 +57,9 @@ func ParseICEServer(text string) (ICEServer, error) {
 	default:
 		return fail(errors.New("want stun:host:port, turn:user:password@host:port or turns:…"))
 	}
+	if strings.HasPrefix(rest, "//") {
+		return fail(fmt.Errorf("no // follows %s: in such a URL (RFC 7064, RFC 7065)", scheme))
+	}
 	rest, query, _ := strings.Cut(rest, "?")
 	q, err := url.ParseQuery(query)
 	if err != nil {

@@ -32,6 +32,8 @@ func TestParseICEServer(t *testing.T) {
 		"":                              "want stun:",
 		"http://h":                      "want stun:",
 		"stun:":                         "no host",
+		"turn://u:s3cret@h":             "no // follows turn:",
+		"stun://h":                      "no // follows stun:",
 		"stun:h:0":                      "port",
 		"stun:h:70000":                  "port",
 		"stun:u:p@h":                    "no credentials",
