@@ -1,7 +1,9 @@
 package idloctest
 
 import (
+	"context"
 	"fmt"
+	"strings"
 	"testing"
 )
 
@@ -13,14 +15,17 @@ import (
 //		…
 //	})
 //
-// Of the testing.TB that f gets only what this package calls is there:
-// Cleanup, Errorf, Fatalf, Helper and Logf, the last of which is silent.
-// Fatalf unwinds f, so it must be called on its goroutine. Run then ends what
-// was started, the last first, and returns the error of f, or else what
-// Fatalf or Errorf said last.
+// Of the testing.TB that f gets these are there: Cleanup, Context, Error, Errorf,
+// Fatal, Fatalf, Helper, and Log and Logf, which are silent; all others panic.
+// Fatal and Fatalf unwind f, so they must be called on its goroutine. Run then
+// ends the context and what was started, the last first, and returns the error of
+// f, or else the first that Fatal, Fatalf, Error or Errorf was told.
 func Run(f func(testing.TB) error) (err error) {
 	p := &program{}
+	var end context.CancelFunc
+	p.ctx, end = context.WithCancel(context.Background())
 	defer func() {
+		end()
 		for i := len(p.cleanups) - 1; i >= 0; i-- {
 			p.cleanups[i]()
 		}
@@ -43,6 +48,7 @@ func Run(f func(testing.TB) error) (err error) {
 type program struct {
 	testing.TB // nil: what is not below panics
 
+	ctx      context.Context
 	cleanups []func()
 	err      error
 }
@@ -50,9 +56,17 @@ type program struct {
 // fatal unwinds Run.
 type fatal struct{}
 
-func (p *program) Helper()             {}
-func (p *program) Logf(string, ...any) {}
-func (p *program) Cleanup(f func())    { p.cleanups = append(p.cleanups, f) }
+func (p *program) Helper()                  {}
+func (p *program) Log(...any)               {}
+func (p *program) Logf(string, ...any)      {}
+func (p *program) Cleanup(f func())         { p.cleanups = append(p.cleanups, f) }
+func (p *program) Context() context.Context { return p.ctx }
+
+func (p *program) Error(args ...any) { p.Errorf("%s", text(args)) }
+func (p *program) Fatal(args ...any) { p.Fatalf("%s", text(args)) }
+
+// text is what testing makes of the arguments of Error.
+func text(args []any) string { return strings.TrimSuffix(fmt.Sprintln(args...), "\n") }
 
 func (p *program) Errorf(format string, args ...any) {
 	if p.err == nil {
