@@ -1,158 +1,236 @@
 package netstack
 
 import (
-	"bytes"
-	"io"
 	"net/netip"
 	"sync"
 	"sync/atomic"
-	"syscall"
+	"time"
 
+	"gvisor.dev/gvisor/pkg/buffer"
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+
+	"github.com/idloc/idloc/internal/inner"
 )
 
 // When the process of a peer is known to be over, because it has said so, has
 // been started anew, or was put out, its connections are over too: nobody is
 // there who would acknowledge, reset or close them. They end here as if the
-// peer had reset each: what has come can still be read, then a conn whose end
-// has come as well says io.EOF, and any other ECONNRESET.
+// peer had reset each: what has come in order can still be read, then a conn
+// whose end has come as well says io.EOF, and any other ECONNRESET. If the peer
+// has said that this side has all that was ever written to it, each has the end
+// first that is on its way.
+//
+// The peer's segments for that are made here. They go the way of all others,
+// through the queue that each endpoint has, behind what has come before; so
+// whatever a call does meanwhile, or one that has not been accepted yet, sees
+// what it would of a peer that is alive. A reset must have exactly the number that is
+// expected. Each endpoint is asked for it by what it has to answer in every state
+// (RFC 5961 §4.2):
+//
+//	SYN, one byte ──►  ──► acknowledgement with the number
+//	(FIN with it  ──►  ──► acknowledgement with the next number)
+//	RST with it   ──►
+//
+// Nothing of this goes to the peer: no process is there that wants to know, and
+// a packet would ask for a pipe.
 
-// ends of a conn without its peer's doing.
 const (
-	notOver int32 = iota
-	overEOF       // the peer's FIN had come
-	overReset
-	overSeen // overReset, and a call has said so
+	goneWithin = 5 * time.Second // beyond, what does not answer is aborted
+	goneAgain  = 20              // looks at an endpoint until it is asked again
+	goneWindow = 65535
 )
 
-// muted are peers' addresses to which no reset is sent: there is no process
-// that wants to know, and the packet would ask for a pipe.
+// muted are the connections of which nothing goes out. It may be used
+// concurrently.
 type muted struct {
-	mu  sync.Mutex // one at a time
-	at4 atomic.Pointer[netip.Addr]
-	at6 atomic.Pointer[netip.Addr]
+	mu    sync.Mutex // held by the one that mutes
+	flows atomic.Pointer[map[inner.Flow]*lastWords]
 }
 
-// mutes says whether p is a reset to a peer that is over.
+// mutes says whether p is of such a connection, and takes the answer that its
+// endpoint is asked for.
 func (m *muted) mutes(p *stack.PacketBuffer) bool {
-	v6 := p.NetworkProtocolNumber == header.IPv6ProtocolNumber
-	at := m.at4.Load()
-	if v6 {
-		at = m.at6.Load()
-	}
-	if at == nil || p.TransportProtocolNumber != header.TCPProtocolNumber {
+	flows := m.flows.Load()
+	if flows == nil || p.TransportProtocolNumber != header.TCPProtocolNumber {
 		return false
 	}
-	th := p.TransportHeader().Slice()
-	if len(th) < header.TCPMinimumSize || header.TCP(th).Flags()&header.TCPFlagRst == 0 {
+	th := header.TCP(p.TransportHeader().Slice())
+	if len(th) < header.TCPMinimumSize || th.Flags()&header.TCPFlagSyn != 0 { // of another connection
 		return false
 	}
 	var dst tcpip.Address
-	if v6 {
+	if p.NetworkProtocolNumber == header.IPv6ProtocolNumber {
 		dst = header.IPv6(p.NetworkHeader().Slice()).DestinationAddress()
 	} else {
 		dst = header.IPv4(p.NetworkHeader().Slice()).DestinationAddress()
 	}
-	a, ok := netip.AddrFromSlice(dst.AsSlice())
-	return ok && a == *at
+	peer, _ := netip.AddrFromSlice(dst.AsSlice())
+	w := (*flows)[inner.Flow{Peer: peer, PeerPort: th.DestinationPort(), Port: th.SourcePort()}]
+	if w == nil {
+		return false
+	}
+	if th.Flags()&header.TCPFlagAck != 0 {
+		w.answer.Store(uint64(th.SequenceNumber())<<32 | uint64(th.AckNumber()))
+		w.answered.Store(true)
+	}
+	return true
+}
+
+// lastWords is what an endpoint is told in the name of its peer.
+type lastWords struct {
+	ep   *tcp.Endpoint
+	flow inner.Flow
+	self netip.Addr // this node's of the flow's family
+
+	answered atomic.Bool
+	answer   atomic.Uint64 // its own number, and the one that it expects
+
+	told  uint64 // the answer that was acted on
+	tells bool   // told is set
+	looks int    // since then
 }
 
 // Gone implements shim.PeerUpper.
-func (l *link) Gone(v4, v6 netip.Addr) { l.gone(v4, v6) }
+func (l *link) Gone(v4, v6 netip.Addr) { l.gone(v4, v6, false) }
 
 // peerGone ends all connections with the peer that has these addresses, but for
-// those that are being opened: they are meant for whoever comes.
-func (s *Stack) peerGone(v4, v6 netip.Addr) {
-	theirs := func(a netip.Addr) bool { return a.IsValid() && (a == v4 || a == v6) }
-	var conns []*tcpConn
-	s.mu.Lock()
-	for c := range s.open {
-		if c, ok := c.(*tcpConn); ok && theirs(c.raddr.AddrPort().Addr().Unmap()) {
-			conns = append(conns, c)
-		}
-	}
-	s.mu.Unlock()
+// those that are being opened: they are meant for whoever comes. delivered says
+// that what the peer has written on them has come. They have ended when it returns.
+func (s *Stack) peerGone(v4, v6 netip.Addr, delivered bool) {
 	m := &s.link.muted
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.at4.Store(&v4)
-	m.at6.Store(&v6)
-	defer m.at4.Store(nil)
-	defer m.at6.Store(nil)
-	for _, c := range conns {
-		c.peerGone()
+	all := make(map[inner.Flow]*lastWords)
+	var left []*lastWords
+	for ep := range s.endpoints() {
+		if w := s.lastWords(ep, v4, v6); w != nil {
+			all[w.flow] = w
+			left = append(left, w)
+		}
 	}
-	s.orphans.peerGone(theirs)
-}
-
-// peerGone ends c as a reset from the peer would.
-func (c *tcpConn) peerGone() {
-	ep := c.ep.(*tcp.Endpoint)
-	over := overReset
-	switch ep.EndpointState() {
-	case tcp.StateEstablished, tcp.StateFinWait1, tcp.StateFinWait2:
-	case tcp.StateCloseWait, tcp.StateLastAck, tcp.StateClosing, tcp.StateTimeWait:
-		over = overEOF
-	default:
+	if len(left) == 0 {
 		return
 	}
-	if c.over.Load() != notOver || c.closed.Load() {
-		return
-	}
-	// gVisor ends an endpoint at once when it is closed without lingering, and
-	// forgets what has come.
-	var rest bytes.Buffer
-	for {
-		if res, err := ep.Read(&rest, tcpip.ReadOptions{}); err != nil || res.Count == 0 {
+	m.flows.Store(&all)
+	defer m.flows.Store(nil)
+	tick := time.NewTicker(flushEvery)
+	defer tick.Stop()
+	for until := time.Now().Add(goneWithin); len(left) > 0; {
+		more := left[:0]
+		for _, w := range left {
+			if w.look(s.link, delivered) {
+				more = append(more, w)
+			}
+		}
+		left = more
+		if time.Now().After(until) {
 			break
 		}
+		<-tick.C
 	}
-	c.rest = rest.Bytes()
-	c.over.Store(over)
-	ep.SocketOptions().SetLinger(tcpip.LingerOption{Enabled: true})
-	ep.Close()
+	for _, w := range left {
+		w.ep.Abort()
+	}
+	s.orphans.look(time.Now())
 }
 
-// takeRest reads what had come from a peer that is over. readMu is held.
-func (c *tcpConn) takeRest(b []byte) int {
-	if c.over.Load() == notOver {
-		return 0
+// lastWords returns what is to be told to ep, nil if it has no connection with the
+// peer that has these addresses.
+func (s *Stack) lastWords(ep *tcp.Endpoint, v4, v6 netip.Addr) *lastWords {
+	switch ep.EndpointState() {
+	case tcp.StateInitial, tcp.StateBound, tcp.StateListen, tcp.StateConnecting, tcp.StateSynSent,
+		tcp.StateTimeWait, tcp.StateClose, tcp.StateError:
+		return nil
 	}
-	n := copy(b, c.rest)
-	c.rest = c.rest[n:]
-	c.took(n)
-	return n
+	id := ep.Info().(*stack.TransportEndpointInfo).ID
+	peer, _ := netip.AddrFromSlice(id.RemoteAddress.AsSlice())
+	if peer = peer.Unmap(); !peer.IsValid() || peer != v4 && peer != v6 {
+		return nil
+	}
+	self, _ := netip.AddrFromSlice(id.LocalAddress.AsSlice())
+	return &lastWords{ep: ep, self: self.Unmap(), flow: inner.Flow{Peer: peer, PeerPort: id.RemotePort, Port: id.LocalPort}}
 }
 
-// failure is what a call on c says when its endpoint said err.
-func (c *tcpConn) failure(err tcpip.Error, read bool) error {
-	switch over := c.over.Load(); {
-	case over == notOver && read && c.eof.Load():
-		return io.EOF // as on the kernel: a reset comes too late to undo the end
-	case over == notOver:
-		if _, ok := err.(*tcpip.ErrConnectionAborted); ok {
-			return syscall.ECONNRESET // we reset it, for data that came after CloseRead and CloseWrite
+// look tells the endpoint what is next, and says whether there may be more.
+func (w *lastWords) look(l *link, delivered bool) (more bool) {
+	switch w.ep.EndpointState() {
+	case tcp.StateSynRecv: // its handshake may come about by what is queued
+		if w.looks++; w.looks > goneAgain {
+			w.ep.Abort()
+			return false
 		}
-		return asyncError(err)
-	case over == overReset && c.over.CompareAndSwap(overReset, overSeen):
-		return syscall.ECONNRESET // once, as on the kernel
-	case read:
-		return io.EOF
+		return true
+	case tcp.StateClose, tcp.StateError, tcp.StateTimeWait:
+		return false
 	}
-	return syscall.EPIPE
+	answer := w.answer.Load()
+	if !w.answered.Load() || w.tells && answer == w.told {
+		w.ask(l)
+		return true
+	}
+	w.told, w.tells = answer, true
+	w.ep.LockUser() // the answer goes out before the state changes
+	state := w.ep.EndpointState()
+	w.ep.UnlockUser()
+	next, flags := uint32(answer), header.TCPFlags(header.TCPFlagRst)
+	switch {
+	case ended(state):
+		// gVisor has states where a reset makes that forgotten, unlike the kernel.
+		if known := l.window(w.flow); known != nil {
+			if c := known.conn.Load(); c != nil && c.ep == w.ep {
+				c.eof.Store(true)
+			}
+		}
+	case delivered:
+		flags = header.TCPFlagFin
+	}
+	w.tell(l, flags|header.TCPFlagAck, next, uint32(answer>>32)-1<<30, 0) // acknowledges nothing
+	return true
 }
 
-// peerGone resets the orphans whose peers are over.
-func (o *orphans) peerGone(theirs func(netip.Addr) bool) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	for ep := range o.all {
-		remote, err := ep.GetRemoteAddress()
-		if a := addrPort(remote, netip.Addr{}).Addr(); err == nil && theirs(a) {
-			o.resetLocked(ep)
-		}
+// ask asks for the number, now and again. What has a byte is answered always, but
+// does not come in where the receive buffer is full; what has none is answered
+// not more often than every 500 ms.
+func (w *lastWords) ask(l *link) {
+	switch w.looks++; w.looks % goneAgain {
+	case 1:
+		w.tells = false // what it was told may not have come in
+		w.tell(l, header.TCPFlagSyn|header.TCPFlagAck, 0, 0, 1)
+	case 2:
+		w.tell(l, header.TCPFlagSyn|header.TCPFlagAck, 0, 0, 0)
 	}
+}
+
+// ended says whether the peer's FIN has come.
+func ended(state tcp.EndpointState) bool {
+	switch state {
+	case tcp.StateCloseWait, tcp.StateLastAck, tcp.StateClosing, tcp.StateTimeWait:
+		return true
+	}
+	return false
+}
+
+// tell has a segment come from the peer, with n bytes of payload.
+func (w *lastWords) tell(l *link, flags header.TCPFlags, seq, ack uint32, n int) {
+	d := l.dispatcher()
+	if d == nil {
+		return
+	}
+	v6, proto := w.flow.Peer.Is6(), header.IPv4ProtocolNumber
+	if v6 {
+		proto = header.IPv6ProtocolNumber
+	}
+	th := make(header.TCP, header.TCPMinimumSize+n)
+	th.Encode(&header.TCPFields{
+		SrcPort: w.flow.PeerPort, DstPort: w.flow.Port, SeqNum: seq, AckNum: ack,
+		DataOffset: header.TCPMinimumSize, Flags: flags, WindowSize: goneWindow,
+	})
+	p := stack.NewPacketBuffer(stack.PacketBufferOptions{
+		Payload: buffer.MakeWithData(append(ipHeader(v6, inner.TCP, len(th), w.flow.Peer, w.self), th...)),
+	})
+	d.DeliverNetworkPacket(proto, p)
+	p.DecRef()
 }

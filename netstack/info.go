@@ -42,7 +42,7 @@ func (c *tcpConn) Info() (netconn.TCPInfo, error) {
 	if o.SndSsthresh < noThreshold {
 		info.SlowStartThreshold = int(o.SndSsthresh)
 	}
-	if c.over.Load() != notOver || c.ep.State() == uint32(tcp.StateError) {
+	if c.ep.State() == uint32(tcp.StateError) {
 		info.State = tcp.StateClose.String()
 	}
 	return info, nil

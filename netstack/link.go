@@ -61,7 +61,7 @@ type link struct {
 	shares  shares       // of inbound TCP
 
 	muted muted
-	gone  func(v4, v6 netip.Addr) // a peer's process is over
+	gone  func(v4, v6 netip.Addr, delivered bool) // a peer's process is over
 
 	unreadDropped atomic.Uint64 // segments beyond what a peer may have unread
 

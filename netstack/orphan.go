@@ -107,6 +107,13 @@ func (o *orphans) sweep(now time.Time) {
 	}
 }
 
+// look forgets those that are over.
+func (o *orphans) look(now time.Time) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.lookLocked(now)
+}
+
 // lookLocked forgets those that are over and notes whose peers have said
 // something.
 func (o *orphans) lookLocked(now time.Time) {

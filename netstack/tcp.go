@@ -35,14 +35,12 @@ type tcpConn struct {
 	pinned       peerid.ID // the peer; zero: none
 
 	closeOnce sync.Once
-	closed    atomic.Bool  // set before whoever waits gets a token
-	over      atomic.Int32 // not notOver: the peer's process is over (gone.go)
-	eof       atomic.Bool  // the peer's FIN is known to have come
-	rest      []byte       // then: what had come; of the reader from then on
-	counted   atomic.Bool  // as one of the peer's share: it was accepted
-	traffic   traffic      // for Info
-	window    *window      // what the link knows of it
-	unread    unread       // what it holds of the peer\'s share
+	closed    atomic.Bool // set before whoever waits gets a token
+	eof       atomic.Bool // the peer's FIN is known to have come
+	counted   atomic.Bool // as one of the peer's share: it was accepted
+	traffic   traffic     // for Info
+	window    *window     // what the link knows of it
+	unread    unread      // what it holds of the peer\'s share
 
 	readMu       sync.Mutex // one Read at a time; guards dst
 	dst          tcpip.SliceWriter
@@ -246,11 +244,6 @@ func (c *tcpConn) read(b []byte) (int, error) {
 		c.dst = b
 		res, err := c.ep.Read(&c.dst, tcpip.ReadOptions{})
 		c.dst = nil
-		if err != nil {
-			if n := c.takeRest(b); n > 0 {
-				return n, nil
-			}
-		}
 		switch err.(type) {
 		case nil:
 			if res.Count > 0 {
@@ -265,9 +258,6 @@ func (c *tcpConn) read(b []byte) (int, error) {
 				return 0, net.ErrClosed
 			}
 			c.unread.empty()
-			if c.over.Load() != notOver {
-				return 0, c.failure(err, true)
-			}
 			c.eof.Store(true)
 			return 0, io.EOF
 		default:
@@ -341,6 +331,20 @@ func (c *tcpConn) write(b []byte) (n int, err error) {
 		case <-c.writeDeadline.wait():
 		}
 	}
+}
+
+// failure is what a call on c says when its endpoint said err.
+func (c *tcpConn) failure(err tcpip.Error, read bool) error {
+	if read && c.eof.Load() {
+		return io.EOF // as on the kernel: a reset comes too late to undo the end
+	}
+	switch err.(type) {
+	case *tcpip.ErrConnectionAborted: // we reset it, for data that came after CloseRead and CloseWrite
+		return syscall.ECONNRESET
+	case *tcpip.ErrAborted: // peerGone has, where nothing else helped
+		return syscall.ECONNRESET
+	}
+	return asyncError(err)
 }
 
 // watchWritable has the endpoint tell when it takes more. writeMu is held.

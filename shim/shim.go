@@ -222,6 +222,9 @@ func (s *Shim) Gone(peer peerid.ID, _ error) {
 		return
 	}
 	if u, ok := (*u).(PeerUpper); ok {
+		if m := s.byPeer(peer); m != nil {
+			m.tcp.LetGo() // what has come
+		}
 		if v4, v6, ok := s.cfg.Table.Of(peer); ok {
 			u.Gone(v4, v6)
 		}

@@ -424,11 +424,19 @@ func (p *Proxy) deliverAll(e *heldSegment) {
 // End lets go the segments that p still holds, and waits for its timers. None
 // is held from then on.
 func (p *Proxy) End() {
+	if o := p.order.Load(); o != nil {
+		o.ended.Store(true)
+		p.LetGo()
+	}
+}
+
+// LetGo gives the stack the segments that are held: those before them will not
+// come any more. It waits for the timers that do so.
+func (p *Proxy) LetGo() {
 	o := p.order.Load()
 	if o == nil {
 		return
 	}
-	o.ended.Store(true)
 	for i := range o.slots {
 		for f := o.slots[i].first.Load(); f != nil; f = f.other {
 			f.firing.Lock()
@@ -437,6 +445,7 @@ func (p *Proxy) End() {
 			if f.timer != nil {
 				f.timer.Stop()
 			}
+			f.armed = false
 			f.mu.Unlock()
 			f.firing.Unlock()
 			p.deliverAll(chain)

@@ -178,6 +178,36 @@ func TestOrderWindow(t *testing.T) {
 	})
 }
 
+// What is held goes up when it is known that nothing else will come, and what comes
+// then may be held again.
+func TestOrderLetGo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newOrderRig()
+		r.p.LetGo()
+		at := func(i int) seg { return seg{seq: uint32(i * 100), counter: uint32(i), n: 100} }
+		for _, i := range []int{0, 2, 4} {
+			r.in(at(i))
+		}
+		if got := r.take(); !slices.Equal(got, []uint32{0}) {
+			t.Fatalf("up %v", got)
+		}
+		r.p.LetGo()
+		if got := r.take(); !slices.Equal(got, []uint32{200, 400}) {
+			t.Errorf("up %v when they were let go", got)
+		}
+		r.in(at(6))
+		if got := r.take(); len(got) != 0 {
+			t.Errorf("up %v, of one that is ahead", got)
+		}
+		time.Sleep(2 * orderWindow)
+		synctest.Wait()
+		if got := r.take(); !slices.Equal(got, []uint32{600}) {
+			t.Errorf("up %v after a while", got)
+		}
+		r.p.End()
+	})
+}
+
 // What a flow can have held is bounded, and nothing of it is lost.
 func TestOrderLimits(t *testing.T) {
 	for _, n := range []int{1, 5000} {
