@@ -82,7 +82,8 @@
 // # Errors
 //
 // What errors.Is finds in what the API returns, or errors.As where a type stands.
-// The text says which name, address and step it is about, and why.
+// The text says which name, address and step it is about, and why. What an operator
+// does about each, and about counters and events, is in RUNBOOK.md beside this file.
 //
 //	error                        when                                                          what to do
 //	net.ErrClosed                this node, listener or conn was closed, before or meanwhile   end

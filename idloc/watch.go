@@ -34,6 +34,9 @@ const (
 	EventPipeRekeyed     = event.PipeRekeyed     // Peer
 	EventPipeClosed      = event.PipeClosed      // Peer, Err
 	EventPipeFailed      = event.PipeFailed      // Peer, Stage, Err, Duration since the miss
+	EventFlowUp          = event.FlowUp          // with null encapsulation: Peer, Local, Remote, Detail (protocol)
+	EventFlowMoved       = event.FlowMoved       // the same flow has other real addresses: Peer, Local, Remote, Detail
+	EventFlowClosed      = event.FlowClosed      // Peer, Local, Remote, Detail
 	EventPacketsReleased = event.PacketsReleased // Peer, LSI, Detail: how many, Dials that waited included
 	EventPeerConnected   = event.PeerConnected   // Peer, Name, Remote
 	EventPeerGone        = event.PeerGone        // Peer
