@@ -175,7 +175,8 @@
 //
 // [Node.Status] is a snapshot, [Node.Watch] the events, [Node.Ping] a
 // measurement inside the pipe, [Node.Capture] the inner packets, and
-// [Node.Handler] all of these for a browser and for Prometheus. A Dial whose
+// [Node.Handler] all of these for a browser and for Prometheus; [Node.Collector]
+// is for a Prometheus registry of one's own. A Dial whose
 // context carries an OpenTelemetry span that records becomes a span
 // "idloc.Dial" with a child for each stage that ended before it did: the checks
 // go on beside the handshake. The histograms and events cost a few map operations
@@ -201,6 +202,7 @@
 //	watch.go     events
 //	track.go     one Dial's times: event, trace
 //	meter.go     metrics
+//	drops.go     counters of what was dropped
 //	handler.go   the page and what else is served over HTTP; page/
 //	errors.go    errors and their stages
 package idloc

@@ -29,7 +29,7 @@ var pageFiles embed.FS
 //	/              a page: the overlay as a picture, traffic, dials, events
 //	/status.json   Status
 //	/events.json   the newest 512 events since Handler was first called
-//	/metrics       the node's metrics and libp2p's, for Prometheus
+//	/metrics       the node's metrics, for Prometheus; with ?libp2p also libp2p's, of all nodes in the process
 //	/capture.pcap  inner packets for ?seconds=N (1 to 600, 10 if not said)
 //
 // All are GET and change nothing. They tell real addresses of peers and, in
@@ -50,7 +50,14 @@ func (n *Node) Handler() http.Handler {
 	mux.HandleFunc("GET /events.json", func(w http.ResponseWriter, r *http.Request) {
 		writeJSON(w, log.all())
 	})
-	mux.Handle("GET /metrics", promhttp.HandlerFor(n.gatherer(), promhttp.HandlerOpts{}))
+	own, all := promhttp.HandlerFor(n.gatherer(false), promhttp.HandlerOpts{}), promhttp.HandlerFor(n.gatherer(true), promhttp.HandlerOpts{})
+	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Query().Has("libp2p") {
+			all.ServeHTTP(w, r)
+			return
+		}
+		own.ServeHTTP(w, r)
+	})
 	mux.HandleFunc("GET /capture.pcap", n.serveCapture)
 	files, err := fs.Sub(pageFiles, "page")
 	if err != nil {

@@ -52,8 +52,7 @@ func inside(t testing.TB, n *idloc.Node) *httptest.Server {
 	return s
 }
 
-// TestMetrics: what Prometheus reads is well named, true, and all that the
-// dashboard asks for.
+// TestMetrics: what Prometheus reads is well named and true.
 func TestMetrics(t *testing.T) {
 	t.Parallel()
 	_, venus, mars := solarWith(t, directly)
@@ -73,7 +72,7 @@ func TestMetrics(t *testing.T) {
 	var text string
 	eventually(t, "the checks end, which go on beside the handshake", func() bool {
 		text = get(t, page.URL+"/metrics")
-		return strings.Contains(text, `duration_seconds_count{stage="check"}`)
+		return strings.Contains(text, `duration_seconds_count{stage="check"} 1`)
 	})
 	problems, err := promlint.New(strings.NewReader(text)).Lint()
 	if err != nil {
@@ -93,42 +92,21 @@ func TestMetrics(t *testing.T) {
 		`idloc_setup_stage_duration_seconds_count{stage="check"} 1`,
 		`idloc_setup_stage_duration_seconds_count{stage="handshake"} 1`,
 		`idloc_setup_stage_duration_seconds_count{stage="connect"} 1`,
+		`idloc_dial_failures_total{stage="name"} 1`,
+		`idloc_dial_failures_total{stage="connect"} 0`,
 		"idloc_pipes 1",
-		"libp2p_swarm_",
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("metrics without %s", want)
 		}
 	}
-	m := regexp.MustCompile(`idloc_pipe_bytes_total\{direction="sent".*\} (\S+)`).FindStringSubmatch(text)
+	const libp2ps = "libp2p_swarm_"
+	if strings.Contains(text, libp2ps) || !strings.Contains(get(t, page.URL+"/metrics?libp2p"), libp2ps) {
+		t.Error("libp2p's metrics are to be there if they are asked for")
+	}
+	m := regexp.MustCompile(`idloc_pipe_bytes_total\{direction="sent",name="mars.*\} (\S+)`).FindStringSubmatch(text)
 	if m == nil || m[1] < "1" {
 		t.Errorf("bytes sent: %v", m)
-	}
-
-	names := map[string]bool{}
-	for s := bufio.NewScanner(strings.NewReader(text)); s.Scan(); {
-		if f := strings.Fields(s.Text()); len(f) > 3 && f[1] == "TYPE" {
-			names[f[2]] = true
-			names[f[2]+"_bucket"], names[f[2]+"_count"], names[f[2]+"_sum"] = true, true, true
-		}
-	}
-	board, err := os.ReadFile("../examples/grafana/idloc.json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !json.Valid(board) {
-		t.Error("the dashboard is not JSON")
-	}
-	asked := regexp.MustCompile(`idloc_[a-z0-9_]+`).FindAllString(string(board), -1)
-	if len(asked) < 10 {
-		t.Errorf("the dashboard asks for %d metrics", len(asked))
-	}
-	// Counters of drops exist once something was dropped.
-	sometimes := []string{"idloc_drops_total", "idloc_pipe_drops_total", "idloc_pipe_rtt_seconds"}
-	for _, name := range asked {
-		if !names[name] && !slices.Contains(sometimes, name) {
-			t.Errorf("the dashboard asks for %s, which there is not", name)
-		}
 	}
 }
 

@@ -2,6 +2,7 @@ package idloc
 
 import (
 	"errors"
+	"math"
 	"strings"
 	"sync"
 	"time"
@@ -9,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/idloc/idloc/internal/event"
+	"github.com/idloc/idloc/internal/pipe"
 )
 
 // meter holds the histograms of a node; all other metrics are read from
@@ -17,6 +19,7 @@ import (
 type meter struct {
 	stage *prometheus.HistogramVec // by stage
 	dial  *prometheus.HistogramVec // by network and result
+	fails *prometheus.CounterVec   // Dials, by stage
 
 	mu    sync.Mutex
 	begun map[PeerID]setUp     // of pipes, that have not ended
@@ -36,8 +39,18 @@ const sinceMax = 1024
 // durations are buckets from a loopback's round trip to the longest Dial.
 var durations = prometheus.ExponentialBuckets(0.0005, 2, 16)
 
+// stages are the labels of the histogram of stages.
+var stages = []string{"name", "offer", "check", "handshake", "connect"}
+
+// failed are the labels of the counter of failed Dials.
+var failed = []string{StageName, StageOffer, StageCheck, StageHandshake, StageConnect, notStage}
+
+// notStage is for a Dial that failed in no stage: an address that is none, a node
+// that was closed.
+const notStage = "none"
+
 func newMeter() *meter {
-	return &meter{
+	m := &meter{
 		stage: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "idloc_setup_stage_duration_seconds", Buckets: durations,
 			Help: "Time that a stage of a set-up took: name, offer, check, handshake; connect is TCP's.",
@@ -46,8 +59,24 @@ func newMeter() *meter {
 			Name: "idloc_dial_duration_seconds", Buckets: durations,
 			Help: "Time from the call of Dial to its return.",
 		}, []string{"network", "result"}),
+		fails: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "idloc_dial_failures_total",
+			Help: "Dials that failed, by the stage that they had come to; none: before the first.",
+		}, []string{"stage"}),
 		begun: map[PeerID]setUp{}, since: map[PeerID]time.Time{}, up: map[PeerID]time.Time{},
 	}
+	// What has not happened yet is there as a zero, or a rate over it misses the
+	// first time.
+	for _, stage := range stages {
+		m.stage.WithLabelValues(stage)
+	}
+	for _, network := range []string{"tcp", "udp"} {
+		m.dial.WithLabelValues(network, "ok")
+	}
+	for _, stage := range failed {
+		m.fails.WithLabelValues(stage)
+	}
+	return m
 }
 
 // observe takes the durations out of an event, and gives one that ends a
@@ -144,10 +173,12 @@ func (m *meter) dialed(network string, took, connect time.Duration, err error) {
 	result := "ok"
 	if err != nil {
 		result = "error"
+		stage := notStage
 		var s *StageError
 		if errors.As(err, &s) {
-			result = s.Stage
+			result, stage = s.Stage, s.Stage
 		}
+		m.fails.WithLabelValues(stage).Inc()
 	}
 	m.dial.WithLabelValues(network, result).Observe(took.Seconds())
 	if connect > 0 && err == nil {
@@ -180,14 +211,16 @@ var (
 	mRevSeq    = gauge("revocation_list_sequence", "Sequence number of the revocation list in force.")
 	mPipes     = gauge("pipes", "Pipes that are up.")
 	mLSIs      = gauge("lsis", "Peers that have locally significant identifiers.")
+	mPaths     = gauge("paths", "Paths in use, by kind: direct, relayed by a member, through a TURN server.", "kind")
 	mPipeUp    = gauge("pipe_up", "1 if a pipe to the peer is up.", "peer", "name")
-	mPipeRTT   = gauge("pipe_rtt_seconds", "Smoothed round-trip time of the path in use.", "peer", "name")
-	mPipeMTU   = gauge("pipe_mtu_bytes", "Largest UDP payload sent to the peer.", "peer", "name")
-	mPipeBytes = counter("pipe_bytes_total", "Bytes of datagrams of the pipe; starts again with each pipe.", "peer", "name", "direction")
-	mPipePkts  = counter("pipe_packets_total", "Datagrams of the pipe; starts again with each pipe.", "peer", "name", "direction")
-	mPipeLost  = gauge("pipe_lost_packets", "Datagrams of the peer that have not come, since the last rekey.", "peer", "name")
-	mPipeKeys  = counter("pipe_rekeys_total", "Rekeys of the pipe; starts again with each pipe.", "peer", "name")
-	mPipeDrops = counter("pipe_drops_total", "Datagrams that the pipe dropped.", "peer", "name", "reason")
+	mPipeRTT   = gauge("pipe_rtt_seconds", "Smoothed round-trip time of the path in use; NaN if there is none, or it is not measured.", "peer", "name")
+	mPipeMTU   = gauge("pipe_mtu_bytes", "Largest UDP payload sent to the peer; 0 without a pipe.", "peer", "name")
+	mPipeBytes = counter("pipe_bytes_total", "Bytes of datagrams of all pipes to the peer, those that have ended included.", "peer", "name", "direction")
+	mPipePkts  = counter("pipe_packets_total", "Datagrams of all pipes to the peer, those that have ended included.", "peer", "name", "direction")
+	mPipeLost  = gauge("pipe_lost_packets", "Datagrams of the peer that have not come, since the last rekey; 0 without a pipe.", "peer", "name")
+	mPipeKeys  = counter("pipe_rekeys_total", "Rekeys of all pipes to the peer, those that have ended included.", "peer", "name")
+	mPipeDrops = counter("pipe_drops_total", "Datagrams that the pipes to the peer dropped; a reason is there from its first on.", "peer", "name", "reason")
+	mPeerDrops = counter("peers_drops_total", "Datagrams that the pipes to all peers dropped.", "reason")
 	mRelays    = gauge("relay_bindings", "Pairs of members that this node forwards between.")
 	mRelayPkts = counter("relay_packets_total", "Datagrams forwarded for others.")
 	mRelayB    = counter("relay_bytes_total", "Bytes forwarded for others.")
@@ -197,7 +230,7 @@ var (
 	mSockReads = counter("socket_reads_total", "Receive calls: datagrams per read tell what batching gains.")
 	mSockOut   = counter("socket_sent_datagrams_total", "Datagrams sent from the one port.")
 	mSockOutB  = counter("socket_sent_bytes_total", "Bytes sent from the one port.")
-	mDrops     = counter("drops_total", "Datagrams and packets dropped outside pipes.", "layer", "reason")
+	mDrops     = counter("drops_total", "Datagrams and packets dropped outside peers' pipes; RUNBOOK.md says what each means.", "layer", "reason")
 	mShimPkts  = counter("shim_packets_total", "Inner packets between the stack and the pipes.", "direction")
 	mShimMiss  = counter("shim_misses_total", "Packets that had no mapping and made a set-up begin.")
 	mConns     = gauge("conns", "Conns and listeners open.")
@@ -211,7 +244,7 @@ var (
 
 var allMetrics = []metric{
 	mMembers, mServers, mRouting, mRecords, mIsServer, mReached, mNotAfter, mRevSeq, mPipes, mLSIs,
-	mPipeUp, mPipeRTT, mPipeMTU, mPipeBytes, mPipePkts, mPipeLost, mPipeKeys, mPipeDrops,
+	mPaths, mPipeUp, mPipeRTT, mPipeMTU, mPipeBytes, mPipePkts, mPipeLost, mPipeKeys, mPipeDrops, mPeerDrops,
 	mRelays, mRelayPkts, mRelayB, mRelayOver,
 	mSockIn, mSockInB, mSockReads, mSockOut, mSockOutB, mDrops, mShimPkts, mShimMiss,
 	mConns, mRetrans, mSegments, mResets, mDatagrams, mMissed, mRefused,
@@ -226,15 +259,17 @@ func (c nodeCollector) Describe(ch chan<- *prometheus.Desc) {
 	}
 	c.n.meter.stage.Describe(ch)
 	c.n.meter.dial.Describe(ch)
+	c.n.meter.fails.Describe(ch)
 }
 
 func (c nodeCollector) Collect(ch chan<- prometheus.Metric) {
 	c.n.meter.stage.Collect(ch)
 	c.n.meter.dial.Collect(ch)
+	c.n.meter.fails.Collect(ch)
 	to := sink(ch)
 	s := c.n.Status()
 	to.overlay(c.n, &s)
-	to.pipes(&s)
+	to.pipes(c.n, &s)
 	to.port(c.n)
 	to.stack(c.n)
 }
@@ -267,31 +302,54 @@ func (k sink) overlay(n *Node, s *Status) {
 	k.count(mRelayOver, s.Self.Relay.OverQuota)
 }
 
-// pipes are those to peers.
-func (k sink) pipes(s *Status) {
-	pipes := 0
+// pipes are those to peers: of each peer that the node knows, and of each that it
+// had a pipe to.
+func (k sink) pipes(n *Node, s *Status) {
+	totals, dropped := n.pipes.Load().Totals()
+	pipes, kinds := 0, map[string]int{"direct": 0, "relayed": 0, "turn": 0}
 	for _, p := range s.Peers {
 		id, name := p.ID.String(), p.Name
 		k.put(mPipeUp, truth(p.Connected), id, name)
+		rtt := math.NaN()
+		if p.Connected && p.RTT > 0 {
+			rtt = p.RTT.Seconds()
+		}
+		k.put(mPipeRTT, rtt, id, name)
+		k.put(mPipeMTU, float64(p.MTU), id, name)
+		k.count(mPipeLost, p.Lost, id, name)
+		k.totals(totals[p.ID], id, name)
+		delete(totals, p.ID)
 		if !p.Connected {
 			continue
 		}
 		pipes++
-		if p.RTT > 0 {
-			k.put(mPipeRTT, p.RTT.Seconds(), id, name)
-		}
-		k.put(mPipeMTU, float64(p.MTU), id, name)
-		k.count(mPipeBytes, p.BytesSent, id, name, "sent")
-		k.count(mPipeBytes, p.BytesReceived, id, name, "received")
-		k.count(mPipePkts, p.PacketsSent, id, name, "sent")
-		k.count(mPipePkts, p.PacketsReceived, id, name, "received")
-		k.count(mPipeLost, p.Lost, id, name)
-		k.count(mPipeKeys, p.Rekeys, id, name)
-		for reason, v := range p.Drops {
-			k.count(mPipeDrops, v, id, name, reason)
+		for _, path := range p.Paths {
+			if path.Active {
+				kinds[path.Kind]++
+			}
 		}
 	}
+	for id, t := range totals { // whom the node has forgotten
+		k.totals(t, id.String(), n.ov.NameOf(id))
+	}
 	k.put(mPipes, float64(pipes))
+	for kind, count := range kinds {
+		k.put(mPaths, float64(count), kind)
+	}
+	for _, reason := range pipe.DropReasons() {
+		k.count(mPeerDrops, dropped[reason], reason)
+	}
+}
+
+func (k sink) totals(t pipe.Totals, id, name string) {
+	k.count(mPipeBytes, t.BytesSent, id, name, "sent")
+	k.count(mPipeBytes, t.BytesReceived, id, name, "received")
+	k.count(mPipePkts, t.PacketsSent, id, name, "sent")
+	k.count(mPipePkts, t.PacketsReceived, id, name, "received")
+	k.count(mPipeKeys, t.Rekeys, id, name)
+	for reason, v := range t.Drops {
+		k.count(mPipeDrops, v, id, name, reason)
+	}
 }
 
 // port is what the UDP port has carried, and what was dropped on the way up.
@@ -305,20 +363,11 @@ func (k sink) port(n *Node) {
 	k.count(mSockReads, sock.Reads)
 	k.count(mSockOut, sock.Sent)
 	k.count(mSockOutB, sock.SentBytes)
-	for reason, v := range sock.Dropped {
-		k.count(mDrops, v, "socket", reason)
-	}
-	for reason, v := range n.ov.Drops() {
-		k.count(mDrops, v, "stun", reason)
-	}
-	k.count(mDrops, n.ov.Held(), "hearsay", "held back")
-	for reason, v := range n.pipes.Load().Drops() {
-		k.count(mDrops, v, "pipe", reason)
+	drops := n.drops()
+	for _, d := range allDrops {
+		k.count(mDrops, drops[d.key()], d.layer, d.reason)
 	}
 	sh := n.shim.Stats()
-	for reason, v := range sh.Drops {
-		k.count(mDrops, v, "shim", reason)
-	}
 	k.count(mShimPkts, sh.Out, "sent")
 	k.count(mShimPkts, sh.In, "received")
 	k.count(mShimMiss, sh.Misses)
@@ -345,9 +394,23 @@ func truth(b bool) float64 {
 	return 0
 }
 
-// gatherer returns the node's metrics and libp2p's beside them.
-func (n *Node) gatherer() prometheus.Gatherer {
+// Collector returns the node's metrics for a prometheus.Registry of the program's
+// own; libp2p's are not among them. Names begin with idloc_, and the help of each
+// says what it counts, in which unit. Counters count from the node's start and do
+// not go back when a pipe ends. A program with several nodes labels them:
+//
+//	prometheus.WrapRegistererWith(prometheus.Labels{"node": node.Name()}, registry).MustRegister(node.Collector())
+//
+// It may be called, and collects, until and after Close.
+func (n *Node) Collector() prometheus.Collector { return nodeCollector{n} }
+
+// gatherer returns the node's metrics, and libp2p's beside them if those are
+// asked for.
+func (n *Node) gatherer(libp2p bool) prometheus.Gatherer {
 	own := prometheus.NewRegistry()
-	own.MustRegister(nodeCollector{n})
+	own.MustRegister(n.Collector())
+	if !libp2p {
+		return own
+	}
 	return prometheus.Gatherers{own, n.ov.Metrics()}
 }

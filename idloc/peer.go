@@ -214,37 +214,3 @@ func (n *Node) self() SelfStatus {
 	}
 	return s
 }
-
-// drops gathers the layers' counters of what was dropped.
-func (n *Node) drops() map[string]uint64 {
-	d := map[string]uint64{}
-	for reason, count := range n.sock.Stats().Dropped {
-		d["socket: "+reason] = count
-	}
-	for reason, count := range n.ov.Drops() {
-		d["stun: "+reason] = count
-	}
-	if count := n.ov.Held(); count > 0 {
-		d["hearsay: held back"] = count
-	}
-	for reason, count := range n.pipes.Load().Drops() {
-		d["pipe: "+reason] = count
-	}
-	for reason, count := range n.shim.Stats().Drops {
-		d["shim: "+reason] = count
-	}
-	if h, ok := n.stack.(*tun.Host); ok {
-		for reason, count := range h.Drops() {
-			d["tun: "+reason] = count
-		}
-	}
-	st := n.stack.Stats()
-	for reason, count := range map[string]uint64{
-		"refused by Admit": st.Refused, "beyond a peer's share of TCP": st.Limited, "beyond a peer's unread TCP": st.Unread, "UDP receive buffer full": st.DatagramsMissed,
-	} {
-		if count > 0 {
-			d["netstack: "+reason] = count
-		}
-	}
-	return d
-}

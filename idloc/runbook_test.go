@@ -11,6 +11,10 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/idloc/idloc/idloc"
 )
 
 // runbookRows are the first columns of the tables under a heading of RUNBOOK.md,
@@ -55,75 +59,31 @@ func holdsAll(t *testing.T, what string, inBook []string, inCode map[string]bool
 	}
 }
 
-// texts are the string literals in the first node of a file that is wanted.
-func texts(t *testing.T, file string, wanted func(ast.Node) bool) (out []string) {
+// dropsInCode are the keys that Status.Drops can have, from the metric that has
+// each of them from the start.
+func dropsInCode(t *testing.T, n *idloc.Node) map[string]bool {
 	t.Helper()
-	f, err := parser.ParseFile(token.NewFileSet(), file, nil, 0)
+	all := map[string]bool{}
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(n.Collector())
+	families, err := registry.Gather()
 	if err != nil {
 		t.Fatal(err)
 	}
-	found := false
-	ast.Inspect(f, func(n ast.Node) bool {
-		if n == nil || found || !wanted(n) {
-			return !found
+	for _, f := range families {
+		if f.GetName() != "idloc_drops_total" {
+			continue
 		}
-		found = true
-		ast.Inspect(n, func(n ast.Node) bool {
-			if lit, ok := n.(*ast.BasicLit); ok && lit.Kind == token.STRING {
-				s, err := strconv.Unquote(lit.Value)
-				if err != nil {
-					t.Fatal(err)
-				}
-				out = append(out, s)
+		for _, m := range f.GetMetric() {
+			labels := map[string]string{}
+			for _, l := range m.GetLabel() {
+				labels[l.GetName()] = l.GetValue()
 			}
-			return true
-		})
-		return false
-	})
-	if len(out) == 0 {
-		t.Fatalf("%s: nothing found", file)
-	}
-	return out
-}
-
-func variable(name string) func(ast.Node) bool {
-	return func(n ast.Node) bool {
-		s, ok := n.(*ast.ValueSpec)
-		return ok && s.Names[0].Name == name
-	}
-}
-
-func function(name string) func(ast.Node) bool {
-	return func(n ast.Node) bool {
-		f, ok := n.(*ast.FuncDecl)
-		return ok && f.Name.Name == name
-	}
-}
-
-// dropsInCode are the keys that Status.Drops can have.
-func dropsInCode(t *testing.T) map[string]bool {
-	t.Helper()
-	all := map[string]bool{}
-	for layer, names := range map[string][]string{
-		"socket": texts(t, "../internal/socket/stats.go", variable("dropNames")),
-		"stun":   texts(t, "../overlay/ice/demux.go", variable("dropNames")),
-		"pipe":   texts(t, "../internal/pipe/drop.go", variable("dropNames")),
-		"shim":   texts(t, "../shim/drop.go", variable("dropNames")),
-		"tun":    texts(t, "../netstack/tun/host.go", function("Drops")),
-	} {
-		for _, name := range names {
-			all[layer+": "+name] = true
+			all[labels["layer"]+": "+labels["reason"]] = true
 		}
 	}
-	layers := []string{"socket: ", "stun: ", "pipe: ", "shim: ", "tun: ", "netstack: "}
-	for _, s := range texts(t, "peer.go", function("drops")) {
-		switch {
-		case slices.Contains(layers, s): // in front of a name
-		case strings.Contains(s, ": "):
-			all[s] = true
-		default:
-			all["netstack: "+s] = true
-		}
+	if len(all) < 50 {
+		t.Errorf("only %d counters of drops", len(all))
 	}
 	return all
 }
@@ -136,7 +96,7 @@ func TestRunbook(t *testing.T) {
 		t.Fatal(err)
 	}
 	text := string(b)
-	holdsAll(t, "drops", runbookRows(t, text, "Counters of what was dropped", true), dropsInCode(t))
+	holdsAll(t, "drops", runbookRows(t, text, "Counters of what was dropped", true), dropsInCode(t, found(t, idloc.Config{})))
 
 	kinds := map[string]bool{}
 	f, err := parser.ParseFile(token.NewFileSet(), "../internal/event/event.go", nil, 0)

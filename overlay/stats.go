@@ -5,6 +5,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/idloc/idloc/overlay/ice"
 	"github.com/idloc/idloc/overlay/mesh"
 	"github.com/idloc/idloc/overlay/nat"
 )
@@ -61,6 +62,9 @@ func (o *Overlay) Stats() Stats {
 // Drops counts, by reason, the STUN messages that drew no answer and went
 // nowhere. It may be called at any time from any goroutine.
 func (o *Overlay) Drops() map[string]uint64 { return o.demux.Drops() }
+
+// DropReasons are the reasons by which Drops counts.
+func DropReasons() []string { return ice.DropReasons() }
 
 // Held is how many datagrams were not sent to addresses that were only heard of
 // (package hearsay). It may be called at any time from any goroutine.

@@ -41,6 +41,9 @@ var dropNames = [numDrops]string{
 	"in-no-upper", "out-bare", "answer-queue",
 }
 
+// DropReasons are the names under which drops are counted.
+func DropReasons() []string { return dropNames[:] }
+
 // String returns the name under which Stats counts it.
 func (d Drop) String() string {
 	if d < numDrops {

@@ -262,4 +262,5 @@
 //	tick.go       what time brings               DESIGN §14.8, RFC 7675
 //	timers.go     the one goroutine
 //	drop.go, status.go  counters and snapshots
+//	totals.go           what all pipes to a peer have counted, those that have ended too
 package pipe

@@ -83,6 +83,7 @@ type Endpoint struct {
 	offers    map[*Offer]struct{}
 	sessions  map[*Session]int64 // made and not yet installed: when they end
 	responder responder
+	history   history
 	kept      int // records since the journal was last written anew
 }
 
@@ -299,6 +300,9 @@ func (e *Endpoint) install(s *Session) (*Pipe, error) {
 	delete(e.sessions, s)
 	p := e.pipes[s.peer]
 	if p == nil || !p.admit(s.kp) {
+		if p != nil {
+			e.history.count(p)
+		}
 		p = newPipe(e, s.peer)
 		p.admit(s.kp)
 		e.pipes[s.peer] = p
@@ -310,6 +314,7 @@ func (e *Endpoint) install(s *Session) (*Pipe, error) {
 // dropPipe forgets a closed pipe.
 func (e *Endpoint) dropPipe(p *Pipe) {
 	e.mu.Lock()
+	e.history.count(p)
 	if e.pipes[p.peer] == p {
 		delete(e.pipes, p.peer)
 	}

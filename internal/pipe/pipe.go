@@ -43,6 +43,7 @@ type Pipe struct {
 	pieces  reassembly // messages in pieces (fragment.go)
 	traffic traffic    // what went through (receive.go, batch.go)
 	drops   drops      // and what did not; atomic
+	counted bool       // is in the Endpoint's history, whose mu guards it
 	timed              // when tick is called next; the Endpoint's timers own it
 
 	mu     sync.Mutex // guards what follows, and in the parts what is not atomic

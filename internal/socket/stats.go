@@ -48,6 +48,9 @@ var dropNames = [dropReasons]string{
 
 func (r dropReason) String() string { return dropNames[r] }
 
+// DropReasons are the names under which drops are counted.
+func DropReasons() []string { return dropNames[:] }
+
 // counters are those of one Conn. They are atomics so that the read goroutine
 // and senders never wait for a reader of Stats.
 type counters struct {

@@ -207,14 +207,23 @@ func (h *Host) Stats() netstack.Stats {
 	return st
 }
 
+// The reasons by which drops are counted.
+const (
+	dropNotTaken = "not-taken" // by the kernel: the device is down, or memory short
+	dropStrange  = "strange"   // from the kernel: no packet that this package understands
+)
+
+// DropReasons are the reasons by which Drops counts.
+func DropReasons() []string { return []string{dropNotTaken, dropStrange} }
+
 // Drops counts by reason what went no further here, zeros left out.
 func (h *Host) Drops() map[string]uint64 {
 	d := make(map[string]uint64, 2)
 	if n := h.count.lost.Load(); n != 0 {
-		d["not-taken"] = n // by the kernel: the device is down, or memory short
+		d[dropNotTaken] = n
 	}
 	if n := h.count.strange.Load(); n != 0 {
-		d["strange"] = n // from the kernel: no packet that this package understands
+		d[dropStrange] = n
 	}
 	return d
 }

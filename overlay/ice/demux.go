@@ -99,6 +99,9 @@ var dropNames = [dropReasons]string{
 	dropRate:        "rate",
 }
 
+// DropReasons are the names under which a Demux counts drops.
+func DropReasons() []string { return dropNames[:] }
+
 // NewDemux makes a Demux to which nothing belongs yet.
 func NewDemux(cfg DemuxConfig) *Demux {
 	d := &Demux{
