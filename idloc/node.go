@@ -268,9 +268,11 @@ const closeFor = 10 * time.Second
 // what was written before arrives, and then the end of the stream, on conns that
 // were closed as well as on those that are still open; unread data, or nobody
 // who accepted it, makes that a reset. Close waits for that as long as the peers
-// take it, 10 s at most; a peer that says nothing holds it up for 4 s, or for about
-// a second if it has all but the end. Shutdown says how long, and waits for conns in
-// use.
+// take it, 10 s at most; a peer that says nothing holds it up for 4 s. One that
+// has all but the ends of its conns hears these with the end of the node, which is
+// said until it answers, for about a second; it holds Close up for half a second more
+// if a conn with it has been reset or has timed out. Shutdown says how long, and waits
+// for conns in use.
 //
 // Listeners and pending calls end with net.ErrClosed, peers are told that the
 // node has ended, and every goroutine of the node has ended when Close returns.

@@ -100,7 +100,8 @@ func size(n int64) string {
 
 // cut says what flush, which returned err, has left undelivered; nil: nothing. If
 // it had the time, peers that said nothing and lack only the end of the stream do
-// not count, for the notice that the node has ended tells them.
+// not count, for the notice that the node has ended tells them; nor do those whose
+// notice says that they have all.
 func (o *orphans) cut(err error) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -110,7 +111,7 @@ func (o *orphans) cut(err error) error {
 			continue
 		}
 		n := unacknowledged(ep, c.wq)
-		if n == 0 && err == nil {
+		if n == 0 && (err == nil || o.link.deliveries.sure(c.peer)) {
 			continue
 		}
 		if by[c.peer] == nil {

@@ -47,6 +47,7 @@
 //	orphan.go   closed connections that still deliver
 //	cut.go      what the end of a Stack left undelivered
 //	gone.go     conns to a peer whose process is over
+//	delivered.go  what a peer may be told of the end of this node
 //	options.go  what net.TCPConn has beyond net.Conn
 //	class.go    traffic classes                 RFC 2474
 //	info.go     what TCP knows of a connection  tcp(7)

@@ -94,7 +94,7 @@ type lastWords struct {
 }
 
 // Gone implements shim.PeerUpper.
-func (l *link) Gone(v4, v6 netip.Addr) { l.gone(v4, v6, false) }
+func (l *link) Gone(v4, v6 netip.Addr, delivered bool) { l.gone(v4, v6, delivered) }
 
 // peerGone ends all connections with the peer that has these addresses, but for
 // those that are being opened: they are meant for whoever comes. delivered says
@@ -103,6 +103,9 @@ func (s *Stack) peerGone(v4, v6 netip.Addr, delivered bool) {
 	m := &s.link.muted
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if id, ok := s.shim.Table().Peer(v4); ok {
+		defer s.link.deliveries.forget(id)
+	}
 	all := make(map[inner.Flow]*lastWords)
 	var left []*lastWords
 	for ep := range s.endpoints() {
@@ -135,6 +138,12 @@ func (s *Stack) peerGone(v4, v6 netip.Addr, delivered bool) {
 		w.ep.Abort()
 	}
 	s.orphans.look(time.Now())
+}
+
+// remoteOf returns the address of an endpoint's peer.
+func remoteOf(ep *tcp.Endpoint) (netip.Addr, bool) {
+	a, ok := netip.AddrFromSlice(ep.Info().(*stack.TransportEndpointInfo).ID.RemoteAddress.AsSlice())
+	return a.Unmap(), ok
 }
 
 // lastWords returns what is to be told to ep, nil if it has no connection with the

@@ -60,8 +60,9 @@ type link struct {
 	scales  scales       // of those that are not there yet
 	shares  shares       // of inbound TCP
 
-	muted muted
-	gone  func(v4, v6 netip.Addr, delivered bool) // a peer's process is over
+	muted      muted
+	deliveries deliveries
+	gone       func(v4, v6 netip.Addr, delivered bool) // a peer's process is over
 
 	unreadDropped atomic.Uint64 // segments beyond what a peer may have unread
 
@@ -139,7 +140,10 @@ func (l *link) WritePacket(p *stack.PacketBuffer) tcpip.Error {
 	pk := packetPool.Get().(*shim.Packet)
 	defer packetPool.Put(pk)
 	borrow(pk, p)
-	l.sends(pk)
+	if !l.sends(pk) {
+		clear(pk.Payload)
+		return nil
+	}
 	if tap := l.tap.Load(); tap != nil {
 		(*tap)(true, pk.Flat())
 	}

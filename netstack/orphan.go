@@ -37,7 +37,7 @@ type orphan struct {
 	closed   time.Time
 	received uint64    // segments from the peer, when last looked at
 	heard    time.Time // when there were fewer
-	bare     bool      // only the FIN is left; of flush
+	bare     bool      // only the FIN is left
 }
 
 // orphans holds the connections in closing of a Stack. Its methods may be used
@@ -119,6 +119,9 @@ func (o *orphans) look(now time.Time) {
 func (o *orphans) lookLocked(now time.Time) {
 	for ep, c := range o.all {
 		if over(ep) {
+			if ep.EndpointState() == tcp.StateError && !c.window.reset.Load() {
+				o.link.deliveries.doubt(c.peer)
+			}
 			o.forgetLocked(ep)
 		} else if n := received(ep); n != c.received {
 			c.received, c.heard = n, now
@@ -193,6 +196,9 @@ func (o *orphans) awaited(began, now time.Time) bool {
 }
 
 func (o *orphans) worth(ep *tcp.Endpoint, c *orphan, began, now time.Time) bool {
+	if o.lacksEnd(ep, c) {
+		return false
+	}
 	// Not TCP's own round trip: that of many conns that end at once is how long
 	// their FINs queue.
 	rtt := o.link.shim.RTT(c.window.key.Peer)

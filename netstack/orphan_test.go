@@ -164,6 +164,7 @@ func TestLinger(t *testing.T) {
 	// Nothing is open any more: there is nothing to wait for.
 	c, _ = r.pair(t, r.b4)
 	r.b.Close()
+	r.b.Node.Close()
 	_ = c.SetLinger(60)
 	c.Close()
 }
@@ -212,6 +213,7 @@ func TestFlushWaitsForData(t *testing.T) {
 	r := newRig(t)
 	ended, _ := r.pair(t, r.b4)
 	wrote, _ := r.pair(t, r.b4)
+	r.a.link.deliveries.doubt(ended.pinned)
 	r.net.SetFilter(func(_, _ *shimtest.Node, _ []byte, _ int) []byte { return nil })
 	if _, err := wrote.Write(make([]byte, 1)); err != nil {
 		t.Fatal(err)

@@ -249,8 +249,10 @@ func (s *Stack) SetTap(t Tap) {
 // kernel: calls that wait return net.ErrClosed, what was written before goes
 // out and a FIN after it, a conn with unread data and one that nobody has
 // accepted are reset. Close waits until the peers have acknowledged that, while
-// they go on taking it and ctx lasts; a peer that says nothing is waited for 4 s,
-// and one that lacks only the end 0.5 s, a little more where round trips are
+// they go on taking it and ctx lasts; a peer that says nothing is waited for 4 s.
+// One that lacks only the ends is not waited for, as it is told of the node's end
+// that it has all (delivered.go), but where a connection with it was reset or has
+// timed out: there 0.5 s, a little more where round trips are
 // longer. Then it resets the rest and waits for the stack's
 // goroutines. Its error is a *CutError if something was not delivered. It is
 // idempotent: further calls wait for the first.
@@ -266,6 +268,7 @@ func (s *Stack) Close(ctx context.Context) error {
 	s.open = nil
 	close(s.done) // with the lock held: what is not tracked any more finds it closed
 	s.mu.Unlock()
+	s.doubtOpening()
 	for c := range open { // first, or what waits for Accept would end like what was accepted
 		if l, ok := c.(*listener); ok {
 			l.quit()
@@ -275,6 +278,7 @@ func (s *Stack) Close(ctx context.Context) error {
 		c.quit()
 	}
 	err := s.orphans.cut(s.orphans.flush(ctx))
+	s.tellDelivered()
 	s.orphans.end()
 	s.stack.Close()
 	s.shim.Attach(nil)

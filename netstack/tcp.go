@@ -405,6 +405,9 @@ func (c *tcpConn) Close() error {
 // release closes the endpoint, which goes on by itself from then on.
 func (c *tcpConn) release() {
 	ep := c.ep.(*tcp.Endpoint)
+	if ep.EndpointState() == tcp.StateError && !c.window.reset.Load() {
+		c.s.link.deliveries.doubt(c.pinned)
+	}
 	c.window.conn.Store(nil)
 	c.s.link.ends(c.window)
 	c.s.orphans.adopt(ep, &orphan{peer: c.pinned, wq: c.wq, window: c.window})

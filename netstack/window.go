@@ -41,6 +41,7 @@ type window struct {
 	conn   atomic.Pointer[tcpConn]
 
 	ending atomic.Bool // our FIN is due or sent
+	reset  atomic.Bool // the peer has sent a reset: it has no connection any more
 
 	mu       sync.Mutex // guards what follows
 	began    bool       // the three after it are set
@@ -133,7 +134,9 @@ func (l *link) begins(k inner.Flow) {
 func (l *link) comes(w *window, h *inner.Header, b *buffer.Buffer) bool {
 	n := int(b.Size()) - ipLen(h.V6) - int(h.TCPLen)
 	c := w.conn.Load()
-	if h.Flags&(inner.ACK|inner.RST) == inner.ACK {
+	if h.Flags&inner.RST != 0 {
+		w.reset.Store(true)
+	} else if h.Flags&inner.ACK != 0 {
 		if th := tcpHeader(h, b); th != nil {
 			w.take(h, th, n == 0 && h.Flags&inner.FIN == 0)
 			if c != nil {
@@ -144,17 +147,21 @@ func (l *link) comes(w *window, h *inner.Header, b *buffer.Buffer) bool {
 	return c == nil || n <= 0 || l.withinBudget(c, h.Seq, n)
 }
 
-// sends is shown what goes out.
-func (l *link) sends(pk *shim.Packet) {
+// sends is shown what goes out, and says whether it may.
+func (l *link) sends(pk *shim.Packet) bool {
 	h, ok := pk.Header()
 	if !ok || h.Protocol != inner.TCP || int(h.TCPLen) != len(pk.Transport) {
-		return
+		return true
+	}
+	if h.Flags&inner.RST != 0 {
+		return l.resets(h)
 	}
 	bare := pk.Size == 0 && h.Flags == inner.ACK
-	if !bare && (l.ending.Load() == 0 || h.Flags&(inner.ACK|inner.SYN|inner.RST) != inner.ACK) {
-		return
+	if !bare && (l.ending.Load() == 0 || h.Flags&(inner.ACK|inner.SYN) != inner.ACK) {
+		return true
 	}
 	if w := l.window(h.Outbound()); w != nil {
 		w.send(h, header.TCP(pk.Transport), bare)
 	}
+	return true
 }

@@ -108,6 +108,12 @@ func (s *Shim) Path(a netip.Addr) (to netip.AddrPort, inside bool, room int) {
 	return netip.AddrPort{}, false, 0
 }
 
+// HasPipe says whether there is a pipe to the peer at LSI a that can carry data.
+func (s *Shim) HasPipe(a netip.Addr) bool {
+	m := s.byLSI(a)
+	return m != nil && m.pipe.Load() != nil
+}
+
 // RTT returns the smoothed round trip of the pipe to the peer at LSI a, 0 if that
 // is not known.
 func (s *Shim) RTT(a netip.Addr) time.Duration {

@@ -43,9 +43,10 @@ type Upper interface {
 type PeerUpper interface {
 	Upper
 	// Gone says that all that was open with the peer that has these LSIs is
-	// over, packets that come from them later belong to something new. Packets
-	// sent meanwhile through Output are fine.
-	Gone(v4, v6 netip.Addr)
+	// over, packets that come from them later belong to something new. If
+	// delivered is true all that the peer has written has come, and its streams
+	// are whole. Packets sent meanwhile through Output are fine.
+	Gone(v4, v6 netip.Addr, delivered bool)
 }
 
 // Config is what a Shim works with. Table and Connector are needed.
@@ -216,7 +217,7 @@ func (s *Shim) Down(p *pipe.Pipe, err error) {
 }
 
 // Gone implements pipe.Handler.
-func (s *Shim) Gone(peer peerid.ID, _ error) {
+func (s *Shim) Gone(peer peerid.ID, why error) {
 	u := s.upper.Load()
 	if u == nil {
 		return
@@ -226,7 +227,17 @@ func (s *Shim) Gone(peer peerid.ID, _ error) {
 			m.tcp.LetGo() // what has come
 		}
 		if v4, v6, ok := s.cfg.Table.Of(peer); ok {
-			u.Gone(v4, v6)
+			u.Gone(v4, v6, errors.Is(why, pipe.ErrPeerDelivered))
+		}
+	}
+}
+
+// Delivered says that the node is about to end, and that the peer at LSI a has all
+// that was written to it: the end of its pipe says so too, if it is up.
+func (s *Shim) Delivered(a netip.Addr) {
+	if m := s.byLSI(a); m != nil {
+		if p := m.pipe.Load(); p != nil {
+			p.Delivered()
 		}
 	}
 }

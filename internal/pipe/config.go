@@ -53,7 +53,8 @@ type Handler interface {
 	// may come up again.
 	Down(p *Pipe, err error)
 	// Gone says that the peer's process of before has ended, or that one of
-	// the two has put the other out: all that was open with it is over. It is
+	// the two has put the other out: all that was open with it is over. With
+	// ErrPeerDelivered for err all that the peer had written has come. It is
 	// called before Down if there was a pipe, and before Up of the pipe to the
 	// peer's next process.
 	Gone(peer peerid.ID, err error)

@@ -151,18 +151,12 @@ func (p *Pipe) closedByPeer(kp *keypair, t *path, reason uint8) {
 		p.removeKeys(kp)
 		return
 	}
-	err := ErrPeerClosed
-	switch reason {
-	case closeIdle:
-		err = ErrIdle
-	case closeEnded, closeExpelled:
-		err = ErrPeerEnded
-	}
+	err := reasonError(reason)
 	later := func(k *keypair) bool {
 		return k.sess.created > kp.sess.created && !p.crossed(k.sess, kp.sess)
 	}
 	if !slices.ContainsFunc(p.keys.all, later) {
-		if err == ErrPeerEnded {
+		if reason >= closeEnded {
 			p.outbox.calls = append(p.outbox.calls, call{gone: true, err: err})
 			if t != nil {
 				p.outbox.farewell = &farewell{kp: kp, keys: kp.keys.Load(), at: t.Path, frame: wire.Frame{Type: wire.FrameClosed}}
@@ -182,6 +176,19 @@ func (p *Pipe) closedByPeer(kp *keypair, t *path, reason uint8) {
 	if k := p.sealing(); k != nil {
 		p.promote(k)
 	}
+}
+
+// reasonError is why a pipe is closed that the peer has closed for reason.
+func reasonError(reason uint8) error {
+	switch reason {
+	case closeOther:
+		return ErrPeerClosed
+	case closeIdle:
+		return ErrIdle
+	case closeDelivered:
+		return ErrPeerDelivered
+	}
+	return ErrPeerEnded
 }
 
 // repeatConfirms asks the peer for a sign of life under each key of ours that

@@ -66,9 +66,11 @@
 // by its own clock in this, so they may differ: one whose rekey is unanswered
 // when its keys are 150 s old goes on with the other session.
 //
-// CLOSE ends the pipe; its reason is 0, 1 (idle), 2 (the sender's process ends)
-// or 3 (the receiver is put out). After 2 and 3 all that was open over the pipe is
-// over (Handler.Gone), and the receiver must learn it: CLOSE is repeated under a
+// CLOSE ends the pipe; its reason is 0, 1 (idle), 2 (the sender's process ends), 3
+// (the receiver is put out) or 4 (the sender's process ends, and the receiver has
+// all that was written to it); a higher one means what 2 does. From 2 on all that
+// was open over the pipe is over (Handler.Gone), after 4 as if the end of each
+// stream had come, and the receiver must learn it: CLOSE is repeated under a
 // new counter, after max(50 ms, 1.25 RTT) and half as long again each time, until
 // CLOSED comes or max(1 s, 3 RTT) have passed, and is answered by CLOSED whenever
 // it comes within that time. Endpoint.Close waits for it. The same is over when the

@@ -2,6 +2,7 @@ package pipe
 
 import (
 	"errors"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,19 +17,27 @@ import (
 // second; the other side answers each CLOSE for as long. Both do so after the
 // pipe is closed for everything else, under the keys that sealed last.
 
-// The reasons in a CLOSE frame. After the last two it is repeated until it is
-// answered.
+// The reasons in a CLOSE frame. From closeEnded on it is repeated until it is
+// answered. One that is not known counts as closeEnded.
 const (
 	closeOther    uint8 = 0
 	closeIdle     uint8 = 1
 	closeEnded    uint8 = 2 // the sender's process ends
 	closeExpelled uint8 = 3 // the sender takes the receiver for no member any more
+
+	// The sender's process ends, and the receiver has all that was written to it:
+	// what is open there ends as if the end of each stream had come.
+	closeDelivered uint8 = 4
 )
 
 // ErrPeerEnded is why a pipe is closed whose peer's process has ended, or has
 // been started anew, or has put this side out: nothing that was open over the
 // pipe goes on.
 var ErrPeerEnded = errors.New("pipe: the peer has ended it for good")
+
+// ErrPeerDelivered is an ErrPeerEnded of a peer that has said that this side has
+// all that was written to it: what was open over the pipe is whole.
+var ErrPeerDelivered = fmt.Errorf("%w, with nothing left to deliver", ErrPeerEnded)
 
 const (
 	farewellFirst = int64(50 * time.Millisecond) // until CLOSE is repeated, at least
@@ -198,10 +207,18 @@ func (e *Endpoint) awaitFarewells() {
 	<-none
 }
 
+// Delivered says that this process is about to end, and that the peer has all
+// that was written to it. The peer is told so when the Endpoint is closed.
+func (p *Pipe) Delivered() { p.delivered.Store(true) }
+
 // finish closes the pipe because this process ends.
 func (p *Pipe) finish() {
+	reason := closeEnded
+	if p.delivered.Load() {
+		reason = closeDelivered
+	}
 	p.mu.Lock()
-	p.end(ErrClosed, closeEnded)
+	p.end(ErrClosed, reason)
 	p.unlock()
 }
 

@@ -45,6 +45,40 @@ func TestEndIsHeard(t *testing.T) {
 	}
 }
 
+// What the end says of what was written is known, however often it is said; a
+// reason that is not known ends all that is open, as that of a process that ends.
+func TestEndSaysWhatWasDelivered(t *testing.T) {
+	for _, x := range []struct {
+		what string
+		end  func(a *host, pa *Pipe)
+		want error
+	}{
+		{"delivered", func(a *host, pa *Pipe) { pa.Delivered(); a.Close() }, ErrPeerDelivered},
+		{"not delivered", func(a *host, _ *Pipe) { a.Close() }, ErrPeerEnded},
+		{"put out", func(_ *host, pa *Pipe) { pa.Delivered(); pa.End(ErrClosed) }, ErrPeerEnded},
+		{"not known", func(_ *host, pa *Pipe) { pa.mu.Lock(); pa.end(ErrClosed, closeDelivered+1); pa.unlock() }, ErrPeerEnded},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			n := newNetwork(25 * time.Millisecond)
+			a, b := newHost(t, n, 1, "192.0.2.1:1000"), newHost(t, n, 2, "192.0.2.2:1000")
+			pa, pb := connect(t, a, b)
+			send(pa, packet(100))
+			<-pb.Ready()
+			settle(time.Second)
+			lost := 0
+			n.setDrop(func(_, _ netip.AddrPort, _ []byte) bool { lost++; return lost <= 2 })
+			x.end(a, pa)
+			settle(time.Second)
+			if b.r.wentAway() != 1 || b.r.gone[0] != x.want || pb.Err() != x.want || !errors.Is(pb.Err(), ErrPeerEnded) {
+				t.Errorf("%s: %v, Gone was called with %v", x.what, pb.Err(), b.r.gone)
+			}
+			if n := a.farewells.n.Load(); n != 0 {
+				t.Errorf("%s: it was not answered", x.what)
+			}
+		})
+	}
+}
+
 // The answer is given again as long as it may have been lost.
 func TestEndIsAnsweredAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

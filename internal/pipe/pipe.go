@@ -3,6 +3,7 @@ package pipe
 import (
 	"encoding/hex"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/idloc/idloc/internal/event"
@@ -45,6 +46,8 @@ type Pipe struct {
 	drops   drops      // and what did not; atomic
 	counted bool       // is in the Endpoint's history, whose mu guards it
 	timed              // when tick is called next; the Endpoint's timers own it
+
+	delivered atomic.Bool // see Delivered
 
 	mu     sync.Mutex // guards what follows, and in the parts what is not atomic
 	state  state

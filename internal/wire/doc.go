@@ -39,7 +39,9 @@
 //	0x05 MTU_PROBE, 0x06 MTU_ACK    ID (8) | size of the datagram (2)
 //	0x07 CONFIRM                    0 asks, 1 answers (1)
 //	0x08 REKEY_OFFER, 0x09 REKEY_ANSWER  number (4) | Noise message (2+n, ≤2048)
-//	0x0a CLOSE                      reason (1)
+//	0x0a CLOSE                      reason (1; 0 none, 1 idle, 2 the process ends,
+//	                                3 put out, 4 the process ends, all delivered;
+//	                                another counts as 2)
 //	0x0b RELAY_BIND                 peer ID (32) | session ID (16)
 //	0x0c RELAY_CHANNEL              session ID (16) | status (1; 0 bound, 1
 //	                                waiting, 2 refused) | channel (2; 0 unless

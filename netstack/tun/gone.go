@@ -19,8 +19,8 @@ import (
 type socket struct{ local, remote netip.AddrPort }
 
 // Gone implements shim.PeerUpper. Connections that are being opened go on: they
-// are meant for whoever comes.
-func (h *Host) Gone(v4, v6 netip.Addr) {
+// are meant for whoever comes. That all was delivered the kernel cannot be told.
+func (h *Host) Gone(v4, v6 netip.Addr, _ bool) {
 	err := h.dev.destroy(func(s socket) bool {
 		a := s.remote.Addr()
 		if a != v4 && a != v6 {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/ed25519"
 	"encoding/binary"
+	"errors"
 	"net/netip"
 	"slices"
 	"sync"
@@ -27,6 +28,7 @@ type first struct {
 	plain [][]byte // what was opened
 	large [][]byte
 	gone  int
+	whole bool
 	out   [][]byte // datagrams that it has sent
 }
 
@@ -342,11 +344,13 @@ func (m *meeting) rekey(mine bool) {
 // end.
 func TestSecond(t *testing.T) {
 	for name, with := range map[string]struct {
-		meet func(*testing.T, bool) *meeting
-		aes  bool
+		meet   func(*testing.T, bool) *meeting
+		aes    bool
+		reason byte // it ends with
+		whole  bool // which says that all was delivered
 	}{
-		"initiator, AES": {asInitiator, true}, "initiator, ChaCha20": {asInitiator, false},
-		"responder, AES": {asResponder, true}, "responder, ChaCha20": {asResponder, false},
+		"initiator, AES": {asInitiator, true, 2, false}, "initiator, ChaCha20": {asInitiator, false, 3, false},
+		"responder, AES": {asResponder, true, 4, true}, "responder, ChaCha20": {asResponder, false, 5, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -363,10 +367,10 @@ func TestSecond(t *testing.T) {
 				if n := m.keys[len(m.keys)-1].Number; n != 10 {
 					t.Errorf("%d rekeys", n)
 				}
-				m.send(second.Ctrl, []byte{second.Close, 2})
+				m.send(second.Ctrl, []byte{second.Close, with.reason})
 				m.want(second.Closed)
-				if m.f.gone != 1 {
-					t.Errorf("Gone was said %d times", m.f.gone)
+				if m.f.gone != 1 || m.f.whole != with.whole {
+					t.Errorf("Gone was said %d times; that all was delivered: %v", m.f.gone, m.f.whole)
 				}
 			})
 		})
@@ -399,4 +403,9 @@ func (h handler) Data(p *pipe.Pipe, b []byte, seg int)     { h.f.data(p, b, seg)
 func (h handler) Large(_ *pipe.Pipe, _ bool, plain []byte) { h.f.message(plain) }
 func (h handler) Up(*pipe.Pipe)                            {}
 func (h handler) Down(*pipe.Pipe, error)                   {}
-func (h handler) Gone(peerid.ID, error)                    { h.f.mu.Lock(); h.f.gone++; h.f.mu.Unlock() }
+func (h handler) Gone(_ peerid.ID, err error) {
+	h.f.mu.Lock()
+	defer h.f.mu.Unlock()
+	h.f.gone++
+	h.f.whole = errors.Is(err, pipe.ErrPeerDelivered)
+}
