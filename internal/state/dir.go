@@ -90,11 +90,11 @@ func (d *Dir) Close() error {
 	defer d.mu.Unlock()
 	d.closed = true
 	d.memory = nil
-	// Closing ends the lock. The file stays: to remove it would let two
-	// processes lock two files of that name.
+	// The file stays: to remove it would let two processes lock two files of
+	// that name.
 	var errs []error
 	for _, f := range d.locks {
-		errs = append(errs, f.Close())
+		errs = append(errs, unlockFile(f), f.Close())
 	}
 	d.locks = nil
 	return errors.Join(errs...)

@@ -22,3 +22,13 @@ func lockFile(f *os.File) error {
 		return err
 	}
 }
+
+// unlockFile ends the lock. Closing f would end it too, but not at once where a
+// child that this process is starting has f's descriptor until it executes its
+// program.
+func unlockFile(f *os.File) error {
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_UN); err != nil {
+		return os.NewSyscallError("flock", err)
+	}
+	return nil
+}
