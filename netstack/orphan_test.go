@@ -220,10 +220,11 @@ func TestFlushWaitsForData(t *testing.T) {
 	}
 	now := time.Now()
 	ended.Close()
+	ends := max(flushEnds, 4*r.a.link.shim.RTT(r.b4)) // on a busy machine this path is a long one
 	for _, x := range []struct {
 		after time.Duration
 		want  bool
-	}{{0, true}, {flushEnds - time.Millisecond, true}, {flushEnds + 100*time.Millisecond, false}} {
+	}{{0, true}, {ends - time.Millisecond, true}, {ends + 100*time.Millisecond, false}} {
 		if got := r.a.orphans.awaited(now, now.Add(x.after)); got != x.want {
 			t.Errorf("the end alone after %v: %v", x.after, got)
 		}
@@ -232,7 +233,7 @@ func TestFlushWaitsForData(t *testing.T) {
 	for _, x := range []struct {
 		after time.Duration
 		want  bool
-	}{{flushEnds + 100*time.Millisecond, true}, {flushStalled + 10*time.Second, false}} {
+	}{{ends + 100*time.Millisecond, true}, {flushStalled + 10*time.Second, false}} {
 		if got := r.a.orphans.awaited(now, now.Add(x.after)); got != x.want {
 			t.Errorf("data after %v: %v", x.after, got)
 		}
