@@ -108,8 +108,9 @@ func (d *Directory) Renewed() {
 func (d *Directory) OwnRecord() []byte { return d.publisher.show() }
 
 // Withdraw gives this peer's name up in the database: whoever asks for it is told
-// from then on that there is none. Nothing is published any more. It fails if there
-// are servers and none has taken it.
+// from then on that there is none. Nothing is published any more. It tries again as
+// long as ctx lasts, for at most 15 s, and fails if there are servers and none has
+// taken it.
 func (d *Directory) Withdraw(ctx context.Context) error {
 	ctx, cancel := within(ctx, d.ctx)
 	defer cancel()
@@ -505,14 +506,13 @@ func (p *publisher) withdraw(ctx context.Context) error {
 	if label == "" {
 		return nil
 	}
-	taken := make([]int, naming.Replicas)
-	var wg sync.WaitGroup
-	for i, r := range p.signName(chain, label, naming.Contact{}, true) {
-		wg.Go(func() { taken[i], _ = r.put(ctx, p.db, true) })
+	names := p.signName(chain, label, naming.Contact{}, true)
+	taken := p.putTombstone(ctx, names)
+	for !taken && len(p.db.servers()) > 0 && pause.For(ctx, publishRetry) {
+		taken = p.putTombstone(ctx, names)
 	}
-	wg.Wait()
 	switch {
-	case slices.Max(taken) > 0:
+	case taken:
 		p.cfg.Events.Emit(event.Event{Kind: event.NamePublished, Name: p.cfg.fullName(label)})
 		return nil
 	case len(p.cfg.Mesh.Neighbors()) == 0 && p.cfg.Remembered() == 0:
@@ -520,7 +520,18 @@ func (p *publisher) withdraw(ctx context.Context) error {
 	case len(p.cfg.Mesh.Neighbors()) == 0:
 		return fmt.Errorf("giving up the name %q: no member is connected", label)
 	case ctx.Err() != nil:
-		return fmt.Errorf("giving up the name %q: %w", label, ctx.Err())
+		return fmt.Errorf("giving up the name %q: no server of the database has taken the tombstone: %w", label, ctx.Err())
 	}
 	return fmt.Errorf("giving up the name %q: no server of the database has taken the tombstone", label)
+}
+
+// putTombstone says whether any server has taken one under any of the name's keys.
+func (p *publisher) putTombstone(ctx context.Context, names []*ownRecord) bool {
+	taken := make([]int, len(names))
+	var wg sync.WaitGroup
+	for i, r := range names {
+		wg.Go(func() { taken[i], _ = r.put(ctx, p.db, true) })
+	}
+	wg.Wait()
+	return len(taken) > 0 && slices.Max(taken) > 0
 }

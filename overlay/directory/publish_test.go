@@ -1,6 +1,7 @@
 package directory
 
 import (
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -259,8 +260,9 @@ func TestRepublish(t *testing.T) {
 	})
 }
 
-// TestWithdraw: the tombstone is put, and nothing after it; where there is no server
-// and there was one once, it fails.
+// TestWithdraw: the tombstone is put, and nothing after it; a server that takes it
+// only later is asked again; where there is no server and there was one once, it
+// fails.
 func TestWithdraw(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o, n, ids := published(t, 2)
@@ -279,6 +281,26 @@ func TestWithdraw(t *testing.T) {
 		settleRounds(t)
 		if a, g := o.counts(); a+g > 0 {
 			t.Errorf("after the end: %d questions, %d puts", a, g)
+		}
+		n.Stop()
+
+		o, n, ids = published(t, 1)
+		s := o.servers[ids[0]]
+		s.deaf = true
+		time.AfterFunc(3*publishRetry/2, func() {
+			o.mu.Lock()
+			defer o.mu.Unlock()
+			s.deaf = false
+		})
+		if err := n.Withdraw(t.Context()); err != nil {
+			t.Errorf("the server took it at the second or third time: %v", err)
+		}
+		n.Stop()
+
+		o, n, ids = published(t, 1)
+		o.servers[ids[0]].deaf = true
+		if err := n.Withdraw(t.Context()); err == nil || !strings.Contains(err.Error(), "tombstone") {
+			t.Errorf("a server that takes nothing: %v", err)
 		}
 		n.Stop()
 
