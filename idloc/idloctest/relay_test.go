@@ -16,6 +16,7 @@ import (
 
 	"github.com/idloc/idloc/idloc"
 	. "github.com/idloc/idloc/idloc/idloctest"
+	"github.com/idloc/idloc/internal/yardstick"
 )
 
 var relayedMB = flag.Int("relayed-mb", 8, "MB that TestTwoSymmetricNATs sends; the target is 100")
@@ -62,7 +63,8 @@ func TestTwoSymmetricNATs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	start := time.Now()
+	start, clock := time.Now(), yardstick.Start()
+	defer clock.Stop()
 	h := sha256.New()
 	block := make([]byte, 4096)
 	rng := rand.NewChaCha8([32]byte{1})
@@ -89,8 +91,13 @@ func TestTwoSymmetricNATs(t *testing.T) {
 		t.Errorf("path %+v", p)
 	}
 	r := earth.Status().Self.Relay
-	if r.Bindings != 1 || r.Bytes < uint64(size) {
+	if r.Bindings < 1 || r.Bytes < uint64(size) {
 		t.Errorf("the relay counts %+v", r)
+	}
+	// On a machine whose processors others have, a pipe may be silent for so long
+	// that another one is made, with a binding of its own.
+	if r.Bindings > 1 && took < 2*clock.Elapsed() {
+		t.Errorf("the pipe came up %d times", r.Bindings)
 	}
 	mu.Lock()
 	defer mu.Unlock()
