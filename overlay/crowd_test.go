@@ -116,6 +116,7 @@ func TestCrossConnects(t *testing.T) {
 // TestSilentPeer connects to a peer that is gone without a word: its
 // forwarder still believes in the connection.
 func TestSilentPeer(t *testing.T) {
+	t.Parallel()
 	_, peers := crowd(t, 2)
 	dead := peers[1]
 	_ = dead.sock.Close()
@@ -132,6 +133,7 @@ func TestSilentPeer(t *testing.T) {
 }
 
 func TestConnectAfterPipeClosed(t *testing.T) {
+	t.Parallel()
 	_, peers := crowd(t, 2)
 	a, b := peers[0], peers[1]
 	for i := range 5 {
@@ -146,6 +148,7 @@ func TestConnectAfterPipeClosed(t *testing.T) {
 // TestRemoteRestart: the peer comes back with its key and state, and the pipe
 // of its former run is no obstacle.
 func TestRemoteRestart(t *testing.T) {
+	t.Parallel()
 	earth, peers := crowd(t, 1)
 	dir := memory(t)
 	mars := earth.joinWith(t, newNode(t, dir), "mars", InviteOptions{})
@@ -174,6 +177,7 @@ func TestRemoteRestart(t *testing.T) {
 // TestRemoteCrash: as a restart, but nobody was told. The founder still has
 // the connection of the former run.
 func TestRemoteCrash(t *testing.T) {
+	t.Parallel()
 	earth, peers := crowd(t, 1)
 	dir := memory(t)
 	mars := earth.joinWith(t, newNode(t, dir), "mars", InviteOptions{})
@@ -207,6 +211,7 @@ func TestRemoteCrash(t *testing.T) {
 // TestFounderGone: with the only server gone, the others take over its part,
 // and come back to each other by what they remember.
 func TestFounderGone(t *testing.T) {
+	t.Parallel()
 	earth, peers := crowd(t, 3)
 	a, b := peers[0], peers[1]
 	for _, p := range peers {
@@ -227,6 +232,7 @@ func TestFounderGone(t *testing.T) {
 }
 
 func TestServerRole(t *testing.T) {
+	t.Parallel()
 	earth, peers := crowd(t, 1)
 	if !earth.Server() || peers[0].Server() {
 		t.Errorf("servers: founder %v, joiner %v", earth.Server(), peers[0].Server())

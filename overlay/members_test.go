@@ -28,6 +28,7 @@ func memory(t testing.TB) *state.Dir {
 }
 
 func TestTies(t *testing.T) {
+	t.Parallel()
 	earth := founded(t, "earth")
 	var wg sync.WaitGroup
 	names := make([]string, 4)
@@ -67,6 +68,7 @@ func TestTies(t *testing.T) {
 }
 
 func TestNamedTokenOnce(t *testing.T) {
+	t.Parallel()
 	earth := founded(t, "earth")
 	token, err := earth.Invite(InviteOptions{Name: "venus"})
 	if err != nil {
@@ -98,6 +100,7 @@ func (n *node) awaitIssuer(t *testing.T, other *node) {
 }
 
 func TestDelegateInvites(t *testing.T) {
+	t.Parallel()
 	earth := founded(t, "earth")
 	venus := earth.joinWith(t, newNode(t, nil), "venus", InviteOptions{Delegate: true})
 	earth.awaitIssuer(t, venus)
@@ -124,6 +127,7 @@ func TestDelegateInvites(t *testing.T) {
 // TestIssuersAgree: what one issuer has confirmed another does not give away
 // again, though nobody is left who could tell from the database.
 func TestIssuersAgree(t *testing.T) {
+	t.Parallel()
 	earth := founded(t, "earth")
 	venus := earth.joinWith(t, newNode(t, nil), "venus", InviteOptions{Delegate: true})
 	earth.awaitIssuer(t, venus)
@@ -142,6 +146,7 @@ func TestIssuersAgree(t *testing.T) {
 // TestCutOffKnowsNothing: a peer that has lost everybody does not say of a
 // name that there is none.
 func TestCutOffKnowsNothing(t *testing.T) {
+	t.Parallel()
 	earth := founded(t, "earth")
 	venus := earth.join(t, "venus")
 	mars := earth.join(t, "mars")
@@ -163,6 +168,7 @@ func TestCutOffKnowsNothing(t *testing.T) {
 // TestJoinThroughOrdinaryMember enters with a token whose addresses are not the
 // founder's: the question for confirmation is passed on.
 func TestJoinThroughOrdinaryMember(t *testing.T) {
+	t.Parallel()
 	earth := founded(t, "earth")
 	venus := earth.join(t, "venus")
 	venus.directory.Serve()
@@ -184,6 +190,7 @@ func TestJoinThroughOrdinaryMember(t *testing.T) {
 }
 
 func TestProvisionalWithoutFounder(t *testing.T) {
+	t.Parallel()
 	earth := founded(t, "earth")
 	venus := earth.join(t, "venus")
 	venus.directory.Serve()
@@ -211,6 +218,7 @@ func TestProvisionalWithoutFounder(t *testing.T) {
 }
 
 func TestJoinNobodyThere(t *testing.T) {
+	t.Parallel()
 	earth := founded(t, "earth")
 	token, err := earth.Invite(InviteOptions{})
 	if err != nil {
@@ -227,6 +235,7 @@ func TestJoinNobodyThere(t *testing.T) {
 }
 
 func TestRevoke(t *testing.T) {
+	t.Parallel()
 	earth, peers := crowd(t, 3)
 	venus, mars, bad := peers[0], peers[1], peers[2]
 	if _, err := venus.Connect(t.Context(), bad.Self()); err != nil {
@@ -290,6 +299,7 @@ func TestRevoke(t *testing.T) {
 // TestRestartThroughRemembered starts a peer again when those in its token
 // are gone.
 func TestRestartThroughRemembered(t *testing.T) {
+	t.Parallel()
 	earth := founded(t, "earth")
 	venus := earth.join(t, "venus")
 	dir := memory(t)
@@ -308,6 +318,7 @@ func TestRestartThroughRemembered(t *testing.T) {
 }
 
 func TestOpenNothing(t *testing.T) {
+	t.Parallel()
 	n := newNode(t, memory(t))
 	t.Cleanup(n.shut)
 	if _, err := Open(t.Context(), n.config("x")); !errors.Is(err, ErrNoState) {
@@ -316,6 +327,7 @@ func TestOpenNothing(t *testing.T) {
 }
 
 func TestFounderRestarts(t *testing.T) {
+	t.Parallel()
 	dir := memory(t)
 	n := newNode(t, dir)
 	n.run(Create(t.Context(), "example.com", n.config("earth")))
@@ -336,6 +348,7 @@ func TestFounderRestarts(t *testing.T) {
 // TestStranger is a libp2p peer with the right protocol names and no chain: it
 // reads nothing, stores nothing, routes nothing, and is closed.
 func TestStranger(t *testing.T) {
+	t.Parallel()
 	earth, _ := crowd(t, 1)
 	n := newNode(t, nil)
 	t.Cleanup(n.shut)

@@ -12,6 +12,7 @@ import (
 )
 
 func TestResolveAcrossOverlay(t *testing.T) {
+	t.Parallel()
 	earth := founded(t, "earth")
 	venus, mars := earth.join(t, "venus"), earth.join(t, "mars")
 	nodes := map[string]*node{"earth": earth, "venus": venus, "mars": mars}
@@ -52,6 +53,7 @@ func TestResolveAcrossOverlay(t *testing.T) {
 }
 
 func TestResolvePeerLabel(t *testing.T) {
+	t.Parallel()
 	earth, peers := crowd(t, 2)
 	f, err := peers[0].Resolve(t.Context(), peers[1].Self().Label())
 	if err != nil || f.Peer != peers[1].Self() {
@@ -64,6 +66,7 @@ func TestResolvePeerLabel(t *testing.T) {
 }
 
 func TestConnectThroughFounder(t *testing.T) {
+	t.Parallel()
 	earth := founded(t, "earth")
 	venus, mars := earth.join(t, "venus"), earth.join(t, "mars")
 	start := time.Now()
@@ -100,6 +103,7 @@ func TestConnectThroughFounder(t *testing.T) {
 }
 
 func TestConnectToDeadPeer(t *testing.T) {
+	t.Parallel()
 	earth, peers := crowd(t, 2)
 	_ = earth
 	dead := peers[1].Self()
@@ -118,6 +122,7 @@ func TestConnectToDeadPeer(t *testing.T) {
 }
 
 func TestLoneFoundersNameIsFound(t *testing.T) {
+	t.Parallel()
 	earth := founded(t, "earth")
 	await(t, "name published", 2*time.Second, func() bool { return len(earth.seen(event.NamePublished, peerid.ID{})) > 0 })
 	first := earth.join(t, "venus")
@@ -128,6 +133,7 @@ func TestLoneFoundersNameIsFound(t *testing.T) {
 }
 
 func TestCloseTwiceAndWhileConnecting(t *testing.T) {
+	t.Parallel()
 	_, peers := crowd(t, 2)
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()

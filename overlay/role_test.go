@@ -10,6 +10,7 @@ import (
 // TestAloneServesNobody: whoever is connected to nobody does not take the
 // database over; of those that are connected to each other one does at once.
 func TestAloneServesNobody(t *testing.T) {
+	t.Parallel()
 	earth, peers := crowd(t, 2)
 	a, b := peers[0], peers[1]
 	if a.Self().Compare(b.Self()) > 0 {
