@@ -73,7 +73,8 @@ func (d *deliveries) tell(peers map[peerid.ID]netip.Addr) {
 }
 
 // resets is shown a reset, and says whether it may go: not to a peer that is told
-// that all was delivered. One that refuses a SYN has the number 0.
+// that all was delivered. One that refuses a SYN has the number 0, and one that
+// answers what comes for a connection that is over acknowledges nothing.
 func (l *link) resets(h *inner.Header) bool {
 	id, ok := l.shim.Table().Peer(h.Dst)
 	if !ok {
@@ -83,7 +84,7 @@ func (l *link) resets(h *inner.Header) bool {
 	d.mu.Lock()
 	_, told := d.told[id]
 	d.mu.Unlock()
-	if !told && h.Seq != 0 {
+	if !told && h.Seq != 0 && h.Flags&inner.ACK != 0 {
 		d.doubt(id)
 	}
 	return !told

@@ -160,6 +160,7 @@ func (o *orphans) resetOldestLocked(peer peerid.ID) {
 // has ended says too.
 const (
 	flushEvery   = time.Millisecond
+	flushIdle    = 10 // times as long as it takes to look
 	flushEnds    = 500 * time.Millisecond
 	flushStalled = maxRTO + time.Second
 )
@@ -169,11 +170,13 @@ const (
 // when they are done, so this looks again and again. The error is ctx's.
 func (o *orphans) flush(ctx context.Context) error {
 	began := time.Now()
-	tick := time.NewTicker(flushEvery)
-	defer tick.Stop()
-	for o.awaited(began, time.Now()) {
+	again := time.NewTimer(flushEvery)
+	defer again.Stop()
+	for now := began; o.awaited(began, now); now = time.Now() {
+		// What it takes to look at thousands is better left to them.
+		again.Reset(max(flushEvery, flushIdle*time.Since(now)))
 		select {
-		case <-tick.C:
+		case <-again.C:
 		case <-ctx.Done():
 			return ctx.Err()
 		}

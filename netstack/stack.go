@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -274,7 +276,7 @@ func (s *Stack) Close(ctx context.Context) error {
 			l.quit()
 		}
 	}
-	for c := range open {
+	for _, c := range byPeer(open) {
 		c.quit()
 	}
 	err := s.orphans.cut(s.orphans.flush(ctx))
@@ -285,6 +287,20 @@ func (s *Stack) Close(ctx context.Context) error {
 	s.stack.Wait()
 	close(s.ended)
 	return err
+}
+
+// byPeer returns conns in an order in which those with one peer follow each other:
+// what is sent to a peer in quick succession shares system calls.
+func byPeer(open map[closer]struct{}) []closer {
+	peers := make(map[peerid.ID][]closer)
+	for c := range open {
+		var id peerid.ID
+		if c, ok := c.(*tcpConn); ok {
+			id = c.pinned
+		}
+		peers[id] = append(peers[id], c)
+	}
+	return slices.Concat(slices.Collect(maps.Values(peers))...)
 }
 
 // Drain closes the listeners and waits until the application has closed all
