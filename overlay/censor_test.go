@@ -31,11 +31,11 @@ func TestOneForwarderCensors(t *testing.T) {
 			t.Parallel()
 			earth := founded(t, "earth")
 			venus, mars, pluto := earth.join(t, "venus"), earth.join(t, "mars"), earth.join(t, "pluto")
-			if _, err := pluto.mesh.Connect(t.Context(), peer.AddrInfo{ID: mars.host.ID(), Addrs: mars.host.Addrs()}); err != nil {
+			if _, err := pluto.mesh.Connect(t.Context(), peer.AddrInfo{ID: mars.mesh.Host().ID(), Addrs: mars.mesh.Host().Addrs()}); err != nil {
 				t.Fatal(err)
 			}
 			asked := make(chan struct{}, 16)
-			mars.host.SetStreamHandler(earth.proto("offer"), func(s network.Stream) {
+			mars.mesh.Host().SetStreamHandler(earth.proto("offer"), func(s network.Stream) {
 				_, _ = io.ReadAll(s)
 				_, _ = s.Write(lie.Append(nil))
 				_ = s.Close()

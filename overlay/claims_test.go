@@ -30,18 +30,14 @@ func signedRecord(t testing.TB, o *node, key ed25519.PrivateKey, chain []byte, r
 		rec.Seq = naming.Seq(rec.Issued, 0)
 	}
 	rec.Expires = rec.Issued.Add(naming.MaxLife)
-	v, err := rec.Sign(key, o.Overlay.ov)
+	v, err := rec.Sign(key, o.Overlay.roster.Overlay())
 	if err != nil {
 		t.Fatal(err)
 	}
 	return v
 }
 
-func (n *node) chainNow() []byte {
-	n.Overlay.mu.Lock()
-	defer n.Overlay.mu.Unlock()
-	return n.roster.Own().Chain
-}
+func (n *node) chainNow() []byte { return n.roster.Own().Chain }
 
 // provisional makes a member that no issuer has confirmed: its ID and a record
 // in which it claims a label.

@@ -117,7 +117,7 @@ func TestAllBootstrapGone(t *testing.T) {
 	mars.run(Join(t.Context(), token, mars.config("mars")))
 	await(t, "all members known to mars", 20*time.Second, func() bool {
 		mars.mesh.AskPeers(t.Context())
-		return len(mars.peers.AddrInfos()) == 4
+		return len(mars.mesh.Known().AddrInfos()) == 4
 	})
 	mars.shut()
 	earth.shut()

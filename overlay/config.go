@@ -11,12 +11,14 @@ import (
 	"github.com/pion/transport/v3"
 
 	"github.com/idloc/idloc/internal/event"
-	"github.com/idloc/idloc/internal/peerid"
 	"github.com/idloc/idloc/internal/pipe"
 	"github.com/idloc/idloc/internal/socket"
 	"github.com/idloc/idloc/internal/state"
 	"github.com/idloc/idloc/overlay/admission"
 	"github.com/idloc/idloc/overlay/directory"
+	"github.com/idloc/idloc/overlay/establish"
+	"github.com/idloc/idloc/overlay/mesh"
+	"github.com/idloc/idloc/overlay/nat"
 	"github.com/idloc/idloc/overlay/nullflow"
 	"github.com/idloc/idloc/overlay/offers"
 )
@@ -46,7 +48,8 @@ type Config struct {
 
 	Null nullflow.Handler // the zero one refuses null encapsulation
 
-	clock func() time.Time // what certificates and records are judged by; nil is wallclock.Now, which tests of several processes shift
+	servers []nat.ICEServer  // of ICEServers
+	clock   func() time.Time // what certificates and records are judged by; nil is wallclock.Now, which tests of several processes shift
 }
 
 // The stages at which Connect can fail, as in a Dial's error.
@@ -90,13 +93,17 @@ var (
 type Found = directory.Found
 
 // PeerInfo is a connected member.
-type PeerInfo struct {
-	Peer   peerid.ID      `json:"peer"`
-	Label  string         `json:"label,omitempty"`
-	Remote netip.AddrPort `json:"remote,omitzero"`
-	Server bool           `json:"server"` // keeps a part of the database
-	RTT    time.Duration  `json:"rtt"`    // of the connection, smoothed; 0 is not measured
-}
+type PeerInfo = mesh.PeerInfo
+
+// PathPolicy restricts the paths of pipes.
+type PathPolicy = establish.Policy
+
+// The policies.
+const (
+	PathAny        = establish.AnyPath
+	PathDirectOnly = establish.DirectOnly // name no relay, use none
+	PathRelayOnly  = establish.RelayOnly  // name no address, run no checks; pipes to relays themselves are direct
+)
 
 // InviteOptions says what a token admits.
 type InviteOptions struct {

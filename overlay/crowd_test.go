@@ -184,7 +184,7 @@ func TestRemoteCrash(t *testing.T) {
 	if _, err := peers[0].Connect(t.Context(), mars.Self()); err != nil {
 		t.Fatal(err)
 	}
-	old := earth.host.Network().ConnsToPeer(mars.host.ID())[0].Stat().Opened
+	old := earth.mesh.Host().Network().ConnsToPeer(mars.mesh.Host().ID())[0].Stat().Opened
 	_ = mars.sock.Close()
 	peers[0].pipes.Load().Pipe(mars.Self()).Close(nil)
 	await(t, "the connection not taken for simultaneous with the next", 5000*time.Millisecond, func() bool { return time.Since(old) > 500*time.Millisecond })
@@ -204,7 +204,7 @@ func TestRemoteCrash(t *testing.T) {
 		t.Errorf("took %v", d)
 	}
 	await(t, "the dead connection closed", 8*time.Second, func() bool {
-		return len(earth.host.Network().ConnsToPeer(again.host.ID())) == 1
+		return len(earth.mesh.Host().Network().ConnsToPeer(again.mesh.Host().ID())) == 1
 	})
 }
 
@@ -216,7 +216,7 @@ func TestFounderGone(t *testing.T) {
 	a, b := peers[0], peers[1]
 	for _, p := range peers {
 		p.mesh.AskPeers(t.Context())
-		await(t, "other members known", 5*time.Second, func() bool { return len(p.peers.AddrInfos()) >= 3 })
+		await(t, "other members known", 5*time.Second, func() bool { return len(p.mesh.Known().AddrInfos()) >= 3 })
 	}
 	earth.shut()
 	await(t, "servers and each other", 20*time.Second, func() bool {

@@ -28,7 +28,7 @@ func TestDialBackSaysWhatCameOfIt(t *testing.T) {
 		t.Helper()
 		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		defer cancel()
-		a, err := from.dialBackQuestion(ctx, earth.host.ID(), q)
+		a, err := from.dialBackQuestion(ctx, earth.mesh.Host().ID(), q)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -39,8 +39,8 @@
 // # Flows with null encapsulation
 //
 // A 5-tuple that asks for it (draft §4.3) gets an offer and an answer of its own
-// and real sockets of its own: package nullflow. Here it is wired
-// (flows.go); ICE on the sockets of its UDP flows is package ice's.
+// and real sockets of its own: package nullflow. ICE on the sockets of its UDP flows
+// is package ice's.
 //
 // # Who is let in
 //
@@ -53,7 +53,7 @@
 // Members say where others are, in answers of the database, records, hellos, lists
 // of peers, tokens, questions to be dialled back; any of it may be a lie that has
 // this peer send to a host that has no part in it. So all of it passes one gate,
-// package hearsay, where it comes in (heardof.go notes who told what) and where it
+// package hearsay, where it comes in (mesh.Mesh.Told notes who told what) and where it
 // goes out: libp2p asks it which addresses may be dialled, quictransport before a
 // dial and for each datagram of a handshake, the demux for each question to a STUN
 // server. What nobody answers is at most three datagrams and 3,600 bytes a minute
@@ -119,31 +119,34 @@
 //
 // # Files
 //
-//	overlay.go   the Overlay, its parts and its end
+//	overlay.go   the Overlay, its end, and what goes straight to one of its parts
+//	life.go      how long it runs
 //	start.go     Create, Join, Open
+//	wiring.go    the rooms, made and started in order
 //	config.go    Config, errors
-//	roster.go    the Roster and the rest                DESIGN §14.1
-//	admission/   who is a member, and may do what
-//	addrs.go     this peer's addresses, and whose are acceptable
-//	nat/         how others see this host's addresses, and what those are worth
-//	quictransport/  its transport, on the shared port  RFC 9000
-//	directory/   which peer has a name                 draft §5
-//	names.go     what that needs of connections and roster
-//	upkeep.go    what is done every twenty seconds    DESIGN §8
-//	connections.go  what package mesh needs of the rest
-//	hearsay/     what may be sent to addresses that were only heard of
-//	network.go   local addresses that come and go      DESIGN §9
-//	offers/      routing offers                        draft §4.2, §6; DESIGN §14.5
-//	routing.go   what that needs of connections and database
-//	establish/   establishments: from an offer to a pipe  draft §4.2, DESIGN §14.7
-//	establishing.go  what that needs of the other rooms
-//	settle.go    what comes first after a change of addresses
-//	relays.go    members that relay                    DESIGN §14.4
-//	flows.go     what package nullflow needs of it     draft §4.3, DESIGN §14.11
-//	nullflow/    flows with null encapsulation         draft §4.3
-//	mesh/        connections to members: found, let in, asked, kept   DESIGN §8
-//	field/, p2p/ fields of messages; peer IDs and addresses as libp2p has them
-//	ice/         connectivity checks on the shared port  RFC 8445, RFC 8489
-//	ice/tcp/     connectivity checks over TCP          RFC 6544
+//	members.go   members put out and invited, clocks, relays  DESIGN §14.1, §14.4
 //	stats.go     what a peer tells of its own part
+//
+// # Rooms
+//
+// None imports one that stands further down, and none knows the Overlay.
+//
+//	field/, p2p/   fields of messages; peer IDs and addresses as libp2p has them
+//	membership/    what is signed about members       DESIGN §14.1
+//	naming/        and about names                    DESIGN §14.2
+//	hearsay/       what may be sent to addresses that were only heard of
+//	nat/           how others see this host's addresses, and what those are worth
+//	ice/           connectivity checks on the shared port  RFC 8445, RFC 8489
+//	ice/tcp/       connectivity checks over TCP       RFC 6544
+//	quictransport/ connections, on the shared port    RFC 9000
+//	admission/     who is a member, and may do what   DESIGN §14.1
+//	mesh/          connections to members: found, let in, asked, kept  DESIGN §8
+//	directory/     which peer has a name              draft §5
+//	offers/        offers on their way                draft §4.2, §6; DESIGN §14.5
+//	nullflow/      flows with null encapsulation      draft §4.3, DESIGN §14.11
+//	establish/     from an offer to a pipe            draft §4.2, DESIGN §14.7
+//	roaming/       local addresses that come and go   DESIGN §9
+//	upkeep/        what is done every twenty seconds  DESIGN §8
+//	entry/         founding, joining, coming back     DESIGN §15.4
+//	adapter/       each room as another one wants to see it
 package overlay

@@ -17,7 +17,7 @@ func TestForwardToTheSilent(t *testing.T) {
 	t.Parallel()
 	earth := founded(t, "earth")
 	mars := earth.join(t, "mars")
-	mars.host.SetStreamHandler(mars.proto("offer"), func(s network.Stream) {
+	mars.mesh.Host().SetStreamHandler(mars.proto("offer"), func(s network.Stream) {
 		<-t.Context().Done()
 		_ = s.Reset()
 	})
@@ -26,7 +26,7 @@ func TestForwardToTheSilent(t *testing.T) {
 		t.Errorf("status %d, %v", a.Status, a.Err())
 	}
 	mars.shut()
-	await(t, "mars is gone", 5*time.Second, func() bool { _, ok := earth.mesh.Member(mars.host.ID()); return !ok })
+	await(t, "mars is gone", 5*time.Second, func() bool { _, ok := earth.mesh.Member(mars.mesh.Host().ID()); return !ok })
 	if a := earth.router.Answer(t.Context(), offers.Request{TTL: 1, Transaction: [16]byte{2}, Target: mars.Self(), From: earth.Self()}, earth.Self()); a.Status != offers.NotHere {
 		t.Errorf("one that is gone: status %d", a.Status)
 	}

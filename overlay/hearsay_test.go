@@ -145,7 +145,7 @@ func TestHearsayFloodsNobody(t *testing.T) {
 		var wg sync.WaitGroup
 		for range 3 {
 			p := p2p.ID(nobody(t))
-			earth.host.Peerstore().AddAddrs(p, victim.addrs(), peerstore.TempAddrTTL)
+			earth.mesh.Host().Peerstore().AddAddrs(p, victim.addrs(), peerstore.TempAddrTTL)
 			wg.Go(func() { _, _ = earth.mesh.Connect(t.Context(), peer.AddrInfo{ID: p}) })
 		}
 		wg.Wait()
@@ -156,8 +156,8 @@ func TestHearsayFloodsNobody(t *testing.T) {
 		victim := newBystander(t, "127.0.7.3", 4)
 		earth := founded(t, "earth")
 		mars := earth.join(t, "mars")
-		await(t, "mars is in", patience, func() bool { _, ok := earth.mesh.Member(mars.host.ID()); return ok })
-		mars.host.SetStreamHandler(earth.proto("peers"), func(s network.Stream) {
+		await(t, "mars is in", patience, func() bool { _, ok := earth.mesh.Member(mars.mesh.Host().ID()); return ok })
+		mars.mesh.Host().SetStreamHandler(earth.proto("peers"), func(s network.Stream) {
 			defer s.Close()
 			b := []byte{16}
 			for range 16 {
@@ -172,8 +172,8 @@ func TestHearsayFloodsNobody(t *testing.T) {
 		})
 		earth.mesh.AskPeers(t.Context())
 		var wg sync.WaitGroup
-		for _, ai := range earth.peers.AddrInfos() {
-			if ai.ID != mars.host.ID() {
+		for _, ai := range earth.mesh.Known().AddrInfos() {
+			if ai.ID != mars.mesh.Host().ID() {
 				wg.Go(func() { _, _ = earth.mesh.Connect(t.Context(), ai) })
 			}
 		}
@@ -199,7 +199,7 @@ func TestHearsayFloodsNobody(t *testing.T) {
 			wg.Go(func() {
 				ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 				defer cancel()
-				_, _ = mars.dialBackQuestion(ctx, earth.host.ID(), q())
+				_, _ = mars.dialBackQuestion(ctx, earth.mesh.Host().ID(), q())
 			})
 		}
 		wg.Wait()

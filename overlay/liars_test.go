@@ -31,11 +31,9 @@ const (
 // newLies makes up what can be said falsely about the names of peers.
 func newLies(t testing.TB, o *node, peers []*node) lies {
 	sign := func(p *node, label string, seq uint64, issued time.Time) []byte {
-		p.Overlay.mu.Lock()
-		chain := p.roster.Own().Chain
-		p.Overlay.mu.Unlock()
+		chain := p.chainNow()
 		rec := naming.Record{Label: label, Seq: seq, Issued: issued, Expires: issued.Add(naming.MaxLife), Chain: chain}
-		v, err := rec.Sign(p.key, o.Overlay.ov)
+		v, err := rec.Sign(p.key, o.Overlay.roster.Overlay())
 		if err != nil {
 			t.Fatal(err)
 		}

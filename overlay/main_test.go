@@ -15,7 +15,6 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/protocol"
-	ma "github.com/multiformats/go-multiaddr"
 
 	"github.com/idloc/idloc/internal/event"
 	"github.com/idloc/idloc/internal/leaktest"
@@ -24,6 +23,8 @@ import (
 	"github.com/idloc/idloc/internal/socket"
 	"github.com/idloc/idloc/internal/state"
 	"github.com/idloc/idloc/internal/yardstick"
+	"github.com/idloc/idloc/overlay/mesh"
+	"github.com/idloc/idloc/overlay/p2p"
 )
 
 func TestMain(m *testing.M) {
@@ -33,7 +34,7 @@ func TestMain(m *testing.M) {
 
 var loopback = netip.MustParseAddr("127.0.0.1")
 
-func noMapped(a []ma.Multiaddr) []ma.Multiaddr { return a }
+func noMapped(a []netip.AddrPort) []netip.AddrPort { return a }
 
 // node is one peer as the composition root would put it together, without
 // the stack above the pipes.
@@ -159,6 +160,19 @@ func (n *node) run(o *Overlay, err error) *node {
 	return n
 }
 
+// addrs are the node's own addresses as a token has them, the best first.
+func (n *node) addrs() []string {
+	var out []string
+	own := n.nat.Own()
+	for _, a := range own.Best(own.Len()) {
+		out = append(out, p2p.QUIC(a).String()+"/p2p/"+n.Self().String())
+	}
+	return out
+}
+
+// proto is a protocol of members.
+func (n *node) proto(name string) protocol.ID { return mesh.Protocol{Name: name}.ID(n.prefix()) }
+
 // kad is the protocol of the database.
 func (n *node) kad() protocol.ID { return n.prefix() + "/kad/1.0.0" }
 
@@ -166,8 +180,8 @@ func (n *node) kad() protocol.ID { return n.prefix() + "/kad/1.0.0" }
 // one takes effect a moment after it was told so, and would undo this.
 func (n *node) serveKad(f network.StreamHandler) {
 	n.t.Helper()
-	await(n.t, "the database is served", 10*time.Second, func() bool { return slices.Contains(n.host.Mux().Protocols(), n.kad()) })
-	n.host.SetStreamHandler(n.kad(), f)
+	await(n.t, "the database is served", 10*time.Second, func() bool { return slices.Contains(n.mesh.Host().Mux().Protocols(), n.kad()) })
+	n.mesh.Host().SetStreamHandler(n.kad(), f)
 }
 
 // shut ends the node as the composition root does.

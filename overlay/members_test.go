@@ -91,7 +91,7 @@ func (n *node) awaitIssuer(t *testing.T, other *node) {
 	t.Helper()
 	await(t, "an issuer known as one", 5*time.Second, func() bool {
 		for _, d := range n.mesh.Members() {
-			if d.Peer == other.host.ID() && d.Issuer {
+			if d.Peer == other.mesh.Host().ID() && d.Issuer {
 				return true
 			}
 		}
@@ -113,7 +113,7 @@ func TestDelegateInvites(t *testing.T) {
 		t.Error("not confirmed")
 	}
 	earth.shut()
-	await(t, "founder gone", 5*time.Second, func() bool { _, ok := venus.mesh.Member(earth.host.ID()); return !ok })
+	await(t, "founder gone", 5*time.Second, func() bool { _, ok := venus.mesh.Member(earth.mesh.Host().ID()); return !ok })
 	saturn := venus.join(t, "mars")
 	if m := saturn.Member(); !m.Confirmed || m.Delegate.IsZero() || saturn.Name() != "mars-2.example.com" {
 		t.Errorf("%s with %+v", saturn.Name(), m)
@@ -137,7 +137,7 @@ func TestIssuersAgree(t *testing.T) {
 	}
 	mars.shut()
 	earth.shut()
-	await(t, "founder gone", 5*time.Second, func() bool { _, ok := venus.mesh.Member(earth.host.ID()); return !ok })
+	await(t, "founder gone", 5*time.Second, func() bool { _, ok := venus.mesh.Member(earth.mesh.Host().ID()); return !ok })
 	if got := venus.join(t, "mars").Name(); got != "mars-2.example.com" {
 		t.Errorf("a second mars is %q", got)
 	}
@@ -150,7 +150,7 @@ func TestCutOffKnowsNothing(t *testing.T) {
 	earth := founded(t, "earth")
 	venus := earth.join(t, "venus")
 	mars := earth.join(t, "mars")
-	await(t, "venus remembers", 5*time.Second, func() bool { return len(venus.peers.AddrInfos()) > 0 })
+	await(t, "venus remembers", 5*time.Second, func() bool { return len(venus.mesh.Known().AddrInfos()) > 0 })
 	earth.shut()
 	mars.shut()
 	await(t, "venus alone", 10*time.Second, func() bool { return len(venus.Peers()) == 0 })
@@ -247,7 +247,7 @@ func TestRevoke(t *testing.T) {
 	bad.directory.Serve()
 	await(t, "a server that is remembered", 10*time.Second, func() bool {
 		s := earth.Stats()
-		return s.Servers == 1 && s.RoutingTable == 1 && len(earth.peers.Addrs(bad.Self())) > 0
+		return s.Servers == 1 && s.RoutingTable == 1 && len(earth.mesh.Known().Addrs(bad.Self())) > 0
 	})
 	if _, ok := earth.RelayFor(bad.Self(), venus.Self()); !ok {
 		t.Error("the founder does not relay for a member")
@@ -259,13 +259,13 @@ func TestRevoke(t *testing.T) {
 	if s := earth.Stats(); s.Members != 2 || s.Servers != 0 || s.RoutingTable != 0 || s.Revocations != 1 {
 		t.Errorf("after Revoke: %+v", s)
 	}
-	if _, ok := earth.mesh.Member(bad.host.ID()); ok {
+	if _, ok := earth.mesh.Member(bad.mesh.Host().ID()); ok {
 		t.Error("it is behind the gate")
 	}
 	if _, ok := earth.RelayFor(bad.Self(), venus.Self()); ok {
 		t.Error("the founder relays for it")
 	}
-	if len(earth.peers.Addrs(bad.Self())) > 0 || earth.directory.Record(bad.Self()) != nil || earth.NameOf(bad.Self()) != "" {
+	if len(earth.mesh.Known().Addrs(bad.Self())) > 0 || earth.directory.Record(bad.Self()) != nil || earth.NameOf(bad.Self()) != "" {
 		t.Error("it is remembered")
 	}
 	if _, err := earth.Resolve(t.Context(), "peer2"); !errors.Is(err, ErrRevoked) {
@@ -276,7 +276,7 @@ func TestRevoke(t *testing.T) {
 	})
 	await(t, "the pipe gone", 10*time.Second, func() bool { return venus.pipes.Load().Pipe(bad.Self()) == nil })
 	await(t, "the connection gone", 10*time.Second, func() bool {
-		return earth.host.Network().Connectedness(bad.host.ID()) != network.Connected
+		return earth.mesh.Host().Network().Connectedness(bad.mesh.Host().ID()) != network.Connected
 	})
 	for _, label := range []string{"peer2", bad.Self().Label()} {
 		if _, err := venus.Resolve(t.Context(), label); !errors.Is(err, ErrRevoked) {
@@ -305,7 +305,7 @@ func TestRestartThroughRemembered(t *testing.T) {
 	dir := memory(t)
 	mars := earth.joinWith(t, newNode(t, dir), "mars", InviteOptions{})
 	mars.mesh.AskPeers(t.Context())
-	await(t, "venus known to mars", 5*time.Second, func() bool { return len(mars.peers.AddrInfos()) == 2 })
+	await(t, "venus known to mars", 5*time.Second, func() bool { return len(mars.mesh.Known().AddrInfos()) == 2 })
 	mars.shut()
 	earth.shut()
 	again := newNodeWith(t, mars.key, dir)
@@ -353,7 +353,7 @@ func TestStranger(t *testing.T) {
 	n := newNode(t, nil)
 	t.Cleanup(n.shut)
 	h := n.stranger(t)
-	ai := peer.AddrInfo{ID: earth.host.ID(), Addrs: earth.host.Addrs()}
+	ai := peer.AddrInfo{ID: earth.mesh.Host().ID(), Addrs: earth.mesh.Host().Addrs()}
 	if err := h.Connect(t.Context(), ai); err != nil {
 		t.Fatal(err)
 	}

@@ -45,7 +45,7 @@ func TestRecall(t *testing.T) {
 	for i := range n {
 		earth.join(t, fmt.Sprint("desk", i))
 	}
-	await(t, "all are remembered", 30*time.Second, func() bool { return len(earth.peers.Met()) == n })
+	await(t, "all are remembered", 30*time.Second, func() bool { return len(earth.mesh.Known().Met()) == n })
 	earth.shut()
 	again := newNodeWith(t, earth.key, earth.state) // on another port
 	again.run(Create(t.Context(), "example.com", again.config("earth")))

@@ -9,26 +9,27 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/idloc/idloc/internal/pipe"
+	"github.com/idloc/idloc/overlay/adapter"
 )
 
 // forgetAll makes a node forget where others are, as one that never had the
 // time to hear of it or whose knowledge is outdated.
 func (n *node) forgetAll() {
-	for _, p := range n.Overlay.peers.List() {
-		n.Overlay.peers.Forget(p.Peer)
+	for _, p := range n.mesh.Known().List() {
+		n.mesh.Known().Forget(p.Peer)
 	}
-	for _, p := range n.host.Peerstore().PeersWithAddrs() {
-		if p != n.host.ID() {
-			n.host.Peerstore().ClearAddrs(p)
+	for _, p := range n.mesh.Host().Peerstore().PeersWithAddrs() {
+		if p != n.mesh.Host().ID() {
+			n.mesh.Host().Peerstore().ClearAddrs(p)
 		}
 	}
 }
 
 func (n *node) hangUpAll(t testing.TB) {
 	t.Helper()
-	had := n.host.Network().Conns()
-	for _, p := range n.host.Network().Peers() {
-		_ = n.host.Network().ClosePeer(p)
+	had := n.mesh.Host().Network().Conns()
+	for _, p := range n.mesh.Host().Network().Peers() {
+		_ = n.mesh.Host().Network().ClosePeer(p)
 	}
 	// Not that no member is connected: one may be back before anybody looks.
 	await(t, "the connections closed", 5*time.Second, func() bool {
@@ -47,7 +48,7 @@ func (n *node) direct(t testing.TB, to *node) *pipe.Pipe {
 	return pp
 }
 
-func has(a, b *node) bool { _, ok := a.mesh.Member(b.host.ID()); return ok }
+func has(a, b *node) bool { _, ok := a.mesh.Member(b.mesh.Host().ID()); return ok }
 
 // TestBackThroughPipe: two peers that have a pipe and nothing else, no
 // connection and no address of anybody, meet in the overlay again.
@@ -71,9 +72,9 @@ func TestConnectThroughPipe(t *testing.T) {
 	earth := founded(t, "earth")
 	mars, venus := earth.join(t, "mars"), earth.join(t, "venus")
 	mars.direct(t, venus)
-	_ = mars.host.Network().ClosePeer(venus.host.ID())
+	_ = mars.mesh.Host().Network().ClosePeer(venus.mesh.Host().ID())
 	mars.forgetAll()
-	if _, err := mars.mesh.Connect(t.Context(), peer.AddrInfo{ID: venus.host.ID()}); err != nil {
+	if _, err := mars.mesh.Connect(t.Context(), peer.AddrInfo{ID: venus.mesh.Host().ID()}); err != nil {
 		t.Error(err)
 	}
 }
@@ -85,7 +86,7 @@ func TestPipeSource(t *testing.T) {
 	earth := founded(t, "earth")
 	mars := earth.join(t, "mars")
 	at := mars.direct(t, earth).Direct()
-	if got := (meshPipes{mars.Overlay.pipes}).Source(at[0].Remote); got != at[0].Local.LocalAddr().Addr() {
+	if got := (adapter.Pipes{Endpoint: mars.Overlay.pipes}).Source(at[0].Remote); got != at[0].Local.LocalAddr().Addr() {
 		t.Errorf("pipeSource = %v", got)
 	}
 }

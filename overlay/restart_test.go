@@ -394,8 +394,8 @@ func TestRestoredFounder(t *testing.T) {
 	if _, err := again.Resolve(t.Context(), "bad"); !errors.Is(err, ErrRevoked) {
 		t.Errorf("the revoked member's name: %v", err)
 	}
-	for _, p := range again.peers.AddrInfos() {
-		if p.ID == bad.host.ID() {
+	for _, p := range again.mesh.Known().AddrInfos() {
+		if p.ID == bad.mesh.Host().ID() {
 			t.Error("the revoked member is remembered")
 		}
 	}

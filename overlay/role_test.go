@@ -16,11 +16,11 @@ func TestAloneServesNobody(t *testing.T) {
 	if a.Self().Compare(b.Self()) > 0 {
 		a, b = b, a
 	}
-	addrs := b.host.Addrs()
+	addrs := b.mesh.Host().Addrs()
 	for _, p := range peers { // their upkeep is left out of it: nobody is remembered
-		p.peers.Forget(earth.Self())
+		p.mesh.Known().Forget(earth.Self())
 		for _, q := range peers {
-			p.peers.Forget(q.Self())
+			p.mesh.Known().Forget(q.Self())
 		}
 	}
 	earth.shut()
@@ -31,7 +31,7 @@ func TestAloneServesNobody(t *testing.T) {
 			t.Error("a peer that is alone keeps the database")
 		}
 	}
-	if _, err := a.mesh.Connect(t.Context(), peer.AddrInfo{ID: b.host.ID(), Addrs: addrs}); err != nil {
+	if _, err := a.mesh.Connect(t.Context(), peer.AddrInfo{ID: b.mesh.Host().ID(), Addrs: addrs}); err != nil {
 		t.Fatal(err)
 	}
 	await(t, "the first of the two is a server, and the other knows", 30*time.Second, func() bool { return a.Server() && len(b.directory.Servers()) == 1 })

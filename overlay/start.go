@@ -1,28 +1,15 @@
 package overlay
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"time"
-
-	"github.com/libp2p/go-libp2p/core/peer"
-	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/idloc/idloc/internal/logpace"
 	"github.com/idloc/idloc/overlay/admission"
+	"github.com/idloc/idloc/overlay/entry"
 	"github.com/idloc/idloc/overlay/membership"
 	"github.com/idloc/idloc/overlay/nat"
-	"github.com/idloc/idloc/overlay/p2p"
-)
-
-const (
-	// resumePatience is how long Open waits for a member without a deadline: a few
-	// rounds. founderPatience is how long the founder does, who needs nobody, in any
-	// case.
-	resumePatience  = 10 * time.Second
-	founderPatience = 3 * time.Second
 )
 
 // Create founds an overlay for a domain, or resumes the one that cfg.State
@@ -49,10 +36,10 @@ func Create(ctx context.Context, domain string, cfg Config) (*Overlay, error) {
 	if o.roster, err = admission.Found(o.rosterConfig(), domain, cfg.Name); err != nil {
 		return nil, err
 	}
-	if err := o.start(); err != nil {
+	if err := o.start(false); err != nil {
 		return nil, err
 	}
-	return o.running(o.found(ctx))
+	return o.running(o.entrance().Found(ctx))
 }
 
 // Join enters an overlay with a token, or resumes it from cfg.State as Open does,
@@ -80,10 +67,10 @@ func Join(ctx context.Context, token string, cfg Config) (*Overlay, error) {
 	if o.roster, err = admission.Enter(o.rosterConfig(), t, cfg.Name); err != nil {
 		return nil, err
 	}
-	if err := o.start(); err != nil {
+	if err := o.start(false); err != nil {
 		return nil, err
 	}
-	return o.running(o.join(ctx, t))
+	return o.running(o.entrance().Join(ctx, t))
 }
 
 // Open resumes the overlay that cfg.State holds; ErrNoState if there is none. It
@@ -107,51 +94,19 @@ func prepare(cfg Config) (*Overlay, *admission.Saved, error) {
 	if cfg.Socket == nil || cfg.Pipes == nil {
 		return nil, nil, errors.New("Config.Socket and Config.Pipes are required")
 	}
-	pub, err := admission.PeerID(cfg.Key)
-	if err != nil {
+	if _, err := admission.PeerID(cfg.Key); err != nil {
 		return nil, nil, err
 	}
 	cfg.Logger = logpace.New(cfg.Logger)
-	o := &Overlay{cfg: cfg, log: cfg.Logger, self: pub, metrics: prometheus.NewRegistry(), moved: make(chan func(), 1), done: make(chan struct{})}
-	if o.ice, err = nat.ParseICEServers(cfg.ICEServers); err != nil {
+	var err error
+	if cfg.servers, err = nat.ParseICEServers(cfg.ICEServers); err != nil {
 		return nil, nil, err
 	}
-	o.ctx, o.cancel = context.WithCancel(context.Background())
 	s, err := admission.Load(cfg.State)
 	if err != nil {
 		return nil, nil, err
 	}
-	return o, s, nil
-}
-
-// found is the rest of Create: the founder's name is put, if only into its
-// own part of the database.
-func (o *Overlay) found(ctx context.Context) error {
-	if err := o.roster.Save(); err != nil {
-		return err
-	}
-	o.directory.Publish(ctx)
-	return nil
-}
-
-// join is the rest of Join: reach one member, have the name decided, put it.
-func (o *Overlay) join(ctx context.Context, t *membership.Token) error {
-	known := func() []peer.AddrInfo { return o.mesh.Given(p2p.ParseInfos(t.Addrs())) }
-	ready := func() error { return o.roster.CheckToken(t) }
-	if err := cmp.Or(o.mesh.Seek(ctx, known, ready), ready()); err != nil {
-		return err
-	}
-	if err := o.roster.SettleName(ctx, t); err != nil {
-		return err
-	}
-	if err := o.roster.Save(); err != nil {
-		return err
-	}
-	// A crash from now on finds the way back.
-	o.mesh.Remember()
-	o.mesh.Save()
-	o.directory.Publish(ctx)
-	return nil
+	return &Overlay{cfg: cfg, life: newLife()}, s, nil
 }
 
 // resume continues a saved membership. That nobody answers is no error: the
@@ -161,43 +116,16 @@ func (o *Overlay) resume(ctx context.Context, s *admission.Saved, t *membership.
 	if o.roster, err = admission.Resume(o.rosterConfig(), s, t); err != nil {
 		return nil, err
 	}
-	o.resumed = true
-	if err := o.start(); err != nil {
+	if err := o.start(true); err != nil {
 		return nil, err
 	}
-	return o.running(o.rejoin(ctx, t))
+	return o.running(o.entrance().Rejoin(ctx, t))
 }
 
-// rejoin looks for a member as long as the caller is willing to wait.
-func (o *Overlay) rejoin(ctx context.Context, t *membership.Token) error {
-	known := o.peers.AddrInfos
-	if t != nil {
-		known = func() []peer.AddrInfo { return append(o.peers.AddrInfos(), o.mesh.Given(p2p.ParseInfos(t.Addrs()))...) }
+func (o *Overlay) entrance() entry.Entrance {
+	return entry.Entrance{
+		Mesh: o.mesh, Roster: o.roster, Known: o.mesh.Known().AddrInfos, Publish: o.directory.Publish, Life: o.life.ctx,
 	}
-	if len(known()) > 0 {
-		wait, cancel := ctx, context.CancelFunc(func() {})
-		if o.roster.Founder() {
-			wait, cancel = context.WithTimeout(ctx, founderPatience)
-		} else if _, ok := ctx.Deadline(); !ok {
-			wait, cancel = context.WithTimeout(ctx, resumePatience)
-		}
-		err := o.mesh.Seek(wait, known, func() error { return nil })
-		cancel()
-		if errors.Is(ctx.Err(), context.Canceled) {
-			return ctx.Err()
-		}
-		if err != nil {
-			o.mesh.SayAlone(true)
-			o.mesh.Wake() // the upkeep goes on trying
-		}
-	}
-	if ctx.Err() != nil {
-		ctx = o.ctx // the deadline has passed: what follows is for the peer's life
-	}
-	o.roster.Renew(ctx)
-	o.roster.Keep()
-	o.directory.Publish(ctx)
-	return nil
 }
 
 // running returns o, or closes it if the last step of its start failed.

@@ -3,9 +3,6 @@ package overlay
 import (
 	"net/netip"
 
-	"github.com/prometheus/client_golang/prometheus"
-
-	"github.com/idloc/idloc/overlay/ice"
 	"github.com/idloc/idloc/overlay/mesh"
 	"github.com/idloc/idloc/overlay/nat"
 )
@@ -58,18 +55,3 @@ func (o *Overlay) Stats() Stats {
 	s.RoutingTable, s.Records = o.directory.Counts()
 	return s
 }
-
-// Drops counts, by reason, the STUN messages that drew no answer and went
-// nowhere. It may be called at any time from any goroutine.
-func (o *Overlay) Drops() map[string]uint64 { return o.demux.Drops() }
-
-// DropReasons are the reasons by which Drops counts.
-func DropReasons() []string { return ice.DropReasons() }
-
-// Held is how many datagrams were not sent to addresses that were only heard of
-// (package hearsay). It may be called at any time from any goroutine.
-func (o *Overlay) Held() uint64 { return o.out.Held() }
-
-// Metrics gathers libp2p's own metrics. libp2p keeps them for the process:
-// several nodes in one process share their numbers.
-func (o *Overlay) Metrics() prometheus.Gatherer { return o.metrics }

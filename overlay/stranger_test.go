@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/idloc/idloc/internal/pipe"
+	"github.com/idloc/idloc/overlay/adapter"
 	"github.com/idloc/idloc/overlay/hearsay"
 	"github.com/idloc/idloc/overlay/mesh"
 
@@ -20,14 +21,13 @@ import (
 	"github.com/libp2p/go-libp2p/core/protocol"
 	rcmgr "github.com/libp2p/go-libp2p/p2p/host/resource-manager"
 	msmux "github.com/multiformats/go-multistream"
-	"github.com/prometheus/client_golang/prometheus"
 )
 
 // stranger is the host of a node without a membership, which says nothing.
 func (n *node) stranger(t testing.TB) host.Host {
 	t.Helper()
 	m, err := mesh.New(mesh.Config{
-		Key: n.key, Port: n.sock, Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(), Advertise: noMapped, Pipes: meshPipes{new(pipe.Endpoint)},
+		Key: n.key, Port: n.sock, Log: slog.New(slog.DiscardHandler), Advertise: noMapped, Pipes: adapter.Pipes{Endpoint: new(pipe.Endpoint)},
 		Hearsay: hearsay.New(func(netip.AddrPort) bool { return true }, time.Now),
 	})
 	if err != nil {
@@ -68,8 +68,8 @@ func (s *rawStream) Write(b []byte) (int, error) { return s.rw.Write(b) }
 // member gets in meanwhile and finds a name; and in the end nothing is left.
 func TestStrangersExhaustNothing(t *testing.T) {
 	earth := founded(t, "earth")
-	ai := peer.AddrInfo{ID: earth.host.ID(), Addrs: earth.host.Addrs()}
-	state := earth.host.Network().ResourceManager().(rcmgr.ResourceManagerState)
+	ai := peer.AddrInfo{ID: earth.mesh.Host().ID(), Addrs: earth.mesh.Host().Addrs()}
+	state := earth.mesh.Host().Network().ResourceManager().(rcmgr.ResourceManagerState)
 	const strangers, tries = 4, 600
 	goroutines := runtime.NumGoroutine()
 	var ids []peer.ID
@@ -118,7 +118,7 @@ func TestStrangersExhaustNothing(t *testing.T) {
 			most.NumStreamsInbound = max(most.NumStreamsInbound, st.NumStreamsInbound)
 			most.NumConnsInbound = max(most.NumConnsInbound, st.NumConnsInbound)
 			most.Memory = max(most.Memory, st.Memory)
-			if earth.host.Network().Connectedness(id) == network.Connected || st.NumStreamsInbound > 0 {
+			if earth.mesh.Host().Network().Connectedness(id) == network.Connected || st.NumStreamsInbound > 0 {
 				left++
 			}
 		}

@@ -10,6 +10,7 @@ import (
 	"github.com/idloc/idloc/internal/peerid"
 	"github.com/idloc/idloc/overlay/field"
 	"github.com/idloc/idloc/overlay/membership"
+	"github.com/idloc/idloc/overlay/naming"
 )
 
 // The revocation protocol: each side says the number of the list it has, and who
@@ -71,6 +72,25 @@ func (r *Roster) Revoke(id peerid.ID) error {
 		entries = append(entries, membership.Revocation{Kind: membership.RevokeInvitation, Key: inv, Until: now.Add(membership.LongestLife)})
 	}
 	return r.sign(entries, now)
+}
+
+// RevokeLabel revokes the peer that has a label, or whose ID is given as a label. find
+// is asked who has one that was not given here. Only the founder can.
+func (r *Roster) RevokeLabel(label string, find func() (peerid.ID, error)) error {
+	if r.root == nil {
+		return ErrNotFounder
+	}
+	id, ok := naming.PeerLabel(label)
+	if !ok {
+		id, ok = r.Holder(label)
+	}
+	if !ok {
+		var err error
+		if id, err = find(); err != nil {
+			return err
+		}
+	}
+	return r.Revoke(id)
 }
 
 // sign puts a list with the entries in force; revoking is held.

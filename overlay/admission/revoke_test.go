@@ -365,3 +365,41 @@ func TestListIsSaid(t *testing.T) {
 		t.Errorf("log: %s", earth.log())
 	}
 }
+
+// A label is looked up where it was given, and asked for elsewhere only if it was not;
+// an ID in its place needs neither.
+func TestRevokeLabel(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newTown(t)
+		earth := w.found("earth")
+		mars := w.join(earth.token(membership.InviteOptions{}), "mars")
+		venus := w.join(earth.token(membership.InviteOptions{}), "venus")
+		errUnknown := errors.New("no such name")
+		nobody := func() (peerid.ID, error) { return peerid.ID{}, errUnknown }
+		never := func() (peerid.ID, error) {
+			t.Error("asked elsewhere")
+			return nobody()
+		}
+		if err := mars.RevokeLabel("venus", never); !errors.Is(err, ErrNotFounder) {
+			t.Errorf("by somebody else: %v", err)
+		}
+		if err := earth.RevokeLabel("pluto", nobody); !errors.Is(err, errUnknown) || earth.Revocations().Seq() != 0 {
+			t.Errorf("a label of nobody: %v, list %d", err, earth.Revocations().Seq())
+		}
+		if err := earth.RevokeLabel("earth", func() (peerid.ID, error) { return earth.Self(), nil }); !errors.Is(err, ErrFounder) {
+			t.Errorf("the founder: %v", err)
+		}
+		if err := earth.RevokeLabel("mars", never); err != nil || !earth.Revoked(mars.Self()) {
+			t.Errorf("%v", err)
+		}
+		if err := earth.RevokeLabel(venus.Self().Label(), never); err != nil || !earth.Revoked(venus.Self()) {
+			t.Errorf("by ID: %v", err)
+		}
+		other := peerid.ID{9}
+		if err := earth.RevokeLabel("saturn", func() (peerid.ID, error) { return other, nil }); err != nil || !earth.Revoked(other) {
+			t.Errorf("found elsewhere: %v", err)
+		}
+		synctest.Wait()
+	})
+}

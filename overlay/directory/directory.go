@@ -148,13 +148,6 @@ type Config struct {
 	DialedBack  func() bool
 }
 
-func (c *Config) fullName(label string) string {
-	if label == "" || label == membership.AnyLabel {
-		return ""
-	}
-	return label + "." + c.Overlay.Domain
-}
-
 // servers returns the members that are known to be servers and connected.
 func (c *Config) servers() []peer.ID {
 	var out []peer.ID

@@ -79,7 +79,7 @@ func newNames(ctx context.Context, cfg *Config, db reader, check *naming.Validat
 // needs no record, only that the peer has once shown its membership.
 func (d *Directory) Resolve(ctx context.Context, label string) (Found, error) {
 	label = strings.ToLower(label)
-	start, name := time.Now(), d.cfg.fullName(label)
+	start, name := time.Now(), d.cfg.Overlay.FullName(label)
 	d.cfg.Events.Emit(event.Event{Kind: event.NameAsked, Name: name})
 	f, err := d.names.resolve(ctx, label)
 	if err != nil {

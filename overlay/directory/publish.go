@@ -371,7 +371,7 @@ func (p *publisher) bring(ctx context.Context, fresh []*ownRecord, label string)
 	named := slices.ContainsFunc(fresh, func(r *ownRecord) bool { return r != p.contact })
 	if len(p.db.servers()) == 0 {
 		if named && p.db.isServer() {
-			p.cfg.Events.Emit(event.Event{Kind: event.NamePublished, Name: p.cfg.fullName(label)})
+			p.cfg.Events.Emit(event.Event{Kind: event.NamePublished, Name: p.cfg.Overlay.FullName(label)})
 		}
 		return true
 	}
@@ -399,7 +399,7 @@ func (p *publisher) bring(ctx context.Context, fresh []*ownRecord, label string)
 		again = again || r.scarce(p.db) || len(r.lacking(p.db)) > 0
 	}
 	if named && (stored > 0 || p.db.isServer()) {
-		p.cfg.Events.Emit(event.Event{Kind: event.NamePublished, Name: p.cfg.fullName(label)})
+		p.cfg.Events.Emit(event.Event{Kind: event.NamePublished, Name: p.cfg.Overlay.FullName(label)})
 	}
 	return again
 }
@@ -513,7 +513,7 @@ func (p *publisher) withdraw(ctx context.Context) error {
 	}
 	switch {
 	case taken:
-		p.cfg.Events.Emit(event.Event{Kind: event.NamePublished, Name: p.cfg.fullName(label)})
+		p.cfg.Events.Emit(event.Event{Kind: event.NamePublished, Name: p.cfg.Overlay.FullName(label)})
 		return nil
 	case len(p.cfg.Mesh.Neighbors()) == 0 && p.cfg.Remembered() == 0:
 		return nil // there never was anybody to tell

@@ -33,6 +33,10 @@ const (
 	// askPatience is how long a walk whose nearest servers have mostly
 	// answered waits for the rest.
 	askPatience = 400 * time.Millisecond
+	// NearServers is how many of the servers nearest its own ID a peer keeps
+	// connections to, and how many of those nearest a target are asked for it: where
+	// others look for it (DESIGN §8).
+	NearServers = 3
 	// LookupTimeout bounds a walk: four steps towards the key, each of which meets
 	// silent servers only, or two that first dial dead ones.
 	LookupTimeout = 4 * askTimeout

@@ -122,4 +122,5 @@
 //	standby.go        more than one path                                 DESIGN §9
 //	improve.go        direct paths for relayed pipes; new addresses      DESIGN §9
 //	network.go        what waits while the network changes
+//	checks.go         agents of package ice
 package establish

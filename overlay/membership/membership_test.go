@@ -372,3 +372,12 @@ func TestLabels(t *testing.T) {
 		}
 	}
 }
+
+func TestFullName(t *testing.T) {
+	o := Overlay{Domain: "example.com"}
+	for label, want := range map[string]string{"mars": "mars.example.com", "": "", AnyLabel: ""} {
+		if got := o.FullName(label); got != want {
+			t.Errorf("%q is %q", label, got)
+		}
+	}
+}

@@ -33,6 +33,15 @@ func NewOverlay(domain string, root Key) (Overlay, error) {
 	return Overlay{ID: [32]byte(h.Sum(nil)), Root: root, Domain: d}, nil
 }
 
+// FullName is a label under the overlay's domain; "" for none, and for one that leaves
+// the choice.
+func (o Overlay) FullName(label string) string {
+	if label == "" || label == AnyLabel {
+		return ""
+	}
+	return label + "." + o.Domain
+}
+
 // domain returns the domain string of the envelopes of one kind of statement
 // in this overlay. The overlay ID in it binds each signature to the overlay
 // without carrying it.

@@ -1,10 +1,14 @@
 package mesh
 
 import (
+	"net/netip"
+
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/peerstore"
 	ma "github.com/multiformats/go-multiaddr"
 
+	"github.com/idloc/idloc/overlay/membership"
 	"github.com/idloc/idloc/overlay/nat"
 	"github.com/idloc/idloc/overlay/p2p"
 )
@@ -52,4 +56,80 @@ func kindOf(what nat.Kind, dir network.Direction, forOthers bool) nat.Kind {
 		return what
 	}
 	return min(what, nat.Uplink)
+}
+
+// Learn keeps for a while where a peer says that it is itself, in a record that it
+// has signed.
+func (m *Mesh) Learn(p peer.ID, addrs []ma.Multiaddr) {
+	m.host.Peerstore().AddAddrs(p, m.Told(p, addrs), peerstore.TempAddrTTL)
+}
+
+// TokenAddrs are up to four ways into the overlay, as a token has them: those of this
+// peer first, which are given the best first, then those of other servers, one of
+// each; addresses that hardly anybody else has use of only where there is nothing
+// else to fill the places with.
+func (m *Mesh) TokenAddrs(own []netip.AddrPort, lonely func(netip.AddrPort) bool) []string {
+	var out, last []string
+	for _, a := range own {
+		if text := tokenAddr(p2p.QUIC(a), m.host.ID()); lonely(a) {
+			last = append(last, text)
+		} else {
+			out = append(out, text)
+		}
+	}
+	for _, n := range m.Members() {
+		if len(out) == membership.MaxAddrs {
+			break
+		}
+		if !n.Server {
+			continue
+		}
+		if addrs := m.Addrs(n.Peer, 1, true); len(addrs) > 0 {
+			out = append(out, tokenAddr(addrs[0], n.Peer))
+		}
+	}
+	out = append(out, last...)
+	return out[:min(len(out), membership.MaxAddrs)]
+}
+
+func tokenAddr(at ma.Multiaddr, p peer.ID) string { return at.String() + "/p2p/" + p.String() }
+
+// Arrivals says where members have come in.
+func (m *Mesh) Arrivals() nat.Arrivals {
+	var in nat.Arrivals
+	for _, c := range m.host.Network().Conns() {
+		at, ok := p2p.AddrPort(c.LocalMultiaddr())
+		from, fromOK := p2p.AddrPort(c.RemoteMultiaddr())
+		if ok && fromOK && c.Stat().Direction == network.DirInbound {
+			in.Open = append(in.Open, nat.Arrival{Local: at, From: from})
+		}
+	}
+	if r := m.Reached(); r.From.IsValid() {
+		in.Unasked = nat.Arrival{Local: r.Local, From: r.From}
+	}
+	return in
+}
+
+// Remotes are where the connected members are.
+func (m *Mesh) Remotes() []nat.Remote {
+	var out []nat.Remote
+	for _, n := range m.Members() {
+		if at, ok := p2p.AddrPort(n.Remote); ok {
+			out = append(out, nat.Remote{At: at, Server: n.Server})
+		}
+	}
+	return out
+}
+
+// Remembered are where the members that this peer remembers may be.
+func (m *Mesh) Remembered() []netip.AddrPort {
+	var out []netip.AddrPort
+	for _, ai := range m.known.AddrInfos() {
+		for _, a := range ai.Addrs {
+			if at, ok := p2p.AddrPort(a); ok {
+				out = append(out, at)
+			}
+		}
+	}
+	return out
 }

@@ -93,6 +93,7 @@
 // # Files
 //
 //	mesh.go      Mesh, its surroundings, what others ask of it
+//	status.go    what it tells of itself
 //	timers.go    every time that it waits for
 //	host.go      libp2p's host                         DESIGN §5, §8
 //	dialgate.go  which addresses may be dialled
@@ -106,7 +107,7 @@
 //	stream.go    streams to members
 //	known.go     members of before, across restarts
 //	told.go      who told of addresses                 package hearsay
-//	addrs.go     other members' addresses, the best first
+//	addrs.go     other members' addresses, the best first; a token's
 //	peers.go     members that tell of others
 //	seek.go      looking for a first member, as long as it takes
 //	attempts.go  whom this peer has tried, and why in vain

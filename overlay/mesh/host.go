@@ -129,3 +129,29 @@ func assemble(key crypto.PrivKey, peers peerstore.Peerstore, parts swarmParts) (
 	}
 	return h, nil
 }
+
+// advertised writes addresses as libp2p has them.
+func advertised(choose func(listening []netip.AddrPort) []netip.AddrPort) func([]ma.Multiaddr) []ma.Multiaddr {
+	return func(listening []ma.Multiaddr) []ma.Multiaddr {
+		var at []netip.AddrPort
+		for _, m := range listening {
+			if a, ok := p2p.AddrPort(m); ok {
+				at = append(at, a)
+			}
+		}
+		return p2p.QUICs(choose(at))
+	}
+}
+
+// Listen has libp2p listen on sockets of the port that are new, and no more on those
+// that are gone.
+func (m *Mesh) Listen(added, gone []netip.AddrPort) {
+	if sw, ok := m.host.Network().(*swarm.Swarm); ok && len(gone) > 0 {
+		sw.ListenClose(p2p.QUICs(gone)...)
+	}
+	for _, a := range added {
+		if err := m.host.Network().Listen(p2p.QUIC(a)); err != nil {
+			m.cfg.Log.Warn("listening on a new address", "addr", a, "err", err)
+		}
+	}
+}

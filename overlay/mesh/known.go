@@ -13,6 +13,7 @@ import (
 	"github.com/idloc/idloc/internal/peerid"
 	"github.com/idloc/idloc/internal/state"
 	"github.com/idloc/idloc/overlay/hearsay"
+	"github.com/idloc/idloc/overlay/membership"
 	"github.com/idloc/idloc/overlay/p2p"
 )
 
@@ -143,6 +144,15 @@ func (k *Known) Forget(id peerid.ID) {
 		if other == id || p.By == id {
 			delete(k.peers, other)
 			k.dirty = true
+		}
+	}
+}
+
+// ForgetRevoked forgets the members that a revocation list names; l may be nil.
+func (k *Known) ForgetRevoked(l *membership.RevocationList) {
+	for _, e := range l.Entries() {
+		if e.Kind == membership.RevokePeer {
+			k.Forget(e.Key.Peer())
 		}
 	}
 }

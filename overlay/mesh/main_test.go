@@ -14,8 +14,6 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
-	ma "github.com/multiformats/go-multiaddr"
-	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/idloc/idloc/internal/leaktest"
 	"github.com/idloc/idloc/internal/peerid"
@@ -124,9 +122,9 @@ func (f *fleet) quiet() *ship {
 		f.t.Fatal(err)
 	}
 	s.Mesh, err = New(Config{
-		Key: key, Port: port, Prefix: testPrefix, Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(),
+		Key: key, Port: port, Prefix: testPrefix, Log: slog.New(slog.DiscardHandler),
 		Hearsay: gate, Known: known, Pipes: s,
-		Advertise: func(a []ma.Multiaddr) []ma.Multiaddr { return a },
+		Advertise: func(a []netip.AddrPort) []netip.AddrPort { return a },
 		Verify: func(chain []byte, from peerid.ID) (*membership.Member, error) {
 			m, err := membership.VerifyChain(chain, f.root.Overlay(), time.Now(), nil)
 			if err != nil {

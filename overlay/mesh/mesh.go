@@ -15,9 +15,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/peerstore"
 	"github.com/libp2p/go-libp2p/core/protocol"
-	ma "github.com/multiformats/go-multiaddr"
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/quic-go/quic-go"
 	"golang.org/x/time/rate"
 
 	"github.com/idloc/idloc/internal/peerid"
@@ -35,11 +33,11 @@ type Config struct {
 	Port    *socket.Port       // stays the caller's
 	Prefix  protocol.ID        // begins the protocol IDs of the overlay
 	Log     *slog.Logger
-	Metrics prometheus.Registerer // takes libp2p's
-	Hearsay *hearsay.Gate         // which addresses may be dialled
+	Hearsay *hearsay.Gate // which addresses may be dialled
 
-	// Advertise chooses what libp2p tells of this peer's addresses.
-	Advertise func(listening []ma.Multiaddr) []ma.Multiaddr
+	// Advertise chooses what libp2p tells of this peer's addresses, so that it ends
+	// up in routing tables.
+	Advertise func(listening []netip.AddrPort) []netip.AddrPort
 	// Pipes are this peer's pipes: their addresses are tried too, and their sockets
 	// dialled from.
 	Pipes Pipes
@@ -94,6 +92,8 @@ type Mesh struct {
 	cfg      Config
 	self     peerid.ID
 	host     host.Host
+	metrics  *prometheus.Registry // libp2p's
+	made     time.Time
 	gate     *gate
 	keep     *keeper
 	known    *Known
@@ -115,7 +115,8 @@ type Mesh struct {
 
 // New makes a Mesh that listens, and says nothing before Start.
 func New(cfg Config) (*Mesh, error) {
-	h, err := newHost(cfg.Key, cfg.Port, cfg.Advertise, cfg.Pipes.Source, dialGate{cfg.Hearsay}, cfg.Metrics)
+	metrics := prometheus.NewRegistry()
+	h, err := newHost(cfg.Key, cfg.Port, advertised(cfg.Advertise), cfg.Pipes.Source, dialGate{cfg.Hearsay}, metrics)
 	if err != nil {
 		return nil, err
 	}
@@ -124,7 +125,7 @@ func New(cfg Config) (*Mesh, error) {
 		return nil, errors.Join(err, h.Close())
 	}
 	m := &Mesh{
-		cfg: cfg, self: self, host: h, known: cfg.Known, met: rate.NewLimiter(metRate, metBurst),
+		cfg: cfg, self: self, host: h, metrics: metrics, known: cfg.Known, made: time.Now(), met: rate.NewLimiter(metRate, metBurst),
 		wake: make(chan struct{}, 1), arrived: make(chan struct{}, 1),
 	}
 	m.ctx, m.leave = context.WithCancel(context.Background())
@@ -197,6 +198,9 @@ func (m *Mesh) Close() error {
 	m.leave()
 	return m.host.Close()
 }
+
+// Known are the members that this peer remembers.
+func (m *Mesh) Known() *Known { return m.known }
 
 // Host is libp2p's host under the mesh. Its streams are not only members'.
 func (m *Mesh) Host() host.Host { return m.host }
@@ -332,19 +336,3 @@ func (m *Mesh) KeepNamed(ids []peerid.ID) {
 
 // Nearest returns the servers of the last KeepNearest.
 func (m *Mesh) Nearest() []peer.ID { return m.keep.nearest() }
-
-// RTT returns the round trip time of the newest connection to p, smoothed; zero if
-// it is not known.
-func (m *Mesh) RTT(p peer.ID) time.Duration {
-	var newest network.Conn
-	for _, c := range m.host.Network().ConnsToPeer(p) {
-		if newest == nil || c.Stat().Opened.After(newest.Stat().Opened) {
-			newest = c
-		}
-	}
-	var q *quic.Conn
-	if newest == nil || !newest.As(&q) {
-		return 0
-	}
-	return q.ConnectionStats().SmoothedRTT
-}

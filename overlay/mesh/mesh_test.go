@@ -240,7 +240,7 @@ func TestStir(t *testing.T) {
 	rung := a.stirred.wait()
 	a.Stir()
 	<-rung
-	if a.JustAlone() {
+	if a.tries.justAlone() {
 		t.Error("alone before anybody has looked")
 	}
 }

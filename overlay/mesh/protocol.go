@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"context"
+	"encoding/hex"
 	"fmt"
 	"io"
 	"time"
@@ -20,6 +21,12 @@ type Protocol struct {
 	MaxRequest int           // bytes
 	MaxAnswer  int           // bytes
 	Timeout    time.Duration // of who answers, from the stream's start to the answer's last byte
+}
+
+// Prefix begins the protocol IDs of an overlay: peers of two overlays on one address
+// do not even agree on a protocol.
+func Prefix(overlay [32]byte) protocol.ID {
+	return protocol.ID("/idloc/" + hex.EncodeToString(overlay[:8]))
 }
 
 // ID is the protocol's name as libp2p has it, in the overlay with a prefix.

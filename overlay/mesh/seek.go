@@ -276,8 +276,11 @@ func (m *Mesh) Alone() (bool, string) {
 	return true, m.tries.text()
 }
 
-// JustAlone says whether this peer has not been alone for long.
-func (m *Mesh) JustAlone() bool { return m.tries.justAlone() }
+// JustBack says whether this peer, which knows members, has only just begun to look
+// for them: a server may be reached any moment.
+func (m *Mesh) JustBack() bool {
+	return len(m.known.AddrInfos()) > 0 && (time.Since(m.made) < AloneAfter || m.tries.justAlone())
+}
 
 // SayAlone is for when a peer has found nobody: it says so, once, if it has been
 // looking for long, or at once.

@@ -26,6 +26,7 @@
 //	mapped.go     addresses as servers see them        RFC 8489, DESIGN §14.9
 //	probes.go     what came back over UDP, the kind of translation  RFC 4787 §4.1, RFC 5780
 //	server.go     URLs of STUN and TURN servers        RFC 7064, RFC 7065
+//	sources.go    which servers and members are asked for mapped addresses
 //	turn.go       TURN servers, one allocation at each RFC 8656, DESIGN §14.9
 //	allocation.go an address that one lends            RFC 8656
 //	portmap.go    a port of the router's

@@ -51,4 +51,6 @@
 //	attempt.go  attempts, and which of two stands      DESIGN §14.11
 //	tcp.go      TCP: opening, TLS, resuming            draft §4.3
 //	udp.go      UDP: opening, consent, another path    draft §4.3, RFC 7675
+//	deliver.go  offers and answers on their way        package offers
+//	checks.go   UDP sockets of package ice
 package nullflow

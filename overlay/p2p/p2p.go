@@ -50,6 +50,15 @@ func QUIC(a netip.AddrPort) ma.Multiaddr {
 	return m
 }
 
+// QUICs is QUIC of each.
+func QUICs(at []netip.AddrPort) []ma.Multiaddr {
+	var out []ma.Multiaddr
+	for _, a := range at {
+		out = append(out, QUIC(a))
+	}
+	return out
+}
+
 // AddrPort reads the IP address and UDP port that m begins with; false if it
 // begins with anything else.
 func AddrPort(m ma.Multiaddr) (netip.AddrPort, bool) {

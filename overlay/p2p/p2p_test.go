@@ -78,3 +78,14 @@ func TestCompare(t *testing.T) {
 		}
 	}
 }
+
+func TestQUICs(t *testing.T) {
+	at := []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:443"), netip.MustParseAddrPort("[2001:db8::1]:1")}
+	got := QUICs(at)
+	if len(got) != 2 || got[0].String() != "/ip4/192.0.2.1/udp/443/quic-v1" || got[1].String() != "/ip6/2001:db8::1/udp/1/quic-v1" {
+		t.Errorf("%v", got)
+	}
+	if got := QUICs(nil); got != nil {
+		t.Errorf("of nothing %v", got)
+	}
+}

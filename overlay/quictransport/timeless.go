@@ -1,12 +1,15 @@
 package quictransport
 
 import (
+	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"fmt"
 	"math/big"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/crypto"
 	libp2ptls "github.com/libp2p/go-libp2p/p2p/security/tls"
 )
 
@@ -25,4 +28,17 @@ func Timeless() libp2ptls.IdentityOption {
 		NotBefore:    time.Unix(0, 0),
 		NotAfter:     time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC), // RFC 5280 §4.1.2.5: no end
 	})
+}
+
+// NewIdentity is what TLS shows of the peer that has a key, at any time.
+func NewIdentity(key ed25519.PrivateKey) (*libp2ptls.Identity, error) {
+	priv, err := crypto.UnmarshalEd25519PrivateKey(key)
+	if err != nil {
+		return nil, fmt.Errorf("TLS identity: %w", err)
+	}
+	id, err := libp2ptls.NewIdentity(priv, Timeless())
+	if err != nil {
+		return nil, fmt.Errorf("TLS identity: %w", err)
+	}
+	return id, nil
 }

@@ -1,0 +1,103 @@
+package establish
+
+import (
+	"context"
+
+	"github.com/idloc/idloc/internal/pipe"
+	"github.com/idloc/idloc/internal/wire"
+	"github.com/idloc/idloc/overlay/ice"
+)
+
+// Checks makes agents of package ice. Its functions may be called from any goroutine.
+type Checks struct {
+	// Config is that of an agent; with turn it has the addresses that TURN servers
+	// lend.
+	Config func(turn bool) ice.Config
+	// Pairs are those of this side with a peer's candidates through a TURN server,
+	// Lent those with an address that one lends to this peer only.
+	Pairs, Lent func(candidates []wire.Candidate) []ice.TURNPair
+}
+
+// New makes an agent: see Config.NewAgent.
+func (c Checks) New(turn, silent bool) (Agent, error) {
+	cfg := c.Config(turn)
+	cfg.TURN, cfg.Silent = turn, silent
+	a, err := ice.NewAgent(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return &iceAgent{Agent: a, checks: c, turn: a.DetachTURN()}, nil
+}
+
+// iceAgent is an Agent of package ice.
+type iceAgent struct {
+	*ice.Agent
+	checks Checks
+	turn   *ice.TURNChecks // nil: none
+}
+
+var _ Agent = (*iceAgent)(nil)
+
+func credentials(r pipe.Remote) ice.Credentials { return ice.Credentials{Ufrag: r.Ufrag, Pwd: r.Pwd} }
+
+func pathOf(p ice.Pair) pipe.Path { return pipe.Path{Local: p.Local, Remote: p.Remote} }
+
+func (a *iceAgent) Credentials() (ufrag, pwd string) {
+	c := a.Agent.Credentials()
+	return c.Ufrag, c.Pwd
+}
+
+func (a *iceAgent) Begin(controlling bool, remote pipe.Remote) {
+	a.Agent.Begin(controlling, credentials(remote))
+}
+
+func (a *iceAgent) Heard() (out []Heard) {
+	for _, h := range a.Agent.Heard() {
+		out = append(out, Heard{Path: pathOf(h.Pair), Size: h.Size})
+	}
+	return out
+}
+
+func (a *iceAgent) Check(ctx context.Context, controlling bool, remote pipe.Remote, candidates []wire.Candidate) (pipe.Path, error) {
+	pair, err := a.Agent.Check(ctx, controlling, credentials(remote), candidates)
+	if err != nil {
+		return pipe.Path{}, err
+	}
+	return pathOf(pair), nil
+}
+
+func (a *iceAgent) Succeeded() (out []pipe.Path) {
+	for _, p := range a.Agent.Succeeded() {
+		out = append(out, pathOf(p))
+	}
+	return out
+}
+
+func (a *iceAgent) TURN() TURNChecks {
+	if a.turn == nil {
+		return nil
+	}
+	return iceTURN{a.turn, a.checks}
+}
+
+// iceTURN is the TURNChecks of an iceAgent.
+type iceTURN struct {
+	*ice.TURNChecks
+	checks Checks
+}
+
+var _ TURNChecks = iceTURN{}
+
+func (t iceTURN) Pairs(candidates []wire.Candidate) bool { return len(t.checks.Pairs(candidates)) > 0 }
+
+func (t iceTURN) Check(ctx context.Context, remote pipe.Remote, candidates []wire.Candidate) (pipe.Path, error) {
+	pair, err := t.Run(ctx, credentials(remote), t.checks.Pairs(candidates))
+	if err != nil {
+		return pipe.Path{}, err
+	}
+	return pipe.Path{Local: pair.Local, Remote: pair.Remote}, nil
+}
+
+func (t iceTURN) AddRemote(candidates []wire.Candidate) { t.Add(t.checks.Pairs(candidates)) }
+
+func (t iceTURN) AddLocal(candidates []wire.Candidate) { t.Add(t.checks.Lent(candidates)) }

@@ -1,0 +1,110 @@
+package overlay
+
+import (
+	"context"
+	"net/netip"
+	"time"
+
+	"github.com/idloc/idloc/internal/peerid"
+	"github.com/idloc/idloc/overlay/membership"
+	"github.com/idloc/idloc/overlay/naming"
+	"github.com/idloc/idloc/overlay/upkeep"
+)
+
+// membersChanged is called when a new revocation list is in force: it puts it into
+// the database, too, and drops what belongs to those who are no members by it.
+func (o *Overlay) membersChanged() {
+	o.enforce()
+	l := o.roster.Revocations()
+	o.life.spawn(func() {
+		_ = o.directory.Put(o.life.ctx, naming.RevocationKey(o.ID()), naming.RevocationValue(l))
+	})
+}
+
+// enforce drops all that belongs to those who are no members any more.
+func (o *Overlay) enforce() {
+	e := upkeep.Enforcer{
+		Sweep: o.roster.Sweep, Check: o.roster.Check, Expel: o.mesh.Expel, Pipes: o.pipes.Pipes, EndUnless: o.flows.EndUnless,
+		Dismiss: o.directory.Dismiss, Forget: o.mesh.Known().Forget,
+		Name: o.roster.Overlay().FullName, Events: o.cfg.Events, Log: o.cfg.Logger,
+	}
+	e.Enforce()
+}
+
+// Revoke ends the membership of the peer that has a label, or whose ID is
+// given as a label, and of the invitation it came by. Only the founder can.
+// When it returns, the list has been signed, saved and sent to all connected
+// members.
+func (o *Overlay) Revoke(ctx context.Context, label string) error {
+	return o.roster.RevokeLabel(label, func() (peerid.ID, error) {
+		f, err := o.Resolve(ctx, label)
+		return f.Peer, err
+	})
+}
+
+// Invite makes a token. Only the founder and delegates can.
+func (o *Overlay) Invite(opts InviteOptions) (string, error) {
+	var roles membership.Roles
+	if opts.Relay {
+		roles |= membership.RoleRelay
+	}
+	if opts.Delegate {
+		roles |= membership.RoleDelegate
+	}
+	own, kinds := o.nat.Own().Best(membership.MaxAddrs), o.nat.Kinds()
+	t, err := o.roster.Invite(membership.InviteOptions{
+		Label: opts.Name, Expires: opts.Expires, Roles: roles,
+		Addrs: o.mesh.TokenAddrs(own, func(a netip.AddrPort) bool { return kinds[a].Lonely() }),
+	})
+	if err != nil {
+		return "", err
+	}
+	return t.String(), nil
+}
+
+// ClockOff returns how far this machine's clock is ahead of those of the members
+// it has met (the median; negative: behind), and how many those are. Hellos tell
+// whole seconds.
+func (o *Overlay) ClockOff() (time.Duration, int) { return o.roster.ClockOff() }
+
+// watchClock tries again what failed because the clock was wrong, when it is set.
+func (o *Overlay) watchClock() {
+	o.roster.WatchClock(o.life.ctx, func() {
+		o.mesh.Forgive()
+		o.enforce()
+	}, func() {
+		o.mesh.Greet() // tells the time
+		o.directory.Changed()
+		o.mesh.Stir()
+		o.mesh.Wake()
+	})
+}
+
+// NameOf returns the full name that a peer's certificate or record gives it,
+// "" if none is known.
+func (o *Overlay) NameOf(id peerid.ID) string {
+	if id == o.Self() {
+		return o.Name()
+	}
+	m, ok := o.roster.Member(id)
+	if !ok {
+		return ""
+	}
+	return o.roster.Overlay().FullName(m.Label)
+}
+
+// RelayFor says whether this peer forwards between two members, and to whom
+// from's traffic is charged: its invitation. It is pipe.Config.Relay.
+func (o *Overlay) RelayFor(from, to peerid.ID) (account string, ok bool) {
+	// Whoever hides its addresses relays for nobody: those that it relayed for would
+	// have to know them.
+	relays := !o.cfg.NoRelay && o.cfg.Paths != PathRelayOnly
+	if me := o.Member(); !relays || me == nil || !me.Roles.Has(membership.RoleRelay) {
+		return "", false
+	}
+	m, ok := o.roster.Member(from)
+	if !ok {
+		return "", false
+	}
+	return string(m.Invitation[:]), true
+}

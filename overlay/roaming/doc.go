@@ -1,0 +1,14 @@
+// Package roaming follows the addresses of this host: sockets of the shared port that
+// come and go (DESIGN §9). NetworkChanged tells of a change, and Run does what follows
+// from it, in this order:
+//
+//	pipes         are challenged from the new sockets at once, and leave the old ones
+//	connections   from addresses that are gone are hung up; libp2p listens on the new ones
+//	addresses     and flows are told; all other connections are asked whether they live
+//	settling      a member is looked for, then what the new sockets look like from outside;
+//	              until then offers wait. Then the pipes that were up before get new paths
+//	what others know of this peer is put anew
+//
+// Settling takes as long as it needs, beside the rest: the next change does not wait for
+// it. A change that comes while one has not been looked at yet is the same one.
+package roaming

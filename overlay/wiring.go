@@ -1,0 +1,366 @@
+package overlay
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
+	libp2ptls "github.com/libp2p/go-libp2p/p2p/security/tls"
+	ma "github.com/multiformats/go-multiaddr"
+
+	"github.com/idloc/idloc/internal/event"
+	"github.com/idloc/idloc/internal/peerid"
+	"github.com/idloc/idloc/internal/pipe"
+	"github.com/idloc/idloc/internal/socket"
+	"github.com/idloc/idloc/internal/wire"
+	"github.com/idloc/idloc/overlay/adapter"
+	"github.com/idloc/idloc/overlay/admission"
+	"github.com/idloc/idloc/overlay/directory"
+	"github.com/idloc/idloc/overlay/establish"
+	"github.com/idloc/idloc/overlay/hearsay"
+	"github.com/idloc/idloc/overlay/ice"
+	"github.com/idloc/idloc/overlay/ice/tcp"
+	"github.com/idloc/idloc/overlay/membership"
+	"github.com/idloc/idloc/overlay/mesh"
+	"github.com/idloc/idloc/overlay/naming"
+	"github.com/idloc/idloc/overlay/nat"
+	"github.com/idloc/idloc/overlay/nullflow"
+	"github.com/idloc/idloc/overlay/offers"
+	"github.com/idloc/idloc/overlay/p2p"
+	"github.com/idloc/idloc/overlay/quictransport"
+	"github.com/idloc/idloc/overlay/roaming"
+	"github.com/idloc/idloc/overlay/upkeep"
+)
+
+// hearsayAddrs are the addresses taken of a server that another one names.
+const hearsayAddrs = 8
+
+// wiring is what the rooms share while they are made.
+type wiring struct {
+	*Overlay
+	filter ice.Filter
+	gate   *hearsay.Gate // for addresses that were only heard of
+	stun   func() []netip.AddrPort
+	keep   *upkeep.Upkeep
+}
+
+// start brings up everything that talks, and is undone by Close. resumed says that
+// the membership is one that was saved.
+func (o *Overlay) start(resumed bool) error {
+	if err := o.compose(resumed); err != nil {
+		_ = o.Close()
+		return err
+	}
+	return nil
+}
+
+func (o *Overlay) compose(resumed bool) error {
+	var err error
+	w := &wiring{Overlay: o}
+	w.filter = ice.NewFilter(o.cfg.Socket.Conns(), o.cfg.LSIPrefixes, o.cfg.AllowLoopback)
+	w.gate = hearsay.New(w.filter.Allowed, time.Now)
+	o.demux = ice.NewDemux(ice.DemuxConfig{Servers: w.gate})
+	if o.pipes, err = o.cfg.Pipes(o); err != nil {
+		return err
+	}
+	sources := &nat.STUNSources{
+		Configured: o.cfg.servers, Given: w.gate.Given,
+		Connected:  func() []nat.Remote { return o.mesh.Remotes() },
+		Remembered: func() []netip.AddrPort { return o.mesh.Remembered() },
+	}
+	w.stun = func() []netip.AddrPort { return sources.Servers(o.life.ctx) }
+	o.nat = w.newAddresses()
+	listening := senders(o.cfg.Socket)
+	if o.mesh, err = w.newMesh(); err != nil {
+		return err
+	}
+	if o.directory, err = w.newDirectory(); err != nil {
+		return err
+	}
+	w.keep = upkeep.New(upkeep.Config{
+		Self: o.mesh.Host().ID(), Mesh: o.mesh, Roster: o.roster, Directory: o.directory, Enforce: w.enforce,
+	})
+	if o.establish, err = w.newEstablisher(); err != nil {
+		return err
+	}
+	if o.flows, err = w.newFlows(); err != nil {
+		return err
+	}
+	if o.router, err = w.newRouter(); err != nil {
+		return err
+	}
+	o.roaming = w.newRoaming(listening)
+	if founder := o.roster.Founder(); founder && resumed {
+		o.directory.Serve()
+	} else if founder {
+		o.directory.ServeNew()
+	}
+	o.run(resumed)
+	return nil
+}
+
+// run answers others and starts what the rooms do by themselves.
+func (o *Overlay) run(resumed bool) {
+	o.mesh.Serve(adapter.OfferProtocol, func(_ context.Context, m *membership.Member, request []byte) ([]byte, error) {
+		return o.router.Serve(o.life.ctx, m.Peer, request)
+	})
+	o.mesh.Serve(mesh.Protocol(admission.ConfirmProtocol), o.roster.AnswerConfirm)
+	o.mesh.Serve(mesh.Protocol(admission.ConfirmedProtocol), o.roster.AnswerConfirmed)
+	o.mesh.Serve(mesh.Protocol(admission.RevocationProtocol), o.roster.AnswerList)
+	o.mesh.Start()
+	run := o.life.wg.Go
+	run(func() { o.nat.Run(o.life.ctx) })
+	run(o.directory.Run)
+	run(o.mesh.Run)
+	if resumed && o.roster.Founder() {
+		run(o.mesh.Recall)
+	}
+	decide := time.AfterFunc(directory.ServerAfter, o.mesh.Wake)
+	context.AfterFunc(o.life.ctx, func() { decide.Stop() })
+	run(o.watchClock)
+	run(func() { o.roaming.Run(o.life.ctx) })
+}
+
+// prefix begins the protocol IDs of this overlay.
+func (o *Overlay) prefix() protocol.ID { return mesh.Prefix(o.ID()) }
+
+// rosterConfig is what the Roster needs of the rest.
+func (o *Overlay) rosterConfig() admission.Config {
+	return admission.Config{
+		Key: o.cfg.Key, State: o.cfg.State, Now: o.cfg.clock, Log: o.cfg.Logger,
+		Network: adapter.Neighbours{Mesh: func() adapter.Mesh { return o.mesh }, Life: o.life.ctx},
+		Lookup:  func(ctx context.Context, label string) *naming.Record { return o.directory.Read(ctx, label) },
+		Changed: o.membersChanged,
+		Renewed: func() { o.directory.Renewed() },
+		Shown: func(p peerid.ID) []byte {
+			if pp := o.pipes.Pipe(p); adapter.Alive(pp) {
+				return pp.Chain()
+			}
+			return nil
+		},
+	}
+}
+
+// newAddresses makes what knows and finds this peer's addresses. TURN servers are
+// asked for none where paths are to be direct.
+func (w *wiring) newAddresses() *nat.Addresses {
+	turn := nat.AllocationsConfig{
+		Servers: w.cfg.servers,
+		STUN:    func(a *nat.Allocation, from netip.AddrPort, b []byte) { w.demux.HandleLent(a, from, b) },
+		Data:    func(a *nat.Allocation, from netip.AddrPort, b []byte) { w.pipes.Receive(a, from, b, len(b)) },
+		Ended:   func(a *nat.Allocation) { w.pipes.RemoveLocal(a) },
+	}
+	if w.cfg.Paths == PathDirectOnly {
+		turn.Servers = nil
+	}
+	return nat.New(nat.Config{
+		Sockets: w.cfg.Socket, Net: w.cfg.Net, Logger: w.cfg.Logger, Asker: w.demux, Servers: w.stun, TURN: turn,
+		Arrivals: func() nat.Arrivals { return w.mesh.Arrivals() },
+		Seen:     func() { w.establish.CandidatesChanged() },
+		Changed: func() {
+			w.establish.CandidatesChanged()
+			w.directory.ContactsChanged()
+			w.mesh.Wake()
+		},
+	})
+}
+
+var _ pipe.TURN = (*nat.Allocation)(nil)
+
+func (w *wiring) newMesh() (*mesh.Mesh, error) {
+	known, damaged := mesh.LoadKnown(w.cfg.State, w.Self(), w.gate)
+	if damaged != nil {
+		w.cfg.Logger.Warn("saved state is damaged and begun anew", "name", mesh.KnownFile, "err", damaged)
+	}
+	known.ForgetRevoked(w.roster.Revocations()) // while this peer was not there to hear of it
+	return mesh.New(mesh.Config{
+		Key: w.cfg.Key, Port: w.cfg.Socket, Prefix: w.prefix(), Log: w.cfg.Logger,
+		Hearsay: w.gate, Known: known, Pipes: adapter.Pipes{Endpoint: w.pipes},
+		Advertise: func(listening []netip.AddrPort) []netip.AddrPort { return w.nat.Listed(listening, naming.MaxAddrs) },
+		Verify:    w.roster.Verify, Current: w.roster.Current, Hello: w.hello, YoungFor: directory.YoungFor,
+		Entered: w.entered, Heard: w.heard, Left: w.left, Clock: w.roster.HearTime,
+		Answers: w.nat.Probes().NoteConnection, Probed: w.nat.Probes().Note,
+		ClockWrong: func() bool {
+			off, n := w.ClockOff()
+			return n > 0 && off.Abs() > membership.Tolerance
+		},
+		Alone:   func(why string) { w.cfg.Events.Emit(event.Event{Kind: event.Alone, Err: why}) },
+		Serving: w.Server, EnoughServers: directory.FewServers,
+		Record: func(p peerid.ID) []byte { return w.directory.Record(p) },
+		Show:   func(p peerid.ID, record []byte) bool { return w.directory.Show(p, record) },
+		Allow:  func(p peerid.ID) bool { return w.router.Allow(p) },
+		Pulse:  func() { w.keep.Pulse(w.life.ctx) }, Decide: func() bool { return w.directory.DecideRole() },
+	})
+}
+
+// hello is what this peer says of itself.
+func (o *Overlay) hello() mesh.Hello {
+	own := o.roster.Own()
+	h := mesh.Hello{Chain: own.Chain, Revocation: o.roster.Revocations().Seq(), Seconds: uint64(o.now().Unix()), Start: o.pipes.Start()}
+	h.Issuer, h.NoRelay = own.Issuer, o.cfg.NoRelay
+	h.Record = o.directory.OwnRecord()
+	if o.cfg.Paths != PathRelayOnly {
+		h.Addrs = p2p.QUICs(o.nat.Own().Best(mesh.HelloAddrs))
+	}
+	h.Server, h.Young = o.directory.Serving()
+	return h
+}
+
+// entered is called when a member has come through the gate.
+func (o *Overlay) entered(n mesh.Neighbor) {
+	remote, _ := p2p.AddrPort(n.Remote)
+	o.nat.Probes().NoteConnection(remote)
+	o.cfg.Events.Emit(event.Event{Kind: event.PeerConnected, Peer: n.ID, Name: o.roster.Overlay().FullName(n.Member.Label), Remote: remote})
+	o.directory.Entered(n.Peer)
+	if n.Server || !o.nat.Mapped().Known() {
+		o.nat.Mapped().Remeasure()
+	}
+}
+
+// heard is called for each valid hello, also later ones.
+func (o *Overlay) heard(n mesh.Neighbor, h mesh.Hello) {
+	o.pipes.PeerStarted(n.ID, h.Start)
+	o.directory.Heard(n.Peer, h.Server, h.Young, h.Start)
+	o.roster.HearNumber(n.ID, h.Revocation)
+}
+
+// left is called when a member's last connection is gone. One that was trimmed
+// tells nothing about the member.
+func (o *Overlay) left(p peer.ID, m *membership.Member, trimmed bool) {
+	o.cfg.Events.Emit(event.Event{Kind: event.PeerGone, Peer: m.Peer, Name: o.roster.Overlay().FullName(m.Label)})
+	o.directory.Left(p, trimmed)
+}
+
+func (w *wiring) newDirectory() (*directory.Directory, error) {
+	d, err := directory.New(directory.Config{
+		Key: w.cfg.Key, Self: w.Self(), Overlay: w.roster.Overlay(), Prefix: w.prefix(), Now: w.now,
+		Log: w.cfg.Logger, Events: w.cfg.Events, State: w.cfg.State,
+		Mesh: adapter.DirectoryMesh{Mesh: w.mesh}, Roster: adapter.DirectoryRoster{Roster: w.roster},
+		Addrs: func(n int) []string {
+			var out []string
+			for _, a := range p2p.QUICs(w.nat.Own().Best(n)) {
+				out = append(out, a.String())
+			}
+			return out
+		},
+		Remembered: func() int { return len(w.mesh.Known().AddrInfos()) },
+		JustBack:   w.mesh.JustBack,
+		Piped:      func(p peerid.ID) bool { return adapter.Alive(w.pipes.Pipe(p)) },
+		Silent:     func(p peer.ID) { w.mesh.Suspect(p) },
+		Told: func(by peer.ID, addrs []ma.Multiaddr) []ma.Multiaddr {
+			return w.mesh.Told(by, mesh.BestOf(addrs, hearsayAddrs))
+		},
+		Reached:     func() bool { return w.mesh.Reached().Unasked() },
+		AskDialBack: w.mesh.AskDialBack,
+		DialedBack:  func() bool { return w.mesh.DialledBack().Decided() },
+	})
+	if err != nil {
+		return nil, fmt.Errorf("directory: %w", err)
+	}
+	return d, nil
+}
+
+func (w *wiring) newEstablisher() (*establish.Establisher, error) {
+	checks := establish.Checks{
+		Config: func(turn bool) ice.Config {
+			cfg := ice.Config{Demux: w.demux, Conns: w.cfg.Socket.Conns(), Mapped: w.nat.Outer, Net: w.cfg.Net}
+			if turn {
+				cfg.Lent = w.nat.Lent()
+			}
+			return cfg
+		},
+		Pairs: func(candidates []wire.Candidate) []ice.TURNPair {
+			return ice.TURNPairs(w.nat.Allocations(), w.cfg.Socket.Conns(), candidates)
+		},
+		Lent: func(candidates []wire.Candidate) []ice.TURNPair {
+			return ice.TURNPairs(w.nat.Allocations(), nil, candidates)
+		},
+	}
+	return establish.New(establish.Config{
+		Self: w.Self(), Pipes: w.pipes, Offers: adapter.Offers(func() establish.Offers { return w.router }), Policy: w.cfg.Paths,
+		NewAgent: checks.New,
+		Candidates: func() []wire.Candidate {
+			return ice.LocalCandidates(w.cfg.Socket.Conns(), w.nat.Outer, w.nat.Lent())
+		},
+		Lent:   func() bool { return len(w.nat.Allocations()) > 0 },
+		Usable: w.filter.Keep, Allowed: w.filter.Allowed,
+		Chain: w.chain, Verify: w.verify, Relays: func() []establish.Relay { return adapter.Relays(w.mesh.Members(), w.roster.Members()) }, Unreached: w.directory.Forget,
+		Flow:   func(in *pipe.Incoming) offers.Response { return w.flows.Answer(in).Response() },
+		Events: w.cfg.Events, Logger: w.cfg.Logger,
+	})
+}
+
+func (o *Overlay) chain() []byte { return o.roster.Own().Chain }
+
+func (o *Overlay) verify(chain []byte, p peerid.ID) error {
+	_, err := o.roster.Verify(chain, p)
+	return err
+}
+
+// newFlows wires the flows with null encapsulation.
+func (w *wiring) newFlows() (*nullflow.Flows, error) {
+	var identity *libp2ptls.Identity
+	if w.cfg.Null.Policy != wire.PolicyRefuse {
+		var err error
+		if identity, err = quictransport.NewIdentity(w.cfg.Key); err != nil {
+			return nil, err
+		}
+	}
+	pacer := w.demux.Pacer()
+	return nullflow.New(nullflow.Config{
+		Self: w.Self(), Handler: w.cfg.Null, RelaysOnly: w.cfg.Paths == PathRelayOnly, Identity: identity,
+		Chain: w.chain, Usable: w.filter.Keep,
+		Offers: nullflow.RoutedOffers{
+			New: w.pipes.NewOffer, Verify: w.verify, Unreached: w.directory.Forget,
+			Deliver: func(ctx context.Context, p peerid.ID, offer *pipe.Offer) (*pipe.Session, peerid.ID, error) {
+				return w.router.DeliverOnce(ctx, p, offer)
+			},
+		},
+		TCP: tcp.Config{
+			Net: w.cfg.Net, Addrs: w.nat.Local, Port: w.cfg.Socket.Number(), Servers: w.stun, Logger: w.cfg.Logger,
+			Reaches: w.nat.Reaches,
+			Allow:   func(to netip.AddrPort) bool { return pacer.Allow(netip.AddrPort{}, to, time.Now()) },
+		},
+		UDP: func(ctx context.Context) (nullflow.UDPChecks, error) {
+			return nullflow.NewUDPChecks(ctx, ice.FlowConfig{
+				Pacer: pacer, Gate: w.gate, STUNServers: w.stun, Addrs: w.nat.Local(), Net: w.cfg.Net, Logger: w.cfg.Logger,
+			})
+		},
+		Answered: func(a netip.Addr) { pacer.NoteAnswer(a, time.Now()) },
+		Events:   w.cfg.Events, Logger: w.cfg.Logger,
+	})
+}
+
+func (w *wiring) newRouter() (*offers.Router, error) {
+	return offers.New(offers.Config{
+		Self: w.Self(), Mesh: adapter.OfferMesh{Mesh: w.mesh}, Directory: adapter.OfferDirectory{Mesh: w.mesh, Directory: w.directory}, Forward: !w.cfg.NoRelay,
+		Offered: func(_ context.Context, q offers.Request, from peerid.ID) offers.Response {
+			return w.establish.Offered(q, from)
+		},
+		PipeDead: w.establish.PipeDead, Events: w.cfg.Events, Logger: w.cfg.Logger,
+	})
+}
+
+func (w *wiring) newRoaming(inUse []pipe.Sender) *roaming.Follower {
+	return roaming.New(roaming.Config{
+		Sockets: func() []pipe.Sender { return senders(w.cfg.Socket) },
+		Pipes:   w.pipes, Mesh: w.mesh, Mapped: w.nat.Mapped(), Establisher: w.establish,
+		Moved: func() {
+			w.nat.NetworkChanged()
+			w.flows.NetworkChanged()
+		},
+		Changed: w.directory.Changed,
+	}, inUse)
+}
+
+// senders are the port's sockets as package roaming has them.
+func senders(port *socket.Port) []pipe.Sender {
+	var out []pipe.Sender
+	for _, c := range port.Conns() {
+		out = append(out, c)
+	}
+	return out
+}
