@@ -15,6 +15,8 @@ var (
 	section        = regexp.MustCompile(`§(\d+(?:\.\d+)?)`)
 	// wrapped is the end of a line of a comment or of a table in one.
 	wrapped = regexp.MustCompile(`\n\s*(?://)?\s*`)
+	// designRow is a line of the table of figures: what, figure, constant.
+	designRow = regexp.MustCompile("(?m)^\\| [^|]+ \\| (\\d[^|`]*|0x[0-9a-f]+) \\| `([a-z0-9/]+)\\.(\\w+)` \\|$")
 )
 
 // cited returns what text cites of internal/DESIGN.md, and how often it names
@@ -32,22 +34,28 @@ func cited(text string) (sections []string, bare int) {
 	return sections, bare
 }
 
-// What the source cites of internal/DESIGN.md stands there.
-func TestDesignIsCited(t *testing.T) {
-	root := filepath.Join("..", "..")
-	design, err := os.ReadFile(filepath.Join(root, "internal", "DESIGN.md"))
+func readDesign(t *testing.T) string {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join("..", "..", "internal", "DESIGN.md"))
 	if err != nil {
 		t.Fatal(err)
 	}
+	return string(b)
+}
+
+// What the source cites of internal/DESIGN.md stands there.
+func TestDesignIsCited(t *testing.T) {
+	root := filepath.Join("..", "..")
+	design := readDesign(t)
 	headings := map[string]bool{}
-	for _, m := range designHeading.FindAllStringSubmatch(string(design), -1) {
+	for _, m := range designHeading.FindAllStringSubmatch(design, -1) {
 		if headings[m[1]] {
 			t.Errorf("two headings %s", m[1])
 		}
 		headings[m[1]] = true
 	}
 	count := 0
-	err = filepath.WalkDir(root, func(p string, d fs.DirEntry, err error) error {
+	err := filepath.WalkDir(root, func(p string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
@@ -85,5 +93,23 @@ func TestCitationsAreFound(t *testing.T) {
 	sections, bare := cited("// a (DESIGN §8, §14.4), b DESIGN\n//\t§9; and DESIGN as such, DESIGN §7")
 	if strings.Join(sections, " ") != "8 14.4 9 7" || bare != 1 {
 		t.Errorf("%v, %d", sections, bare)
+	}
+}
+
+// What internal/DESIGN.md says is so long or so many is so in the code.
+func TestDesignFigures(t *testing.T) {
+	root := filepath.Join("..", "..")
+	design := readDesign(t)
+	v := newValues(root)
+	rows := designRow.FindAllStringSubmatch(design, -1)
+	for _, m := range rows {
+		checkFigure(t, v, m[2], m[3], m[1])
+	}
+	if len(rows) < 30 {
+		t.Errorf("only %d rows: does the test still read them?", len(rows))
+	}
+	_, table, _ := strings.Cut(design, "\n## 16")
+	if lines := len(regexp.MustCompile(`(?m)^\| `).FindAllString(table, -1)) - 1; lines != len(rows) {
+		t.Errorf("the table has %d lines, of which %d could be read", lines, len(rows))
 	}
 }
