@@ -92,6 +92,7 @@ func newDatabase(cfg *Config, valid record.Validator, found func(peer.ID)) (*dat
 		return nil, fmt.Errorf("database: %w", err)
 	}
 	d.table = d.kad.RoutingTable()
+	d.keepStrangersOut()
 	if d.rpc, err = pb.NewProtocolMessenger(checkedSender{d.kad.MessageSender()}); err != nil {
 		d.close()
 		return nil, fmt.Errorf("database: %w", err)
@@ -152,6 +153,22 @@ func (d *database) serve(since time.Time) {
 	}
 	d.cfg.Log.Info("this peer now keeps a part of the database")
 	_ = d.reach.Emit(event.EvtLocalReachabilityChanged{Reachability: network.ReachabilityPublic})
+}
+
+// keepStrangersOut takes whoever is added to the table and is no member any more out of
+// it again. The DHT asks RoutingTableFilter first and then the server itself, which
+// takes a while; who was dismissed meanwhile would come back. It is called before the
+// mesh is started, and so before anybody is added.
+func (d *database) keepStrangersOut() {
+	added := d.table.PeerAdded
+	d.table.PeerAdded = func(p peer.ID) { // the table is locked
+		added(p)
+		d.cfg.Mesh.Go(func() {
+			if _, ok := d.cfg.Roster.Member(fromPeer(p)); !ok { // one that is only not connected stays
+				d.table.RemovePeer(p)
+			}
+		})
+	}
 }
 
 // dismiss takes a peer that is no member any more out of the database.
