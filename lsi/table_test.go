@@ -27,7 +27,7 @@ func (c *clock) now() time.Time { return c.t }
 
 func testTable(t testing.TB, cfg Config) *Table {
 	t.Helper()
-	cfg.Self = testPeer(1 << 40)
+	cfg.Self = testPeer(1 << 30)
 	table, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)

@@ -298,7 +298,7 @@ func TestPartsBecomeOne(t *testing.T) {
 	earth := newNode(t, dir)
 	earth.run(Create(t.Context(), "example.com", earth.config("earth")))
 	venus, mars := earth.join(t, "venus"), earth.join(t, "mars")
-	await(t, "all connected", 20*time.Second, func() bool { return len(venus.Peers()) == 2 && len(mars.Peers()) == 2 })
+	await(t, "all connected", 3*mesh.UpkeepEvery, func() bool { return len(venus.Peers()) == 2 && len(mars.Peers()) == 2 })
 	earth.shut()
 	await(t, "earth gone", 20*time.Second, func() bool { return len(venus.Peers()) == 1 && len(mars.Peers()) == 1 })
 	if err := dir.Save(mesh.KnownFile, []mesh.KnownMember{}); err != nil {
@@ -309,7 +309,7 @@ func TestPartsBecomeOne(t *testing.T) {
 	if alone, why := again.Alone(); alone {
 		t.Errorf("alone, although it knows nobody: %s", why)
 	}
-	await(t, "all connected again", 30*time.Second, func() bool { return len(again.Peers()) == 2 })
+	await(t, "all connected again", 3*mesh.UpkeepEvery, func() bool { return len(again.Peers()) == 2 })
 }
 
 // TestAloneIsSaid: who resumes and reaches nobody is up, and says why it is alone:

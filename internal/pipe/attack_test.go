@@ -191,7 +191,7 @@ func TestMadeUpInitiators(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, _, err := r.admit(offer(1<<40, 1), 1); !errors.Is(err, ErrBusy) {
+	if _, _, err := r.admit(offer(1<<30, 1), 1); !errors.Is(err, ErrBusy) {
 		t.Errorf("more half open than allowed: %v", err)
 	}
 }
