@@ -141,7 +141,8 @@
 //	Accept                                            peers take turns; connections of one come in order
 //	Dial to a node that has ended                     EHOSTUNREACH, or no answer while ctx lasts: there is no kernel left to refuse
 //	a reader that stands still when a node is closed  gets the rest for 10 s, or as long as Shutdown's ctx lasts, then ECONNRESET
-//	a node that is killed                             its peers' conns live until one knows of it, then ECONNRESET; loopback has no such case
+//	a node that is killed                             its peers' conns live until one knows of it, then what had come, and ECONNRESET unless the end
+//	                                                  had come too; a kernel outlives the process, and delivers all that it wrote, and the end
 //
 // # Null encapsulation
 //

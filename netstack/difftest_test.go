@@ -3,6 +3,8 @@ package netstack
 import (
 	"context"
 	"errors"
+	"flag"
+	"fmt"
 	"net"
 	"net/netip"
 	"strconv"
@@ -11,11 +13,16 @@ import (
 	"time"
 
 	"gvisor.dev/gvisor/pkg/buffer"
+	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 
 	"github.com/idloc/idloc/internal/difftest"
 	"github.com/idloc/idloc/internal/inner"
+	"github.com/idloc/idloc/shim/shimtest"
 )
+
+var crashPrograms = flag.Int("crash.programs", 60, "how many programs TestProgramsThatCrash runs")
 
 // faulty is a link that damages what comes in: what a stack with a fault would
 // have done.
@@ -122,6 +129,107 @@ func TestProgramsFindFaults(t *testing.T) {
 			t.Error(d)
 		}
 	})
+}
+
+// crashing is the rig for a program in which a process crashes. The other side hears
+// of it by gone: mostly as from the next process in that place.
+func (r *rig) crashing(gone func(n, far *node)) *difftest.World {
+	w := r.world()
+	for i, n := range []*node{r.a, r.b} {
+		far := []*node{r.b, r.a}[i]
+		w.Sides[i].Crash = func() error {
+			// Who has dialled takes a connection for made before it is.
+			for began := time.Now(); opening(far); time.Sleep(time.Millisecond) { // nothing tells
+				if time.Since(began) > time.Minute {
+					return errors.New("a handshake goes on")
+				}
+			}
+			r.net.SetFilter(func(_, _ *shimtest.Node, _ []byte, _ int) []byte { return nil })
+			ctx, cancel := context.WithCancel(context.Background())
+			cancel()
+			_ = n.Stack.Close(ctx) // unheard
+			if p := n.Pipes.Pipe(far.ID); p != nil {
+				p.Close(nil) // likewise
+			}
+			had := make(map[*tcp.Endpoint]int)
+			for ep := range far.endpoints() {
+				if k, err := ep.GetSockOptInt(tcpip.ReceiveQueueSizeOption); err == nil {
+					had[ep] = k
+				}
+			}
+			gone(n, far)
+			for ep, k := range had {
+				if left, _ := ep.GetSockOptInt(tcpip.ReceiveQueueSizeOption); left < k {
+					return fmt.Errorf("of %d bytes that had come %d can be read", k, left)
+				}
+			}
+			return nil
+		}
+	}
+	return w
+}
+
+// opening says whether a peer's handshake is under way at n.
+func opening(n *node) bool {
+	for ep := range n.endpoints() {
+		if ep.EndpointState() == tcp.StateSynRecv {
+			return true
+		}
+	}
+	return false
+}
+
+// nextProcess is how a peer hears of a crash.
+func nextProcess(n, far *node) { far.Pipes.PeerStarted(n.ID, n.Pipes.Start()+1) }
+
+// Programs in which a process crashes show the other side what package difftest
+// says of that, and find what is wrong with it.
+func TestProgramsThatCrash(t *testing.T) {
+	t.Parallel()
+	check := func(t *testing.T, seed uint64, limit time.Duration, gone func(n, far *node)) (difference string) {
+		p := difftest.Generate(seed, difftest.Options{Exits: true, Crash: true})
+		return p.Check(func(p *difftest.Program) *difftest.Transcript {
+			w := newRig(t).crashing(gone)
+			w.Limit = limit
+			return p.Run(w)
+		}, false)
+	}
+	t.Run("none", func(t *testing.T) {
+		t.Parallel()
+		for seed := range uint64(*crashPrograms) {
+			t.Run(fmt.Sprint(seed), func(t *testing.T) {
+				if d := check(t, seed, time.Minute, nextProcess); d != "" {
+					t.Error(d)
+				}
+			})
+		}
+	})
+	for name, gone := range map[string]func(n, far *node){
+		"nobody hears of it": func(_, _ *node) {},
+		"streams look whole": func(n, far *node) {
+			v4, v6, _ := far.Table.Of(n.ID)
+			far.peerGone(v4, v6, true)
+		},
+		"what had come is lost": func(n, far *node) {
+			for ep := range far.endpoints() {
+				if a, ok := remoteOf(ep); ok && a.IsValid() && !a.IsUnspecified() {
+					ep.Abort()
+				}
+			}
+			nextProcess(n, far)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			for seed := range uint64(100) {
+				if d := check(t, seed, time.Second, gone); d != "" {
+					t.Log(d)
+					return
+				}
+			}
+			t.Error("not found by 100 programs")
+		})
+	}
 }
 
 // forgetful keeps the last small Write back until there is another, as a stack

@@ -23,7 +23,7 @@ func TestKernelBesideItself(t *testing.T) {
 	var wg sync.WaitGroup
 	var taken [ops]int
 	for i := range *programs {
-		p := Generate(*seed+uint64(i), Options{Exits: i%4 == 0})
+		p := Generate(*seed+uint64(i), Options{Exits: i%4 == 0, Crash: i%8 == 0})
 		for j := range p.Steps {
 			taken[p.Steps[j].Op]++
 		}

@@ -15,10 +15,21 @@
 //   - how much of a Write that is cut the buffers have taken is the system's,
 //     but that and no byte else has to arrive.
 //
-// Two things are no steps. The crash of a machine: on loopback there is none, for
-// the kernel outlives the process, and how long a side waits for one that is gone
-// is the application's to say. And SetUserTimeout: what it measures, when it has
-// not run out before, is how busy the machine is.
+// A process that crashes is ended by its kernel as one that exits is. Where TCP
+// is in the process, nothing outlives it, and its peers differ from the kernel's in
+// this, which is looked for instead of what the kernel shows:
+//
+//   - a stream whose FIN had not been sent ends with ECONNRESET and never looks
+//     whole: nobody can say that it is;
+//   - one whose FIN had been sent ends with EOF if that had come, else likewise;
+//   - of what was written only what had come is read, in order and nothing else: the
+//     rest lay in the process;
+//   - calls that wait end with ECONNRESET;
+//   - what is written then fails at once, or is lost, as with an exit.
+//
+// Two things are no steps. The crash of a machine that nobody hears of: how long a
+// side waits for one that is gone is the application's to say. And SetUserTimeout: what
+// it measures, when it has not run out before, is how busy the machine is.
 //
 // When an outcome differs the kernel is asked again: it may do so too at times.
 //

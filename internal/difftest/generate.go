@@ -6,6 +6,7 @@ import "math/rand/v2"
 type Options struct {
 	Steps int  // tried; 0: 100. A part of them can be taken.
 	Exits bool // a side's process may end
+	Crash bool // and does so by a crash
 }
 
 // weights say how often each Op is tried.
@@ -31,6 +32,10 @@ func Generate(seed uint64, o Options) *Program {
 	steps := []Step{
 		{Op: Listen, Side: at}, {Op: Dial, Side: 1 - at}, {Op: Accept, Side: at},
 	}
+	exit := Exit
+	if o.Crash {
+		exit = Crash
+	}
 	total := 0
 	for _, w := range weights {
 		total += w
@@ -38,13 +43,13 @@ func Generate(seed uint64, o Options) *Program {
 	for range o.Steps {
 		s := random(r, total)
 		if s.Op == Close && r.IntN(2) == 0 && o.Exits {
-			s = Step{Op: Exit, Side: r.IntN(2)}
+			s = Step{Op: exit, Side: r.IntN(2)}
 			o.Exits = false
 		}
 		steps = append(steps, s)
 	}
 	if o.Exits {
-		steps = append(steps, Step{Op: Exit, Side: r.IntN(2)})
+		steps = append(steps, Step{Op: exit, Side: r.IntN(2)})
 	}
 	p.Steps = valid(append(steps, epilogue(r.IntN(2))...))
 	return p

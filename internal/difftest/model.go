@@ -36,6 +36,9 @@ type end struct {
 	murky            bool    // whether and how a reset has been seen is a race's
 	held             bool    // of what the peer has written before its end some may not have been sent yet
 	ended            bool    // a Read has met the end
+	crashed          bool    // the peer has ended without a word
+	whole            bool    // and had sent its FIN before
+	told             bool    // which a Write has heard
 	reading          int     // bytes that a Read waits for
 	writing          bool    // a Write waits
 }
@@ -103,6 +106,7 @@ var (
 	shut     = []Class{OK, NotConn}
 	arrivals = "whether a reset has arrived by then is a race's"
 	holding  = "what the congestion window holds back is discarded by a reset"
+	crashing = "a crash sends nothing: what is under way is lost, and no end comes that had not been sent"
 )
 
 // valid runs the steps through the model: those that may wait for ever, or for
@@ -147,7 +151,7 @@ func (m *model) apply(s *Step) bool {
 	switch s.Op {
 	case Listen, CloseListener, AcceptPast, AcceptClosed, Dial, Accept:
 		return m.applyListener(s)
-	case Exit:
+	case Exit, Crash:
 		return m.exit(s)
 	}
 	c := m.conn(s.Conn)

@@ -16,6 +16,7 @@ func (m *model) write(s *Step, c *modelConn, e, p *end) bool {
 			return false
 		}
 		s.anyN, s.why = true, "how many writes it takes is a race's"
+		e.told = e.crashed
 		if e.fin {
 			s.allow, s.lossy = failed, false
 			s.why = "whether a FIN or the reset comes first"
@@ -176,6 +177,8 @@ func (m *model) end(s *Step, e *end) {
 		s.anyN, s.why = true, "what comes after CloseRead"
 	}
 	switch {
+	case e.crashed && !e.murky && !e.ended && !e.rclosed:
+		e.crashes(s)
 	case e.rclosed && e.reset:
 		e.murky = true
 		fallthrough
@@ -200,6 +203,14 @@ func (m *model) end(s *Step, e *end) {
 	e.blur = e.rclosed && e.unread() // and may come yet
 	e.chunks = nil
 	e.ended = true
+}
+
+// crashes is what to expect of the first read after the peer has crashed.
+func (e *end) crashes(s *Step) {
+	s.anyN, s.why = true, crashing
+	if s.crash = []Class{Reset}; e.whole || e.told {
+		s.crash = cut // the FIN may have come, or the reset is said already
+	}
 }
 
 // close is the end of one side's end of a connection, by Close or Exit.
@@ -246,7 +257,7 @@ func (m *model) index(c *modelConn) int {
 	panic("difftest: a connection of another model")
 }
 
-// exit ends one side.
+// exit ends one side. The kernel does the same when its process crashes.
 func (m *model) exit(s *Step) bool {
 	for i := range m.conns {
 		if e := &m.conns[i].ends[s.Side]; m.conns[i].exists && e.open && e.linger == 0 && e.wclosed {
@@ -259,7 +270,11 @@ func (m *model) exit(s *Step) bool {
 		}
 	}
 	for i := range m.conns {
-		if c := &m.conns[i]; c.exists && c.ends[s.Side].open {
+		c := &m.conns[i]
+		if p := &c.ends[1-s.Side]; s.Op == Crash && p.open {
+			p.crashed, p.whole = true, p.fin
+		}
+		if c.exists && c.ends[s.Side].open {
 			m.close(s, c, s.Side)
 		}
 		if p := &m.conns[i].ends[1-s.Side]; p.open && p.fin {
@@ -267,5 +282,35 @@ func (m *model) exit(s *Step) bool {
 		}
 	}
 	m.gone[s.Side] = true
+	if s.Op == Crash {
+		m.crashWaits(s)
+	}
 	return true
+}
+
+// crashWaits says of calls of the other side that end with a crash that a reset ends
+// them, of which one call of a connection hears.
+func (m *model) crashWaits(s *Step) {
+	heard := make(map[int]int)
+	for _, w := range s.waits {
+		if w.side != s.Side {
+			heard[w.conn]++
+		}
+	}
+	for i := range s.waits {
+		w := &s.waits[i]
+		if w.side == s.Side {
+			continue
+		}
+		w.anyN, w.why, w.crash = true, crashing, []Class{Reset}
+		switch {
+		case w.read:
+			m.conns[w.conn].ends[w.side].ended = true
+			if heard[w.conn] > 1 {
+				w.crash = cut
+			}
+		case heard[w.conn] > 1, m.conns[w.conn].ends[w.side].whole:
+			w.crash = failed
+		}
+	}
 }

@@ -69,8 +69,9 @@ func (o Outcome) String() string { return fmt.Sprintf("%d %s", o.N, o.Class) }
 // Transcript is what the sides of one world saw: the outcomes of each step's
 // call and of those that ended with it.
 type Transcript struct {
-	steps [][]Outcome
-	wrong string // what can never be right: a byte that was not written
+	steps   [][]Outcome
+	crashes bool   // a process that crashes says nothing: there is no kernel that outlives it
+	wrong   string // what can never be right: a byte that was not written
 }
 
 func (t *Transcript) at(i int) string {
@@ -107,6 +108,12 @@ func (p *Program) compare(kernel, other *Transcript, lossy bool) *difference {
 			e := &s.expect
 			if j > 0 {
 				e = &s.waits[j-1].expect
+			}
+			if e.crash != nil && other.crashes {
+				if slices.Contains(e.crash, o[j].Class) {
+					continue
+				}
+				return &difference{i, fmt.Sprintf("%v after a crash: %v", s, o[j]), kernel, other}
 			}
 			if !e.same(k[j], o[j], lossy) {
 				return &difference{i, fmt.Sprintf("%v: kernel %v, other %v", s, k[j], o[j]), kernel, other}

@@ -33,7 +33,8 @@ const (
 	CloseRead
 	Linger // SetLinger(N)
 	Close
-	Exit // the end of the side's process
+	Exit  // the end of the side's process
+	Crash // the same, and it says nothing
 	ops
 )
 
@@ -41,7 +42,7 @@ var opNames = [ops]string{"listens", "closes listener", "accepts with a past dea
 	"dials", "accepts", "makes buffers small of", "writes", "copies", "writes with a past deadline", "writes until that fails", "reads", "reads to the end",
 	"reads once more", "reads with a past deadline", "reads with a near deadline", "begins to read", "begins to write",
 	"sets a past deadline for the read of", "sets a past deadline for the write of",
-	"CloseWrite", "CloseRead", "SetLinger", "Close", "exits"}
+	"CloseWrite", "CloseRead", "SetLinger", "Close", "exits", "crashes"}
 
 // Step is one step of a Program: what is not set by the model below.
 type Step struct {
@@ -60,6 +61,7 @@ type expect struct {
 	allow []Class // of the outcome, besides what the kernel's was
 	anyN  bool    // the number of bytes may differ
 	lossy bool    // both hold where segments are lost only
+	crash []Class // where a crash says nothing: of the outcome, whatever the kernel's is
 	why   string  // the reason
 }
 
@@ -88,8 +90,8 @@ func (s *Step) String() string {
 		return fmt.Sprintf("%s c%d %s %d", who, s.Conn, opNames[s.Op], s.N)
 	case Linger:
 		return fmt.Sprintf("%s c%d SetLinger(%d)", who, s.Conn, s.N)
-	case Exit:
-		return who + " exits"
+	case Exit, Crash:
+		return who + " " + opNames[s.Op]
 	}
 	return fmt.Sprintf("%s c%d %s", who, s.Conn, opNames[s.Op])
 }
@@ -97,7 +99,7 @@ func (s *Step) String() string {
 // Exits says whether a side's process ends before the other's.
 func (p *Program) Exits() bool {
 	for i := range p.Steps {
-		if p.Steps[i].Op == Exit {
+		if op := p.Steps[i].Op; op == Exit || op == Crash {
 			return true
 		}
 	}

@@ -20,6 +20,11 @@ type Side struct {
 	// Exit ends the process; nil: everything that the program has opened is
 	// closed, which is what a kernel does then.
 	Exit func() error
+
+	// Crash ends the process without a word; it returns when the other side knows,
+	// and its error is what can never be right. Nil: there is a kernel that outlives
+	// the process, for which it is an exit.
+	Crash func() error
 }
 
 // World is where a Program runs: the kernel, or two nodes.
@@ -94,7 +99,7 @@ func (p *Program) Run(w *World) *Transcript {
 		r.network = "tcp6"
 	}
 	defer r.end()
-	t := &Transcript{}
+	t := &Transcript{crashes: w.Sides[0].Crash != nil || w.Sides[1].Crash != nil}
 	for i := range p.Steps {
 		s := &p.Steps[i]
 		done := make(chan Outcome, 1)
@@ -181,7 +186,15 @@ func (r *run) step(s *Step) Outcome {
 	case Accept:
 		return r.accept(s)
 	case Exit:
-		return r.exit(s.Side)
+		return r.exit(s.Side, side.Exit)
+	case Crash:
+		if side.Crash == nil {
+			return r.exit(s.Side, nil)
+		}
+		if err := side.Crash(); err != nil {
+			r.note(err.Error())
+		}
+		return r.exit(s.Side, func() error { return nil })
 	}
 	c := r.conns[s.Conn]
 	return r.call(s, c, c.ends[s.Side])
@@ -224,8 +237,7 @@ func (r *run) accept(s *Step) Outcome {
 
 // exit ends a side's process. It returns when the side has let go of all, which
 // is before its peer has all.
-func (r *run) exit(side int) Outcome {
-	exit := r.w.Sides[side].Exit
+func (r *run) exit(side int, exit func() error) Outcome {
 	if exit != nil {
 		r.exits.Go(func() { _ = exit() })
 	}
