@@ -38,7 +38,7 @@ var stair = []rule{
 
 	// Beside the stair.
 	{"overlay/membership/canon", ""},
-	{"overlay/membership", "overlay/membership/canon internal/peerid"},
+	{"overlay/membership", "overlay/membership/canon internal/wire internal/peerid"},
 	{"overlay/naming", "overlay/membership/... internal/peerid"},
 	{"overlay/nat", "internal/logpace internal/socket"},
 	{"overlay/ice/stun", ""},

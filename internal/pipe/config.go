@@ -101,7 +101,7 @@ type Config struct {
 
 // Local is what this side says of itself in an offer or an answer.
 type Local struct {
-	Chain         []byte // membership chain, ≤2048 bytes; borrowed
+	Chain         []byte // membership chain, ≤wire.MaxChain bytes; borrowed
 	Ufrag, Pwd    string // ICE credentials
 	Candidates    []wire.Candidate
 	MTU           uint16 // largest UDP payload that is received; 0 = 65507

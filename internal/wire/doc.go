@@ -89,7 +89,7 @@
 //	 1  candidates        ≤16, as below
 //	2+n ML-KEM-768        offer: encapsulation key (1184);
 //	                      answer: ciphertext (1088)
-//	2+n membership chain  opaque here, ≤2048 bytes
+//	2+n membership chain  opaque here, ≤1024 bytes
 //	48  flow              with null encapsulation only: kind (1), protocol (1),
 //	                      policy (1), flags (1; 1 IPv6 LSIs, 2 the peer's end
 //	                      was taken, 4 the sender has ended its stream), flow

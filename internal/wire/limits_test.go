@@ -30,7 +30,7 @@ func TestConstants(t *testing.T) {
 		{"Offer", int(Offer), 1}, {"Answer", int(Answer), 2}, {"kindRefusal", kindRefusal, 3},
 		{"Refused", int(Refused), 1}, {"Glare", int(Glare), 2},
 		{"AES256GCM", int(AES256GCM), 1}, {"ChaCha20Poly1305", int(ChaCha20Poly1305), 2}, {"HasAES", int(HasAES), 0x80},
-		{"MaxCandidates", MaxCandidates, 16}, {"MaxRelays", MaxRelays, 2}, {"MaxChain", MaxChain, 2048},
+		{"MaxCandidates", MaxCandidates, 16}, {"MaxRelays", MaxRelays, 2}, {"MaxChain", MaxChain, 1024},
 		{"EncapKeyLen", EncapKeyLen, 1184}, {"EncapCtLen", EncapCtLen, 1088},
 		{"OuterUDP", int(OuterUDP), 0}, {"Null", int(Null), 1},
 		{"Host", int(Host), 1}, {"ServerReflexive", int(ServerReflexive), 2}, {"PeerReflexive", int(PeerReflexive), 3}, {"Relayed", int(Relayed), 4},

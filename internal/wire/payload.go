@@ -29,9 +29,9 @@ const (
 
 // Limits of a Payload, in bytes unless said otherwise.
 const (
-	MaxCandidates = 16 // how many
-	MaxRelays     = 2  // how many
-	MaxChain      = 2048
+	MaxCandidates = 16   // how many
+	MaxRelays     = 2    // how many
+	MaxChain      = 1024 // of a membership; none is longer
 	EncapKeyLen   = 1184 // ML-KEM-768 encapsulation key, FIPS 203 table 3
 	EncapCtLen    = 1088 // ML-KEM-768 ciphertext
 )

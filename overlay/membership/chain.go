@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/idloc/idloc/internal/peerid"
+	"github.com/idloc/idloc/internal/wire"
 	"github.com/idloc/idloc/overlay/membership/canon"
 )
 
@@ -13,8 +14,8 @@ const (
 	chainVersion = 1
 	maxLinks     = 3 // delegate, invitation, member
 
-	// MaxChain bounds a chain's size in bytes.
-	MaxChain = 1024
+	// MaxChain bounds a chain's size in bytes, as offers do in which chains ride.
+	MaxChain = wire.MaxChain
 
 	certificateStatement = "certificate"
 	possessionStatement  = "possession"
