@@ -149,7 +149,7 @@ func (o *Overlay) rosterConfig() admission.Config {
 func (w *wiring) newAddresses() *nat.Addresses {
 	turn := nat.AllocationsConfig{
 		Servers: w.cfg.servers,
-		STUN:    func(a *nat.Allocation, from netip.AddrPort, b []byte) { w.demux.HandleLent(a, from, b) },
+		STUN:    func(a *nat.Allocation, from netip.AddrPort, b []byte) { w.demux.HandleAllocated(a, from, b) },
 		Data:    func(a *nat.Allocation, from netip.AddrPort, b []byte) { w.pipes.Receive(a, from, b, len(b)) },
 		Ended:   func(a *nat.Allocation) { w.pipes.RemoveLocal(a) },
 	}
@@ -268,14 +268,14 @@ func (w *wiring) newEstablisher() (*establish.Establisher, error) {
 		Config: func(turn bool) ice.Config {
 			cfg := ice.Config{Demux: w.demux, Conns: w.cfg.Socket.Conns(), Mapped: w.nat.Outer, Net: w.cfg.Net}
 			if turn {
-				cfg.Lent = w.nat.Lent()
+				cfg.Allocated = w.nat.AllocatedAddrs()
 			}
 			return cfg
 		},
 		Pairs: func(candidates []wire.Candidate) []ice.TURNPair {
 			return ice.TURNPairs(w.nat.Allocations(), w.cfg.Socket.Conns(), candidates)
 		},
-		Lent: func(candidates []wire.Candidate) []ice.TURNPair {
+		Allocated: func(candidates []wire.Candidate) []ice.TURNPair {
 			return ice.TURNPairs(w.nat.Allocations(), nil, candidates)
 		},
 	}
@@ -283,10 +283,10 @@ func (w *wiring) newEstablisher() (*establish.Establisher, error) {
 		Self: w.Self(), Pipes: w.pipes, Offers: adapter.Offers(func() establish.Offers { return w.router }), Policy: w.cfg.Paths,
 		NewAgent: checks.New,
 		Candidates: func() []wire.Candidate {
-			return ice.LocalCandidates(w.cfg.Socket.Conns(), w.nat.Outer, w.nat.Lent())
+			return ice.LocalCandidates(w.cfg.Socket.Conns(), w.nat.Outer, w.nat.AllocatedAddrs())
 		},
-		Lent:   func() bool { return len(w.nat.Allocations()) > 0 },
-		Usable: w.filter.Keep, Allowed: w.filter.Allowed,
+		Allocated: func() bool { return len(w.nat.Allocations()) > 0 },
+		Usable:    w.filter.Keep, Allowed: w.filter.Allowed,
 		Chain: w.chain, Verify: w.verify, Relays: func() []establish.Relay { return adapter.Relays(w.mesh.Members(), w.roster.Members()) }, Unreached: w.directory.Forget,
 		Flow:   func(in *pipe.Incoming) offers.Response { return w.flows.Answer(in).Response() },
 		Events: w.cfg.Events, Logger: w.cfg.Logger,

@@ -130,7 +130,7 @@ func (s *Shim) receiveBare(f BareFlow, b []byte) {
 	binary.BigEndian.PutUint16(k.head[4:], uint16(inner.UDPLen+len(b)))
 	binary.BigEndian.PutUint16(k.head[6:], 0)
 	if p, ok := u.(PacketUpper); ok {
-		s.lend(p, r, k, b)
+		s.show(p, r, k, b)
 		return
 	}
 	view := buffer.NewViewWithData(b)

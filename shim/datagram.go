@@ -103,7 +103,7 @@ func (u *Burst) Send(src uint16, dst netip.AddrPort, b []byte, class uint8) bool
 		u.Flush()
 	}
 	if u.b == nil {
-		s.flushDense(m) // what was sent before stays before
+		s.flushCoalesced(m) // what was sent before stays before
 		u.m, u.p, u.b, u.v6, u.class = m, p, p.Batch(v6), v6, class
 		u.b.SetClass(class)
 	}
@@ -143,7 +143,7 @@ func (s *Shim) sendDatagrams(m *mapping, p *pipe.Pipe, pk *Packet, in parsed, li
 		s.count.drop(DropOutMalformed)
 		return
 	}
-	s.flushDense(m) // what was sent before stays before
+	s.flushCoalesced(m) // what was sent before stays before
 	var large *[maxPlain]byte
 	if 1+inner.UDPLen+pk.MSS > limit {
 		large = plainPool.Get().(*[maxPlain]byte)

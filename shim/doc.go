@@ -68,14 +68,14 @@
 //
 //	shim.go      life, pipe.Handler, counters
 //	mapping.go   LSI and peer → mapping       draft §4.3, DESIGN §10
-//	hold.go      miss, hold queue, Connect    draft §6, DESIGN §12
+//	miss.go      miss, its queue, Connect      draft §6, DESIGN §12
 //	open.go      Dials that wait for a pipe
 //	output.go    packets down, segmentation   DESIGN §13
 //	datagram.go  UDP without IP packets       DESIGN §6
 //	bare.go      UDP with null encapsulation  draft §4.3
-//	dense.go     small packets in quick succession
+//	coalesce.go  small packets in quick succession
 //	input.go     runs up, TCP merged          DESIGN §13
-//	lend.go      packets up without a View
+//	packetupper.go  packets up without a View
 //	proxy.go     what works for TCP: package pep  RFC 3135
 //	inner.go     IP headers                   RFC 791, RFC 8200
 //	icmp.go      errors made and translated   RFC 792, RFC 4443

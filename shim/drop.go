@@ -15,7 +15,7 @@ const (
 	DropOutSource                // the source is not this node's LSI
 	DropOutProtocol              // neither TCP, UDP, ICMP echo nor an ICMP error
 	DropOutNoPeer                // the destination is nobody's LSI
-	DropOutHeld                  // pushed out of the hold queue by newer ones
+	DropOutQueue                 // pushed out of the hold queue by newer ones
 	DropOutFailed                // held for a pipe that could not be opened
 	DropOutTooBig                // larger than any pipe takes
 	DropOutPipe                  // the pipe did not take it

@@ -142,7 +142,7 @@ func (s *Shim) run(u Upper, r *run, m *mapping, p *pipe.Pipe, v6 bool, b []byte,
 			m.tcp.Expect(&k.h, k.n)
 		}
 		if packets != nil {
-			s.lend(packets, r, k, o)
+			s.show(packets, r, k, o)
 			continue
 		}
 		if k.isTCP() && m.tcp.Opens(&k.h, k.n) {
@@ -365,7 +365,7 @@ func (s *Shim) Large(p *pipe.Pipe, v6 bool, plain []byte) {
 	if why, ok := k.parse(view.AsSlice(), v6, src, dst); ok {
 		k.pay, k.merged = len(plain)-k.n, 0
 		if packets, _ := (*u).(PacketUpper); packets != nil {
-			s.lend(packets, r, k, view.AsSlice())
+			s.show(packets, r, k, view.AsSlice())
 		} else {
 			s.deliver(*u, nil, 0, k, view)
 		}

@@ -27,17 +27,17 @@ type mapping struct {
 
 	release sync.Mutex // held by the one that moves held packets into a pipe
 
-	mu         sync.Mutex // guards what follows
-	gone       bool       // no longer in the maps: look again
-	connecting bool       // a Connect is under way
-	held       []held     // oldest first
-	heldBytes  int
-	last       *pipe.Pipe      // the one that was installed last
-	attempt    *attempt        // nil unless somebody waits for a pipe
-	up         context.Context // ends with the pipe; nil until somebody asked
-	upEnds     context.CancelFunc
+	mu           sync.Mutex      // guards what follows
+	gone         bool            // no longer in the maps: look again
+	connecting   bool            // a Connect is under way
+	waiting      []waitingPacket // oldest first
+	waitingBytes int
+	last         *pipe.Pipe      // the one that was installed last
+	attempt      *attempt        // nil unless somebody waits for a pipe
+	up           context.Context // ends with the pipe; nil until somebody asked
+	upEnds       context.CancelFunc
 
-	dense dense
+	coalescer coalescer
 }
 
 // cow is a map read without a lock and copied, one shard at a time, by

@@ -15,7 +15,7 @@ import (
 //     pipe splits (SendLarge).
 //  3. Header and payload are copied once, into a pipe.Batch, and sealed there.
 //  4. Flush hands the batch to the socket: in the caller's goroutine, or for
-//     small packets in quick succession in the shim's (dense.go).
+//     small packets in quick succession in the shim's (coalesce.go).
 
 // flagsAt is where a TCP header has its flags.
 const flagsAt = 13
@@ -266,10 +266,10 @@ func (s *Shim) send(m *mapping, p *pipe.Pipe, pk *Packet, in parsed) error {
 // sendOne puts a packet that fits into one datagram into p.
 func (s *Shim) sendOne(m *mapping, p *pipe.Pipe, pk *Packet, in parsed, n int) {
 	switch {
-	case n > denseMax:
-		s.flushDense(m) // what was sent before stays before
-	case m.dense.crowded():
-		s.sendDense(m, p, pk, in, n)
+	case n > coalesceMax:
+		s.flushCoalesced(m) // what was sent before stays before
+	case m.coalescer.crowded():
+		s.coalesce(m, p, pk, in, n)
 		return
 	}
 	b := p.Batch(pk.V6)
@@ -333,7 +333,7 @@ func (s *Shim) sendSegments(m *mapping, p *pipe.Pipe, pk *Packet, class uint8, l
 		s.count.drop(DropOutTooBig)
 		return
 	}
-	s.flushDense(m) // what was sent before stays before
+	s.flushCoalesced(m) // what was sent before stays before
 	c := cursor{pieces: pk.Payload}
 	b := p.Batch(pk.V6)
 	b.SetClass(class)

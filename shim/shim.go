@@ -98,7 +98,7 @@ func New(cfg Config) *Shim {
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.wg.Go(s.answerLoop)
-	s.wg.Go(s.denseLoop)
+	s.wg.Go(s.flushLoop)
 	return s
 }
 
@@ -130,13 +130,13 @@ func (s *Shim) Close() error {
 	defer s.mu.Unlock()
 	for m := range s.byID.all() {
 		m.mu.Lock()
-		s.dropHeldLocked(m, DropOutClosed)
+		s.dropWaitingLocked(m, DropOutClosed)
 		s.decideLocked(m, net.ErrClosed)
 		m.lostLocked()
 		m.pipe.Store(nil)
 		s.removeLocked(m)
 		m.mu.Unlock()
-		m.dense.discard()
+		m.coalescer.discard()
 		m.tcp.End()
 	}
 	return nil
@@ -159,7 +159,7 @@ func (s *Shim) awaitReleases() {
 func (s *Shim) lastWords() {
 	for m := range s.byID.all() {
 		m.tcp.Release()
-		s.flushDense(m)
+		s.flushCoalesced(m)
 	}
 }
 
@@ -204,7 +204,7 @@ func (s *Shim) Down(p *pipe.Pipe, err error) {
 	if m == nil || !m.pipe.CompareAndSwap(p, nil) {
 		return
 	}
-	m.dense.discard()
+	m.coalescer.discard()
 	m.tcp.End()
 	s.mu.Lock()
 	m.mu.Lock()

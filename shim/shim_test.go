@@ -400,11 +400,11 @@ func TestCloseWhileConnecting(t *testing.T) {
 }
 
 // Packets in quick succession are collected, and all arrive, once.
-func TestDense(t *testing.T) {
-	synctest.Test(t, testDense)
+func TestCoalesce(t *testing.T) {
+	synctest.Test(t, testCoalesce)
 }
 
-func testDense(t *testing.T) {
+func testCoalesce(t *testing.T) {
 	p := newPair(t, nil)
 	const n = 3000
 	got := make(map[string]int)

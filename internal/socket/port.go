@@ -52,12 +52,12 @@ type Port struct {
 	log    *slog.Logger
 	number uint16
 
-	set     atomic.Pointer[connSet]      // the open sockets
-	leftOut atomic.Pointer[[]netip.Addr] // addresses that were taken for LSIs
-	sources *sources                     // whom we speak QUIC with
-	ids     *sources                     // connection IDs that they use towards us, by their first bytes
-	voices  *sources                     // who was heard on connections
-	limit   *limiter                     // of first QUIC packets
+	set       atomic.Pointer[connSet]      // the open sockets
+	leftOut   atomic.Pointer[[]netip.Addr] // addresses that were taken for LSIs
+	sources   *sources                     // whom we speak QUIC with
+	ids       *sources                     // connection IDs that they use towards us, by their first bytes
+	quicPeers *sources                     // who was heard on connections of QUIC
+	limit     *limiter                     // of first QUIC packets
 
 	scan     sync.Mutex // held by one Rescan at a time
 	onChange sync.Mutex // held while OnChange runs
@@ -106,7 +106,7 @@ func Listen(cfg Config) (*Port, error) {
 			return nil, listenError(a, cfg.Port, errors.New("not the address of an interface"))
 		}
 	}
-	p.sources, p.ids, p.voices = newSources(), newSources(), newSources()
+	p.sources, p.ids, p.quicPeers = newSources(), newSources(), newSources()
 	p.limit = newLimiter()
 	p.set.Store(newConnSet(nil))
 	want, err := p.wanted()
@@ -258,7 +258,7 @@ func (p *Port) ConnOn(a netip.Addr) *Conn { return p.set.Load().byAddr[a.Unmap()
 // HeardQUIC says whether a packet of a QUIC connection came from an address in
 // the last seconds, rounded up to whole ones.
 func (p *Port) HeardQUIC(from netip.AddrPort, within time.Duration) bool {
-	return p.voices.heardWithin(p.voices.key(from), uint64((within+time.Second-1)/time.Second))
+	return p.quicPeers.heardWithin(p.quicPeers.key(from), uint64((within+time.Second-1)/time.Second))
 }
 
 // Rescan reads the addresses of the interfaces again, opens and closes

@@ -148,7 +148,7 @@ func (c *Conn) quicShort(views []*view, d []byte, from netip.AddrPort, key sourc
 		}
 	} else if id != 0 && p.sources.sentTo(key) {
 		p.ids.note(id, viewID, 0, 0)
-		p.voices.note(p.voices.key(from), viewID, 0, 0)
+		p.quicPeers.note(p.quicPeers.key(from), viewID, 0, 0)
 	}
 	if len(views) > 1 {
 		// Connection IDs of this side are all of the length that its

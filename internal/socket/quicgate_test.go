@@ -69,7 +69,7 @@ func (l silentLink) close() error                                   { close(l.cl
 // silentPort is a port with one socket per address that stays off any network.
 func silentPort(t testing.TB, addrs ...string) *Port {
 	t.Helper()
-	p := &Port{done: make(chan struct{}), sources: newSources(), ids: newSources(), voices: newSources(), limit: newLimiter(), number: 7}
+	p := &Port{done: make(chan struct{}), sources: newSources(), ids: newSources(), quicPeers: newSources(), limit: newLimiter(), number: 7}
 	p.set.Store(newConnSet(nil))
 	var conns []*Conn
 	for _, a := range addrs {

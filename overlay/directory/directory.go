@@ -167,7 +167,7 @@ type Directory struct {
 	names     *names
 	publisher *publisher
 	role      role
-	begun     begun
+	runs      serverRuns
 
 	ctx    context.Context // ends with Stop
 	cancel context.CancelFunc
@@ -182,7 +182,7 @@ func New(cfg Config) (*Directory, error) {
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	check := &naming.Validator{Overlay: cfg.Overlay, Now: cfg.Now, Revoked: cfg.Roster.Revocations}
 	var err error
-	if d.begun.runs, err = simplelru.NewLRU[peer.ID, uint64](begunMax, nil); err != nil {
+	if d.runs.last, err = simplelru.NewLRU[peer.ID, uint64](serverRunsMax, nil); err != nil {
 		d.cancel()
 		return nil, err
 	}
@@ -257,7 +257,7 @@ func (d *Directory) Heard(p peer.ID, server, young bool, run uint64) {
 	if !server {
 		return
 	}
-	if d.begun.note(p, young, run) {
+	if d.runs.note(p, young, run) {
 		d.db.forgetHandOver(p)
 		d.publisher.forgetHolder(p)
 		d.publisher.endPause()
@@ -265,22 +265,22 @@ func (d *Directory) Heard(p peer.ID, server, young bool, run uint64) {
 	d.serverFound(p)
 }
 
-// begun is in which run of its process each server was heard last: one that begins
+// serverRuns is in which run of its process each server was heard last: one that begins
 // anew has lost what it was given. It is safe for concurrent use.
-type begun struct {
-	mu   sync.Mutex // guards runs
-	runs *simplelru.LRU[peer.ID, uint64]
+type serverRuns struct {
+	mu   sync.Mutex // guards last
+	last *simplelru.LRU[peer.ID, uint64]
 }
 
-const begunMax = 1024
+const serverRunsMax = 1024
 
 // note says whether a server has begun anew since it was heard last. Of one that was
 // not heard before it is so if it is young; all its hellos say that for a while.
-func (b *begun) note(p peer.ID, young bool, run uint64) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	was, ok := b.runs.Get(p)
-	b.runs.Add(p, run)
+func (r *serverRuns) note(p peer.ID, young bool, run uint64) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	was, ok := r.last.Get(p)
+	r.last.Add(p, run)
 	if !ok {
 		return young
 	}

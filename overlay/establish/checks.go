@@ -14,8 +14,8 @@ type Checks struct {
 	// lend.
 	Config func(turn bool) ice.Config
 	// Pairs are those of this side with a peer's candidates through a TURN server,
-	// Lent those with an address that one lends to this peer only.
-	Pairs, Lent func(candidates []wire.Candidate) []ice.TURNPair
+	// Allocated those with an address that one lends to this peer only.
+	Pairs, Allocated func(candidates []wire.Candidate) []ice.TURNPair
 }
 
 // New makes an agent: see Config.NewAgent.
@@ -100,4 +100,4 @@ func (t iceTURN) Check(ctx context.Context, remote pipe.Remote, candidates []wir
 
 func (t iceTURN) AddRemote(candidates []wire.Candidate) { t.Add(t.checks.Pairs(candidates)) }
 
-func (t iceTURN) AddLocal(candidates []wire.Candidate) { t.Add(t.checks.Lent(candidates)) }
+func (t iceTURN) AddLocal(candidates []wire.Candidate) { t.Add(t.checks.Allocated(candidates)) }

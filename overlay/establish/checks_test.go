@@ -34,7 +34,7 @@ func newStation(t *testing.T) *station {
 		Config: func(bool) ice.Config {
 			return ice.Config{Demux: d, Conns: s.port.Conns(), Mapped: func(*socket.Conn) []netip.AddrPort { return nil }}
 		},
-		Pairs: nobody, Lent: nobody,
+		Pairs: nobody, Allocated: nobody,
 	}
 	return s
 }

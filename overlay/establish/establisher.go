@@ -96,10 +96,10 @@ type Config struct {
 	// checks addresses that TURN servers lend; with silent checks that come
 	// before it knows the peer's side get no answer.
 	NewAgent func(turn, silent bool) (Agent, error)
-	// Candidates are what an agent made now would have. lent says that TURN
+	// Candidates are what an agent made now would have. Allocated says that TURN
 	// servers lend addresses now.
 	Candidates func() []wire.Candidate
-	Lent       func() bool
+	Allocated  func() bool
 	// Usable leaves of a peer's candidates those that may be sent to; Allowed
 	// says so of one address.
 	Usable  func([]wire.Candidate) []wire.Candidate

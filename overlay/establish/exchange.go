@@ -141,7 +141,7 @@ func (e *establishment) accept() error {
 	if err := e.newAgent(); err != nil {
 		return err
 	}
-	if _, lent := ice.SplitRelayed(e.incoming.Remote.Candidates); e.hides() && e.direct && len(lent) == 0 && !e.c.cfg.Lent() {
+	if _, lent := ice.SplitRelayed(e.incoming.Remote.Candidates); e.hides() && e.direct && len(lent) == 0 && !e.c.cfg.Allocated() {
 		return errRelayOnly // it wants to see our addresses
 	}
 	if !e.direct {

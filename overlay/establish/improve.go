@@ -48,9 +48,9 @@ func (c *Establisher) again(ctx context.Context, p peerid.ID) {
 // Renew looks for new paths of the pipes that were up before this peer's
 // addresses changed: direct ones for those that live, any for the others. It
 // returns when all were begun, renewWidth at a time, or ctx ends.
-func (c *Establisher) Renew(ctx context.Context, were []*pipe.Pipe) {
+func (c *Establisher) Renew(ctx context.Context, pipes []*pipe.Pipe) {
 	turns := make(chan struct{}, renewWidth)
-	for _, pp := range were {
+	for _, pp := range pipes {
 		live := pp.Err() == nil
 		if live && c.cfg.Policy == RelayOnly || c.cfg.Pipes.Pipe(pp.Peer()) != pp {
 			continue

@@ -150,7 +150,7 @@ func (l *lab) add(name string, policy Policy, scripts ...script) *peer {
 	p.Establisher, err = New(Config{
 		Self: id, Pipes: p.pipes, Offers: p, Policy: policy, NewAgent: p.newAgent,
 		Candidates: func() []wire.Candidate { p.mu.Lock(); defer p.mu.Unlock(); return slices.Clone(p.candidates) },
-		Lent:       func() bool { p.mu.Lock(); defer p.mu.Unlock(); return p.lent },
+		Allocated:  func() bool { p.mu.Lock(); defer p.mu.Unlock(); return p.lent },
 		Usable:     slices.Clone[[]wire.Candidate], Allowed: func(netip.AddrPort) bool { return true },
 		Chain: func() []byte { return []byte("chain") },
 		Verify: func(_ []byte, q peerid.ID) error {

@@ -31,10 +31,10 @@ type Credentials = stun.Credentials
 
 // Config says what an Agent has to work with. It is read once.
 type Config struct {
-	Demux  *Demux         // of the port; required
-	Conns  []*socket.Conn // of the port
-	Mapped func(*socket.Conn) []netip.AddrPort
-	Lent   []netip.AddrPort // what TURN servers lend
+	Demux     *Demux         // of the port; required
+	Conns     []*socket.Conn // of the port
+	Mapped    func(*socket.Conn) []netip.AddrPort
+	Allocated []netip.AddrPort // what TURN servers lend
 	// TURN has pairs with addresses that TURN servers lend checked as well, by
 	// what TURN returns.
 	TURN bool
@@ -71,7 +71,7 @@ type Agent struct {
 func NewAgent(cfg Config) (*Agent, error) {
 	pwd := randomText(24)
 	a := &Agent{conns: cfg.Conns, net: cfg.Net, local: Credentials{Ufrag: wire.Ufrag(pwd), Pwd: pwd}, done: make(chan struct{})}
-	a.candidates = LocalCandidates(cfg.Conns, cfg.Mapped, cfg.Lent)
+	a.candidates = LocalCandidates(cfg.Conns, cfg.Mapped, cfg.Allocated)
 	if len(a.candidates) == 0 {
 		return nil, errors.New("no local address")
 	}

@@ -138,9 +138,9 @@ func (d *Demux) Handle(c *socket.Conn, from netip.AddrPort, b []byte) {
 	d.handle(c, from, b, func(id stun.TransactionID) { d.respond(c, from, id) })
 }
 
-// HandleLent takes one message that came to an address that a TURN server
+// HandleAllocated takes one message that came to an address that a TURN server
 // lends; b is borrowed. Who asks there for its mapped address is not answered.
-func (d *Demux) HandleLent(l End, from netip.AddrPort, b []byte) {
+func (d *Demux) HandleAllocated(l End, from netip.AddrPort, b []byte) {
 	d.handle(l, from, b, func(stun.TransactionID) { d.dropped[dropUser].Add(1) })
 }
 

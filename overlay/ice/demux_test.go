@@ -155,7 +155,7 @@ func TestDrops(t *testing.T) {
 		if n := m.sentTo("20.0.1.1"); n != respondBurst {
 			t.Errorf("%d responses to a burst", n)
 		}
-		d.HandleLent(c, from, question) // at a lent address
+		d.HandleAllocated(c, from, question) // at a lent address
 		want := map[string]uint64{"malformed": 2, "unknown user": 2, "unknown transaction": 1, "rate": 3}
 		if got := d.Drops(); !maps.Equal(got, want) {
 			t.Errorf("%v, want %v", got, want)

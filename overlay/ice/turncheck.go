@@ -29,8 +29,8 @@ var turnGaps = []time.Duration{
 	400 * time.Millisecond, 800 * time.Millisecond, time.Second, time.Second, time.Second, time.Second,
 }
 
-// Lent is an End whose address a TURN server lends.
-type Lent interface {
+// Allocation is an End whose address a TURN server lends.
+type Allocation interface {
 	End
 	// Open is WriteTo to an address that the server may have no permission for
 	// yet: it asks for one first, and waits for it.
@@ -112,7 +112,7 @@ func (t *TURNChecks) Add(pairs []TURNPair) {
 
 // TURNPairs are the pairs that lead through a server: lent addresses with all of
 // the peer's, sockets with those of the peer's that are lent.
-func TURNPairs[L Lent](lent []L, conns []*socket.Conn, remote []wire.Candidate) []TURNPair {
+func TURNPairs[L Allocation](lent []L, conns []*socket.Conn, remote []wire.Candidate) []TURNPair {
 	var out []TURNPair
 	for _, c := range remote {
 		for _, l := range lent {
@@ -190,7 +190,7 @@ func (t *TURNChecks) check(ctx context.Context, p TURNPair, remote Credentials) 
 			return false
 		}
 		if t.demux.pacer.Allow(netip.AddrPort{}, p.Remote, time.Now()) {
-			if l, ok := p.Local.(Lent); ok {
+			if l, ok := p.Local.(Allocation); ok {
 				err = l.Open(b, p.Remote)
 			} else {
 				err = p.Local.WriteTo(b, p.Remote)

@@ -32,7 +32,7 @@ type relayEnd struct {
 	sent   int
 }
 
-var _ Lent = (*relayEnd)(nil)
+var _ Allocation = (*relayEnd)(nil)
 
 func (n *relays) end(d *Demux, at string) *relayEnd {
 	e := &relayEnd{n: n, d: d, at: netip.MustParseAddrPort(at)}
@@ -54,7 +54,7 @@ func (e *relayEnd) WriteTo(b []byte, to netip.AddrPort) error {
 	lost := other == nil || e.n.lose != nil && e.n.lose(e.at, to)
 	e.n.mu.Unlock()
 	if !lost {
-		other.d.HandleLent(other, e.at, b)
+		other.d.HandleAllocated(other, e.at, b)
 	}
 	return nil
 }
@@ -237,7 +237,7 @@ func TestTURNChecksAreVerified(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			d.HandleLent(e, from, b)
+			d.HandleAllocated(e, from, b)
 			synctest.Wait()
 		}
 		answer("guessed", peer)
@@ -258,7 +258,7 @@ func TestTURNChecksAreVerified(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			d.HandleLent(e, peer, b)
+			d.HandleAllocated(e, peer, b)
 		}
 		if e.sent != before {
 			t.Error("a check that is not the peer's was answered")
@@ -267,7 +267,7 @@ func TestTURNChecksAreVerified(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if d.HandleLent(e, peer, b); e.sent != before+1 {
+		if d.HandleAllocated(e, peer, b); e.sent != before+1 {
 			t.Error("the peer's check was not answered")
 		}
 	})
@@ -303,7 +303,7 @@ func TestAgentsHaveTURNChecks(t *testing.T) {
 			t.Error("an agent has checks that nobody wanted")
 		}
 		lent := netip.MustParseAddrPort("20.0.9.1:9")
-		a := h.agent(t, func(c *Config) { c.TURN = true; c.Lent = []netip.AddrPort{lent} })
+		a := h.agent(t, func(c *Config) { c.TURN = true; c.Allocated = []netip.AddrPort{lent} })
 		direct, relayed := SplitRelayed(a.Candidates())
 		if len(direct) != 1 || len(relayed) != 1 || relayed[0].Addr != lent {
 			t.Errorf("candidates %s", Describe(a.Candidates()))

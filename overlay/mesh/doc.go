@@ -60,7 +60,7 @@
 //	connGrace        30 s    a new connection is not trimmed: what it is for may just begin
 //	helloAddrTTL     2 h     a hello's addresses: longer than to the next hello
 //	seekPace         100 ms  silence until the next is dialled: a round trip on one continent
-//	seekHold         2 s     the same for those that answer: they may be busy
+//	seekPatience     2 s     the same for those that answer: they may be busy
 //	heardFor         1 s     a packet so recent is no silence
 //	roundTimeout     10 s    one round of dials, whoever they are to
 //	serverPatience   500 ms  for a server, once a member is reached: nothing is found without

@@ -244,7 +244,7 @@ func inTurn(ctx context.Context, peers []peer.AddrInfo, heard, dial func(peer.Ad
 func awaitTurn(ctx context.Context, dialled []peer.AddrInfo, heard func(peer.AddrInfo) bool, next <-chan struct{}) bool {
 	tick := time.NewTicker(seekPace)
 	defer tick.Stop()
-	for range seekHold / seekPace {
+	for range seekPatience / seekPace {
 		select {
 		case <-ctx.Done():
 			return false

@@ -32,7 +32,7 @@ func TestInTurn(t *testing.T) {
 	}{
 		"silent":    {never, 0, []time.Duration{0, seekPace, 2 * seekPace}},
 		"fail":      {never, seekPace / 4, []time.Duration{0, seekPace / 4, seekPace / 2}},
-		"answering": {func(ai peer.AddrInfo) bool { return ai.ID == "a" }, 0, []time.Duration{0, seekHold, 2 * seekHold}},
+		"answering": {func(ai peer.AddrInfo) bool { return ai.ID == "a" }, 0, []time.Duration{0, seekPatience, 2 * seekPatience}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

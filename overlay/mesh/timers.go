@@ -30,10 +30,10 @@ const (
 	helloAddrTTL = 2 * time.Hour
 
 	// seekPace is how long those dialled may be silent until the next is dialled as
-	// well: a round trip on one continent. seekHold is how long they are waited for
+	// well: a round trip on one continent. seekPatience is how long they are waited for
 	// if they are not silent: whoever answers may be busy.
-	seekPace = 100 * time.Millisecond
-	seekHold = 2 * time.Second
+	seekPace     = 100 * time.Millisecond
+	seekPatience = 2 * time.Second
 	// heardFor is how recent a packet must be for its sender not to be silent: less
 	// than a dial's second repetition is apart from the first.
 	heardFor = time.Second

@@ -101,8 +101,8 @@ func (a *Addresses) Probes() *Probes { return a.probes }
 // Allocations returns what TURN servers lend now.
 func (a *Addresses) Allocations() []*Allocation { return a.turn.Current() }
 
-// Lent returns the addresses of Allocations.
-func (a *Addresses) Lent() []netip.AddrPort {
+// AllocatedAddrs returns the addresses of Allocations.
+func (a *Addresses) AllocatedAddrs() []netip.AddrPort {
 	var out []netip.AddrPort
 	for _, l := range a.turn.Current() {
 		out = append(out, l.LocalAddr())

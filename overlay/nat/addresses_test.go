@@ -165,8 +165,8 @@ func TestAddressesStatus(t *testing.T) {
 	if s.UDP != UDPWorks || s.Translation != "translated" || len(s.Mapped) != 1 || s.Mapped[0].String() != "203.0.113.9:5000" || len(s.Probes) != 1 {
 		t.Errorf("after a measurement: %+v", s)
 	}
-	if c := p.Conns()[0]; len(a.Outer(c)) != 1 || len(a.Lent()) != 0 {
-		t.Errorf("outer %v, lent %v", a.Outer(c), a.Lent())
+	if c := p.Conns()[0]; len(a.Outer(c)) != 1 || len(a.AllocatedAddrs()) != 0 {
+		t.Errorf("outer %v, lent %v", a.Outer(c), a.AllocatedAddrs())
 	}
 	a.NetworkChanged()
 	if len(a.Probes().List()) != 1 {

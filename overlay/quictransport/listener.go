@@ -32,7 +32,7 @@ func (t *Transport) Listen(addr ma.Multiaddr) (transport.Listener, error) {
 	if !ok {
 		return nil, fmt.Errorf("quictransport: not an address for QUIC: %v", addr)
 	}
-	e, err := t.hold(at)
+	e, err := t.acquire(at)
 	if err != nil {
 		return nil, err
 	}
@@ -105,7 +105,7 @@ func (l *listener) take(qc *quic.Conn) (*conn, error) {
 	if from, ok := addrPort(remote); ok {
 		l.t.answered(p, from)
 	}
-	e, err := l.t.hold(l.e.local)
+	e, err := l.t.acquire(l.e.local)
 	if err != nil {
 		return nil, err
 	}

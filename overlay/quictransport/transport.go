@@ -119,8 +119,8 @@ type endpoint struct {
 	users int // guarded by Transport.mu
 }
 
-// hold returns the endpoint of a local address.
-func (t *Transport) hold(local netip.AddrPort) (*endpoint, error) {
+// acquire returns the endpoint of a local address.
+func (t *Transport) acquire(local netip.AddrPort) (*endpoint, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.closed {
@@ -152,7 +152,7 @@ func (t *Transport) hold(local netip.AddrPort) (*endpoint, error) {
 	return e, nil
 }
 
-// release undoes one hold.
+// release undoes one acquire.
 func (t *Transport) release(e *endpoint) {
 	t.mu.Lock()
 	e.users--
@@ -203,7 +203,7 @@ func (t *Transport) Dial(ctx context.Context, raddr ma.Multiaddr, p peer.ID) (tr
 		scope.Done()
 		return nil, err
 	}
-	e, err := t.hold(from.LocalAddr())
+	e, err := t.acquire(from.LocalAddr())
 	if err != nil {
 		scope.Done()
 		return nil, err

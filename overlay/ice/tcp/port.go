@@ -38,8 +38,8 @@ type Config struct {
 const (
 	firstMessage = 5 * time.Second // within which an accepted connection must say what it is for
 	maxNameless  = 256             // accepted connections that have not
-	mappingHold  = 15 * time.Second
-	maxHeld      = 1024 // connections that are held open for peers' mappings
+	mappingLife  = 15 * time.Second
+	maxKept      = 1024 // connections that are held open for peers' mappings
 )
 
 // Port is where the peers' connections come in: one TCP port number on each
@@ -54,7 +54,7 @@ type Port struct {
 	listeners map[netip.Addr]net.Listener
 	sessions  map[string]*Session
 	nameless  map[net.Conn]struct{}
-	held      map[net.Conn]struct{}
+	kept      map[net.Conn]struct{}
 	wg        sync.WaitGroup
 }
 
@@ -62,7 +62,7 @@ type Port struct {
 // added by Refresh.
 func Listen(cfg Config) (*Port, error) {
 	p := &Port{cfg: cfg, log: cfg.Logger, listeners: map[netip.Addr]net.Listener{},
-		sessions: map[string]*Session{}, nameless: map[net.Conn]struct{}{}, held: map[net.Conn]struct{}{}}
+		sessions: map[string]*Session{}, nameless: map[net.Conn]struct{}{}, kept: map[net.Conn]struct{}{}}
 	if p.cfg.Reaches == nil {
 		p.cfg.Reaches = reaches
 	}
@@ -136,7 +136,7 @@ func (p *Port) Close() error {
 	for c := range p.nameless {
 		_ = c.Close()
 	}
-	for c := range p.held {
+	for c := range p.kept {
 		_ = c.Close()
 	}
 	var sessions []*Session
@@ -270,17 +270,17 @@ func (p *Port) identify(c net.Conn) {
 	}
 	p.mu.Lock()
 	delete(p.nameless, c)
-	hold := plain && !p.closed && len(p.held) < maxHeld
-	if hold {
-		p.held[c] = struct{}{}
+	keep := plain && !p.closed && len(p.kept) < maxKept
+	if keep {
+		p.kept[c] = struct{}{}
 	}
 	p.mu.Unlock()
 	if plain {
-		p.serve(c, m, hold)
+		p.serve(c, m, keep)
 	}
-	if hold {
+	if keep {
 		p.mu.Lock()
-		delete(p.held, c)
+		delete(p.kept, c)
 		p.mu.Unlock()
 	}
 	if s == nil || !s.take(inbound{c, m}) {
@@ -290,11 +290,11 @@ func (p *Port) identify(c net.Conn) {
 
 // serve tells a peer how its connection looks from here, and with hold leaves
 // it open for a while: while it is, a NAT keeps the mapping.
-func (p *Port) serve(c net.Conn, m stun.Message, hold bool) {
+func (p *Port) serve(c net.Conn, m stun.Message, keep bool) {
 	r, err := stun.Success(m.ID(), addrPort(c.RemoteAddr()), "")
-	if err != nil || writeMessage(c, r) != nil || !hold {
+	if err != nil || writeMessage(c, r) != nil || !keep {
 		return
 	}
-	_ = c.SetDeadline(time.Now().Add(mappingHold))
+	_ = c.SetDeadline(time.Now().Add(mappingLife))
 	_, _ = c.Read(make([]byte, 1))
 }

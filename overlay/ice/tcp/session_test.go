@@ -214,7 +214,7 @@ func TestConnectionsEnd(t *testing.T) {
 		if a, ok := r.Mapped(); !ok || r.ID() != id || a.Addr().String() != "20.0.0.9" {
 			t.Errorf("mapped to %v, %v", a, ok)
 		}
-		if after := closedAfter(c); after != mappingHold {
+		if after := closedAfter(c); after != mappingLife {
 			t.Errorf("a mapping was kept for %v", after)
 		}
 		var silent []net.Conn

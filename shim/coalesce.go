@@ -15,18 +15,18 @@ import (
 // sender, which bounds what can gather to one batch.
 
 const (
-	denseGap   = 25 * time.Microsecond // packets closer than this are dense
-	denseAfter = 8                     // so many in a row
-	denseMax   = 2048                  // plaintext bytes of a packet that counts as small
-	maxDirty   = 1024                  // mappings that wait for the goroutine
+	coalesceGap   = 25 * time.Microsecond // packets closer than this are coalesced
+	coalesceAfter = 8                     // so many in a row
+	coalesceMax   = 2048                  // plaintext bytes of a packet that counts as small
+	maxDirty      = 1024                  // mappings that wait for the goroutine
 )
 
 // start is what the gaps are measured from: time.Since of it reads the
 // monotonic clock only.
 var start = time.Now()
 
-// dense is the open batch of a mapping and how quickly packets come.
-type dense struct {
+// coalescer is the open batch of a mapping and how quickly packets come.
+type coalescer struct {
 	flushing sync.Mutex // held around Flush, so that batches keep their order
 
 	mu     sync.Mutex // guards what follows; taken after flushing
@@ -41,24 +41,24 @@ type dense struct {
 
 // crowded notes that a small packet is to be sent now and says whether it
 // should be collected.
-func (d *dense) crowded() bool {
+func (d *coalescer) crowded() bool {
 	now := time.Since(start)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	gap := now - d.last
 	d.last = now
-	if gap >= denseGap {
+	if gap >= coalesceGap {
 		d.run = 0
-	} else if d.run < denseAfter {
+	} else if d.run < coalesceAfter {
 		d.run++
 	}
 	// While a batch is open or being flushed, order demands the same way.
-	return d.run >= denseAfter || d.queued
+	return d.run >= coalesceAfter || d.queued
 }
 
-// sendDense adds a packet to the open batch.
-func (s *Shim) sendDense(m *mapping, p *pipe.Pipe, pk *Packet, in parsed, n int) {
-	d := &m.dense
+// coalesce adds a packet to the open batch.
+func (s *Shim) coalesce(m *mapping, p *pipe.Pipe, pk *Packet, in parsed, n int) {
+	d := &m.coalescer
 	for {
 		d.mu.Lock()
 		fresh := d.cur == nil
@@ -86,13 +86,13 @@ func (s *Shim) sendDense(m *mapping, p *pipe.Pipe, pk *Packet, in parsed, n int)
 			s.count.drop(DropOutTooBig)
 			return
 		}
-		s.flushDense(m)
+		s.flushCoalesced(m)
 	}
 }
 
-// flushDense sends what the open batch holds.
-func (s *Shim) flushDense(m *mapping) {
-	d := &m.dense
+// flushCoalesced sends what the open batch holds.
+func (s *Shim) flushCoalesced(m *mapping) {
+	d := &m.coalescer
 	d.mu.Lock()
 	idle := d.cur == nil && !d.queued
 	d.mu.Unlock()
@@ -110,7 +110,7 @@ func (s *Shim) flushDense(m *mapping) {
 }
 
 // take returns the open batch, if any, which then is the caller's.
-func (d *dense) take() *pipe.Batch {
+func (d *coalescer) take() *pipe.Batch {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	b := d.cur
@@ -119,14 +119,14 @@ func (d *dense) take() *pipe.Batch {
 }
 
 // discard forgets the open batch: its pipe is down.
-func (d *dense) discard() {
+func (d *coalescer) discard() {
 	if b := d.take(); b != nil {
 		b.Free()
 	}
 }
 
 // settled says whether the goroutine may leave the mapping alone.
-func (d *dense) settled() bool {
+func (d *coalescer) settled() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.cur != nil {
@@ -136,16 +136,16 @@ func (d *dense) settled() bool {
 	return true
 }
 
-// denseLoop is the shim's flushing goroutine; Close waits for it. A mapping
+// flushLoop is the shim's flushing goroutine; Close waits for it. A mapping
 // that keeps gathering goes to the end of the queue after each flush.
-func (s *Shim) denseLoop() {
+func (s *Shim) flushLoop() {
 	for {
 		select {
 		case <-s.ctx.Done():
 			return
 		case m := <-s.dirty:
-			s.flushDense(m)
-			if m.dense.settled() {
+			s.flushCoalesced(m)
+			if m.coalescer.settled() {
 				continue
 			}
 			s.wake(m)
@@ -159,8 +159,8 @@ func (s *Shim) wake(m *mapping) {
 	select {
 	case s.dirty <- m:
 	default:
-		for !m.dense.settled() {
-			s.flushDense(m)
+		for !m.coalescer.settled() {
+			s.flushCoalesced(m)
 		}
 	}
 }

@@ -14,16 +14,16 @@ import (
 
 // Limits of what waits for a pipe, per peer (DESIGN §12).
 const (
-	maxHeldPackets = 64
-	maxHeldBytes   = 256 << 10
+	maxWaitingPackets = 64
+	maxWaitingBytes   = 256 << 10
 )
 
 // retryAfter keeps packets that nobody waits for (all but a TCP SYN) from
 // starting a Connect right after one that failed.
 const retryAfter = 100 * time.Millisecond
 
-// held is a packet of the stack, flattened.
-type held struct {
+// waitingPacket is a packet of the stack, flattened.
+type waitingPacket struct {
 	packet []byte // IP header first
 	mss    int
 }
@@ -63,7 +63,7 @@ func (s *Shim) miss(pk *Packet, in parsed) error {
 		s.mu.Unlock()
 		return s.send(m, p, pk, in)
 	}
-	s.holdLocked(m, held{pk.Flat(), pk.MSS})
+	s.enqueueLocked(m, waitingPacket{pk.Flat(), pk.MSS})
 	start := s.startLocked(m)
 	m.mu.Unlock()
 	s.mu.Unlock()
@@ -73,25 +73,25 @@ func (s *Shim) miss(pk *Packet, in parsed) error {
 	return nil
 }
 
-// holdLocked appends h and drops the oldest beyond the limits; m.mu is held.
-func (s *Shim) holdLocked(m *mapping, h held) {
-	m.held = append(m.held, h)
-	m.heldBytes += len(h.packet)
+// enqueueLocked appends h and drops the oldest beyond the limits; m.mu is held.
+func (s *Shim) enqueueLocked(m *mapping, h waitingPacket) {
+	m.waiting = append(m.waiting, h)
+	m.waitingBytes += len(h.packet)
 	n := 0
-	for len(m.held)-n > maxHeldPackets || m.heldBytes > maxHeldBytes {
-		m.heldBytes -= len(m.held[n].packet)
-		m.held[n] = held{}
+	for len(m.waiting)-n > maxWaitingPackets || m.waitingBytes > maxWaitingBytes {
+		m.waitingBytes -= len(m.waiting[n].packet)
+		m.waiting[n] = waitingPacket{}
 		n++
-		s.count.drop(DropOutHeld)
+		s.count.drop(DropOutQueue)
 	}
-	m.held = m.held[n:]
+	m.waiting = m.waiting[n:]
 }
 
-func (s *Shim) dropHeldLocked(m *mapping, why Drop) {
-	for range m.held {
+func (s *Shim) dropWaitingLocked(m *mapping, why Drop) {
+	for range m.waiting {
 		s.count.drop(why)
 	}
-	m.held, m.heldBytes = nil, 0
+	m.waiting, m.waitingBytes = nil, 0
 }
 
 // upTries is how often a pipe may come up and be gone again before a packet that
@@ -106,16 +106,16 @@ func (s *Shim) connect(m *mapping, since time.Time) {
 		if err == nil {
 			err = s.ready(p)
 		}
-		cameUp := err == nil
-		if cameUp {
+		up := err == nil
+		if up {
 			s.install(m, p)
 			err = cmp.Or(p.Err(), net.ErrClosed) // if it is gone
 		} else if p != nil {
 			m.mu.Lock()
-			cameUp = m.last == p // and closed before ready looked
+			up = m.last == p // and closed before ready looked
 			m.mu.Unlock()
 		}
-		if s.connected(m, cameUp, try, err, since) {
+		if s.connected(m, up, try, err, since) {
 			return
 		}
 		s.count.misses.Add(1)
@@ -124,11 +124,11 @@ func (s *Shim) connect(m *mapping, since time.Time) {
 
 // connected ends an attempt, err being why there is no pipe if there is none,
 // and says whether it was the last.
-func (s *Shim) connected(m *mapping, cameUp bool, try int, err error, since time.Time) bool {
+func (s *Shim) connected(m *mapping, up bool, try int, err error, since time.Time) bool {
 	s.mu.Lock()
 	m.mu.Lock()
 	// The peer may have opened one towards us while our own attempt failed.
-	if m.pipe.Load() != nil || cameUp && len(m.held) == 0 && m.attempt == nil {
+	if m.pipe.Load() != nil || up && len(m.waiting) == 0 && m.attempt == nil {
 		m.connecting = false
 		s.forgetLocked(m.id)
 		s.removeLocked(m)
@@ -136,7 +136,7 @@ func (s *Shim) connected(m *mapping, cameUp bool, try int, err error, since time
 		s.mu.Unlock()
 		return true
 	}
-	if cameUp && try < upTries && s.ctx.Err() == nil {
+	if up && try < upTries && s.ctx.Err() == nil {
 		// It has gone again already. What is held has come since: that is
 		// another miss.
 		m.mu.Unlock()
@@ -145,8 +145,8 @@ func (s *Shim) connected(m *mapping, cameUp bool, try int, err error, since time
 	}
 	m.connecting = false
 	s.setFailedLocked(m.id, err)
-	waiting := m.held
-	s.dropHeldLocked(m, DropOutFailed)
+	waiting := m.waiting
+	s.dropWaitingLocked(m, DropOutFailed)
 	connects := s.decideLocked(m, err)
 	s.removeLocked(m)
 	m.mu.Unlock()
@@ -192,19 +192,19 @@ func (s *Shim) install(m *mapping, p *pipe.Pipe) {
 			m.mu.Unlock()
 			return
 		}
-		if len(m.held) == 0 {
+		if len(m.waiting) == 0 {
 			released += s.visibleLocked(m, p)
 			m.mu.Unlock()
 			break
 		}
-		batch := m.held
-		m.held, m.heldBytes = nil, 0
+		batch := m.waiting
+		m.waiting, m.waitingBytes = nil, 0
 		if round == releaseRounds {
 			released += s.visibleLocked(m, p)
 		}
 		m.mu.Unlock()
 		for i := range batch {
-			s.sendHeld(m, p, &batch[i])
+			s.sendWaiting(m, p, &batch[i])
 		}
 		released += len(batch)
 		if round == releaseRounds {
@@ -241,7 +241,7 @@ func isReady(p *pipe.Pipe) bool {
 	}
 }
 
-func (s *Shim) sendHeld(m *mapping, p *pipe.Pipe, h *held) {
+func (s *Shim) sendWaiting(m *mapping, p *pipe.Pipe, h *waitingPacket) {
 	pk, ok := unflatten(h.packet, h.mss)
 	if !ok {
 		s.count.drop(DropOutMalformed)

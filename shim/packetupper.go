@@ -21,8 +21,8 @@ type PacketUpper interface {
 	MergesUDP() bool
 }
 
-// lend shows u a packet whose payload lies in view.
-func (s *Shim) lend(u PacketUpper, r *run, k *packet, view []byte) {
+// show gives u a packet whose payload lies in view.
+func (s *Shim) show(u PacketUpper, r *run, k *packet, view []byte) {
 	n := k.putHeader(r.head[:])
 	seg := 0
 	if k.merged > 0 {
