@@ -155,9 +155,8 @@ func (o *orphans) resetOldestLocked(peer peerid.ID) {
 // What flush makes of a peer that says nothing: it is waited for as long as the
 // longest pause between two retransmissions or window probes, and then some, which
 // is five retransmissions or more unless the connection has stood still already.
-// Where only the FIN is left, it is waited for no longer than that takes with a
-// loss or two: what a FIN says that is lost more often, the notice that the node
-// has ended says too.
+// Where only the FIN is left it is not waited for if the notice that the node has
+// ended says as much (delivered.go), else no longer than it takes with a loss or two.
 const (
 	flushEvery   = time.Millisecond
 	flushIdle    = 10 // times as long as it takes to look

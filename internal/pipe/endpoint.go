@@ -40,6 +40,7 @@ var (
 type limits struct {
 	rekeyAfterPackets uint64
 	integrity         uint64 // failed opens of one key
+	farewells         int    // pipes that are being ended at once
 }
 
 const (
@@ -105,7 +106,7 @@ func NewEndpoint(cfg Config) (*Endpoint, error) {
 		log:       cfg.Logger,
 		id:        id,
 		aeads:     handshake.OfferedAEADs(aes),
-		limits:    limits{rekeyAfterPackets: 1 << 27, integrity: 1 << 36},
+		limits:    limits{rekeyAfterPackets: 1 << 27, integrity: 1 << 36, farewells: maxFarewells},
 		ent:       handshake.SystemEntropy(),
 		start:     uint64(wallclock.Now().UnixMicro()),
 		epoch:     time.Now(),
@@ -208,16 +209,8 @@ func (e *Endpoint) Close() error {
 	e.responder.clear()
 	e.mu.Unlock()
 	// Those that others relay first: they need the relays' pipes to say so.
-	for _, p := range pipes {
-		if p.relayed() {
-			p.finish()
-		}
-	}
-	e.awaitFarewells()
-	for _, p := range pipes {
-		p.finish()
-	}
-	e.awaitFarewells()
+	e.finish(pipes, (*Pipe).relayed)
+	e.finish(pipes, func(*Pipe) bool { return true })
 	for o := range offers {
 		o.Cancel()
 	}

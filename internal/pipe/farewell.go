@@ -43,8 +43,8 @@ const (
 	farewellFirst = int64(50 * time.Millisecond) // until CLOSE is repeated, at least
 	farewellFor   = int64(time.Second)           // how long it is, at least
 	farewellRTTs  = 3
-	// maxFarewells bounds the pipes that are being ended; further ones are
-	// told once.
+	// maxFarewells bounds the pipes that are being ended at once. Close takes
+	// them in turn; what ends otherwise beyond is told once.
 	maxFarewells = 4096
 )
 
@@ -77,7 +77,7 @@ func (e *Endpoint) sayFarewell(f *farewell, rtt int64) {
 	w := &e.farewells
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if len(w.by) >= maxFarewells {
+	if len(w.by) >= e.limits.farewells {
 		return
 	}
 	if w.by == nil {
@@ -233,6 +233,22 @@ func (p *Pipe) End(err error) {
 	}
 	p.end(err, closeExpelled)
 	p.unlock()
+}
+
+// finish ends those of the pipes that which names, a bounded number at once, and
+// waits until the peers have answered, or were told for long enough.
+func (e *Endpoint) finish(pipes []*Pipe, which func(*Pipe) bool) {
+	n := 0
+	for _, p := range pipes {
+		if !which(p) {
+			continue
+		}
+		p.finish()
+		if n++; n%(e.limits.farewells/2) == 0 { // the other half is for peers that end too
+			e.awaitFarewells()
+		}
+	}
+	e.awaitFarewells()
 }
 
 // starts remembers the start numbers of peers' processes, so that a peer that

@@ -2,6 +2,7 @@ package pipe
 
 import (
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"testing"
@@ -43,6 +44,36 @@ func TestEndIsHeard(t *testing.T) {
 			}
 		})
 	}
+}
+
+// All peers hear of the end, also of more pipes than are ended at once.
+func TestEndOfMany(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(10 * time.Millisecond)
+		a := newHost(t, n, 1, "192.0.2.1:1000")
+		a.limits.farewells = 4
+		var theirs []*Pipe
+		for i := range byte(9) {
+			b := newHost(t, n, 2+i, fmt.Sprintf("192.0.2.%d:1000", 2+i))
+			pa, pb := connect(t, a, b)
+			send(pa, packet(100))
+			<-pb.Ready()
+			theirs = append(theirs, pb)
+		}
+		settle(time.Second)
+		seen := make(map[netip.AddrPort]bool)
+		n.setDrop(func(from, to netip.AddrPort, _ []byte) bool { // the first CLOSE to each
+			lost := from == a.s.addr && !seen[to]
+			seen[to] = true
+			return lost
+		})
+		a.Close()
+		for i, p := range theirs {
+			if p.Err() != ErrPeerEnded {
+				t.Errorf("peer %d: %v", i, p.Err())
+			}
+		}
+	})
 }
 
 // What the end says of what was written is known, however often it is said; a
