@@ -154,7 +154,8 @@ func TestDialGoesOn(t *testing.T) {
 
 // TestPooledConnAfterRestart: a server is started again while a client of
 // net/http keeps an idle conn to it. The next request, which cannot be repeated
-// since it is a POST, is not lost on that conn: the client has heard of its end.
+// since it is a POST, is not lost on that conn: the client hears of its end
+// without asking, and has closed it.
 func TestPooledConnAfterRestart(t *testing.T) {
 	t.Parallel()
 	lab := New(t, Seed(1))
@@ -170,16 +171,18 @@ func TestPooledConnAfterRestart(t *testing.T) {
 		go http.Serve(l, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.Copy(w, r.Body) })) // ends with the node
 	}
 	serve()
-	client := venus.HTTPClient()
-	pool := client.Transport.(*http.Transport)
-	dial, ended := pool.DialContext, make(chan struct{}, 8)
-	pool.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
-		c, err := dial(ctx, network, address)
+	dropped := make(chan struct{}, 10)
+	transport := venus.HTTPClient().Transport.(*http.Transport).Clone()
+	dial := transport.DialContext
+	transport.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		c, err := dial(ctx, network, addr)
 		if err != nil {
 			return nil, err
 		}
-		return &pooled{Conn: c, ended: ended}, nil
+		return &toldOfClose{Conn: c, tell: sync.OnceFunc(func() { dropped <- struct{}{} })}, nil
 	}
+	defer transport.CloseIdleConnections()
+	client := &http.Client{Transport: transport}
 	post := func() error {
 		resp, err := client.Post("http://"+mars.Name()+"/", "text/plain", strings.NewReader("x"))
 		if err != nil {
@@ -195,11 +198,26 @@ func TestPooledConnAfterRestart(t *testing.T) {
 	for i := range 3 {
 		mars.Restart()
 		serve()
-		<-ended // the pool has heard of it, and closes its conn
+		select {
+		case <-dropped:
+		case <-time.After(patience):
+			t.Fatalf("restart %d: the pool keeps its conn", i)
+		}
 		if err := post(); err != nil {
 			t.Errorf("POST after restart %d: %v", i, err)
 		}
 	}
+}
+
+// toldOfClose tells of the first Close.
+type toldOfClose struct {
+	net.Conn
+	tell func()
+}
+
+func (c *toldOfClose) Close() error {
+	defer c.tell()
+	return c.Conn.Close()
 }
 
 // pooled is a conn of a pool, and tells when that closes it.
