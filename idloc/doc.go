@@ -197,6 +197,7 @@
 //	listen.go    Listen, ListenPacket
 //	null.go      flows with null encapsulation    draft §4.3
 //	members.go   Invite, Revoke, the node's DNS   draft §2, §5
+//	token.go     what a token is for
 //	peer.go      WhoIs, Ping, how Status is gathered
 //	status.go    what Status tells
 //	capture.go   inner packets for Wireshark

@@ -17,7 +17,7 @@ import (
 )
 
 // Invite mints a token: one line of text that lets its bearer in until it
-// expires, and says where to find members. Only the founder and members
+// expires, and says where to find members; ParseToken tells what it is for. Only the founder and members
 // invited with Delegate can; others get ErrRefusedByPolicy. A token is a
 // secret for as long as it admits and a week longer, also when it has been used:
 // internal/THREATS.md says what its holder can do.

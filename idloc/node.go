@@ -85,13 +85,17 @@ func Create(ctx context.Context, domain string, cfg Config) (*Node, error) {
 }
 
 // Join enters an overlay with a token from Node.Invite, or resumes from
-// cfg.Dir as Open does: the token may have expired or been used by then. It
+// cfg.Dir as Open does: the token may have expired or been used by then. The case of
+// a token's letters and white space in it do not matter: in capitals it makes a
+// smaller QR code, and it may be broken into lines. It
 // returns when the node is connected to a member and its name is decided. The
 // context covers the call only, and all of it is used: Join tries the members that
 // the token names again and again until it ends, for ever if it does not, and waits
 // for this machine's clock if that is behind. What no time mends ends it at once: a
 // token that has expired or was revoked, a name that is another's. The error tells
-// which members were tried at which addresses, and the last reason of each.
+// which members were tried at which addresses, and the last reason of each. What
+// Join waits for, when that lasts for a second and each minute, is in the log at
+// Info.
 func Join(ctx context.Context, token string, cfg Config) (*Node, error) {
 	return start(ctx, cfg, func(ctx context.Context, c overlay.Config) (*overlay.Overlay, error) {
 		return overlay.Join(ctx, token, c)

@@ -308,6 +308,9 @@ func TestJoinGoesOn(t *testing.T) {
 		entered <- err
 	}()
 	within(t, "waiting said", 20*time.Second, func() bool { return strings.Contains(log.String(), "waiting for a member") })
+	if !strings.Contains(log.String(), "no answer yet from "+at) {
+		t.Errorf("who is waited for is not said:\n%s", log.String())
+	}
 	again, err := idloc.Open(t.Context(), idloc.Config{Dir: dir, Addrs: loopback})
 	if err != nil {
 		t.Fatal(err)

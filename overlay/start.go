@@ -125,6 +125,7 @@ func (o *Overlay) resume(ctx context.Context, s *admission.Saved, t *membership.
 func (o *Overlay) entrance() entry.Entrance {
 	return entry.Entrance{
 		Mesh: o.mesh, Roster: o.roster, Known: o.mesh.Known().AddrInfos, Publish: o.directory.Publish, Life: o.life.ctx,
+		Waits: func(why string) { o.cfg.Logger.Info("waiting", "why", why) },
 	}
 }
 

@@ -200,6 +200,10 @@ func (c client) status(ctx context.Context, out io.Writer, asJSON bool) error {
 	if asJSON {
 		return printJSON(out, s)
 	}
+	if onTerminal(out) {
+		picture(out, s, time.Now())
+		return nil
+	}
 	role := "asks the database"
 	if s.Self.Server {
 		role = "serves the database, " + strconv.Itoa(s.Self.Records) + " records"

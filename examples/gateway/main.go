@@ -41,11 +41,16 @@ Commands that run a node, until interrupted:
 Commands that ask the node that runs in -dir:
   invite [label]      print a token; with a label, for that name only
   revoke <name>       put a member out
-  status              print who is there and how it is reached
+  status              print who is there and how it is reached: in a terminal a
+                      picture, elsewhere a table
   ping <name>         measure the round trip inside the pipe
   netcheck            say what kind of network this is and what will work
   connect <host:port> join standard input and output to a connection, as
                       ssh -o ProxyCommand='gateway connect %h:%p' wants it
+
+And one that asks nobody:
+  token <token>       say what a token is for, without its secret; - reads it from
+                      standard input
 
 'gateway <command> -h' prints the flags of a command. idloc-gateway.service,
 beside the source, is a unit for systemd that keeps a gateway running.
@@ -143,7 +148,7 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 	if o.dir == "" {
 		return errors.New("no home folder is known: say -dir")
 	}
-	if cmd == "join" && arg == "-" {
+	if (cmd == "join" || cmd == "token") && arg == "-" {
 		b, err := io.ReadAll(io.LimitReader(in, 1<<16))
 		if err != nil {
 			return err
@@ -167,6 +172,8 @@ func (o options) do(ctx context.Context, cmd, arg string, in io.Reader, out, err
 		return c.ping(ctx, out, arg, o.count)
 	case "connect":
 		return c.connect(ctx, arg, in, out)
+	case "token":
+		return describe(out, arg, o.json, time.Now())
 	case "netcheck":
 		return c.netcheck(ctx, out, o.json)
 	}
@@ -207,6 +214,9 @@ func (o *options) define(fs *flag.FlagSet, cmd string) (least, most int, what st
 		least, most, what = 1, 1, "<name>"
 	case "connect":
 		least, most, what = 1, 1, "<host:port>"
+	case "token":
+		fs.BoolVar(&o.json, "json", false, "print JSON")
+		least, most, what = 1, 1, "<token>"
 	case "status", "netcheck":
 		fs.BoolVar(&o.json, "json", false, "print JSON")
 	default:

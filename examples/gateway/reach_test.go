@@ -94,6 +94,7 @@ func TestReach(t *testing.T) {
 		}
 		break
 	}
+	r.until(t, "waiting for a member to answer: no answer yet from 127.0.0.1:")
 	r.until(t, "mars.example.com is up, but alone")
 	r.until(t, "no member is reached: ", "127.0.0.1") // whom it tried, and where
 	if l := r.until(t, "ready"); !strings.Contains(l, "but alone") {

@@ -8,4 +8,5 @@
 //
 // Whoever waits for a member does so as long as the caller's context lasts; who only
 // comes back, ten seconds without a deadline, and a founder, who needs nobody, three.
+// What takes longer than a second is said.
 package entry

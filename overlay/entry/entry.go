@@ -20,6 +20,10 @@ const (
 	founderPatience = 3 * time.Second
 )
 
+// said is when a step that takes long says what it waits for. That a member is waited
+// for the mesh says.
+const said = time.Second
+
 // Mesh is the connections to members.
 type Mesh interface {
 	// Given notes addresses that the user has named, and returns them.
@@ -56,6 +60,15 @@ type Entrance struct {
 	Publish func(ctx context.Context)
 	// Life is that of the peer.
 	Life context.Context
+	// Waits hears what is waited for, once that has lasted.
+	Waits func(why string)
+}
+
+// step does what may take long, and has it said if it does.
+func (e Entrance) step(why string, do func()) {
+	waiting := time.AfterFunc(said, func() { e.Waits(why) })
+	defer waiting.Stop()
+	do()
 }
 
 // Found is the rest of founding: the founder's name is put, if only into its
@@ -76,7 +89,9 @@ func (e Entrance) Join(ctx context.Context, t *membership.Token) error {
 	if err := cmp.Or(e.Mesh.Seek(ctx, known, ready), ready()); err != nil {
 		return err
 	}
-	if err := e.Roster.SettleName(ctx, t); err != nil {
+	var err error
+	e.step("the founder or a delegate is asked whether the name is free", func() { err = e.Roster.SettleName(ctx, t) })
+	if err != nil {
 		return err
 	}
 	if err := e.Roster.Save(); err != nil {
@@ -85,8 +100,12 @@ func (e Entrance) Join(ctx context.Context, t *membership.Token) error {
 	// A crash from now on finds the way back.
 	e.Mesh.Remember()
 	e.Mesh.Save()
-	e.Publish(ctx)
+	e.publish(ctx)
 	return nil
+}
+
+func (e Entrance) publish(ctx context.Context) {
+	e.step("the name is put into the members' database", func() { e.Publish(ctx) })
 }
 
 // named are the members that a token names.
@@ -122,8 +141,8 @@ func (e Entrance) Rejoin(ctx context.Context, t *membership.Token) error {
 	if ctx.Err() != nil {
 		ctx = e.Life // the deadline has passed: what follows is for the peer's life
 	}
-	e.Roster.Renew(ctx)
+	e.step("the founder or a delegate is asked to renew the membership", func() { e.Roster.Renew(ctx) })
 	e.Roster.Keep()
-	e.Publish(ctx)
+	e.publish(ctx)
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -35,6 +36,7 @@ type door struct {
 	sought  []peer.AddrInfo
 	ended   error // of the context that the last step had
 	waited  time.Duration
+	slow    time.Duration // how long others take to decide a name, renew and publish
 }
 
 func (d *door) did(what string) { d.log = append(d.log, what) }
@@ -75,9 +77,17 @@ func (d *door) CheckToken(*membership.Token) error {
 	return err
 }
 
-func (d *door) SettleName(context.Context, *membership.Token) error { d.did("name"); return d.name }
+func (d *door) SettleName(context.Context, *membership.Token) error {
+	time.Sleep(d.slow)
+	d.did("name")
+	return d.name
+}
 
-func (d *door) Renew(ctx context.Context) { d.did("renew"); d.ended = ctx.Err() }
+func (d *door) Renew(ctx context.Context) {
+	time.Sleep(d.slow)
+	d.did("renew")
+	d.ended = ctx.Err()
+}
 
 // disk is a door's Roster: its Save is another one than the Mesh's.
 type disk struct{ *door }
@@ -93,7 +103,8 @@ func (d *door) entrance(t *testing.T) Entrance {
 	return Entrance{
 		Mesh: addresses{d}, Roster: disk{d}, Life: t.Context(),
 		Known:   func() []peer.AddrInfo { return d.known },
-		Publish: func(ctx context.Context) { d.did("publish"); d.ended = ctx.Err() },
+		Publish: func(ctx context.Context) { time.Sleep(d.slow); d.did("publish"); d.ended = ctx.Err() },
+		Waits:   func(string) {},
 	}
 }
 
@@ -240,4 +251,37 @@ func TestRejoinByToken(t *testing.T) {
 			t.Errorf("looked for %v", ids)
 		}
 	})
+}
+
+// A step that lasts says what it waits for, and one that does not says nothing.
+func TestWaits(t *testing.T) {
+	const ask, renew, put = "the founder or a delegate is asked whether the name is free", "the founder or a delegate is asked to renew the membership",
+		"the name is put into the members' database"
+	for slow, want := range map[time.Duration]struct{ join, rejoin []string }{
+		said / 2: {},
+		2 * said: {[]string{ask, put}, []string{renew, put}},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			var mu sync.Mutex // guards waits
+			var waits []string
+			e := (&door{reached: 1, slow: slow, known: []peer.AddrInfo{{ID: "x"}}}).entrance(t)
+			e.Waits = func(why string) {
+				mu.Lock()
+				defer mu.Unlock()
+				waits = append(waits, why)
+			}
+			wants := func(what string, err error, want []string) {
+				t.Helper()
+				mu.Lock()
+				defer mu.Unlock()
+				if err != nil || !slices.Equal(waits, want) {
+					t.Errorf("%s, %v: %v, %q", what, slow, err, waits)
+				}
+				waits = nil
+			}
+			tok, _ := token(t)
+			wants("Join", e.Join(t.Context(), tok), want.join)
+			wants("Rejoin", e.Rejoin(t.Context(), nil), want.rejoin)
+		})
+	}
 }

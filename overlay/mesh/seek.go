@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -72,7 +73,8 @@ func (e *UnreachedError) Unwrap() error { return e.err }
 func (m *Mesh) Seek(ctx context.Context, known func() []peer.AddrInfo, ready func() error) error {
 	start := time.Now()
 	waiting := time.AfterFunc(waitingSaid, func() {
-		m.cfg.Log.Info("waiting for a member to answer", "known", len(known()))
+		peers := known()
+		m.cfg.Log.Info("waiting for a member to answer", "known", len(peers), "why", unanswered(peers))
 	})
 	defer waiting.Stop()
 	said := start
@@ -100,6 +102,26 @@ func (m *Mesh) Seek(ctx context.Context, known func() []peer.AddrInfo, ready fun
 		}
 		m.rest(ctx, rung)
 	}
+}
+
+// unanswered says where members are looked for.
+func unanswered(peers []peer.AddrInfo) string {
+	const shown = 3
+	var at []string
+	for _, ai := range peers {
+		for _, a := range ai.Addrs {
+			if ap, ok := p2p.AddrPort(a); ok && !slices.Contains(at, ap.String()) {
+				at = append(at, ap.String())
+			}
+		}
+	}
+	switch n := len(at) - shown; {
+	case len(at) == 0:
+		return "no address of one is known"
+	case n > 0:
+		return fmt.Sprintf("no answer yet from %s and %d more", strings.Join(at[:shown], ", "), n)
+	}
+	return "no answer yet from " + strings.Join(at, ", ")
 }
 
 // Stir has those who wait for a member look again at once: something has changed.

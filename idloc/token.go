@@ -1,0 +1,47 @@
+package idloc
+
+import (
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/idloc/idloc/overlay/membership"
+	"github.com/idloc/idloc/overlay/p2p"
+)
+
+// TokenInfo is what a token is for. The secret is not in it: who has it cannot
+// join.
+type TokenInfo struct {
+	Domain   string    `json:"domain"`         // of the overlay that it admits to
+	Name     string    `json:"name,omitempty"` // the one label that it admits; "" is any
+	From     time.Time `json:"from"`           // it admits from then
+	Expires  time.Time `json:"expires"`        // until then
+	Relay    bool      `json:"relay,omitzero"`
+	Delegate bool      `json:"delegate,omitzero"`
+	// Members are where members were when it was minted, which Join tries first.
+	Members []netip.AddrPort `json:"members"`
+}
+
+// ParseToken tells what a token is for, without asking anybody: whether it was
+// revoked or used since it does not know, and the clock it leaves to the caller.
+// Errors are those that Join has for a text that is no token.
+func ParseToken(token string) (TokenInfo, error) {
+	t, err := membership.ParseToken(token)
+	if err != nil {
+		return TokenInfo{}, fmt.Errorf("idloc: %w", err)
+	}
+	c := t.Invitation()
+	info := TokenInfo{
+		Domain: t.Overlay().Domain, Name: c.Label, From: c.NotBefore, Expires: c.NotAfter,
+		Relay: c.Roles.Has(membership.RoleRelay), Delegate: c.Roles.Has(membership.RoleDelegate),
+	}
+	if info.Name == membership.AnyLabel {
+		info.Name = ""
+	}
+	for _, m := range p2p.Parse(t.Addrs()) {
+		if at, ok := p2p.AddrPort(m); ok {
+			info.Members = append(info.Members, at)
+		}
+	}
+	return info, nil
+}
