@@ -34,6 +34,11 @@ import (
 //	(FIN with it  ──►  ──► acknowledgement with the next number)
 //	RST with it   ──►
 //
+// One whose handshake is under way is asked by an acknowledgement of what it has
+// not sent. If that is refused by a reset, what had come before has not brought the
+// connection about: who listens is told to give it up, and who dials goes on, for that
+// is meant for whoever comes.
+//
 // Nothing of this goes to the peer: no process is there that wants to know, and
 // a packet would ask for a pipe.
 
@@ -41,6 +46,7 @@ const (
 	goneWithin = 5 * time.Second // beyond, what does not answer is aborted
 	goneAgain  = 20              // looks at an endpoint until it is asked again
 	goneWindow = 65535
+	goneUnsent = 1 << 31 // acknowledged to a handshake, whose own number it is by a chance of 2^-32
 )
 
 // muted are the connections of which nothing goes out. It may be used
@@ -75,6 +81,8 @@ func (m *muted) mutes(p *stack.PacketBuffer) bool {
 	if th.Flags()&header.TCPFlagAck != 0 {
 		w.answer.Store(uint64(th.SequenceNumber())<<32 | uint64(th.AckNumber()))
 		w.answered.Store(true)
+	} else if th.Flags()&header.TCPFlagRst != 0 {
+		w.refused.Store(true)
 	}
 	return true
 }
@@ -87,10 +95,12 @@ type lastWords struct {
 
 	answered atomic.Bool
 	answer   atomic.Uint64 // its own number, and the one that it expects
+	refused  atomic.Bool   // an acknowledgement
 
 	told  uint64 // the answer that was acted on
 	tells bool   // told is set
 	looks int    // since then
+	waits int    // looks before it was connected
 }
 
 // Gone implements shim.PeerUpper.
@@ -150,7 +160,7 @@ func remoteOf(ep *tcp.Endpoint) (netip.Addr, bool) {
 // peer that has these addresses.
 func (s *Stack) lastWords(ep *tcp.Endpoint, v4, v6 netip.Addr) *lastWords {
 	switch ep.EndpointState() {
-	case tcp.StateInitial, tcp.StateBound, tcp.StateListen, tcp.StateConnecting, tcp.StateSynSent,
+	case tcp.StateInitial, tcp.StateBound, tcp.StateListen, tcp.StateConnecting,
 		tcp.StateTimeWait, tcp.StateClose, tcp.StateError:
 		return nil
 	}
@@ -165,13 +175,9 @@ func (s *Stack) lastWords(ep *tcp.Endpoint, v4, v6 netip.Addr) *lastWords {
 
 // look tells the endpoint what is next, and says whether there may be more.
 func (w *lastWords) look(l *link, delivered bool) (more bool) {
-	switch w.ep.EndpointState() {
-	case tcp.StateSynRecv: // its handshake may come about by what is queued
-		if w.looks++; w.looks > goneAgain {
-			w.ep.Abort()
-			return false
-		}
-		return true
+	switch state := w.ep.EndpointState(); state {
+	case tcp.StateSynSent, tcp.StateSynRecv:
+		return w.opens(l, state)
 	case tcp.StateClose, tcp.StateError, tcp.StateTimeWait:
 		return false
 	}
@@ -198,6 +204,20 @@ func (w *lastWords) look(l *link, delivered bool) (more bool) {
 	}
 	w.tell(l, flags|header.TCPFlagAck, next, uint32(answer>>32)-1<<30, 0) // acknowledges nothing
 	return true
+}
+
+// opens is look at one whose handshake is under way.
+func (w *lastWords) opens(l *link, state tcp.EndpointState) (more bool) {
+	if w.waits++; w.waits == 1 {
+		w.tell(l, header.TCPFlagAck, 0, goneUnsent, 0)
+	}
+	if !w.refused.Load() && w.waits <= goneAgain {
+		return true
+	}
+	if state == tcp.StateSynRecv {
+		w.ep.Abort()
+	}
+	return false
 }
 
 // ask asks for the number, now and again. What has a byte is answered always, but

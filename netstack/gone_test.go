@@ -14,8 +14,10 @@ import (
 	"testing"
 	"time"
 
+	"gvisor.dev/gvisor/pkg/buffer"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 
+	"github.com/idloc/idloc/internal/inner"
 	"github.com/idloc/idloc/shim/shimtest"
 )
 
@@ -322,6 +324,78 @@ func TestPeerEndsBeforeAccept(t *testing.T) {
 		if len(seen) != n {
 			t.Errorf("%v", seen)
 		}
+	}
+}
+
+// answersThenEnds is a link to a peer that ends right after its first SYN-ACK.
+type answersThenEnds struct {
+	*link
+	gone func()
+}
+
+func (l *answersThenEnds) Deliver(h *inner.Header, b buffer.Buffer) {
+	answer := h.Flags&(inner.SYN|inner.ACK) == inner.SYN|inner.ACK
+	l.link.Deliver(h, b)
+	if answer && l.gone != nil {
+		l.gone()
+		l.gone = nil
+	}
+}
+
+// Who dials has an answer already when the peer ends, or goes on: what the peer has
+// answered ends with it.
+func TestPeerEndsBesideDial(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	for round := range 20 {
+		l, err := r.b.ListenTCP("tcp", netip.AddrPort{}, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ended := make(chan struct{})
+		r.a.Shim.Attach(&answersThenEnds{link: r.a.link, gone: func() {
+			r.a.peerGone(r.b4, r.b6, false)
+			close(ended)
+		}})
+		c, err := r.a.DialTCP(testContext(t), "tcp", netip.AddrPort{}, netip.AddrPortFrom(r.b4, port(l.Addr())))
+		<-ended
+		if err == nil {
+			if _, err := c.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+				t.Errorf("round %d: %v", round, err)
+			}
+			c.Close()
+		} else if !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("round %d: %v", round, err)
+		}
+		l.Close()
+	}
+	// An answer of its next process is one.
+	r.a.Shim.Attach(r.a.link)
+	r.net.SetFilter(func(_, _ *shimtest.Node, _ []byte, _ int) []byte { return nil })
+	l, err := r.b.ListenTCP("tcp", netip.AddrPort{}, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dialled := make(chan error, 1)
+	go func() {
+		c, err := r.a.DialTCP(testContext(t), "tcp", netip.AddrPort{}, netip.AddrPortFrom(r.b4, port(l.Addr())))
+		if err == nil {
+			c.Close()
+		}
+		dialled <- err
+	}()
+	eventually(t, "it does not dial", func() bool {
+		for ep := range r.a.endpoints() {
+			if ep.EndpointState() == tcp.StateSynSent {
+				return true
+			}
+		}
+		return false
+	})
+	r.a.peerGone(r.b4, r.b6, false)
+	r.net.SetFilter(func(_, _ *shimtest.Node, b []byte, _ int) []byte { return b })
+	if err := <-dialled; err != nil {
+		t.Errorf("of one that dialled meanwhile: %v", err)
 	}
 }
 
