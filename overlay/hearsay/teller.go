@@ -59,7 +59,9 @@ func (g *Gate) Told(by string, at netip.AddrPort) bool {
 	e := g.told[at]
 	if e == nil {
 		if t.addrs >= tellerAddrs || len(g.told) >= toldMax {
-			if g.sweepLocked(now); t.addrs >= tellerAddrs || len(g.told) >= toldMax {
+			g.sweepLocked(now)
+			g.tellers[by] = t // the sweep forgets whom nothing is remembered of
+			if t.addrs >= tellerAddrs || len(g.told) >= toldMax {
 				return false
 			}
 		}
