@@ -53,3 +53,23 @@ func TestTooLong(t *testing.T) {
 		t.Errorf("%v", f.Err())
 	}
 }
+
+// A reader that fails in the middle of a field is told as it fails, and a field without
+// a byte is one all the same.
+func TestAnnounced(t *testing.T) {
+	t.Parallel()
+	broken := errors.New("broken")
+	f := NewReader(io.MultiReader(bytes.NewReader([]byte{0, 9, 'm', 'a'}), errReader{broken}))
+	if got := f.Short16(9); got != nil || !errors.Is(f.Err(), broken) {
+		t.Errorf("%q, %v", got, f.Err())
+	}
+	f = NewReader(bytes.NewReader([]byte{0, 0, 0, 0, 0}))
+	if a, b := f.Short16(0), f.Short16(0); a == nil || b == nil || f.Err() != nil {
+		t.Errorf("empty fields: %v, %v, %v", a, b, f.Err())
+	}
+}
+
+// errReader fails.
+type errReader struct{ err error }
+
+func (r errReader) Read([]byte) (int, error) { return 0, r.err }
