@@ -67,7 +67,7 @@ func (d *deliveries) tell(peers map[peerid.ID]netip.Addr) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.told = make(map[peerid.ID]struct{})
-	for id := range maps.Keys(peers) {
+	for id := range peers {
 		d.told[id] = struct{}{}
 	}
 }
@@ -77,14 +77,14 @@ func (d *deliveries) tell(peers map[peerid.ID]netip.Addr) {
 // answers what comes for a connection that is over acknowledges nothing.
 func (l *link) resets(h *inner.Header) bool {
 	id, ok := l.shim.Table().Peer(h.Dst)
-	if !ok {
+	if !ok || h.Seq == 0 {
 		return true
 	}
 	d := &l.deliveries
 	d.mu.Lock()
 	_, told := d.told[id]
 	d.mu.Unlock()
-	if !told && h.Seq != 0 && h.Flags&inner.ACK != 0 {
+	if !told && h.Flags&inner.ACK != 0 {
 		d.doubt(id)
 	}
 	return !told

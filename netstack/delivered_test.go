@@ -13,6 +13,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 
+	"github.com/idloc/idloc/internal/inner"
 	"github.com/idloc/idloc/internal/peerid"
 )
 
@@ -200,5 +201,34 @@ func TestDeliveriesForget(t *testing.T) {
 	}
 	if id := r.b.ID; d.sure(id) {
 		t.Error("sure of one that may have been forgotten")
+	}
+}
+
+// Which resets say that a stream may not be whole, and which go to a peer that is
+// told that all are.
+func TestResets(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	for _, x := range []struct {
+		what        string
+		flags       byte
+		seq         uint32
+		doubt, goes bool // goes: also when the peer is told
+	}{
+		{"of a connection", inner.RST | inner.ACK, 1, true, false},
+		{"in answer to what is late", inner.RST, 1, false, false},
+		{"of a SYN", inner.RST | inner.ACK, 0, false, true},
+	} {
+		d := &r.a.link.deliveries
+		h := &inner.Header{Src: r.a.v4, Dst: r.b4, Protocol: inner.TCP, Flags: x.flags, Seq: x.seq}
+		if !r.a.link.resets(h) || d.sure(r.b.ID) == x.doubt {
+			t.Errorf("%s: sure %v", x.what, d.sure(r.b.ID))
+		}
+		d.forget(r.b.ID)
+		d.tell(map[peerid.ID]netip.Addr{r.b.ID: r.b4})
+		if got := r.a.link.resets(h); got != x.goes || !d.sure(r.b.ID) {
+			t.Errorf("%s, to one that is told: goes %v, sure %v", x.what, got, d.sure(r.b.ID))
+		}
+		d.tell(nil)
 	}
 }
