@@ -26,8 +26,10 @@ func TestResolveAcrossOverlay(t *testing.T) {
 			if f.Peer != n.Self() {
 				t.Errorf("%s resolves %s to %v", asker, label, f.Peer)
 			}
-			if asker == "venus" && label == "mars" && f.Via != earth.Self() {
-				t.Errorf("record of mars came via %v, not earth", f.Via)
+			// The database has it from earth; mars itself has shown it, if it is
+			// connected by now.
+			if asker == "venus" && label == "mars" && f.Via != earth.Self() && f.Via != mars.Self() {
+				t.Errorf("record of mars came via %v, neither earth (%v) nor mars (%v)", f.Via, earth.Self(), mars.Self())
 			}
 		}
 	}
