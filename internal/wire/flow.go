@@ -89,16 +89,6 @@ func (f *Flow) Append(b []byte) []byte {
 	return binary.BigEndian.AppendUint32(b, f.Unread)
 }
 
-// ParseFlow reads a Flow from the front of b.
-func ParseFlow(b []byte) (f Flow, rest []byte, err error) {
-	cur := cursor{b: b}
-	f = cur.flow()
-	if cur.err != nil {
-		return Flow{}, nil, cur.err
-	}
-	return f, cur.b, nil
-}
-
 func (c *cursor) flow() Flow {
 	f := Flow{Kind: FlowKind(c.uint8("flow kind")), Protocol: c.uint8("flow protocol"), Policy: c.uint8("flow policy")}
 	flags := c.uint8("flow flags")

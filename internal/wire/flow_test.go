@@ -13,6 +13,16 @@ func flowExample() Flow {
 	}
 }
 
+// parseFlow reads a Flow from the front of b.
+func parseFlow(b []byte) (f Flow, rest []byte, err error) {
+	cur := cursor{b: b}
+	f = cur.flow()
+	if cur.err != nil {
+		return Flow{}, nil, cur.err
+	}
+	return f, cur.b, nil
+}
+
 // A Flow is what was appended, none of its beginnings is one, and what follows
 // it is left.
 func TestFlow(t *testing.T) {
@@ -25,12 +35,12 @@ func TestFlow(t *testing.T) {
 		{Kind: FlowNoWay, Protocol: FlowTCP, Closed: true, Unread: 1<<32 - 1},
 	} {
 		b := f.Append([]byte("before"))[len("before"):]
-		got, rest, err := ParseFlow(append(bytes.Clone(b), "after"...))
+		got, rest, err := parseFlow(append(bytes.Clone(b), "after"...))
 		if err != nil || got != f || string(rest) != "after" {
 			t.Errorf("%+v became %+v, %q, %v", f, got, rest, err)
 		}
 		for n := range b {
-			if _, _, err := ParseFlow(b[:n]); err == nil {
+			if _, _, err := parseFlow(b[:n]); err == nil {
 				t.Errorf("%d bytes of %d are a flow", n, len(b))
 			}
 		}
@@ -50,7 +60,7 @@ func TestFlowRefused(t *testing.T) {
 		f := flowExample()
 		b := f.Append(nil)
 		change(b)
-		if got, _, err := ParseFlow(b); !errors.Is(err, ErrInvalid) {
+		if got, _, err := parseFlow(b); !errors.Is(err, ErrInvalid) {
 			t.Errorf("%s: %+v, %v", what, got, err)
 		}
 	}
@@ -60,7 +70,7 @@ func FuzzFlow(f *testing.F) {
 	seed := flowExample()
 	f.Add(seed.Append(nil))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		flow, rest, err := ParseFlow(b)
+		flow, rest, err := parseFlow(b)
 		if err != nil {
 			return
 		}

@@ -283,7 +283,7 @@ func TestOtherLimits(t *testing.T) {
 		}
 	}
 	good := sampleFlow(Offer).Flow
-	if got, rest, err := ParseFlow(append(good.Append(nil), 1)); err != nil || got != good || len(rest) != 1 {
+	if got, rest, err := parseFlow(append(good.Append(nil), 1)); err != nil || got != good || len(rest) != 1 {
 		t.Errorf("%+v, %v", got, err)
 	}
 	for name, change := range map[string]func(*Flow){
@@ -292,7 +292,7 @@ func TestOtherLimits(t *testing.T) {
 	} {
 		f := good
 		change(&f)
-		if got, rest, err := ParseFlow(f.Append(nil)); !errors.Is(err, ErrInvalid) || got != (Flow{}) || rest != nil {
+		if got, rest, err := parseFlow(f.Append(nil)); !errors.Is(err, ErrInvalid) || got != (Flow{}) || rest != nil {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -300,7 +300,7 @@ func TestOtherLimits(t *testing.T) {
 		for _, protocol := range []uint8{FlowTCP, FlowUDP} {
 			for _, policy := range []uint8{PolicyRefuse, PolicyTLS, PolicyPlain} {
 				f := Flow{Kind: kind, Protocol: protocol, Policy: policy}
-				if got, _, err := ParseFlow(f.Append(nil)); err != nil || got != f {
+				if got, _, err := parseFlow(f.Append(nil)); err != nil || got != f {
 					t.Errorf("%+v: %v", f, err)
 				}
 			}
@@ -309,7 +309,7 @@ func TestOtherLimits(t *testing.T) {
 	for _, flags := range []byte{8, 0x80} {
 		b := good.Append(nil)
 		b[3] |= flags
-		if _, _, err := ParseFlow(b); !errors.Is(err, ErrInvalid) {
+		if _, _, err := parseFlow(b); !errors.Is(err, ErrInvalid) {
 			t.Errorf("flag %#x: %v", flags, err)
 		}
 	}
