@@ -389,7 +389,14 @@ func program(t testing.TB, names ...string) string {
 func TestPageInBrowser(t *testing.T) {
 	t.Parallel()
 	chromium := program(t, "chromium", "chromium-browser", "google-chrome")
-	_, venus, mars := solarWith(t, directly)
+	open := filepath.Join(t.TempDir(), "venus")
+	if err := errors.Join(os.Mkdir(open, 0o700), os.Chmod(open, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	earth := found(t, directly)
+	withDir := directly
+	withDir.Dir = open
+	venus, mars := join(t, earth, "venus", withDir), join(t, earth, "mars", directly)
 	page := inside(t, venus)
 	addr := net.JoinHostPort("mars.example.com", echo(t, mars))
 	c, err := venus.Dial(t.Context(), "tcp", addr)
@@ -435,6 +442,7 @@ func TestPageInBrowser(t *testing.T) {
 	for _, want := range []string{
 		`<h1 id="name">venus.example.com</h1>`, "<h3>mars.example.com</h3>", "<h3>earth.example.com</h3>",
 		`class="edge direct"`, "outer-UDP", "direct 127.0.0.1:", "pipe-up", `class="name"`, `class="connect"`,
+		"<li>Config.Dir " + open + ", mode 0755",
 	} {
 		if !strings.Contains(dom, want) {
 			t.Errorf("the page has no %s", want)

@@ -195,6 +195,9 @@ async function tick() {
       (s.nat ? ` · NAT: ${s.nat}` : "") + (s.mapped?.length ? ` · seen from outside as ${s.mapped.join(", ")}` : "") +
       ` · members connected: ${s.members}, of them servers: ${s.servers}` + (s.server ? ` · serves the database (${s.records || 0} records)` : "") +
       (s.founder ? " · founder" : "") + (s.not_after ? ` · member until ${new Date(s.not_after).toLocaleDateString()}` : "");
+    const warnings = [...(s.alone ? ["No member is reached, trying on: " + (s.alone_why || "none was tried yet")] : []), ...(s.warnings || [])];
+    $("warnings").replaceChildren(...warnings.map(text => Object.assign(document.createElement("li"), { textContent: text })));
+    $("warnings").hidden = warnings.length === 0;
     sample(status, performance.now());
     drawMap(status, events);
     drawPeers(status);
