@@ -217,8 +217,19 @@ func TestEndsHaveReasons(t *testing.T) {
 		t.Fatal(err)
 	}
 	var ce *network.ConnError
-	if _, err := y.AcceptStream(); !errors.As(err, &ce) || ce.ErrorCode != 88 || !ce.Remote || !y.IsClosed() {
+	if _, err := y.AcceptStream(); !errors.As(err, &ce) || ce.ErrorCode != 88 || !ce.Remote {
 		t.Errorf("accepting: %v", err)
+	}
+	var closed *quic.Conn
+	if !y.As(&closed) {
+		t.Fatal("not QUIC's connection")
+	}
+	select { // it is over a moment after its streams are
+	case <-closed.Context().Done():
+	case <-ctx.Done():
+	}
+	if !y.IsClosed() {
+		t.Error("it goes on at the other side")
 	}
 	if _, err := x.OpenStream(ctx); !errors.As(err, &ce) || ce.Remote {
 		t.Errorf("opening: %v", err)
