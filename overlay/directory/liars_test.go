@@ -25,6 +25,9 @@ func TestServersThatLie(t *testing.T) {
 		"older": func(o *overlay, mars member, _ []byte) []byte {
 			return o.sign(mars, naming.Record{Issued: time.Now().Add(-time.Hour)})
 		},
+		"a provisional member's": func(o *overlay, _ member, _ []byte) []byte {
+			return o.sign(o.provisional("mars"), naming.Record{})
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

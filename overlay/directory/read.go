@@ -14,7 +14,9 @@ import (
 	"github.com/idloc/idloc/overlay/naming"
 )
 
-// enough replicas with the same record end a read at once.
+// enough replicas with the same record of a confirmed member end a read at once. A
+// provisional member claims a label by its own word alone: for it others are heard
+// too, of which one may have what an issuer has confirmed.
 const enough = 3
 
 // reading is what the servers say about a label.
@@ -81,7 +83,7 @@ func (g *gathering) walk(ctx context.Context, key string) {
 	if res.untimely > 0 && 2*res.untimely >= res.answered {
 		g.untimely = res.late
 	}
-	if len(g.all) > 0 && agreeing(g.all, g.all[len(g.all)-1].value) >= enough {
+	if len(g.all) > 0 && g.certain(g.all[len(g.all)-1].value) {
 		g.cancel() // the walks of the other keys may end
 	}
 }
@@ -98,7 +100,17 @@ func (g *gathering) take(f found) bool {
 	if g.settled == nil {
 		g.settled = time.AfterFunc(settle, g.cancel)
 	}
-	return agreeing(g.all, f.value) < enough
+	return !g.certain(f.value)
+}
+
+// certain says whether no more need be asked than those who gave value. g.mu is
+// held.
+func (g *gathering) certain(value []byte) bool {
+	if agreeing(g.all, value) < enough {
+		return false
+	}
+	r, err := g.n.check.Open(naming.Key(g.n.cfg.Overlay.ID, g.label, 0), value)
+	return err == nil && r.Member().Confirmed
 }
 
 // judge says which record counts, once the walks are over.
