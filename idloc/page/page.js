@@ -37,6 +37,12 @@ function size(n) {
 const active = p => (p.paths || []).find(x => x.active);
 const relayed = p => { const a = active(p); return a && a.kind !== "direct"; };
 
+// way is how a peer is reached: by a pipe, by a connection for the overlay's own
+// work ("contact"), or not at all ("member").
+const way = p => p.connected ? (relayed(p) ? "relayed" : "direct") : p.contact ? "contact" : "member";
+const nearest = { direct: 0, relayed: 0, contact: 1, member: 2 };
+const meaning = { direct: "direct pipe", relayed: "relayed pipe", contact: "connected, no pipe", member: "known, not connected" };
+
 function sample(status, now) {
   for (const p of status.peers || []) {
     const h = history.get(p.id) || [];
@@ -63,10 +69,10 @@ function drawMap(status, events) {
   });
   const edges = el("g"), nodes = el("g");
   for (const p of shown) {
-    const [x, y] = at.get(p.id), kind = !p.connected ? "member" : relayed(p) ? "relayed" : "direct";
+    const [x, y] = at.get(p.id), kind = way(p), rtt = p.connected ? p.rtt : p.contact?.rtt;
     edges.append(el("line", { x1: cx, y1: cy, x2: x, y2: y, class: "edge " + kind }));
-    if (p.connected && p.rtt) edges.append(el("text", { x: (cx + x) / 2 + 6, y: (cy + y) / 2, class: "soft" }, duration(p.rtt)));
-    nodes.append(el("circle", { cx: x, cy: y, r: 9, class: "dot" }, el("title", {}, p.name || p.id)),
+    if (rtt) edges.append(el("text", { x: (cx + x) / 2 + 6, y: (cy + y) / 2, class: "soft" }, duration(rtt)));
+    nodes.append(el("circle", { cx: x, cy: y, r: 9, class: "dot " + kind }, el("title", {}, `${p.name || p.id}: ${meaning[kind]}`)),
       el("text", { x, y: y + (y < cy ? -15 : 26), "text-anchor": "middle" }, label(p)));
   }
   const drawn = new Set();
@@ -105,8 +111,10 @@ function card(p) {
       line(h, s => s.outRate, most, "sent"), line(h, s => s.inRate, most, "received"), line(h, s => s.rtt, slow, "rtt")),
       el("p", { class: "key soft" }, el("span", { class: "sent" }, "sent " + size(last.outRate) + "/s"),
         el("span", { class: "received" }, "received " + size(last.inRate) + "/s"), el("span", { class: "rtt" }, "RTT " + (duration(p.rtt) || "–"))));
+  } else if (p.contact) {
+    art.append(el("p", {}, `connected, no pipe · at ${p.contact.addr}` + (p.contact.rtt ? ` · RTT ${duration(p.contact.rtt)}` : "") + (p.contact.server ? " · serves the database" : "")));
   } else {
-    art.append(el("p", { class: "soft" }, "no pipe"));
+    art.append(el("p", { class: "soft" }, "not connected"));
   }
   for (const x of (p.paths || []).filter(x => !x.active)) art.append(el("p", { class: "soft" }, `standby: ${x.kind} ${x.remote} ${duration(x.rtt)}`));
   if (p.last_error) art.append(el("p", { class: "bad" }, p.last_error));
@@ -176,7 +184,7 @@ function drawDrops(status) {
 
 function drawPeers(status) {
   const box = $("peers"), focused = document.activeElement?.dataset?.peer;
-  const peers = (status.peers || []).slice().sort((a, b) => (b.connected ? 1 : 0) - (a.connected ? 1 : 0)).slice(0, 60);
+  const peers = (status.peers || []).slice().sort((a, b) => nearest[way(a)] - nearest[way(b)]).slice(0, 60);
   box.replaceChildren(...(peers.length ? peers.map(card) : [el("p", { class: "soft" }, "none yet")]));
   if (focused) [...box.children].find(c => c.dataset.peer === focused)?.focus({ preventScroll: true });
 }
