@@ -134,7 +134,7 @@ func (c client) ask(ctx context.Context, method, path string, body io.Reader, v 
 	return json.Unmarshal(b, v)
 }
 
-func (c client) invite(ctx context.Context, out io.Writer, o idloc.InviteOptions) error {
+func (c client) invite(ctx context.Context, out io.Writer, o idloc.InviteOptions, qr bool) error {
 	b, err := json.Marshal(o)
 	if err != nil {
 		return err
@@ -142,6 +142,11 @@ func (c client) invite(ctx context.Context, out io.Writer, o idloc.InviteOptions
 	var token string
 	if err := c.ask(ctx, "POST", "/invite", strings.NewReader(string(b)), &token); err != nil {
 		return err
+	}
+	if qr {
+		if err := drawQR(out, token); err != nil {
+			return err
+		}
 	}
 	fmt.Fprintln(out, token)
 	return nil

@@ -6,8 +6,10 @@ replace github.com/idloc/idloc => ../..
 
 require (
 	github.com/idloc/idloc v0.0.0
+	github.com/makiuchi-d/gozxing v0.1.1
 	github.com/things-go/go-socks5 v0.1.1
 	golang.org/x/net v0.62.0
+	rsc.io/qr v0.2.0
 )
 
 require (
@@ -91,7 +93,9 @@ require (
 	golang.org/x/exp v0.0.0-20260718201538-764159d718ef // indirect
 	golang.org/x/sync v0.24.0 // indirect
 	golang.org/x/sys v0.49.0 // indirect
+	golang.org/x/text v0.43.0 // indirect
 	golang.org/x/time v0.15.0 // indirect
+	golang.org/x/xerrors v0.0.0-20240903120638-7835f813f4da // indirect
 	golang.zx2c4.com/wintun v0.0.0-20230126152724-0fa3db229ce2 // indirect
 	golang.zx2c4.com/wireguard v0.0.0-20260522210424-ecfc5a8d5446 // indirect
 	gonum.org/v1/gonum v0.17.0 // indirect

@@ -39,7 +39,8 @@ Commands that run a node, until interrupted:
                       is reached it stays, says so and why, and goes on trying
 
 Commands that ask the node that runs in -dir:
-  invite [label]      print a token; with a label, for that name only
+  invite [label]      print a token; with a label, for that name only; -qr draws
+                      it as well, for a camera
   revoke <name>       put a member out
   status              print who is there and how it is reached: in a terminal a
                       picture, elsewhere a table
@@ -107,6 +108,7 @@ type options struct {
 	// Of invite.
 	expires         time.Duration
 	relay, delegate bool
+	qr              bool
 
 	count int // of ping
 }
@@ -165,7 +167,7 @@ func (o options) do(ctx context.Context, cmd, arg string, in io.Reader, out, err
 	case "create", "join", "run":
 		return serve(ctx, cmd, arg, o, out, errOut)
 	case "invite":
-		return c.invite(ctx, out, idloc.InviteOptions{Name: arg, Expires: o.expires, Relay: o.relay, Delegate: o.delegate})
+		return c.invite(ctx, out, idloc.InviteOptions{Name: arg, Expires: o.expires, Relay: o.relay, Delegate: o.delegate}, o.qr)
 	case "revoke":
 		return c.revoke(ctx, out, arg)
 	case "ping":
@@ -206,6 +208,7 @@ func (o *options) define(fs *flag.FlagSet, cmd string) (least, most int, what st
 		fs.DurationVar(&o.expires, "expires", 24*time.Hour, "how long the token admits")
 		fs.BoolVar(&o.relay, "relay", false, "the member may forward data for others")
 		fs.BoolVar(&o.delegate, "delegate", false, "the member may invite")
+		fs.BoolVar(&o.qr, "qr", false, "draw the token as a QR code above it; whoever sees the code can use it")
 		most, what = 1, "[label]"
 	case "revoke":
 		least, most, what = 1, 1, "<name>"
