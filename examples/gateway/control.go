@@ -44,7 +44,7 @@ func (g *gateway) control(cmd, dir string, p *progress) error {
 	path := controlPath(dir)
 	if c, err := net.Dial("unix", path); err == nil {
 		c.Close()
-		return fmt.Errorf("%s is in use: a gateway runs there already", dir)
+		return fmt.Errorf("%s is in use: a gateway runs there already; another one needs a -dir of its own", dir)
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -70,7 +70,7 @@ func (g *gateway) control(cmd, dir string, p *progress) error {
 	mux.HandleFunc("POST /revoke", func(w http.ResponseWriter, r *http.Request) {
 		answer(w, nil, g.node.Revoke(r.Context(), r.FormValue("name")))
 	})
-	mux.HandleFunc("GET /status", func(w http.ResponseWriter, r *http.Request) { answer(w, g.node.Status(), nil) })
+	mux.HandleFunc("GET /status", func(w http.ResponseWriter, r *http.Request) { answer(w, g.status(), nil) })
 	mux.HandleFunc("GET /ping", func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), 20*time.Second)
 		defer cancel()
@@ -186,8 +186,8 @@ func orID(p idloc.Peer) string {
 	return p.ID.String()
 }
 
-func (c client) read(ctx context.Context) (idloc.Status, error) {
-	var s idloc.Status
+func (c client) read(ctx context.Context) (gatewayStatus, error) {
+	var s gatewayStatus
 	return s, c.ask(ctx, "GET", "/status", nil, &s)
 }
 
@@ -224,6 +224,12 @@ func (c client) status(ctx context.Context, out io.Writer, asJSON bool) error {
 	for _, text := range s.Self.Warnings {
 		fmt.Fprintf(out, "warning: %s\n\n", text)
 	}
+	for _, at := range s.Serves {
+		fmt.Fprintln(out, at)
+	}
+	if len(s.Serves) > 0 {
+		fmt.Fprintln(out)
+	}
 	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(w, "NAME\tLSI\tPIPE\tPATH\tRTT\tSENT\tRECEIVED\tLAST ERROR")
 	for _, p := range s.Peers {
@@ -253,7 +259,7 @@ func (c client) netcheck(ctx context.Context, out io.Writer, asJSON bool) error 
 	if err != nil {
 		return err
 	}
-	r := report(s, time.Now())
+	r := report(s.Status, time.Now())
 	if asJSON {
 		return printJSON(out, r)
 	}

@@ -72,9 +72,14 @@ func (g *gate) at(t testing.TB, words string) string {
 // up starts a gateway on loopback and waits until it is ready.
 func up(t testing.TB, dir, cmd string, args ...string) *gate {
 	t.Helper()
+	return start(t, dir, cmd, append([]string{"-socks", "127.0.0.1:0", "-http", "127.0.0.1:0", "-dns", "127.0.0.1:0", "-page", "127.0.0.1:0"}, args...)...)
+}
+
+// start is up with the usual ports.
+func start(t testing.TB, dir, cmd string, args ...string) *gate {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	flags := []string{cmd, "-dir", dir, "-addr", "127.0.0.1", "-socks", "127.0.0.1:0", "-http", "127.0.0.1:0", "-dns", "127.0.0.1:0", "-page", "127.0.0.1:0"}
-	c := command(ctx, append(flags, args...)...)
+	c := command(ctx, append([]string{cmd, "-dir", dir, "-addr", "127.0.0.1"}, args...)...)
 	c.Cancel = func() error { return c.Process.Signal(os.Interrupt) }
 	c.WaitDelay = 10 * time.Second
 	out, err := c.StdoutPipe()

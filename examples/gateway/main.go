@@ -42,8 +42,8 @@ Commands that ask the node that runs in -dir:
   invite [label]      print a token; with a label, for that name only; -qr draws
                       it as well, for a camera
   revoke <name>       put a member out
-  status              print who is there and how it is reached: in a terminal a
-                      picture, elsewhere a table
+  status              print who is there and how it is reached, and where the
+                      proxies are: in a terminal a picture, elsewhere a table
   ping <name>         measure the round trip inside the pipe
   netcheck            say what kind of network this is and what will work
   connect <host:port> join standard input and output to a connection, as
@@ -55,6 +55,9 @@ And one that asks nobody:
 
 'gateway <command> -h' prints the flags of a command. idloc-gateway.service,
 beside the source, is a unit for systemd that keeps a gateway running.
+
+Several gateways run on one machine, each with a -dir of its own. Where the usual
+port of a proxy or of the page is in use, a gateway takes a free one and says so.
 
 With -tun, members' addresses are unreachable on this host while the gateway is
 down after a crash, so that nobody else answers for them. A host that never runs
@@ -93,8 +96,9 @@ func (l *list) Set(s string) error { *l = append(*l, s); return nil }
 
 // options are the flags of all commands.
 type options struct {
-	dir  string
-	json bool
+	dir   string
+	json  bool
+	given map[string]bool // flags that were given
 
 	// Of create, join and run.
 	name, socks, http, dns, page string
@@ -146,6 +150,8 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 		fs.Usage()
 		return errUsage
 	}
+	o.given = map[string]bool{}
+	fs.Visit(func(f *flag.Flag) { o.given[f.Name] = true })
 	arg := fs.Arg(0)
 	if o.dir == "" {
 		return errors.New("no home folder is known: say -dir")
@@ -188,10 +194,10 @@ func (o *options) define(fs *flag.FlagSet, cmd string) (least, most int, what st
 	switch cmd {
 	case "create", "join", "run":
 		fs.StringVar(&o.name, "name", "", "host label to ask for; the machine's name if empty")
-		fs.StringVar(&o.socks, "socks", "127.0.0.1:1080", "address of the SOCKS5 proxy; empty for none")
-		fs.StringVar(&o.http, "http", "127.0.0.1:8118", "address of the HTTP proxy; empty for none")
+		fs.StringVar(&o.socks, "socks", "127.0.0.1:1080", "address of the SOCKS5 proxy; empty for none; not given and in use: a free port")
+		fs.StringVar(&o.http, "http", "127.0.0.1:8118", "address of the HTTP proxy; empty for none; not given and in use: a free port")
 		fs.StringVar(&o.dns, "dns", "", "address of a DNS port for the overlay's names, such as 127.0.0.1:5353; empty for none")
-		fs.StringVar(&o.page, "page", "127.0.0.1:8080", "address of the status page and /proxy.pac; empty for none")
+		fs.StringVar(&o.page, "page", "127.0.0.1:8080", "address of the status page and /proxy.pac; empty for none; not given and in use: a free port")
 		fs.Var(&o.addrs, "addr", "local IP address to use; may be repeated; all if not given, but those that may be LSIs (198.18.0.0/15, 2001:20::/28)")
 		fs.UintVar(&o.port, "port", 0, "UDP port of the node; 0 picks one")
 		fs.Var(&o.local, "L", "`[udp:][bind:]port:host:port`: forward a local port to a member; may be repeated")

@@ -29,7 +29,7 @@ func onTerminal(out io.Writer) bool {
 //	┅┅  through a member that relays, or a TURN server
 //	──  connected for the overlay's own work, no pipe
 //	 ×  not connected
-func picture(out io.Writer, s idloc.Status, now time.Time) {
+func picture(out io.Writer, s gatewayStatus, now time.Time) {
 	self := &s.Self
 	what := []string{"member"}
 	switch {
@@ -55,6 +55,9 @@ func picture(out io.Writer, s idloc.Status, now time.Time) {
 	if !self.NotAfter.IsZero() {
 		line("membership until %s, %s", self.NotAfter.Local().Format("2006-01-02 15:04"), left(self.NotAfter.Sub(now)))
 	}
+	for _, at := range s.Serves {
+		line("%s", at)
+	}
 	for _, w := range self.Warnings {
 		line("WARNING: %s", w)
 	}
@@ -72,7 +75,7 @@ func picture(out io.Writer, s idloc.Status, now time.Time) {
 		if i == len(s.Peers)-1 {
 			branch, stem = "└", " "
 		}
-		sign, how := way(s, &p)
+		sign, how := way(s.Status, &p)
 		name := shortName(p.Peer)
 		fmt.Fprintf(out, "%s%s %s%s  %-14s  %s\n", branch, sign, name, strings.Repeat(" ", wide-utf8.RuneCountInString(name)), addr(p.LSI4), how)
 		if p.LastError != "" && !p.Connected {

@@ -41,6 +41,8 @@ func TestPicture(t *testing.T) {
 │  UDP port 4000 at 192.0.2.1, 2001:db8::1
 │  reached by members unasked; NAT: none
 │  membership until 2026-12-30 13:00, 29 days left
+│  page at 127.0.0.1:8080
+│  tcp at 127.0.0.1:5000 goes to mars:22
 │  WARNING: Config.Dir is open
 │
 ├━━ mars.example.com   198.18.0.2      direct, 203.0.113.9:77  1.2 ms  ↑ 999 B  ↓ 1.2 MB
@@ -50,7 +52,7 @@ func TestPicture(t *testing.T) {
                          last: offer: the peer is offline
 `
 	var out strings.Builder
-	picture(&out, s, now)
+	picture(&out, gatewayStatus{s, []service{{What: "page", Addr: "127.0.0.1:8080"}, {What: "tcp", Addr: "127.0.0.1:5000", To: "mars:22"}}}, now)
 	if out.String() != want {
 		t.Errorf("the picture is\n%s\nwant\n%s", out.String(), want)
 	}
@@ -63,7 +65,7 @@ func TestPicture(t *testing.T) {
 ╵  no other member is known
 `
 	out.Reset()
-	picture(&out, s, now)
+	picture(&out, gatewayStatus{Status: s}, now)
 	if out.String() != want {
 		t.Errorf("the picture is\n%s\nwant\n%s", out.String(), want)
 	}

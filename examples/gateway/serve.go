@@ -31,6 +31,7 @@ type gateway struct {
 	mu      sync.Mutex
 	closers []io.Closer
 	closed  bool
+	at      []service
 }
 
 // configure makes the node's Config and the forwards of the flags.
@@ -136,38 +137,11 @@ func serve(ctx context.Context, cmd, arg string, o options, out, errOut io.Write
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(out, "%s at %s goes to %s\n", f.network, at, f.to)
+		fmt.Fprintln(out, g.serves(service{What: f.network, Addr: at.String(), To: f.to}))
 	}
 	sayReady(out, node.Status().Self)
 	<-ctx.Done()
 	fmt.Fprintln(out, "leaving")
-	return nil
-}
-
-// local serves the proxies, the DNS port and the page.
-func (g *gateway) local(o options, out io.Writer) error {
-	for _, s := range []struct {
-		flag, addr string
-		serve      func(string) (net.Addr, error)
-		say        string
-	}{
-		{"socks", o.socks, g.socks, "SOCKS5 proxy (names are resolved in the overlay: socks5h) at %s"},
-		{"http", o.http, g.proxy, "HTTP proxy at %s"},
-		{"dns", o.dns, g.dns, "DNS for " + g.node.Status().Self.Domain + " at %s, UDP and TCP"},
-		{"page", o.page, g.page, "status page at http://%s/, for browsers /proxy.pac"},
-	} {
-		if s.addr == "" {
-			continue
-		}
-		at, err := s.serve(s.addr)
-		if err != nil {
-			return fmt.Errorf("-%s: %w (choose another address, or none with -%s '')", s.flag, err, s.flag)
-		}
-		fmt.Fprintf(out, s.say+"\n", at)
-		if kind := map[string]string{"socks": "SOCKS5 ", "http": "PROXY "}[s.flag]; kind != "" {
-			g.pac = append(g.pac, kind+at.String())
-		}
-	}
 	return nil
 }
 
