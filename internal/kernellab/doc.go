@@ -35,8 +35,8 @@
 //
 // What users meet in their first week. Each is short by default; a flag makes it
 // as long as what it must hold for. Times are internal/yardstick's, by which a
-// busy machine counts for nothing; with -strict they are the clock's, which takes
-// a quiet one:
+// busy machine counts for nothing, and twice what is promised; with -strict they
+// are the clock's, which takes a quiet one:
 //
 //	go test -v -timeout 1h ./internal/kernellab -strict -powercuts 20 -office 200 -firstdials 100
 //

@@ -35,7 +35,7 @@ func TestFounderMoves(t *testing.T) {
 	defer tick.Stop()
 	for _, n := range []*node{earth, mars} {
 		for members := 0; members == 0; <-tick.C {
-			if members = n.must(request{Op: "self"}).Self.Members; members == 0 && w.took() > promise {
+			if members = n.must(request{Op: "self"}).Self.Members; members == 0 && w.took() > bound(promise) {
 				t.Fatalf("%s is connected to no member after %v", n.label, w.took())
 			}
 		}

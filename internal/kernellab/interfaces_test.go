@@ -55,7 +55,7 @@ func TestUselessInterfaces(t *testing.T) {
 		settled := w.took()
 		worst = max(worst, settled)
 		dials++
-		if c.err == nil && c.kind == "direct" && settled <= time.Second {
+		if c.err == nil && c.kind == "direct" && settled <= bound(time.Second) {
 			good++
 		} else {
 			t.Errorf("round %d, %s to %s: first echo after %v, %q after %v, %v", round, from.label, to.label,

@@ -50,6 +50,16 @@ func (w *watch) took() time.Duration {
 	return d.Round(time.Millisecond)
 }
 
+// bound is how long what is promised may take: twice as long without -strict, for
+// the nodes are processes that wait for each other in turn, each for its share of
+// the processors, and the yardstick knows how long this process waits.
+func bound(promise time.Duration) time.Duration {
+	if *strict {
+		return promise
+	}
+	return 2 * promise
+}
+
 // until is when whoever waits for what is promised gives up.
 func (w *watch) until(promise time.Duration) time.Time { return w.start.Add(patience(promise)) }
 
@@ -103,8 +113,8 @@ func together[T any](t *testing.T, w *watch, promise time.Duration, list []T, do
 	close(errs)
 	if failed := len(errs); failed > 0 {
 		t.Errorf("%d of %d failed in %v, one of them: %v", failed, len(list), took, <-errs)
-	} else if took > promise {
-		t.Errorf("the last of %d took %v, more than %v", len(list), took, promise)
+	} else if limit := bound(promise); took > limit {
+		t.Errorf("the last of %d took %v, more than %v", len(list), took, limit)
 	}
 	return took
 }
