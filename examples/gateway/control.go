@@ -103,6 +103,8 @@ func answer(w http.ResponseWriter, v any, err error) {
 // client asks the node that runs in a folder.
 type client struct{ dir string }
 
+func (o options) client() client { return client{o.dir} }
+
 func (c client) dial(ctx context.Context) (net.Conn, error) {
 	conn, err := new(net.Dialer).DialContext(ctx, "unix", controlPath(c.dir))
 	if err != nil {

@@ -38,7 +38,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-func command(ctx context.Context, args ...string) *exec.Cmd {
+func process(ctx context.Context, args ...string) *exec.Cmd {
 	self, err := os.Executable()
 	if err != nil {
 		panic(err)
@@ -79,7 +79,7 @@ func up(t testing.TB, dir, cmd string, args ...string) *gate {
 func start(t testing.TB, dir, cmd string, args ...string) *gate {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	c := command(ctx, append([]string{cmd, "-dir", dir, "-addr", "127.0.0.1"}, args...)...)
+	c := process(ctx, append([]string{cmd, "-dir", dir, "-addr", "127.0.0.1"}, args...)...)
 	c.Cancel = func() error { return c.Process.Signal(os.Interrupt) }
 	c.WaitDelay = 10 * time.Second
 	out, err := c.StdoutPipe()
@@ -119,7 +119,7 @@ func tell(t testing.TB, dir, cmd string, args ...string) (string, error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
-	out, err := command(ctx, append([]string{cmd, "-dir", dir}, args...)...).CombinedOutput()
+	out, err := process(ctx, append([]string{cmd, "-dir", dir}, args...)...).CombinedOutput()
 	return strings.TrimSpace(string(out)), err
 }
 
@@ -208,7 +208,7 @@ func TestFromAShell(t *testing.T) {
 		t.Errorf("a member revokes the founder: %v, %s", err, out)
 	}
 	// A token may come by standard input.
-	venus := command(t.Context(), "join", "-dir", t.TempDir(), "-")
+	venus := process(t.Context(), "join", "-dir", t.TempDir(), "-")
 	venus.Stdin = strings.NewReader("idloc1nonsense\n")
 	if out, err := venus.CombinedOutput(); err == nil || !strings.Contains(string(out), "token") {
 		t.Errorf("nonsense by standard input: %v, %s", err, out)

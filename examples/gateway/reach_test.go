@@ -21,7 +21,7 @@ type running struct {
 func begin(t *testing.T, cmd, dir string, args ...string) *running {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	c := command(ctx, append([]string{cmd, "-dir", dir, "-addr", "127.0.0.1", "-socks", "", "-http", "", "-page", ""}, args...)...)
+	c := process(ctx, append([]string{cmd, "-dir", dir, "-addr", "127.0.0.1", "-socks", "", "-http", "", "-page", ""}, args...)...)
 	c.Cancel = func() error { return c.Process.Signal(os.Interrupt) }
 	c.WaitDelay = 10 * time.Second
 	out, err := c.StdoutPipe()
