@@ -35,7 +35,7 @@ type Path struct {
 }
 
 // Handler is who uses the pipes: the shim. Its methods are called without a
-// lock of this package held and may call back. Up, Down and Gone of one pipe are
+// lock of this package held and may call back. Up and Down of one pipe are
 // called one after the other, in order; Data and Large may overlap them. They
 // must not call Endpoint.Close, which waits for them.
 type Handler interface {
@@ -55,8 +55,9 @@ type Handler interface {
 	// Gone says that the peer's process of before has ended, or that one of
 	// the two has put the other out: all that was open with it is over. With
 	// ErrPeerDelivered for err all that the peer had written has come. It is
-	// called before Down if there was a pipe, and before Up of the pipe to the
-	// peer's next process.
+	// called before Down if there was a pipe. What the peer's next process sends is
+	// handed on when it has returned, and not before: so it must be quick, as it is
+	// called where packets are received.
 	Gone(peer peerid.ID, err error)
 }
 

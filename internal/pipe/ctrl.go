@@ -157,7 +157,7 @@ func (p *Pipe) closedByPeer(kp *keypair, t *path, reason uint8) {
 	}
 	if !slices.ContainsFunc(p.keys.all, later) {
 		if reason >= closeEnded {
-			p.outbox.calls = append(p.outbox.calls, call{gone: true, err: err})
+			p.gone(err)
 			if t != nil {
 				p.outbox.farewell = &farewell{kp: kp, keys: kp.keys.Load(), at: t.Path, frame: wire.Frame{Type: wire.FrameClosed}}
 			}

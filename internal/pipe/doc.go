@@ -72,7 +72,7 @@
 // was open over the pipe is over (Handler.Gone), after 4 as if the end of each
 // stream had come, and the receiver must learn it: CLOSE is repeated under a
 // new counter, after max(50 ms, 1.25 RTT) and half as long again each time, until
-// CLOSED comes or max(1 s, 3 RTT) have passed, and is answered by CLOSED whenever
+// CLOSED comes or min(max(1 s, 3 RTT), 3 s) have passed, and is answered by CLOSED whenever
 // it comes within that time. Endpoint.Close waits for it. The same is over when the
 // peer's start number changes, in a session or by its hello in the overlay
 // (Endpoint.PeerStarted). One under a session that was taken over ends that
@@ -255,6 +255,7 @@
 //	fragment.go   pieces                         DESIGN §14.3
 //	ctrl.go       control frames, ping
 //	farewell.go   ends that the peer must learn
+//	process.go    one process of a peer after another
 //	rekey.go      new keys in the pipe           DESIGN §7, §14.3
 //	path.go       paths, challenges, choice      DESIGN §9
 //	pathrelay.go  paths through relays           DESIGN §14.4

@@ -75,7 +75,7 @@ type Endpoint struct {
 	relays relays
 
 	farewells farewells
-	starts    starts
+	processes processes
 
 	mu        sync.Mutex // guards what follows; taken before a Pipe's mu
 	closed    bool
@@ -118,6 +118,7 @@ func NewEndpoint(cfg Config) (*Endpoint, error) {
 		responder: newResponder(),
 	}
 	e.log = logpace.New(e.log)
+	e.processes.init()
 	if e.idle <= 0 {
 		e.idle = int64(defaultIdle)
 	}

@@ -7,7 +7,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/idloc/idloc/internal/peerid"
 	"github.com/idloc/idloc/internal/wire"
 )
 
@@ -43,6 +42,7 @@ const (
 	farewellFirst = int64(50 * time.Millisecond) // until CLOSE is repeated, at least
 	farewellFor   = int64(time.Second)           // how long it is, at least
 	farewellRTTs  = 3
+	farewellMost  = 3 * int64(time.Second) // and at most: the round trip is the peer's to choose
 	// maxFarewells bounds the pipes that are being ended at once. Close takes
 	// them in turn; what ends otherwise beyond is told once.
 	maxFarewells = 4096
@@ -86,10 +86,10 @@ func (e *Endpoint) sayFarewell(f *farewell, rtt int64) {
 	now := e.now()
 	f.e, f.fire = e, f.tick
 	f.pause = max(farewellFirst, rtt+rtt/4)
-	f.until = now + max(farewellFor, farewellRTTs*rtt)
+	f.until = now + min(max(farewellFor, farewellRTTs*rtt), farewellMost)
 	next := f.until
 	if f.ours {
-		next = now + f.pause
+		next = min(now+f.pause, f.until)
 	}
 	if !e.timers.plan(&f.timed, next) {
 		return // the Endpoint is closed
@@ -229,7 +229,7 @@ func (p *Pipe) finish() {
 func (p *Pipe) End(err error) {
 	p.mu.Lock()
 	if p.state != stateClosed {
-		p.outbox.calls = append(p.outbox.calls, call{gone: true, err: err})
+		p.gone(err)
 	}
 	p.end(err, closeExpelled)
 	p.unlock()
@@ -249,63 +249,4 @@ func (e *Endpoint) finish(pipes []*Pipe, which func(*Pipe) bool) {
 		}
 	}
 	e.awaitFarewells()
-}
-
-// starts remembers the start numbers of peers' processes, so that a peer that
-// comes back anew is known as such, whether its pipe of before is still there
-// or not. It has a lock of its own, taken last.
-type starts struct {
-	mu sync.Mutex
-	by map[peerid.ID]uint64
-}
-
-// maxStarts bounds them; beyond, any one is forgotten for a new one.
-const maxStarts = 8192
-
-// changed notes start and says whether the peer had another before. With rising
-// only a higher one counts as news: who says so may be late.
-func (s *starts) changed(peer peerid.ID, start uint64, rising bool) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.by == nil {
-		s.by = make(map[peerid.ID]uint64)
-	}
-	old, known := s.by[peer]
-	if known && (start == old || rising && start < old) {
-		return false
-	}
-	if !known && rising {
-		return false // no pipe of before, nothing that could be over
-	}
-	if !known && len(s.by) >= maxStarts {
-		for k := range s.by {
-			delete(s.by, k)
-			break
-		}
-	}
-	s.by[peer] = start
-	return known
-}
-
-// Start is this process's start number, as offers and answers have it.
-func (e *Endpoint) Start() uint64 { return e.start }
-
-// PeerStarted tells what start number the peer has said itself, elsewhere than in
-// a handshake: if it is newer than that of its pipe, the peer's process of before
-// has ended without a word, and so has the pipe.
-func (e *Endpoint) PeerStarted(peer peerid.ID, start uint64) {
-	if !e.starts.changed(peer, start, true) {
-		return
-	}
-	if p := e.Pipe(peer); p != nil {
-		p.mu.Lock()
-		if p.state != stateClosed && (p.keys.sess == nil || p.keys.sess.remote.Start < start) {
-			p.outbox.calls = append(p.outbox.calls, call{gone: true, err: ErrPeerEnded})
-			p.setState(stateClosed, ErrPeerEnded)
-			p.unlock()
-			return
-		}
-		p.unlock()
-	}
-	e.cfg.Handler.Gone(peer, ErrPeerEnded)
 }

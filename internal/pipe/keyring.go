@@ -62,9 +62,6 @@ func (p *Pipe) setConfirmed(kp *keypair, now int64) {
 	kp.confirmed.Store(true)
 	if kp.number == 0 {
 		kp.sess.confirmed = now
-		if p.e.starts.changed(p.peer, kp.sess.remote.Start, false) {
-			p.outbox.calls = append(p.outbox.calls, call{gone: true, err: ErrPeerEnded})
-		}
 		p.outbox.settled = append(p.outbox.settled, kp.sess)
 	}
 	if p.keys.answered.kp == kp {

@@ -143,6 +143,7 @@ type recorder struct {
 	opens  int
 	fails  int
 	onUp   func(*Pipe)
+	onGone func()
 	onData func(*Pipe, []byte)
 }
 
@@ -198,7 +199,11 @@ func (r *recorder) Down(p *Pipe, err error) {
 func (r *recorder) Gone(_ peerid.ID, err error) {
 	r.mu.Lock()
 	r.gone = append(r.gone, err)
+	f := r.onGone
 	r.mu.Unlock()
+	if f != nil {
+		f()
+	}
 }
 
 func (r *recorder) wentAway() int {

@@ -96,6 +96,7 @@ func (p *Pipe) deliver() {
 		switch {
 		case c.gone:
 			p.e.cfg.Handler.Gone(p.peer, c.err)
+			p.e.processes.gone(p.peer)
 		case c.up:
 			p.e.cfg.Handler.Up(p)
 		case c.down:

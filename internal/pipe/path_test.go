@@ -30,7 +30,7 @@ func TestConstants(t *testing.T) {
 		{"keepAgain", keepAgain, 8}, {"overdue", overdue, 100 * ms}, {"overdueRTTs", overdueRTTs, 2}, {"earlyDatagrams", earlyDatagrams, 64}, {"earlyBytes", earlyBytes, 262144},
 		{"maxPending", maxPending, 4}, {"maxPieces", maxPieces, 128}, {"reassembleFor", reassembleFor, s}, {"maxReplies", maxReplies, 16}, {"maxPings", maxPings, 64},
 		{"closeOther", int64(closeOther), 0}, {"closeIdle", int64(closeIdle), 1}, {"closeEnded", int64(closeEnded), 2}, {"closeExpelled", int64(closeExpelled), 3}, {"closeDelivered", int64(closeDelivered), 4},
-		{"farewellFirst", farewellFirst, 50 * ms}, {"farewellFor", farewellFor, s}, {"farewellRTTs", farewellRTTs, 3}, {"maxFarewells", maxFarewells, 4096}, {"maxStarts", maxStarts, 8192},
+		{"farewellFirst", farewellFirst, 50 * ms}, {"farewellFor", farewellFor, s}, {"farewellRTTs", farewellRTTs, 3}, {"farewellMost", farewellMost, 3 * s}, {"maxFarewells", maxFarewells, 4096}, {"maxStarts", maxStarts, 8192},
 		{"maxHalfOpen", maxHalfOpen, 256}, {"maxHalfOpenPerPeer", maxHalfOpenPerPeer, 4}, {"maxCached", maxCached, 1024}, {"maxInitiators", maxInitiators, 4096},
 		{"offersPerSecond", offersPerSecond, 20}, {"offersBurst", offersBurst, 5}, {"maxSeen", maxSeen, 16}, {"clockTolerance", int64(clockTolerance), 600_000_000},
 		{"relayLease", relayLease, 60 * s}, {"relayPerMember", relayPerMember, 64}, {"relayTotal", relayTotal, 4096}, {"relayRate", relayRate, 8 << 20},

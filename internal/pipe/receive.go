@@ -172,6 +172,7 @@ func (e *Endpoint) vouch(kp *keypair, at Path, run []byte, seg int) (p *Pipe, t 
 		if p = e.pipeOf(kp); p == nil {
 			return nil, nil, 0
 		}
+		e.begins(p, kp)
 		if !kp.newest(h.Counter) {
 			continue
 		}
@@ -243,6 +244,7 @@ func (e *Endpoint) receiveCtrl(kp *keypair, at Path, d []byte, h wire.Header) {
 	}
 	p.traffic.packetsIn.Add(1)
 	p.traffic.bytesIn.Add(uint64(len(d)))
+	e.begins(p, kp)
 	now := e.now()
 	p.mu.Lock()
 	t := p.authenticated(kp, at, newest, len(d), now)
