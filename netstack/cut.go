@@ -155,12 +155,13 @@ func unacknowledged(ep *tcp.Endpoint, wq *waiter.Queue) int64 {
 	return (2*high + 1) / 3 // high = n + n/2
 }
 
-// bare says whether nothing lies in ep's send buffer.
+// bare says whether nothing lies in ep's send buffer, as its peer has it all: one
+// that fails has an empty buffer, too, and has woken the writers.
 func bare(ep *tcp.Endpoint, wq *waiter.Queue) bool {
 	w := wakes{ep: ep, wq: wq}
 	defer w.watch()()
 	w.with(0) // may be woken by an acknowledgement that counts on the buffer as it was
-	return w.with(0)
+	return w.with(0) && ep.EndpointState() != tcp.StateError
 }
 
 // wakes tells whether the writers of an endpoint are woken.

@@ -20,7 +20,8 @@ import (
 //   - nothing lies in a send buffer that the peer has not acknowledged;
 //   - no connection has ended otherwise than by a FIN, unless the peer has reset
 //     it: our reset may have been lost, and what times out discards what it had;
-//   - no handshake is under way, and the pipe is up.
+//   - no handshake is under way, and none was since Close has begun, for nobody
+//     accepts such a connection; and the pipe is up.
 //
 // Where it is not true the peer is told that the node has ended, and what has
 // neither our FIN nor our reset yet is reset there.
@@ -90,17 +91,23 @@ func (l *link) resets(h *inner.Header) bool {
 	return !told
 }
 
-// doubtOpening doubts the peers whose handshakes are under way.
+// doubtOpening doubts the peers whose handshakes are under way. Those that begin
+// later are doubted when they are answered.
 func (s *Stack) doubtOpening() {
 	for ep := range s.endpoints() {
 		if ep.EndpointState() != tcp.StateSynRecv {
 			continue
 		}
 		if a, ok := remoteOf(ep); ok {
-			if id, ok := s.shim.Table().Peer(a); ok {
-				s.link.deliveries.doubt(id)
-			}
+			s.link.doubt(a)
 		}
+	}
+}
+
+// doubt doubts the peer at LSI a.
+func (l *link) doubt(a netip.Addr) {
+	if id, ok := l.shim.Table().Peer(a); ok {
+		l.deliveries.doubt(id)
 	}
 }
 
@@ -121,8 +128,10 @@ func (o *orphans) delivered() map[peerid.ID]netip.Addr {
 	defer o.mu.Unlock()
 	peers, lack := make(map[peerid.ID]netip.Addr), make(map[peerid.ID]bool)
 	for ep, c := range o.all {
-		switch {
-		case !delivering(ep):
+		switch state := ep.EndpointState(); {
+		case state == tcp.StateError:
+			lack[c.peer] = lack[c.peer] || !c.window.reset.Load() // it has discarded what it had
+		case !unacknowledgedIn(state):
 		case o.lacksEnd(ep, c):
 			peers[c.peer] = c.window.key.Peer
 		default:

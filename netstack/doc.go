@@ -47,6 +47,7 @@
 //	orphan.go   closed connections that still deliver
 //	cut.go      what the end of a Stack left undelivered
 //	gone.go     conns to a peer whose process is over
+//	lastwords.go  what they are told in its name  RFC 5961
 //	delivered.go  what a peer may be told of the end of this node
 //	options.go  what net.TCPConn has beyond net.Conn
 //	class.go    traffic classes                 RFC 2474

@@ -3,16 +3,7 @@ package netstack
 import (
 	"net/netip"
 	"sync"
-	"sync/atomic"
 	"time"
-
-	"gvisor.dev/gvisor/pkg/buffer"
-	"gvisor.dev/gvisor/pkg/tcpip"
-	"gvisor.dev/gvisor/pkg/tcpip/header"
-	"gvisor.dev/gvisor/pkg/tcpip/stack"
-	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
-
-	"github.com/idloc/idloc/internal/inner"
 )
 
 // When the process of a peer is known to be over, because it has said so, has
@@ -21,245 +12,168 @@ import (
 // peer had reset each: what has come in order can still be read, then a conn
 // whose end has come as well says io.EOF, and any other ECONNRESET. If the peer
 // has said that this side has all that was ever written to it, each has the end
-// first that is on its way.
+// first that is on its way, but for one that answers that something lacks.
 //
-// The peer's segments for that are made here. They go the way of all others,
-// through the queue that each endpoint has, behind what has come before; so
-// whatever a call does meanwhile, or one that has not been accepted yet, sees
-// what it would of a peer that is alive. A reset must have exactly the number that is
-// expected. Each endpoint is asked for it by what it has to answer in every state
-// (RFC 5961 §4.2):
+// Which they are is settled where packets are received, before anything of the
+// peer's next process comes up (internal/pipe): those that are there then, and no
+// other. That takes no lock of an endpoint, for somebody may hold one for as long as
+// a packet to another peer is on its way. To end them takes longer, as each is asked
+// for a number first (lastwords.go): that is done by a goroutine for each peer, and
+// nothing of one waits for another. From the beginning on
 //
-//	SYN, one byte ──►  ──► acknowledgement with the number
-//	(FIN with it  ──►  ──► acknowledgement with the next number)
-//	RST with it   ──►
+//   - nothing of these connections goes out, until some time after the last is
+//     over: no process is there that wants to know, and a packet would ask for a pipe;
+//   - the peer is not doubted because of them (delivered.go): what was known of its
+//     process does not hold for the next.
 //
-// One whose handshake is under way is asked by an acknowledgement of what it has
-// not sent. If that is refused by a reset, what had come before has not brought the
-// connection about: who listens is told to give it up, and who dials goes on, for that
-// is meant for whoever comes.
-//
-// Nothing of this goes to the peer: no process is there that wants to know, and
-// a packet would ask for a pipe.
+// What does not answer in time is aborted, which discards what has come: its conn says
+// ECONNRESET, whatever had come.
 
 const (
-	goneWithin = 5 * time.Second // beyond, what does not answer is aborted
-	goneAgain  = 20              // looks at an endpoint until it is asked again
-	goneWindow = 65535
-	goneUnsent = 1 << 31 // acknowledged to a handshake, whose own number it is by a chance of 2^-32
+	goneWithin = 30 * time.Second // beyond, what does not answer is aborted
+	goneQuiet  = time.Second      // after the last is over, until nothing is muted
 )
 
-// muted are the connections of which nothing goes out. It may be used
+// endings are the ends of peers that are under way. Its methods may be used
 // concurrently.
-type muted struct {
-	mu    sync.Mutex // held by the one that mutes
-	flows atomic.Pointer[map[inner.Flow]*lastWords]
+type endings struct {
+	s      *Stack
+	within time.Duration
+	stop   chan struct{} // closed by close
+
+	mu     sync.Mutex // guards what follows
+	closed bool
+	by     map[netip.Addr]*ending // by the peer's IPv4 LSI
+	wg     sync.WaitGroup
 }
 
-// mutes says whether p is of such a connection, and takes the answer that its
-// endpoint is asked for.
-func (m *muted) mutes(p *stack.PacketBuffer) bool {
-	flows := m.flows.Load()
-	if flows == nil || p.TransportProtocolNumber != header.TCPProtocolNumber {
-		return false
-	}
-	th := header.TCP(p.TransportHeader().Slice())
-	if len(th) < header.TCPMinimumSize || th.Flags()&header.TCPFlagSyn != 0 { // of another connection
-		return false
-	}
-	var dst tcpip.Address
-	if p.NetworkProtocolNumber == header.IPv6ProtocolNumber {
-		dst = header.IPv6(p.NetworkHeader().Slice()).DestinationAddress()
-	} else {
-		dst = header.IPv4(p.NetworkHeader().Slice()).DestinationAddress()
-	}
-	peer, _ := netip.AddrFromSlice(dst.AsSlice())
-	w := (*flows)[inner.Flow{Peer: peer, PeerPort: th.DestinationPort(), Port: th.SourcePort()}]
-	if w == nil {
-		return false
-	}
-	if th.Flags()&header.TCPFlagAck != 0 {
-		w.answer.Store(uint64(th.SequenceNumber())<<32 | uint64(th.AckNumber()))
-		w.answered.Store(true)
-	} else if th.Flags()&header.TCPFlagRst != 0 {
-		w.refused.Store(true)
-	}
-	return true
+// ending is that of one peer.
+type ending struct {
+	more  []*lastWords  // for the goroutine; endings.mu guards it
+	added chan struct{} // there is more
 }
 
-// lastWords is what an endpoint is told in the name of its peer.
-type lastWords struct {
-	ep   *tcp.Endpoint
-	flow inner.Flow
-	self netip.Addr // this node's of the flow's family
-
-	answered atomic.Bool
-	answer   atomic.Uint64 // its own number, and the one that it expects
-	refused  atomic.Bool   // an acknowledgement
-
-	told  uint64 // the answer that was acted on
-	tells bool   // told is set
-	looks int    // since then
-	waits int    // looks before it was connected
+func (e *endings) init(s *Stack) {
+	e.s, e.within = s, goneWithin
+	e.stop, e.by = make(chan struct{}), make(map[netip.Addr]*ending)
 }
 
 // Gone implements shim.PeerUpper.
 func (l *link) Gone(v4, v6 netip.Addr, delivered bool) { l.gone(v4, v6, delivered) }
 
 // peerGone ends all connections with the peer that has these addresses, but for
-// those that are being opened: they are meant for whoever comes. delivered says
-// that what the peer has written on them has come. They have ended when it returns.
-func (s *Stack) peerGone(v4, v6 netip.Addr, delivered bool) {
-	m := &s.link.muted
-	m.mu.Lock()
-	defer m.mu.Unlock()
+// those that it has not answered yet: they are meant for whoever comes. delivered says
+// that what the peer has written on them has come. It returns at once, with what
+// there is to do.
+func (s *Stack) peerGone(v4, v6 netip.Addr, delivered bool) []*lastWords {
 	if id, ok := s.shim.Table().Peer(v4); ok {
-		defer s.link.deliveries.forget(id)
+		s.link.deliveries.forget(id)
 	}
-	all := make(map[inner.Flow]*lastWords)
-	var left []*lastWords
+	var all []*lastWords
+	until := time.Now().Add(s.endings.within)
 	for ep := range s.endpoints() {
-		if w := s.lastWords(ep, v4, v6); w != nil {
-			all[w.flow] = w
+		if w := newLastWords(ep, v4, v6); w != nil && s.link.mute(w) {
+			w.delivered, w.until = delivered, until
+			all = append(all, w)
+		}
+	}
+	s.endings.add(v4, all)
+	return all
+}
+
+// add gives the peer's goroutine more to do, and begins it if there is none.
+func (e *endings) add(peer netip.Addr, all []*lastWords) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if len(all) == 0 || e.closed {
+		return
+	}
+	p := e.by[peer]
+	if p == nil {
+		p = &ending{added: make(chan struct{}, 1)}
+		e.by[peer] = p
+		e.wg.Go(func() { e.run(peer, p) })
+	}
+	p.more = append(p.more, all...)
+	nudge(p.added)
+}
+
+// close ends the goroutines. What is muted stays so.
+func (e *endings) close() {
+	e.mu.Lock()
+	first := !e.closed
+	e.closed = true
+	e.mu.Unlock()
+	if first {
+		close(e.stop)
+	}
+	e.wg.Wait()
+}
+
+// take returns what was added. When there is nothing and last is set the goroutine
+// is to end.
+func (e *endings) take(peer netip.Addr, p *ending, last bool) []*lastWords {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	more := p.more
+	if p.more = nil; more == nil && last {
+		delete(e.by, peer)
+	}
+	return more
+}
+
+// run ends the connections with one peer.
+func (e *endings) run(peer netip.Addr, p *ending) {
+	var left, over []*lastWords
+	pause := time.NewTimer(0)
+	defer pause.Stop()
+	for quiet := false; ; {
+		select {
+		case <-pause.C:
+		case <-p.added:
+			quiet = false
+		case <-e.stop:
+			return
+		}
+		more := e.take(peer, p, quiet)
+		if quiet && more == nil {
+			break
+		}
+		began := time.Now()
+		left = append(left, more...)
+		var done []*lastWords
+		if left, done = e.look(left, began); len(done) > 0 {
+			e.s.orphans.look(began)
+			for _, w := range done {
+				w.over.Store(true)
+			}
+			over = append(over, done...)
+		}
+		if quiet = len(left) == 0; quiet {
+			pause.Reset(goneQuiet)
+		} else { // what it takes to look at thousands is better left to them
+			pause.Reset(max(flushEvery, time.Since(began)))
+		}
+	}
+	for _, w := range over {
+		e.s.link.muted.end(w)
+	}
+}
+
+// look tells each endpoint what is next, and aborts those that have not answered in
+// time.
+func (e *endings) look(all []*lastWords, now time.Time) (left, done []*lastWords) {
+	left = all[:0]
+	for _, w := range all {
+		switch {
+		case !w.look(e.s.link):
+			done = append(done, w)
+		case now.After(w.until):
+			w.abort(e.s.link)
+			done = append(done, w)
+		default:
 			left = append(left, w)
 		}
 	}
-	if len(left) == 0 {
-		return
-	}
-	m.flows.Store(&all)
-	defer m.flows.Store(nil)
-	tick := time.NewTicker(flushEvery)
-	defer tick.Stop()
-	for until := time.Now().Add(goneWithin); len(left) > 0; {
-		more := left[:0]
-		for _, w := range left {
-			if w.look(s.link, delivered) {
-				more = append(more, w)
-			}
-		}
-		left = more
-		if time.Now().After(until) {
-			break
-		}
-		<-tick.C
-	}
-	for _, w := range left {
-		w.ep.Abort()
-	}
-	s.orphans.look(time.Now())
-}
-
-// remoteOf returns the address of an endpoint's peer.
-func remoteOf(ep *tcp.Endpoint) (netip.Addr, bool) {
-	a, ok := netip.AddrFromSlice(ep.Info().(*stack.TransportEndpointInfo).ID.RemoteAddress.AsSlice())
-	return a.Unmap(), ok
-}
-
-// lastWords returns what is to be told to ep, nil if it has no connection with the
-// peer that has these addresses.
-func (s *Stack) lastWords(ep *tcp.Endpoint, v4, v6 netip.Addr) *lastWords {
-	switch ep.EndpointState() {
-	case tcp.StateInitial, tcp.StateBound, tcp.StateListen, tcp.StateConnecting,
-		tcp.StateTimeWait, tcp.StateClose, tcp.StateError:
-		return nil
-	}
-	id := ep.Info().(*stack.TransportEndpointInfo).ID
-	peer, _ := netip.AddrFromSlice(id.RemoteAddress.AsSlice())
-	if peer = peer.Unmap(); !peer.IsValid() || peer != v4 && peer != v6 {
-		return nil
-	}
-	self, _ := netip.AddrFromSlice(id.LocalAddress.AsSlice())
-	return &lastWords{ep: ep, self: self.Unmap(), flow: inner.Flow{Peer: peer, PeerPort: id.RemotePort, Port: id.LocalPort}}
-}
-
-// look tells the endpoint what is next, and says whether there may be more.
-func (w *lastWords) look(l *link, delivered bool) (more bool) {
-	switch state := w.ep.EndpointState(); state {
-	case tcp.StateSynSent, tcp.StateSynRecv:
-		return w.opens(l, state)
-	case tcp.StateClose, tcp.StateError, tcp.StateTimeWait:
-		return false
-	}
-	answer := w.answer.Load()
-	if !w.answered.Load() || w.tells && answer == w.told {
-		w.ask(l)
-		return true
-	}
-	w.told, w.tells = answer, true
-	w.ep.LockUser() // the answer goes out before the state changes
-	state := w.ep.EndpointState()
-	w.ep.UnlockUser()
-	next, flags := uint32(answer), header.TCPFlags(header.TCPFlagRst)
-	switch {
-	case ended(state):
-		// gVisor has states where a reset makes that forgotten, unlike the kernel.
-		if known := l.window(w.flow); known != nil {
-			if c := known.conn.Load(); c != nil && c.ep == w.ep {
-				c.eof.Store(true)
-			}
-		}
-	case delivered:
-		flags = header.TCPFlagFin
-	}
-	w.tell(l, flags|header.TCPFlagAck, next, uint32(answer>>32)-1<<30, 0) // acknowledges nothing
-	return true
-}
-
-// opens is look at one whose handshake is under way.
-func (w *lastWords) opens(l *link, state tcp.EndpointState) (more bool) {
-	if w.waits++; w.waits == 1 {
-		w.tell(l, header.TCPFlagAck, 0, goneUnsent, 0)
-	}
-	if !w.refused.Load() && w.waits <= goneAgain {
-		return true
-	}
-	if state == tcp.StateSynRecv {
-		w.ep.Abort()
-	}
-	return false
-}
-
-// ask asks for the number, now and again. What has a byte is answered always, but
-// does not come in where the receive buffer is full; what has none is answered
-// not more often than every 500 ms.
-func (w *lastWords) ask(l *link) {
-	switch w.looks++; w.looks % goneAgain {
-	case 1:
-		w.tells = false // what it was told may not have come in
-		w.tell(l, header.TCPFlagSyn|header.TCPFlagAck, 0, 0, 1)
-	case 2:
-		w.tell(l, header.TCPFlagSyn|header.TCPFlagAck, 0, 0, 0)
-	}
-}
-
-// ended says whether the peer's FIN has come.
-func ended(state tcp.EndpointState) bool {
-	switch state {
-	case tcp.StateCloseWait, tcp.StateLastAck, tcp.StateClosing, tcp.StateTimeWait:
-		return true
-	}
-	return false
-}
-
-// tell has a segment come from the peer, with n bytes of payload.
-func (w *lastWords) tell(l *link, flags header.TCPFlags, seq, ack uint32, n int) {
-	d := l.dispatcher()
-	if d == nil {
-		return
-	}
-	v6, proto := w.flow.Peer.Is6(), header.IPv4ProtocolNumber
-	if v6 {
-		proto = header.IPv6ProtocolNumber
-	}
-	th := make(header.TCP, header.TCPMinimumSize+n)
-	th.Encode(&header.TCPFields{
-		SrcPort: w.flow.PeerPort, DstPort: w.flow.Port, SeqNum: seq, AckNum: ack,
-		DataOffset: header.TCPMinimumSize, Flags: flags, WindowSize: goneWindow,
-	})
-	p := stack.NewPacketBuffer(stack.PacketBufferOptions{
-		Payload: buffer.MakeWithData(append(ipHeader(v6, inner.TCP, len(th), w.flow.Peer, w.self), th...)),
-	})
-	d.DeliverNetworkPacket(proto, p)
-	p.DecRef()
+	return left, done
 }

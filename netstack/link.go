@@ -62,6 +62,7 @@ type link struct {
 
 	muted      muted
 	deliveries deliveries
+	closing    atomic.Bool                             // the stack is: what begins now is not accepted
 	gone       func(v4, v6 netip.Addr, delivered bool) // a peer's process is over
 
 	unreadDropped atomic.Uint64 // segments beyond what a peer may have unread

@@ -219,8 +219,10 @@ func (o *orphans) worth(ep *tcp.Endpoint, c *orphan, began, now time.Time) bool 
 
 // delivering says whether a closed connection has something that its peer has
 // not acknowledged, if only the FIN.
-func delivering(ep *tcp.Endpoint) bool {
-	switch ep.EndpointState() {
+func delivering(ep *tcp.Endpoint) bool { return unacknowledgedIn(ep.EndpointState()) }
+
+func unacknowledgedIn(state tcp.EndpointState) bool {
+	switch state {
 	case tcp.StateFinWait1, tcp.StateClosing, tcp.StateLastAck:
 		return true
 	}

@@ -69,6 +69,17 @@ func newNode(tb testing.TB, n *shimtest.Net, admit func(string, netip.AddrPort, 
 // Close is ambiguous between the embedded two; tests mean the stack's.
 func (n *node) Close() error { return n.Stack.Close(context.Background()) }
 
+// peerGone is Stack.peerGone, and returns when all is over.
+func (n *node) peerGone(v4, v6 netip.Addr, delivered bool) {
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for _, w := range n.Stack.peerGone(v4, v6, delivered) {
+		for !w.over.Load() && !isClosed(n.ended) {
+			<-tick.C
+		}
+	}
+}
+
 func testContext(tb testing.TB) context.Context {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	tb.Cleanup(cancel)

@@ -83,6 +83,7 @@ type Stack struct {
 	self  peerid.ID // this node
 
 	orphans orphans
+	endings endings
 
 	done chan struct{} // closed by Close
 
@@ -118,7 +119,8 @@ func New(cfg Config) (*Stack, error) {
 	s.link.self4, s.link.self6 = cfg.Shim.Table().Self()
 	s.self, _ = cfg.Shim.Table().Peer(s.link.self4)
 	s.link.shares.init()
-	s.link.gone = s.peerGone
+	s.endings.init(s)
+	s.link.gone = func(v4, v6 netip.Addr, delivered bool) { s.peerGone(v4, v6, delivered) }
 	s.orphans.link = s.link
 	if cfg.Admit != nil {
 		s.link.admit = NewAdmission(cfg.Admit, cfg.Shim)
@@ -259,17 +261,34 @@ func (s *Stack) SetTap(t Tap) {
 // goroutines. Its error is a *CutError if something was not delivered. It is
 // idempotent: further calls wait for the first.
 func (s *Stack) Close(ctx context.Context) error {
-	s.mu.Lock()
-	if s.closed {
-		s.mu.Unlock()
+	open, first := s.shut()
+	if !first {
 		<-s.ended
 		return nil
 	}
+	s.quit(open)
+	err := s.orphans.cut(s.orphans.flush(ctx))
+	s.finish()
+	return err
+}
+
+// shut has nothing begin any more, and returns what is open.
+func (s *Stack) shut() (open map[closer]struct{}, first bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil, false
+	}
 	s.closed = true
-	open := s.open
+	s.link.closing.Store(true)
+	open = s.open
 	s.open = nil
 	close(s.done) // with the lock held: what is not tracked any more finds it closed
-	s.mu.Unlock()
+	return open, true
+}
+
+// quit ends what is open as if the application had closed it.
+func (s *Stack) quit(open map[closer]struct{}) {
 	s.doubtOpening()
 	for c := range open { // first, or what waits for Accept would end like what was accepted
 		if l, ok := c.(*listener); ok {
@@ -279,14 +298,17 @@ func (s *Stack) Close(ctx context.Context) error {
 	for _, c := range byPeer(open) {
 		c.quit()
 	}
-	err := s.orphans.cut(s.orphans.flush(ctx))
+}
+
+// finish ends the stack, whatever is left in closing.
+func (s *Stack) finish() {
 	s.tellDelivered()
+	s.endings.close()
 	s.orphans.end()
 	s.stack.Close()
 	s.shim.Attach(nil)
 	s.stack.Wait()
 	close(s.ended)
-	return err
 }
 
 // byPeer returns conns in an order in which those with one peer follow each other:

@@ -37,6 +37,7 @@ type tcpConn struct {
 	closeOnce sync.Once
 	closed    atomic.Bool // set before whoever waits gets a token
 	eof       atomic.Bool // the peer's FIN is known to have come
+	cut       atomic.Bool // what has come was discarded: it does not look whole
 	counted   atomic.Bool // as one of the peer's share: it was accepted
 	traffic   traffic     // for Info
 	window    *window     // what the link knows of it
@@ -258,6 +259,9 @@ func (c *tcpConn) read(b []byte) (int, error) {
 				return 0, net.ErrClosed
 			}
 			c.unread.empty()
+			if c.cut.Load() {
+				return 0, syscall.ECONNRESET
+			}
 			c.eof.Store(true)
 			return 0, io.EOF
 		default:
@@ -335,13 +339,16 @@ func (c *tcpConn) write(b []byte) (n int, err error) {
 
 // failure is what a call on c says when its endpoint said err.
 func (c *tcpConn) failure(err tcpip.Error, read bool) error {
+	if c.cut.Load() {
+		return syscall.ECONNRESET
+	}
 	if read && c.eof.Load() {
 		return io.EOF // as on the kernel: a reset comes too late to undo the end
 	}
 	switch err.(type) {
 	case *tcpip.ErrConnectionAborted: // we reset it, for data that came after CloseRead and CloseWrite
 		return syscall.ECONNRESET
-	case *tcpip.ErrAborted: // peerGone has, where nothing else helped
+	case *tcpip.ErrAborted: // the end of the peer has, where nothing else helped
 		return syscall.ECONNRESET
 	}
 	return asyncError(err)

@@ -41,7 +41,7 @@ type window struct {
 	conn   atomic.Pointer[tcpConn]
 
 	ending atomic.Bool // our FIN is due or sent
-	reset  atomic.Bool // the peer has sent a reset: it has no connection any more
+	reset  atomic.Bool // the peer has no connection any more: it has sent a reset, or its process is over
 
 	mu       sync.Mutex // guards what follows
 	began    bool       // the three after it are set
@@ -96,6 +96,9 @@ func (l *link) track(c *tcpConn) *window {
 	w := &window{key: c.key()}
 	w.scale, w.scaled = l.scales.of(w.key)
 	w.conn.Store(c)
+	if m := l.muted.of(w.key); m != nil && m.ep == c.ep {
+		w.reset.Store(true)
+	}
 	l.windows.Store(w.key, w)
 	return w
 }
@@ -155,6 +158,9 @@ func (l *link) sends(pk *shim.Packet) bool {
 	}
 	if h.Flags&inner.RST != 0 {
 		return l.resets(h)
+	}
+	if h.Flags&(inner.SYN|inner.ACK) == inner.SYN|inner.ACK && l.closing.Load() {
+		l.doubt(h.Dst)
 	}
 	bare := pk.Size == 0 && h.Flags == inner.ACK
 	if !bare && (l.ending.Load() == 0 || h.Flags&(inner.ACK|inner.SYN) != inner.ACK) {

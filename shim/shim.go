@@ -45,7 +45,10 @@ type PeerUpper interface {
 	// Gone says that all that was open with the peer that has these LSIs is
 	// over, packets that come from them later belong to something new. If
 	// delivered is true all that the peer has written has come, and its streams
-	// are whole. Packets sent meanwhile through Output are fine.
+	// are whole. It is called where packets are received, and no packet of the
+	// peer's next process is delivered before it has returned: it settles what is
+	// over, and leaves what takes time to a goroutine. Packets sent meanwhile
+	// through Output are fine.
 	Gone(v4, v6 netip.Addr, delivered bool)
 }
 
