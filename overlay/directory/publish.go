@@ -44,9 +44,10 @@ type publisher struct {
 	kick chan struct{}
 	soon chan struct{} // the pause between two rounds may end
 
-	round sync.Mutex // one round at a time
+	round chan struct{} // full while a round goes on: one at a time
 
-	mu      sync.Mutex // guards the rest
+	mu      sync.Mutex         // guards the rest
+	stop    context.CancelFunc // ends the round that goes on, or the last one; nil: there was none
 	seq     uint64
 	why     reason
 	label   string       // of names
@@ -81,7 +82,7 @@ const (
 
 func newPublisher(cfg *Config, db store, seq uint64) *publisher {
 	return &publisher{
-		cfg: cfg, db: db, kick: make(chan struct{}, 1), soon: make(chan struct{}, 1), seq: seq,
+		cfg: cfg, db: db, kick: make(chan struct{}, 1), soon: make(chan struct{}, 1), round: make(chan struct{}, 1), seq: seq,
 		contact: newOwnRecord(naming.ContactKey(cfg.Overlay.ID, cfg.Self), contactEvery),
 	}
 }
@@ -324,16 +325,37 @@ func (p *publisher) publish(ctx context.Context) {
 	}
 }
 
+// begin waits until no other round goes on, and says whether ctx has not ended before;
+// end must follow if so.
+func (p *publisher) begin(ctx context.Context) bool {
+	select {
+	case p.round <- struct{}{}: // also when ctx has ended: versions are kept here
+		return true
+	default:
+	}
+	select {
+	case p.round <- struct{}{}:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+func (p *publisher) end() { <-p.round }
+
 // put is one round: it makes the new versions that are due and brings all records
 // to the servers that lack them. It says whether there is more to do. Without a
 // server that is connected it keeps the versions here, and the rest stays due.
 func (p *publisher) put(ctx context.Context) (again bool) {
-	p.round.Lock()
-	defer p.round.Unlock()
+	if !p.begin(ctx) {
+		return true
+	}
+	defer p.end()
 	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
 	defer cancel()
 	chain, label, _ := p.cfg.Roster.Own()
 	p.mu.Lock()
+	p.stop = cancel
 	why := p.why
 	p.why = 0
 	ended := p.ended
@@ -495,17 +517,23 @@ func (p *publisher) signContact(chain []byte, contact naming.Contact) []*ownReco
 }
 
 // withdraw puts a tombstone: the name is given up at once instead of when its
-// record expires.
+// record expires. A round that goes on ends: what it puts is not wanted any more, and
+// it may take as long as this may.
 func (p *publisher) withdraw(ctx context.Context) error {
-	p.round.Lock()
-	defer p.round.Unlock()
 	p.mu.Lock()
 	p.ended = true
+	if p.stop != nil {
+		p.stop()
+	}
 	p.mu.Unlock()
 	chain, label, _ := p.cfg.Roster.Own()
 	if label == "" {
 		return nil
 	}
+	if !p.begin(ctx) {
+		return fmt.Errorf("giving up the name %q: %w", label, ctx.Err())
+	}
+	defer p.end()
 	names := p.signName(chain, label, naming.Contact{}, true)
 	taken := p.putTombstone(ctx, names)
 	for !taken && len(p.db.servers()) > 0 && pause.For(ctx, publishRetry) {

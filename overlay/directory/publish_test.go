@@ -1,6 +1,7 @@
 package directory
 
 import (
+	"context"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -308,6 +309,34 @@ func TestWithdraw(t *testing.T) {
 		o.servers[ids[0]].away = true
 		if err := n.Withdraw(t.Context()); err == nil {
 			t.Error("nobody was told, and that is no error")
+		}
+		n.Stop()
+	})
+}
+
+// TestWithdrawDuringRound: who gives up its name does not wait for a round of puts
+// that goes on, at servers that say nothing, but takes its place.
+func TestWithdrawDuringRound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o, n, ids := published(t, 2)
+		o.mu.Lock()
+		for _, p := range ids {
+			o.servers[p].late = -1
+		}
+		o.mu.Unlock()
+		n.Changed()
+		time.Sleep(2 * publishSettle)
+		synctest.Wait() // a round has begun
+		o.mu.Lock()
+		o.servers[ids[0]].late = 0
+		o.mu.Unlock()
+		const patience = 3 * time.Second // a server that says nothing is waited for once
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		start := time.Now()
+		err := n.Withdraw(ctx)
+		if took := time.Since(start); err != nil || took > patience {
+			t.Errorf("after %v of %v: %v", took, patience, err)
 		}
 		n.Stop()
 	})
