@@ -50,6 +50,7 @@ type Node struct {
 	ov    *overlay.Overlay                // set before anyone has the Node
 	early atomic.Pointer[overlay.Overlay] // the same, while it is being entered: for STUN only
 	late  atomic.Pointer[overlay.Overlay] // the same, once it was entered: for callbacks
+	moved atomic.Bool                     // the port's sockets have changed, and late was not told
 	table *lsi.Table
 	dns   *resolver.Server
 
@@ -172,6 +173,7 @@ func start(ctx context.Context, cfg Config, enter func(context.Context, overlay.
 		return nil, fmt.Errorf("idloc: %w", err)
 	}
 	n.late.Store(n.ov)
+	n.tellMoved()
 	if err := n.startDNS(); err != nil {
 		return nil, fmt.Errorf("idloc: %w", err)
 	}
@@ -235,7 +237,14 @@ func (n *Node) onSTUN(c *socket.Conn, from netip.AddrPort, b []byte) {
 }
 
 func (n *Node) onChange() {
-	if ov := n.late.Load(); ov != nil {
+	n.moved.Store(true)
+	n.tellMoved()
+}
+
+// tellMoved tells the overlay that the port's sockets have changed, also while it was
+// being entered, which may take long.
+func (n *Node) tellMoved() {
+	if ov := n.late.Load(); ov != nil && n.moved.Swap(false) {
 		ov.NetworkChanged()
 	}
 }
