@@ -20,6 +20,7 @@ import (
 //	peer's sum within maxUnreadPerPeer ──► the segment goes up
 //	within twice that, and the connection within its part ──► it goes up
 //	a segment into a connection that holds nothing ──► it goes up
+//	within four times that, and it is what a reader waits for ──► it goes up
 //	else ──► dropped, TCP sends it again; the window closes
 //
 // A connection that is read holds little, and goes on however much others of
@@ -78,9 +79,13 @@ type held struct {
 func (h *held) part() int64 { return max(h.limit/max(h.conns.Load(), 1), leastUnread) }
 
 // has says whether there is room for cost more of a connection that holds mine.
-func (h *held) has(cost, mine int64) bool {
+// What fills the gap that is next to be read is all that can set free what came
+// too early behind it.
+func (h *held) has(cost, mine int64, fills bool) bool {
 	switch all := h.bytes.Load(); {
 	case all+cost <= h.limit, mine+cost <= leastUnread:
+		return true
+	case fills && cost <= leastUnread && all+cost <= 4*h.limit:
 		return true
 	case all+cost <= 2*h.limit:
 		return mine+cost <= h.part()
@@ -109,7 +114,7 @@ func (u *unread) came(seq uint32, n, room int) bool {
 	}
 	h, beside := &u.share.held, besides(n)
 	cost := int64(n) + beside
-	if !h.has(cost, u.bytes+u.beside) {
+	if !h.has(cost, u.bytes+u.beside, int32(seq-u.next) <= 0) {
 		return false
 	}
 	if int32(end-u.top) > 0 {
@@ -159,6 +164,15 @@ func (u *unread) empty() {
 	if u.began && u.next == u.top {
 		u.give(u.bytes, u.beside)
 	}
+}
+
+// early is how much memory that takes of which nobody can read anything yet, for
+// queued bytes of what is held can be read. u.mu is held.
+func (u *unread) early(queued int) int64 {
+	if n := u.bytes - int64(queued); n > 0 {
+		return n + u.beside*n/u.bytes
+	}
+	return 0
 }
 
 // give takes something off the counts. u.mu is held.
@@ -213,12 +227,13 @@ func (l *link) withinBudget(c *tcpConn, seq uint32, n int) bool {
 }
 
 // squeeze makes the receive buffer smaller, so that the window tells the peer
-// what it may send.
+// what it may send. What fills a gap has room beside all that came too early.
 func (c *tcpConn) squeeze() {
 	u, o := &c.unread, c.ep.SocketOptions()
+	queued, _ := c.ep.GetSockOptInt(tcpip.ReceiveQueueSizeOption)
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	size, was := max(u.share.held.part(), leastBuffer), o.GetReceiveBufferSize()
+	size, was := max(u.share.held.part(), leastBuffer, u.early(queued)+leastUnread), o.GetReceiveBufferSize()
 	if was <= size {
 		return
 	}

@@ -357,3 +357,67 @@ func TestUnreadCounts(t *testing.T) {
 		}
 	}
 }
+
+// A connection that is read goes on when what lacks comes, however much it holds
+// behind that, and however little its peer may have unread by then.
+func TestUnreadGapIsFilled(t *testing.T) {
+	const (
+		conns = 8
+		size  = 16 << 10
+		early = 16 // segments behind the gap: more than the connection's part
+	)
+	r := newRig(t)
+	r.b.budget(1 << 20)
+	l, err := r.b.ListenTCP("tcp", netip.AddrPort{}, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	x := newLiar(t, r, l, conns)
+	read, others := x.flows[0], x.flows[1:]
+	var s net.Conn
+	for range conns {
+		c, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if port(c.RemoteAddr()) == read.from {
+			s = c
+		}
+	}
+	b := make([]byte, size)
+	for i := range early {
+		x.say(read, 1000+i*size, b)
+	}
+	eventually(t, "what is early does not come", func() bool { return r.b.unreadOf(r.a) >= early*size })
+	for i := 0; r.b.Stats().Unread == 0; i++ {
+		came := r.b.Stats().SegmentsIn
+		for _, f := range others {
+			x.say(f, i*size, b)
+		}
+		eventually(t, "nothing comes", func() bool { return r.b.Stats().SegmentsIn > came || r.b.Stats().Unread > 0 })
+	}
+	refused := r.b.Stats().Unread
+	x.say(read, 1000+early*size, b)
+	eventually(t, "it holds more than its part", func() bool { return r.b.Stats().Unread > refused })
+	got := make(chan error, 1)
+	go func() {
+		_, err := io.ReadFull(s, make([]byte, 1000+early*size))
+		got <- err
+	}()
+	_ = s.SetReadDeadline(time.Now().Add(time.Minute))
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		x.say(read, 0, b[:1000]) // as TCP does
+		select {
+		case err := <-got:
+			if err != nil {
+				t.Errorf("%v, %d dropped", err, r.b.Stats().Unread)
+			}
+			return
+		case <-tick.C:
+		}
+	}
+}
