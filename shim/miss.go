@@ -132,8 +132,12 @@ func (s *Shim) connected(m *mapping, up bool, try int, err error, since time.Tim
 		m.connecting = false
 		s.forgetLocked(m.id)
 		s.removeLocked(m)
+		gone := m.gone
 		m.mu.Unlock()
 		s.mu.Unlock()
+		if gone {
+			m.tcp.End()
+		}
 		return true
 	}
 	if up && try < upTries && s.ctx.Err() == nil {
@@ -152,6 +156,7 @@ func (s *Shim) connected(m *mapping, up bool, try int, err error, since time.Tim
 	m.mu.Unlock()
 	s.mu.Unlock()
 
+	m.tcp.End()
 	s.cfg.Logger.Info("no pipe to peer", "peer", m.id, "held", len(waiting), "connects", connects, "after", time.Since(since), "err", err)
 	for _, h := range waiting {
 		s.deliverAnswer(answer{h.packet, codeFor(err)})

@@ -208,15 +208,19 @@ func (s *Shim) Down(p *pipe.Pipe, err error) {
 		return
 	}
 	m.coalescer.discard()
-	m.tcp.End()
+	m.tcp.LetGo()
 	s.mu.Lock()
 	m.mu.Lock()
 	if m.pipe.Load() == nil { // else another has come meanwhile
 		m.lostLocked()
 	}
 	s.removeLocked(m)
+	gone := m.gone
 	m.mu.Unlock()
 	s.mu.Unlock()
+	if gone { // else a pipe may follow
+		m.tcp.End()
+	}
 }
 
 // Gone implements pipe.Handler.
