@@ -19,7 +19,7 @@ import (
 // Limits of what is remembered about UDP flows.
 const (
 	maxFlows     = 4096
-	maxPeerFlows = maxFlows / 4    // that one address of a peer began; of those beyond, each datagram is asked about
+	maxPeerFlows = maxFlows / 4    // with one address of a peer; beyond, each datagram of those that it began is asked about
 	flowIdle     = 3 * time.Minute // RFC 4787 REQ-5 has at least 2
 	flowSweep    = time.Minute     // how often idle ones are looked for, at least when there is no room
 )
@@ -36,20 +36,20 @@ type Admission struct {
 
 	mu    sync.Mutex // guards what follows
 	flows map[inner.Flow]verdict
-	began map[netip.Addr]int // of flows, how many a peer's address began
+	count map[netip.Addr]int // of flows, how many are with a peer's address
 	swept time.Time          // when idle flows were last forgotten
 }
 
 type verdict struct {
 	ok   bool
-	ours bool      // we sent the first datagram, or one since
+	ours bool      // we sent the newest datagram that was noted
 	at   time.Time // last datagram
 }
 
 // NewAdmission returns an Admission that asks ask, see Config.Admit, and
 // answers refused flows through s.
 func NewAdmission(ask func(network string, local, remote netip.AddrPort) bool, s *shim.Shim) *Admission {
-	return &Admission{ask: ask, shim: s, flows: make(map[inner.Flow]verdict), began: make(map[netip.Addr]int)}
+	return &Admission{ask: ask, shim: s, flows: make(map[inner.Flow]verdict), count: make(map[netip.Addr]int)}
 }
 
 // Refused returns how many flows were refused.
@@ -134,45 +134,49 @@ func (a *Admission) udp(f inner.Flow, local netip.Addr) bool {
 
 // putLocked remembers v, making room by forgetting what is idle, or else
 // something: it would be asked about again. A peer with its share of flows is
-// not remembered more of, so that it pushes out nobody.
+// not remembered more that it begins; those that we begin, answers to others
+// among them, take the place of its own where there is no room: it pushes out
+// nobody.
 func (a *Admission) putLocked(f inner.Flow, v verdict) {
-	old, known := a.flows[f]
-	if !known {
-		full := len(a.flows) >= maxFlows || !v.ours && a.began[f.Peer] >= maxPeerFlows
-		if full && v.at.Sub(a.swept) >= flowSweep {
-			a.swept = v.at
-			for k, old := range a.flows {
-				if v.at.Sub(old.at) >= flowIdle {
-					a.forgetLocked(k, old)
-				}
-			}
-		}
-		if !v.ours && a.began[f.Peer] >= maxPeerFlows {
-			return
-		}
-		for k, old := range a.flows {
-			if len(a.flows) < maxFlows {
-				break
-			}
-			a.forgetLocked(k, old)
-		}
-	} else {
-		a.forgetLocked(f, old)
-	}
-	if a.flows[f] = v; !v.ours {
-		a.began[f.Peer]++
-	}
-}
-
-func (a *Admission) forgetLocked(f inner.Flow, v verdict) {
-	delete(a.flows, f)
-	if v.ours {
+	if _, known := a.flows[f]; known {
+		a.flows[f] = v
 		return
 	}
-	if a.began[f.Peer] > 1 {
-		a.began[f.Peer]--
-	} else {
-		delete(a.began, f.Peer)
+	full := len(a.flows) >= maxFlows || !v.ours && a.count[f.Peer] >= maxPeerFlows
+	if full && v.at.Sub(a.swept) >= flowSweep {
+		a.swept = v.at
+		for k, old := range a.flows {
+			if v.at.Sub(old.at) >= flowIdle {
+				a.forgetLocked(k)
+			}
+		}
+	}
+	if !v.ours && a.count[f.Peer] >= maxPeerFlows {
+		return
+	}
+	if len(a.flows) >= maxFlows {
+		a.forgetLocked(a.lesserLocked(f.Peer))
+	}
+	a.flows[f] = v
+	a.count[f.Peer]++
+}
+
+// lesserLocked returns a flow that may make room for one with peer: peer's own if
+// it has its share, else that of one that has, if such a one is soon found.
+func (a *Admission) lesserLocked(peer netip.Addr) (f inner.Flow) {
+	own, looks := a.count[peer] >= maxPeerFlows, 64
+	for f = range a.flows {
+		if looks--; looks == 0 || own && f.Peer == peer || !own && a.count[f.Peer] >= maxPeerFlows {
+			break
+		}
+	}
+	return f
+}
+
+func (a *Admission) forgetLocked(f inner.Flow) {
+	delete(a.flows, f)
+	if a.count[f.Peer]--; a.count[f.Peer] == 0 {
+		delete(a.count, f.Peer)
 	}
 }
 

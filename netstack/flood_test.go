@@ -158,8 +158,8 @@ func TestFlowShare(t *testing.T) {
 	again := inner.FlowOf(local.Port(), netip.AddrPortFrom(flooder, 1))
 	a.udp(again, local.Addr())
 	a.udp(again, local.Addr())
-	if asked[flooder] != 65_001 || len(a.flows) != 1 || len(a.began) != 1 {
-		t.Errorf("asked %d times, %d flows of %d addresses remembered", asked[flooder], len(a.flows), len(a.began))
+	if asked[flooder] != 65_001 || len(a.flows) != 1 || len(a.count) != 1 {
+		t.Errorf("asked %d times, %d flows of %d addresses remembered", asked[flooder], len(a.flows), len(a.count))
 	}
 }
 
@@ -168,4 +168,36 @@ func heap() int64 {
 	runtime.GC()
 	runtime.ReadMemStats(&m)
 	return int64(m.HeapAlloc)
+}
+
+// Who asks from ever another port, and is answered, does not have others' flows
+// forgotten.
+func TestAdmissionAnswered(t *testing.T) {
+	a := NewAdmission(func(_ string, local, _ netip.AddrPort) bool { return local.Port() == 53 }, nil)
+	self, many, other := netip.MustParseAddr("198.18.0.1"), netip.MustParseAddr("198.18.0.2"), netip.MustParseAddr("198.18.0.3")
+	packet := func(in bool, peer netip.Addr, own, theirs uint16) *inner.Header {
+		h := &inner.Header{Protocol: inner.UDP, Ports: true, Src: self, SrcPort: own, Dst: peer, DstPort: theirs}
+		if in {
+			h.Src, h.SrcPort, h.Dst, h.DstPort = h.Dst, h.DstPort, h.Src, h.SrcPort
+		}
+		return h
+	}
+	for i := range uint16(100) {
+		a.Sent(packet(false, other, 5000+i, 53))
+	}
+	for i := range uint16(20000) {
+		if !a.Received(packet(true, many, 53, 1000+i)) {
+			t.Fatal("refused")
+		}
+		a.Sent(packet(false, many, 53, 1000+i))
+	}
+	lost := 0
+	for i := range uint16(100) {
+		if !a.Received(packet(true, other, 5000+i, 53)) {
+			lost++
+		}
+	}
+	if lost > 0 {
+		t.Errorf("%d of 100 answers of another peer are refused", lost)
+	}
 }
