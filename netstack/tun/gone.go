@@ -1,6 +1,7 @@
 package tun
 
 import (
+	"maps"
 	"net/netip"
 	"sync"
 	"time"
@@ -38,8 +39,9 @@ func (h *Host) Gone(v4, v6 netip.Addr, _ bool) {
 // there is no process that wants to know, and the packet would ask for a pipe.
 // It may be used concurrently.
 type resets struct {
-	mu  sync.Mutex // guards all
-	all map[inner.Flow]time.Time
+	mu    sync.Mutex // guards what follows
+	all   map[inner.Flow]time.Time
+	swept time.Time // when those that did not come were last forgotten
 }
 
 // resetSoon is in what time the kernel's reset comes, if one does.
@@ -49,10 +51,9 @@ func (r *resets) expect(s socket) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := time.Now()
-	for f, at := range r.all {
-		if now.Sub(at) > resetSoon {
-			delete(r.all, f)
-		}
+	if now.Sub(r.swept) > resetSoon { // not at each of thousands
+		r.swept = now
+		maps.DeleteFunc(r.all, func(_ inner.Flow, at time.Time) bool { return now.Sub(at) > resetSoon })
 	}
 	if r.all == nil {
 		r.all = make(map[inner.Flow]time.Time)
