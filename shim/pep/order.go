@@ -242,7 +242,7 @@ func (p *Proxy) Deliver(h *inner.Header, n int, from Datagram, b buffer.Buffer) 
 		if int32(seq-f.next) > 0 {
 			f.gap = gap{true, f.next, seq, st}
 		}
-		f.next = seq + uint32(n)
+		f.passed(seq + uint32(n))
 	}
 	f.mu.Unlock()
 	p.deliverAll(before)
@@ -278,10 +278,15 @@ func (f *orderFlow) fill(o *order, seq, end uint32, st stamp) *heldSegment {
 		o.learn(f.gap.shown, st)
 		f.gap.open = false
 	}
+	f.passed(end)
+	return f.pop(o)
+}
+
+// passed is told of the end of a segment that goes up. f.mu is held.
+func (f *orderFlow) passed(end uint32) {
 	if int32(end-f.next) > 0 {
 		f.next = end
 	}
-	return f.pop(o)
 }
 
 // learn adapts the window to a gap that shown had left and filler closes.
@@ -348,9 +353,7 @@ func (f *orderFlow) pop(o *order) *heldSegment {
 	chain, n, bytes := f.first, f.n, f.bytes
 	var end *heldSegment
 	for e := f.first; e != nil && int32(e.seq-f.next) <= 0; e = e.after {
-		if int32(e.end-f.next) > 0 {
-			f.next = e.end
-		}
+		f.passed(e.end)
 		f.n--
 		f.bytes -= int(e.end - e.seq)
 		end = e
@@ -369,8 +372,8 @@ func (f *orderFlow) pop(o *order) *heldSegment {
 // drain takes all that is held out of f. f.mu is held.
 func (f *orderFlow) drain(o *order) *heldSegment {
 	chain := f.first
-	if chain != nil && int32(f.last.end-f.next) > 0 {
-		f.next = f.last.end
+	for e := chain; e != nil; e = e.after { // the last need not end last
+		f.passed(e.end)
 	}
 	o.give(f.n, f.bytes)
 	f.first, f.last, f.n, f.bytes = nil, nil, 0, 0

@@ -301,6 +301,35 @@ func TestOrderSlotFull(t *testing.T) {
 	})
 }
 
+// Nothing waits for what has come, also where some of that was within what is
+// held, or came when no more could be.
+func TestOrderNextStays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newOrderRig()
+		r.in(data(1))
+		r.in(seg{seq: 300, counter: 3, n: 300})
+		r.in(seg{seq: 400, counter: 4, n: 100})
+		r.p.LetGo()
+		r.take()
+		r.in(seg{seq: 600, counter: 5, n: 100})
+		if got := r.take(); !slices.Equal(got, []uint32{600}) {
+			t.Errorf("up %v behind one that holds another", got)
+		}
+		r.in(data(8))
+		r.in(data(9))
+		o := r.p.watchOrder()
+		o.n.Add(orderPeerMax)
+		r.in(seg{seq: 750, counter: 7, n: 50})
+		o.n.Add(-orderPeerMax)
+		r.take()
+		r.in(data(10))
+		if got := r.take(); !slices.Equal(got, []uint32{1000}) {
+			t.Errorf("up %v behind what was let go at the limit", got)
+		}
+		r.p.End()
+	})
+}
+
 // What all flows of a peer can have held together is bounded.
 func TestOrderPeerLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
