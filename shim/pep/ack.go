@@ -1,6 +1,7 @@
 package pep
 
 import (
+	"encoding/binary"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -33,11 +34,11 @@ import (
 
 const (
 	ackHold    = time.Millisecond
-	ackSmall   = 1000 // bytes of a segment that may be a request
-	ackSlots   = 16   // flows of a peer that are watched at once
-	ackPenalty = 32   // acknowledgements not held after too many that waited in vain
-	ackMaxLen  = inner.TCPLen + 12
-	ackPorts   = 16 // services of a peer that are told apart, by the hash of the port
+	ackSmall   = 1000              // bytes of a segment that may be a request
+	ackSlots   = 16                // flows of a peer that are watched at once
+	ackPenalty = 32                // acknowledgements not held after too many that waited in vain
+	ackMaxLen  = inner.TCPLen + 12 // with a timestamp
+	ackPorts   = 16                // services of a peer that are told apart, by the hash of the port
 )
 
 // acks are the flows that are watched.
@@ -187,13 +188,13 @@ func (p *Proxy) Hold(h *inner.Header, th []byte, n int, class uint8) bool {
 		return false
 	}
 	if a.has {
-		if int32(ack-a.ack) > 0 && len(th) <= ackMaxLen {
+		if int32(ack-a.ack) > 0 && plainAck(th) {
 			a.has, a.expects = false, false
 			return false
 		}
 		p.release(a)
 	}
-	if !a.expects || ack != a.next || len(th) > ackMaxLen {
+	if !a.expects || ack != a.next || !plainAck(th) {
 		return false
 	}
 	a.expects = false
@@ -209,6 +210,13 @@ func (p *Proxy) Hold(h *inner.Header, th []byte, n int, class uint8) bool {
 		all.timer.Reset(ackHold)
 	}
 	return true
+}
+
+// plainAck says whether a TCP header has no options but a timestamp, laid out as
+// RFC 7323 appendix A recommends.
+func plainAck(th []byte) bool {
+	const layout = 0x0101080a // NOP NOP timestamp length 10
+	return len(th) == inner.TCPLen || len(th) == ackMaxLen && binary.BigEndian.Uint32(th[inner.TCPLen:]) == layout
 }
 
 // passes is told of a segment of a's flow that goes out and is more than an

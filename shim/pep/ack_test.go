@@ -34,6 +34,9 @@ func segment(in bool, seq, ack uint32, flags byte, n, options int) *packet {
 	binary.BigEndian.PutUint32(th[4:], seq)
 	binary.BigEndian.PutUint32(th[8:], ack)
 	th[12], th[13] = byte(len(th)/4)<<4, flags
+	if options >= 12 {
+		binary.BigEndian.PutUint32(th[inner.TCPLen:], 0x0101080a) // a timestamp
+	}
 	pk := &packet{h: inner.Header{Src: self4, Dst: peer4, Protocol: inner.TCP}, th: th, n: n}
 	pk.h.ReadTransport(th)
 	return pk
@@ -194,6 +197,15 @@ func TestHoldAckNot(t *testing.T) {
 	p.Expect(in, 100)
 	if a.has || holds(p, segment(false, 500, 200, inner.ACK, 0, 0)) {
 		t.Error("after one of IPv6 with the same ports")
+	}
+	p.Expect(came(segment(true, 100, 0, inner.ACK, 0, 0)), 100)
+	selective := segment(false, 500, 200, inner.ACK, 0, 12)
+	binary.BigEndian.PutUint32(selective.th[inner.TCPLen:], 0x0101050a)
+	if a.has || holds(p, selective) {
+		t.Error("a selective one, without a timestamp")
+	}
+	if !holds(p, segment(false, 500, 200, inner.ACK, 0, 0)) {
+		t.Error("one that may be held is not")
 	}
 }
 
