@@ -12,9 +12,11 @@ import (
 	"github.com/idloc/idloc/internal/netconn"
 )
 
-// anyConn is a UDP socket on the wildcard address that takes only what was
-// sent to an address of the node: the kernel says with each datagram where it
-// went (ip(7), ipv6(7)). The host's other addresses are not the overlay's.
+// anyConn is a UDP socket on the wildcard address, or an LSI, that takes only what
+// was sent to an address of the node, and came by its device or from the host
+// itself: the kernel says so with each datagram (ip(7), ipv6(7)). The host's other
+// addresses are not the overlay's, and who is on another network of the host's may
+// send to an LSI there, in the name of any member.
 type anyConn struct {
 	*inside // its Read methods of one socket are replaced
 }
@@ -23,9 +25,13 @@ const oobLen = 128
 
 var oobPool = sync.Pool{New: func() any { return new([oobLen]byte) }}
 
-// listenAny is ListenUDP for the wildcard address of the network's families.
-func (h *Host) listenAny(network string, port uint16) (net.PacketConn, error) {
-	at := &net.UDPAddr{Port: int(port)}
+// loopback is the index of the device by which the host sends to itself: Linux has
+// LOOPBACK_IFINDEX.
+const loopback = 1
+
+// listenAny is ListenUDP for an LSI, or the wildcard address of the network's
+// families.
+func (h *Host) listenAny(network string, at *net.UDPAddr) (net.PacketConn, error) {
 	c, err := net.ListenUDP(network, at)
 	if err != nil {
 		return nil, err
@@ -58,7 +64,8 @@ func (c *anyConn) ReadFromUDPAddrPort(b []byte) (int, netip.AddrPort, error) {
 		if err != nil {
 			return 0, netip.AddrPort{}, err
 		}
-		if to := sentTo(oob[:k]); to == c.h.self4 || to == c.h.self6 {
+		to, by := sentTo(oob[:k])
+		if (to == c.h.self4 || to == c.h.self6) && (by == c.h.dev.index || by == loopback) {
 			return n, netip.AddrPortFrom(from.Addr().Unmap(), from.Port()), nil
 		}
 	}
@@ -111,8 +118,9 @@ func (c *anyConn) ReadBatch(ms []netconn.Message) (int, error) {
 	return 1, nil
 }
 
-// sentTo returns the destination that the control messages in oob name.
-func sentTo(oob []byte) netip.Addr {
+// sentTo returns the destination that the control messages in oob name, and by what
+// device it came.
+func sentTo(oob []byte) (to netip.Addr, by int32) {
 	for len(oob) >= unix.SizeofCmsghdr {
 		n := int(nativeUint(oob))
 		if n < unix.SizeofCmsghdr || n > len(oob) {
@@ -124,13 +132,13 @@ func sentTo(oob []byte) netip.Addr {
 		data := oob[unix.CmsgLen(0):n]
 		switch {
 		case level == unix.IPPROTO_IP && kind == unix.IP_PKTINFO && len(data) >= unix.SizeofInet4Pktinfo:
-			return netip.AddrFrom4([4]byte(data[8:12])) // ifindex, spec_dst, addr
+			return netip.AddrFrom4([4]byte(data[8:12])), int32(binary.NativeEndian.Uint32(data)) // ifindex, spec_dst, addr
 		case level == unix.IPPROTO_IPV6 && kind == unix.IPV6_PKTINFO && len(data) >= unix.SizeofInet6Pktinfo:
-			return netip.AddrFrom16([16]byte(data[:16])).Unmap()
+			return netip.AddrFrom16([16]byte(data[:16])).Unmap(), int32(binary.NativeEndian.Uint32(data[16:])) // addr, ifindex
 		}
 		oob = oob[min(unix.CmsgSpace(n-unix.CmsgLen(0)), len(oob)):]
 	}
-	return netip.Addr{}
+	return netip.Addr{}, 0
 }
 
 // nativeUint reads a cmsghdr's length, a size_t.

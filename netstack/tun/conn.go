@@ -265,7 +265,7 @@ func (l *listener) bind(addrs []netip.Addr, port uint16) error {
 // serve hands on what one of several sockets accepts.
 func (l *listener) serve(s *net.TCPListener) {
 	for {
-		c, err := s.AcceptTCP()
+		c, err := l.member(s)
 		select {
 		case l.accepted <- accepted{c, err}:
 		case <-l.closed:
@@ -280,11 +280,28 @@ func (l *listener) serve(s *net.TCPListener) {
 	}
 }
 
+// member accepts a connection, at an LSI one from an LSI only: the kernel takes
+// what comes in for an address of the host's at any of its devices.
+func (l *listener) member(s *net.TCPListener) (*net.TCPConn, error) {
+	for {
+		c, err := s.AcceptTCP()
+		if err != nil {
+			return nil, err
+		}
+		at, from := c.LocalAddr().(*net.TCPAddr).AddrPort().Addr(), c.RemoteAddr().(*net.TCPAddr).AddrPort().Addr()
+		if l.h.check(at) != nil || l.h.check(from) == nil {
+			return c, nil
+		}
+		_ = c.SetLinger(0)
+		_ = c.Close()
+	}
+}
+
 // Accept implements net.Listener.
 func (l *listener) Accept() (net.Conn, error) {
 	var a accepted
 	if len(l.sockets) == 1 {
-		a.c, a.err = l.sockets[0].AcceptTCP()
+		a.c, a.err = l.member(l.sockets[0])
 	} else {
 		select {
 		case a = <-l.accepted:
@@ -328,7 +345,14 @@ func (h *Host) ListenUDP(network string, laddr netip.AddrPort) (net.PacketConn, 
 		return nil, &net.OpError{Op: "listen", Net: network, Addr: net.UDPAddrFromAddrPort(laddr), Err: net.ErrClosed}
 	}
 	if !a.IsValid() || a.Unmap().IsUnspecified() {
-		return h.listenAny(network, laddr.Port())
+		return h.listenAny(network, &net.UDPAddr{Port: int(laddr.Port())})
+	}
+	if a := a.Unmap(); a == h.self4 || a == h.self6 {
+		c, err := h.listenAny(familyOf("udp", a), net.UDPAddrFromAddrPort(netip.AddrPortFrom(a, laddr.Port())))
+		if err != nil {
+			return nil, named(err, network)
+		}
+		return c, nil
 	}
 	c, err := net.ListenUDP(familyOf("udp", a), net.UDPAddrFromAddrPort(laddr))
 	if err != nil {

@@ -36,20 +36,20 @@ var errNone = fmt.Errorf("tun: a TUN device on %s: %w", runtime.GOOS, errors.Err
 // Remotes knows of no flows here.
 func Remotes() map[netip.Addr]bool { return nil }
 
-func openDevice(string) (*device, error)                         { return nil, errNone }
-func (*device) close() error                                     { return errNone }
-func (*device) discard()                                         {}
-func (*device) read([]byte) (int, error)                         { return 0, errNone }
-func (*device) write(_ *frame, _, _ []byte) bool                 { return false }
-func (*device) up() error                                        { return errNone }
-func (*device) settle(_, _ netip.Prefix) error                   { return errNone }
-func (*device) guard(netip.Prefix) error                         { return errNone }
-func (*device) unguard(netip.Prefix) error                       { return errNone }
-func (*device) unneeded(...netip.Prefix) ([]netip.Prefix, error) { return nil, errNone }
-func (*device) forget()                                          {}
-func (*device) addAddr(netip.Addr) error                         { return errNone }
-func (*device) addRoute(route) error                             { return errNone }
-func (*device) destroy(func(socket) bool) error                  { return errNone }
-func (*Host) watch()                                             {}
-func (*Host) flush(context.Context) error                        { return nil }
-func (*Host) listenAny(string, uint16) (net.PacketConn, error)   { return nil, errNone }
+func openDevice(string) (*device, error)                             { return nil, errNone }
+func (*device) close() error                                         { return errNone }
+func (*device) discard()                                             {}
+func (*device) read([]byte) (int, error)                             { return 0, errNone }
+func (*device) write(_ *frame, _, _ []byte) bool                     { return false }
+func (*device) up() error                                            { return errNone }
+func (*device) settle(_, _ netip.Prefix) error                       { return errNone }
+func (*device) guard(netip.Prefix) error                             { return errNone }
+func (*device) unguard(netip.Prefix) error                           { return errNone }
+func (*device) unneeded(...netip.Prefix) ([]netip.Prefix, error)     { return nil, errNone }
+func (*device) forget()                                              {}
+func (*device) addAddr(netip.Addr) error                             { return errNone }
+func (*device) addRoute(route) error                                 { return errNone }
+func (*device) destroy(func(socket) bool) error                      { return errNone }
+func (*Host) watch()                                                 {}
+func (*Host) flush(context.Context) error                            { return nil }
+func (*Host) listenAny(string, *net.UDPAddr) (net.PacketConn, error) { return nil, errNone }

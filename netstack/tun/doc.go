@@ -49,6 +49,11 @@
 //
 //   - What listens on all addresses of the host is reached by all members,
 //     unless Admit says otherwise. It is asked for each inbound flow.
+//   - Who is on another network of the host's may send to its LSIs there, and the
+//     kernel takes it, in IPv6 and without a strict rp_filter also in a member's
+//     name. Listeners and unconnected UDP conns that were made here refuse that;
+//     sockets of other programs, and UDP conns that are connected, need a filter:
+//     nothing for an LSI that does not come by this device or lo.
 //   - Members cannot send to other addresses than the LSIs, so a host that
 //     forwards does not forward for them.
 //   - Packets from other sources than the own LSIs do not go out. A program that
