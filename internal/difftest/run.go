@@ -91,14 +91,19 @@ type pair struct {
 	written, read [2]int     // by each side
 }
 
-// Run runs a program. What it opened is closed when it returns.
+// Run runs a program. What it opened is closed when it returns, unless a step hangs.
 func (p *Program) Run(w *World) *Transcript {
 	r := &run{w: w, p: p, network: "tcp4",
 		early: make(map[int][]tcp), lis: make(map[int]deadliner), ports: make(map[int]string), conns: make(map[int]*pair), pending: make(map[wait2]chan Outcome)}
 	if p.V6 && !w.V4 {
 		r.network = "tcp6"
 	}
-	defer r.end()
+	hangs := false
+	defer func() {
+		if !hangs { // else what is open is the step's that goes on
+			r.end()
+		}
+	}()
 	t := &Transcript{crashes: w.Sides[0].Crash != nil || w.Sides[1].Crash != nil}
 	for i := range p.Steps {
 		s := &p.Steps[i]
@@ -110,7 +115,7 @@ func (p *Program) Run(w *World) *Transcript {
 		}
 		t.steps = append(t.steps, out)
 		for _, o := range out {
-			if o.Class == Hang {
+			if hangs = o.Class == Hang; hangs {
 				return t
 			}
 		}
