@@ -219,15 +219,3 @@ func (c *toldOfClose) Close() error {
 	defer c.tell()
 	return c.Conn.Close()
 }
-
-// pooled is a conn of a pool, and tells when that closes it.
-type pooled struct {
-	net.Conn
-	once  sync.Once
-	ended chan<- struct{}
-}
-
-func (c *pooled) Close() error {
-	c.once.Do(func() { c.ended <- struct{}{} })
-	return c.Conn.Close()
-}
