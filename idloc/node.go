@@ -283,7 +283,7 @@ const closeFor = 10 * time.Second
 // who accepted it, makes that a reset. Close waits for that as long as the peers
 // take it, 10 s at most; a peer that says nothing holds it up for 4 s. One that
 // has all but the ends of its conns hears these with the end of the node, which is
-// said until it answers, for about a second; it holds Close up for half a second more
+// said until it answers, for a second, 3 s at most where the round trip is long; it holds Close up for half a second more
 // if a conn with it has been reset or has timed out. Shutdown says how long, and waits
 // for conns in use.
 //

@@ -41,7 +41,7 @@ type tcpConn struct {
 	counted   atomic.Bool // as one of the peer's share: it was accepted
 	traffic   traffic     // for Info
 	window    *window     // what the link knows of it
-	unread    unread      // what it holds of the peer\'s share
+	unread    unread      // what it holds of the peer's share
 
 	readMu       sync.Mutex // one Read at a time; guards dst
 	dst          tcpip.SliceWriter

@@ -20,10 +20,7 @@ func TestEndIsHeard(t *testing.T) {
 			random := rand.New(rand.NewPCG(7, uint64(100*loss)))
 			for range 50 {
 				n := newNetwork(25 * time.Millisecond)
-				a, b := newHost(t, n, 1, "192.0.2.1:1000"), newHost(t, n, 2, "192.0.2.2:1000")
-				pa, pb := connect(t, a, b)
-				send(pa, packet(100))
-				<-pb.Ready()
+				a, b, _, pb := inUse(t, n)
 				settle(time.Second)
 				n.setDrop(func(_, _ netip.AddrPort, _ []byte) bool { return random.Float64() < loss })
 				began := time.Now()
@@ -91,10 +88,7 @@ func TestEndSaysWhatWasDelivered(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			n := newNetwork(25 * time.Millisecond)
-			a, b := newHost(t, n, 1, "192.0.2.1:1000"), newHost(t, n, 2, "192.0.2.2:1000")
-			pa, pb := connect(t, a, b)
-			send(pa, packet(100))
-			<-pb.Ready()
+			a, b, pa, pb := inUse(t, n)
 			settle(time.Second)
 			lost := 0
 			n.setDrop(func(_, _ netip.AddrPort, _ []byte) bool { lost++; return lost <= 2 })
@@ -114,10 +108,7 @@ func TestEndSaysWhatWasDelivered(t *testing.T) {
 func TestEndIsAnsweredAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork(10 * time.Millisecond)
-		a, b := newHost(t, n, 1, "192.0.2.1:1000"), newHost(t, n, 2, "192.0.2.2:1000")
-		pa, pb := connect(t, a, b)
-		send(pa, packet(100))
-		<-pb.Ready()
+		a, b, _, _ := inUse(t, n)
 		settle(time.Second)
 		lost, said := 0, 0
 		n.setDrop(func(from, _ netip.AddrPort, _ []byte) bool {
@@ -187,10 +178,7 @@ func TestEndOfOneThatIsAway(t *testing.T) {
 func TestEndOfBoth(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork(10 * time.Millisecond)
-		a, b := newHost(t, n, 1, "192.0.2.1:1000"), newHost(t, n, 2, "192.0.2.2:1000")
-		pa, pb := connect(t, a, b)
-		send(pa, packet(100))
-		<-pb.Ready()
+		a, b, pa, pb := inUse(t, n)
 		settle(time.Second)
 		out := errors.New("put out")
 		pa.End(out)
@@ -264,10 +252,7 @@ func TestPeerStartedAnew(t *testing.T) {
 func TestEndIgnoresGarbage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork(10 * time.Millisecond)
-		a, b := newHost(t, n, 1, "192.0.2.1:1000"), newHost(t, n, 2, "192.0.2.2:1000")
-		pa, pb := connect(t, a, b)
-		send(pa, packet(100))
-		<-pb.Ready()
+		a, b, pa, _ := inUse(t, n)
 		settle(time.Second)
 		index := pa.keys.cur.recvIndex
 		n.setDrop(func(_, _ netip.AddrPort, _ []byte) bool { return true })

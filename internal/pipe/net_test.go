@@ -290,6 +290,17 @@ func connect(t testing.TB, a, b *host) (pa, pb *Pipe) {
 	return pa, pb
 }
 
+// inUse returns two hosts and the ends of a pipe between them, over which a has
+// sent a packet that b has.
+func inUse(t testing.TB, n *network) (a, b *host, pa, pb *Pipe) {
+	t.Helper()
+	a, b = newHost(t, n, 1, "192.0.2.1:1000"), newHost(t, n, 2, "192.0.2.2:1000")
+	pa, pb = connect(t, a, b)
+	send(pa, packet(100))
+	<-pb.Ready()
+	return a, b, pa, pb
+}
+
 // send seals plaintexts into one batch each.
 func send(p *Pipe, plain ...[]byte) error {
 	b := p.Batch(false)

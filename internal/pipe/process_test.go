@@ -28,10 +28,7 @@ func TestNextProcessWaitsForGone(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			n := newNetwork(10 * time.Millisecond)
-			a, b := newHost(t, n, 1, "192.0.2.1:1000"), newHost(t, n, 2, "192.0.2.2:1000")
-			pa, pb := connect(t, a, b)
-			send(pa, packet(100))
-			<-pb.Ready()
+			a, b, pa, pb := inUse(t, n)
 			settle(time.Second)
 			anew := newHost(t, n, 1, "192.0.2.3:1000")
 			returns := make(chan struct{})
@@ -101,10 +98,7 @@ func TestProcessesAreBounded(t *testing.T) {
 func TestCloseBesideALatePeer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork(10 * time.Millisecond)
-		a, b := newHost(t, n, 1, "192.0.2.1:1000"), newHost(t, n, 2, "192.0.2.2:1000")
-		pa, pb := connect(t, a, b)
-		send(pa, packet(100))
-		<-pb.Ready()
+		a, b, pa, pb := inUse(t, n)
 		mute := false
 		n.setDrop(func(from, _ netip.AddrPort, d []byte) bool {
 			if from != b.s.addr {

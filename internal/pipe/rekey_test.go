@@ -26,10 +26,7 @@ func TestRekeys(t *testing.T) {
 	}
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork(25 * time.Millisecond)
-		a, b := newHost(t, n, 1, "192.0.2.1:1000"), newHost(t, n, 2, "192.0.2.2:1000")
-		pa, pb := connect(t, a, b)
-		send(pa, packet(100))
-		<-pb.Ready()
+		a, b, pa, pb := inUse(t, n)
 		var sent uint64
 		for pa.Status().Rekeys < uint64(rekeys) {
 			// Dense around the time of a rekey, thin else.
@@ -79,10 +76,7 @@ func keyAge(p *Pipe) int64 {
 func TestRekeyWithLoss(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork(25 * time.Millisecond)
-		a, b := newHost(t, n, 1, "192.0.2.1:1000"), newHost(t, n, 2, "192.0.2.2:1000")
-		pa, pb := connect(t, a, b)
-		send(pa, packet(100))
-		<-pb.Ready()
+		a, b, pa, pb := inUse(t, n)
 		r := rand.New(rand.NewPCG(3, 4))
 		var mu sync.Mutex
 		n.setDrop(func(_, _ netip.AddrPort, d []byte) bool {
