@@ -73,6 +73,7 @@ var stair = []rule{
 	{"internal/difftest", ""},
 	{"internal/pipe/second", ""},
 	{"internal/pipetest", "internal/pipe internal/peerid"},
+	{"internal/sockettest", "internal/socket"},
 	{"shim/shimtest", "shim lsi internal/pipe internal/wire internal/peerid internal/event"},
 	{"internal/deptest", ""},
 	{"internal/soak", "idloc"},
@@ -101,7 +102,7 @@ var foreign = []struct {
 
 	// transport.Net is in Config of the packages that a user or a test hands
 	// a simulated network.
-	{"github.com/pion/transport", "internal/socket overlay/... idloc idloc/idloctest internal/soak"},
+	{"github.com/pion/transport", "internal/socket internal/sockettest overlay/... idloc idloc/idloctest internal/soak"},
 	{"github.com/pion/logging", "overlay/ice overlay/nat idloc/idloctest"},
 	{"github.com/pion/stun", "overlay/ice/stun"},
 	{"github.com/pion/ice", "overlay/ice"},

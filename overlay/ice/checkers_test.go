@@ -1,71 +1,20 @@
 package ice
 
 import (
-	"net"
 	"net/netip"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 
-	"github.com/pion/transport/v3"
-
 	"github.com/idloc/idloc/internal/socket"
+	"github.com/idloc/idloc/internal/sockettest"
 	"github.com/idloc/idloc/internal/wire"
 )
-
-// interfaces is a network of which nothing is known but the interfaces; nothing
-// comes in on its sockets, and what they send is lost.
-type interfaces struct {
-	transport.Net
-	list []string // "name address/bits"
-}
-
-func (n *interfaces) Interfaces() ([]*transport.Interface, error) {
-	var out []*transport.Interface
-	for i, s := range n.list {
-		name, prefix, _ := strings.Cut(s, " ")
-		p := netip.MustParsePrefix(prefix)
-		t := transport.NewInterface(net.Interface{Index: i + 1, Name: name, Flags: net.FlagUp})
-		t.AddAddress(&net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())})
-		out = append(out, t)
-	}
-	return out, nil
-}
-
-func (n *interfaces) ListenUDP(_ string, at *net.UDPAddr) (transport.UDPConn, error) {
-	if at.Port == 0 {
-		at.Port = 4000
-	}
-	return &deafConn{at: at, closed: make(chan struct{})}, nil
-}
-
-type deafConn struct {
-	transport.UDPConn
-	at     *net.UDPAddr
-	once   sync.Once
-	closed chan struct{}
-}
-
-func (c *deafConn) LocalAddr() net.Addr { return c.at }
-func (c *deafConn) ReadFrom([]byte) (int, net.Addr, error) {
-	<-c.closed
-	return 0, nil, net.ErrClosed
-}
-func (c *deafConn) WriteTo(b []byte, _ net.Addr) (int, error) { return len(b), nil }
-func (c *deafConn) Close() error {
-	c.once.Do(func() { close(c.closed) })
-	return nil
-}
 
 // socketsOf opens a port on these interfaces.
 func socketsOf(t *testing.T, list ...string) []*socket.Conn {
 	t.Helper()
-	p, err := socket.Listen(socket.Config{Net: &interfaces{list: list}, Port: 4000})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = p.Close() })
+	p, _ := sockettest.Listen(t, list...)
 	return p.Conns()
 }
 

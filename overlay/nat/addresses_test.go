@@ -2,82 +2,13 @@ package nat
 
 import (
 	"context"
-	"net"
 	"net/netip"
 	"strings"
-	"sync"
 	"testing"
 
-	"github.com/pion/transport/v3"
-
 	"github.com/idloc/idloc/internal/socket"
+	"github.com/idloc/idloc/internal/sockettest"
 )
-
-// links is a network of which nothing is known but the interfaces; nothing comes
-// in on its sockets, and what they send is lost.
-type links struct {
-	transport.Net
-	mu   sync.Mutex // guards list
-	list []string   // "name address/bits"
-}
-
-// change replaces the interfaces; a port notices when it next looks.
-func (n *links) change(list ...string) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.list = list
-}
-
-func (n *links) Interfaces() ([]*transport.Interface, error) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	var out []*transport.Interface
-	for i, s := range n.list {
-		name, prefix, _ := strings.Cut(s, " ")
-		p := netip.MustParsePrefix(prefix)
-		t := transport.NewInterface(net.Interface{Index: i + 1, Name: name, Flags: net.FlagUp})
-		t.AddAddress(&net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())})
-		out = append(out, t)
-	}
-	return out, nil
-}
-
-func (n *links) ListenUDP(_ string, at *net.UDPAddr) (transport.UDPConn, error) {
-	if at.Port == 0 {
-		at.Port = 4000
-	}
-	return &deafConn{at: at, closed: make(chan struct{})}, nil
-}
-
-type deafConn struct {
-	transport.UDPConn
-	at     *net.UDPAddr
-	once   sync.Once
-	closed chan struct{}
-}
-
-func (c *deafConn) LocalAddr() net.Addr { return c.at }
-func (c *deafConn) ReadFrom([]byte) (int, net.Addr, error) {
-	<-c.closed
-	return 0, nil, net.ErrClosed
-}
-func (c *deafConn) WriteTo(b []byte, _ net.Addr) (int, error) { return len(b), nil }
-func (c *deafConn) Close() error {
-	c.once.Do(func() { close(c.closed) })
-	return nil
-}
-
-// on opens a port on these interfaces.
-func on(t *testing.T, list ...string) (*socket.Port, *links) {
-	t.Helper()
-	nw := &links{list: list}
-	p, err := socket.Listen(socket.Config{Net: nw, Port: 4000})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = p.Close() })
-	return p, nw
-}
 
 // seenAs is an Asker of servers that see sockets as this says.
 func seenAs(pairs ...string) Asker {
@@ -136,7 +67,7 @@ func TestKindsOfAddresses(t *testing.T) {
 		{"or a neighbour", host, seenAs("198.51.100.2", "198.51.100.2:4000"),
 			Arrivals{Open: []Arrival{at("198.51.100.2:4000", "10.0.0.7:1")}}, "198.51.100.2:4000/global"},
 	} {
-		p, nw := on(t, tt.links...)
+		p, nw := sockettest.Listen(t, tt.links...)
 		a := New(Config{Sockets: p, Net: nw, Asker: tt.asker, Servers: serverAt("192.0.2.1:3478"),
 			Arrivals: func() Arrivals { return tt.in }, Seen: func() {}, Changed: func() {}})
 		a.Mapped().Measure(t.Context())
@@ -149,7 +80,7 @@ func TestKindsOfAddresses(t *testing.T) {
 // What is told of it all, and that Run ends.
 func TestAddressesStatus(t *testing.T) {
 	t.Parallel()
-	p, nw := on(t, "eth0 192.168.1.2/24")
+	p, nw := sockettest.Listen(t, "eth0 192.168.1.2/24")
 	seen := make(chan struct{}, 1)
 	a := New(Config{Sockets: p, Net: nw, Asker: seenAs("192.168.1.2", "203.0.113.9:5000"), Servers: serverAt("192.0.2.1:3478"),
 		Seen: func() { seen <- struct{}{} }, Changed: func() { t.Error("nobody gives an address") }})
@@ -180,7 +111,7 @@ func TestAddressesStatus(t *testing.T) {
 // port should tell.
 func TestLocalAddresses(t *testing.T) {
 	t.Parallel()
-	p, nw := on(t, "docker0 172.17.0.1/16", "eth0 192.168.1.2/24", "eth1 2a00::2/64", "eth2 20.0.0.2/24")
+	p, nw := sockettest.Listen(t, "docker0 172.17.0.1/16", "eth0 192.168.1.2/24", "eth1 2a00::2/64", "eth2 20.0.0.2/24")
 	a := New(Config{Sockets: p, Net: nw, Asker: seenAs("192.168.1.2", "203.0.113.9:5000"), Servers: serverAt("192.0.2.1:3478"),
 		Seen: func() {}, Changed: func() {}})
 	a.Mapped().Measure(t.Context())

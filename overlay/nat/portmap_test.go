@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/idloc/idloc/internal/socket"
+	"github.com/idloc/idloc/internal/sockettest"
 )
 
 // router is a gateway that does as it is told.
@@ -98,7 +99,7 @@ func running(t *testing.T, m *PortMapper) (end func()) {
 // the end.
 func TestPortMapping(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p, _ := on(t, "eth0 192.168.1.2/24")
+		p, _ := sockettest.Listen(t, "eth0 192.168.1.2/24")
 		r := &router{outer: netip.MustParseAddr("20.0.0.9"), granted: 10 * time.Minute}
 		m, changes := mapper(p, r)
 		end := running(t, m)
@@ -140,7 +141,7 @@ func TestPortMapping(t *testing.T) {
 func TestPortMappingIsRenewed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for granted, within := range map[time.Duration]time.Duration{0: mapLife / 2, time.Second: mapRenewMin} {
-			p, _ := on(t, "eth0 192.168.1.2/24")
+			p, _ := sockettest.Listen(t, "eth0 192.168.1.2/24")
 			r := &router{outer: netip.MustParseAddr("20.0.0.9"), granted: granted}
 			m, _ := mapper(p, r)
 			end := running(t, m)
@@ -160,7 +161,7 @@ func TestPortMappingIsRenewed(t *testing.T) {
 // times.
 func TestPortMappingOfAnotherPort(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p, _ := on(t, "eth0 192.168.1.2/24")
+		p, _ := sockettest.Listen(t, "eth0 192.168.1.2/24")
 		r := &router{outer: netip.MustParseAddr("20.0.0.9"), granted: time.Hour, refuses: func(p uint16) bool { return p == 4000 }}
 		m, _ := mapper(p, r)
 		end := running(t, m)
@@ -189,7 +190,7 @@ func TestPortMappingOfAnotherPort(t *testing.T) {
 // network has changed; an outer address that is none is none.
 func TestPortMappingIsSought(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p, _ := on(t, "eth0 192.168.1.2/24")
+		p, _ := sockettest.Listen(t, "eth0 192.168.1.2/24")
 		m, changes := mapper(p, nil)
 		var n atomic.Int32
 		find := m.find
@@ -240,11 +241,11 @@ func TestPortMappingIsSought(t *testing.T) {
 // When the local address goes the mapping is given back.
 func TestPortMappingMoves(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p, nw := on(t, "eth0 192.168.1.2/24")
+		p, nw := sockettest.Listen(t, "eth0 192.168.1.2/24")
 		r := &router{outer: netip.MustParseAddr("20.0.0.9"), granted: time.Hour}
 		m, _ := mapper(p, r)
 		end := running(t, m)
-		nw.change("eth1 192.168.7.2/24")
+		nw.Change("eth1 192.168.7.2/24")
 		for time.Sleep(time.Second); p.Conns()[0].LocalAddr().Addr() != netip.MustParseAddr("192.168.7.2"); {
 			time.Sleep(time.Second)
 		}
@@ -271,7 +272,7 @@ func TestUplink(t *testing.T) {
 		links string
 		want  error
 	}{{"eth0 20.0.0.1/24", errNotPrivate}, {"lo 127.0.0.1/8", errNoRouter}, {"eth0 2a00::1/64", errNoRouter}} {
-		p, _ := on(t, tt.links)
+		p, _ := sockettest.Listen(t, tt.links)
 		m := NewPortMapper(p, slog.New(slog.DiscardHandler), func() {})
 		if _, _, err := m.uplink(); !errors.Is(err, tt.want) {
 			t.Errorf("%s: %v, want %v", tt.links, err, tt.want)
