@@ -5,7 +5,9 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -35,10 +37,17 @@ type World struct {
 	Limit time.Duration // after which a call hangs
 }
 
-// Kernel is the loopback interface.
+// Kernel is the loopback interface. On Linux, where that has 2^24 addresses, it is
+// one that hardly anybody else has: the port of a listener that was closed is free
+// for all programs of the machine.
 func Kernel() *World {
 	var d net.Dialer
-	s := Side{Dial: d.DialContext, Listen: net.Listen, Far: func(bool) string { return "127.0.0.1" }}
+	at := "127.0.0.1"
+	if runtime.GOOS == "linux" {
+		at = fmt.Sprintf("127.%d.%d.%d", 1+rand.IntN(254), rand.IntN(256), 1+rand.IntN(254))
+	}
+	listen := func(network, address string) (net.Listener, error) { return net.Listen(network, at+address) }
+	s := Side{Dial: d.DialContext, Listen: listen, Far: func(bool) string { return at }}
 	return &World{Name: "kernel", Sides: [2]Side{s, s}, V4: true, Limit: time.Minute}
 }
 
