@@ -30,6 +30,7 @@ var stair = []rule{
 
 	// The stair.
 	{"internal/pipe/handshake", "internal/wire internal/peerid"},
+	{"internal/pipe/congestion", ""},
 	{"internal/pipe", "internal/pipe/handshake internal/logpace internal/wire internal/wallclock internal/peerid internal/event"},
 	{"shim/pep", "internal/inner"},
 	{"shim", "shim/pep internal/inner internal/logpace lsi internal/pipe internal/wire internal/peerid internal/event"},

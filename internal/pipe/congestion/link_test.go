@@ -1,0 +1,277 @@
+package congestion
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"time"
+)
+
+// link is a bottleneck in time that does not pass by itself: a rate, a queue that
+// drops what it cannot hold, loss, and a delay.
+type link struct {
+	rate   float64 // bytes a second
+	queue  time.Duration
+	delay  time.Duration // there and back
+	loss   float64
+	jitter time.Duration // acknowledgements come in bursts of this length
+	change func(now time.Duration, l *link)
+
+	free time.Duration // when it has sent what it holds
+}
+
+// flow is a sender that always has something to send, and its packets under way.
+type flow struct {
+	p       *Path
+	way     []*under      // in order of sending
+	next    time.Duration // when the next packet may leave
+	due     time.Duration // when the next acknowledgement comes
+	got     int64         // bytes delivered
+	sent    int
+	dropped int // by the queue
+	worst   time.Duration
+	idle    time.Duration // the longest that nothing was delivered
+	last    time.Duration
+}
+
+type under struct {
+	Packet
+	at   time.Duration // its acknowledgement comes, 0: it is lost
+	gone bool
+}
+
+const size = 1448
+
+// run has flows share l from one moment to another.
+func run(l *link, rnd *rand.Rand, from, to time.Duration, flows ...*flow) {
+	const step = 100 * time.Microsecond
+	for now := from + step; now <= to; now += step {
+		if l.change != nil {
+			l.change(now, l)
+		}
+		for _, f := range flows {
+			f.acks(now)
+			f.send(now, l, rnd)
+		}
+	}
+}
+
+// acks takes what has come back: three newer ones make a loss.
+func (f *flow) acks(now time.Duration) {
+	if now < f.due && now%time.Millisecond != 0 {
+		return
+	}
+	newest := -1
+	event := false
+	for i, k := range f.way {
+		if !k.gone && k.at > 0 && k.at <= now {
+			f.p.Acked(&k.Packet, now)
+			f.got += int64(k.Size)
+			k.gone, event, newest = true, true, i
+			f.idle, f.last = max(f.idle, now-f.last), now
+		}
+	}
+	_, srtt, varies := f.p.RTT()
+	timeout := srtt + 4*varies + 10*time.Millisecond
+	for i, k := range f.way {
+		if !k.gone && k.at == 0 && (i < newest-3 || now-k.Sent() > timeout) {
+			f.p.Lost(&k.Packet, now)
+			k.gone, event = true, true
+		}
+	}
+	for len(f.way) > 0 && f.way[0].gone {
+		f.way = f.way[1:]
+	}
+	if event {
+		f.p.Update(now, 0, false)
+	}
+	f.due = now + time.Millisecond
+	for _, k := range f.way {
+		if !k.gone && k.at > 0 {
+			f.due = k.at
+			break
+		}
+	}
+}
+
+func (f *flow) send(now time.Duration, l *link, rnd *rand.Rand) {
+	f.next = max(f.next, now-time.Millisecond)
+	for f.next <= now {
+		if f.p.InFlight() >= f.p.Window() {
+			f.p.Full()
+			return
+		}
+		k := &under{Packet: Packet{Size: size}}
+		f.p.Sent(&k.Packet, now)
+		f.way = append(f.way, k)
+		f.sent++
+		f.next += time.Duration(float64(size) / f.p.Rate() * 1e9)
+		l.free = max(l.free, now)
+		f.worst = max(f.worst, l.free-now)
+		if l.free-now > l.queue {
+			f.dropped++
+			continue
+		}
+		l.free += time.Duration(size / l.rate * 1e9)
+		if rnd.Float64() >= l.loss {
+			k.at = l.free + l.delay
+			if l.jitter > 0 {
+				k.at = (k.at + l.jitter - 1) / l.jitter * l.jitter
+			}
+		}
+	}
+}
+
+func newFlow(kind string, rnd *rand.Rand) *flow {
+	c := Config{Segment: size, Random: rnd.Float64}
+	if kind == "cubic" {
+		c.New = func(c Config) Controller { return NewCubic(c) }
+	}
+	return &flow{p: New(c)}
+}
+
+// mbit is what f got, of the seconds that passed, in Mbit/s.
+func (f *flow) mbit(d time.Duration) float64 { return float64(f.got) * 8 / 1e6 / d.Seconds() }
+
+// What one flow gets of links as the issue of lossy ones names them.
+func TestOneFlow(t *testing.T) {
+	for _, c := range []struct {
+		kind   string
+		mbit   float64
+		rtt    time.Duration
+		loss   float64
+		jitter time.Duration
+		want   float64 // Mbit/s after the first two seconds, at least
+		drops  float64 // part dropped by the queue, at most
+	}{
+		{"bbr", 200, 10 * time.Millisecond, 0, 0, 180, .01},
+		{"bbr", 200, 10 * time.Millisecond, .01, 0, 175, .01},
+		{"bbr", 200, 10 * time.Millisecond, .03, 0, 170, .01},
+		{"bbr", 200, 100 * time.Millisecond, 0, 0, 170, .02},
+		{"bbr", 200, 100 * time.Millisecond, .001, 0, 170, .02},
+		{"bbr", 200, 100 * time.Millisecond, .01, 0, 165, .02},
+		{"bbr", 200, 100 * time.Millisecond, .03, 0, 160, .02},
+		{"bbr", 20, 10 * time.Millisecond, 0, 0, 18, .01},
+		{"bbr", 20, 100 * time.Millisecond, .01, 0, 17.5, .02},
+		{"bbr", 200, 10 * time.Millisecond, .01, 5 * time.Millisecond, 165, .02},
+		{"bbr", 50, 600 * time.Millisecond, .01, 0, 11, .08},
+		{"cubic", 200, 10 * time.Millisecond, 0, 0, 180, .01},
+		{"cubic", 20, 100 * time.Millisecond, 0, 0, 17, .02},
+	} {
+		t.Run(fmt.Sprintf("%s %v Mbit/s %v %v lost bursts of %v", c.kind, c.mbit, c.rtt, c.loss, c.jitter), func(t *testing.T) {
+			t.Parallel()
+			for seed := range uint64(2) {
+				rnd := rand.New(rand.NewPCG(seed, 1))
+				l := &link{rate: c.mbit / 8 * 1e6, queue: 50 * time.Millisecond, delay: c.rtt, loss: c.loss, jitter: c.jitter}
+				f := newFlow(c.kind, rnd)
+				run(l, rnd, 0, 2*time.Second, f)
+				f.got = 0
+				run(l, rnd, 2*time.Second, 12*time.Second, f)
+				got, drops := f.mbit(10*time.Second), float64(f.dropped)/float64(f.sent)
+				t.Logf("seed %d: %.1f Mbit/s, %.2f %% dropped, queue up to %v, %s", seed, got, 100*drops, f.worst, f.p.State())
+				if got < c.want || drops > c.drops {
+					t.Errorf("seed %d: %.1f Mbit/s, want %v; %.2f %% dropped, want at most %v %%", seed, got, c.want, 100*drops, 100*c.drops)
+				}
+			}
+		})
+	}
+}
+
+// A thousand links of any kind: nobody stops for longer than three timeouts, and
+// none is used to less than a part of what it can carry.
+func TestManyLinks(t *testing.T) {
+	for part := range uint64(10) {
+		t.Run(fmt.Sprint(part), func(t *testing.T) {
+			t.Parallel()
+			for i := range uint64(100) {
+				seed := part*100 + i
+				rnd := rand.New(rand.NewPCG(seed, 2))
+				mbit := 1 + 9*rnd.Float64()
+				l := &link{
+					rate:  mbit / 8 * 1e6,
+					delay: time.Duration(float64(2*time.Millisecond) + rnd.Float64()*float64(200*time.Millisecond)),
+					queue: time.Duration(float64(10*time.Millisecond) + rnd.Float64()*float64(200*time.Millisecond)),
+					loss:  .05 * rnd.Float64() * rnd.Float64(),
+				}
+				kind := "bbr"
+				if i%4 == 3 {
+					kind, l.loss = "cubic", 0
+				}
+				f := newFlow(kind, rnd)
+				const d = 6 * time.Second
+				run(l, rnd, 0, d, f)
+				_, srtt, varies := f.p.RTT()
+				if stop := 3 * (srtt + 4*varies + 10*time.Millisecond); f.idle > stop {
+					t.Errorf("seed %d, %s: nothing for %v, %+v", seed, kind, f.idle, *l)
+				}
+				part := 5.
+				if kind == "cubic" {
+					part = 8 // a queue shorter than the path is no place for it
+				}
+				if got := f.mbit(d); got < mbit/part {
+					t.Errorf("seed %d, %s: %.1f of %.1f Mbit/s, %+v, %s", seed, kind, got, mbit, *l, f.p.State())
+				}
+			}
+		})
+	}
+}
+
+// Two flows share a link evenly enough, and a narrow moment is survived.
+func TestTwoFlows(t *testing.T) {
+	for _, kinds := range [][2]string{{"bbr", "bbr"}, {"cubic", "cubic"}, {"bbr", "cubic"}} {
+		rnd := rand.New(rand.NewPCG(1, 3))
+		l := &link{rate: 50e6 / 8, queue: 50 * time.Millisecond, delay: 40 * time.Millisecond}
+		a, b := newFlow(kinds[0], rnd), newFlow(kinds[1], rnd)
+		run(l, rnd, 0, 2*time.Second, a)
+		run(l, rnd, 2*time.Second, 12*time.Second, a, b)
+		a.got, b.got = 0, 0
+		run(l, rnd, 12*time.Second, 42*time.Second, a, b)
+		x, y := a.mbit(30*time.Second), b.mbit(30*time.Second)
+		t.Logf("%v: %.1f and %.1f Mbit/s", kinds, x, y)
+		if x+y < 40 || x < 7.5 || y < 7.5 {
+			t.Errorf("%v: %.1f and %.1f of 50 Mbit/s", kinds, x, y)
+		}
+	}
+}
+
+// The rate of a link falls to a tenth and comes back.
+func TestRateFalls(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(1, 4))
+	l := &link{rate: 100e6 / 8, queue: 50 * time.Millisecond, delay: 20 * time.Millisecond, loss: .005}
+	f := newFlow("bbr", rnd)
+	run(l, rnd, 0, 4*time.Second, f)
+	l.rate /= 10
+	run(l, rnd, 4*time.Second, 6*time.Second, f)
+	f.got = 0
+	run(l, rnd, 6*time.Second, 9*time.Second, f)
+	low := f.mbit(3 * time.Second)
+	l.rate *= 10
+	run(l, rnd, 9*time.Second, 14*time.Second, f)
+	f.got = 0
+	run(l, rnd, 14*time.Second, 18*time.Second, f)
+	high := f.mbit(4 * time.Second)
+	t.Logf("%.1f of 10, then %.1f of 100 Mbit/s", low, high)
+	if low < 8 || high < 80 {
+		t.Errorf("%.1f of 10, then %.1f of 100 Mbit/s", low, high)
+	}
+}
+
+func TestNoAllocs(t *testing.T) {
+	for _, kind := range []string{"bbr", "cubic"} {
+		p := newFlow(kind, rand.New(rand.NewPCG(1, 5))).p
+		k := Packet{Size: size}
+		now := time.Second
+		n := testing.AllocsPerRun(1000, func() {
+			now += time.Millisecond
+			p.Sent(&k, now)
+			p.Acked(&k, now+10*time.Millisecond)
+			p.Update(now+10*time.Millisecond, 0, false)
+			p.Sent(&k, now)
+			p.Lost(&k, now+10*time.Millisecond)
+			p.Update(now+10*time.Millisecond, 0, false)
+		})
+		if n != 0 {
+			t.Errorf("%s: %v allocations", kind, n)
+		}
+	}
+}
