@@ -64,14 +64,13 @@ func lookingAgain(ctx context.Context, look func() error) error {
 // redial connects to a peer, in as many attempts as it takes. begun is when the
 // Dial was.
 func (n *Node) redial(ctx context.Context, network string, to target, addrs []netip.Addr, port uint16, begun time.Time) (net.Conn, error) {
-	looking := ctx // for a peer that was not reached
-	if _, ok := ctx.Deadline(); !ok {
-		var stop, cease context.CancelFunc
+	_, bounded := ctx.Deadline()
+	if !bounded {
+		var stop context.CancelFunc
 		ctx, stop = context.WithTimeout(ctx, connectTimeout)
 		defer stop()
-		looking, cease = context.WithDeadline(ctx, begun.Add(goneAfter))
-		defer cease()
 	}
+	looking := ctx // for a peer that was not reached
 	var last error // why the newest attempt has failed
 	for tries := 0; ; {
 		within := ctx
@@ -89,7 +88,11 @@ func (n *Node) redial(ctx context.Context, network string, to target, addrs []ne
 				return nil, n.explain(to, err)
 			}
 		case within.Err() == nil && !errors.Is(err, net.ErrClosed):
-			last = err
+			if last = err; tries == 0 && !bounded {
+				var stop context.CancelFunc
+				looking, stop = context.WithDeadline(ctx, begun.Add(goneAfter))
+				defer stop()
+			}
 			if tries++; final(err) || looking.Err() != nil {
 				return nil, n.stageOf(to, err)
 			}

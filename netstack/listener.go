@@ -40,7 +40,8 @@ type listener struct {
 	taken     chan struct{} // for pump: the backlog has room
 	ready     chan struct{} // for Accept: the backlog or gVisor's queue is not empty
 	entry     waiter.Entry
-	moving    sync.Mutex // held by the one that moves, so that the order stays
+	moving    sync.Mutex // held by the one that moves, so that the order stays; guards peer
+	peer      tcpip.FullAddress
 	pumping   sync.WaitGroup
 }
 
@@ -171,12 +172,11 @@ func (l *listener) move() {
 	l.moving.Lock()
 	defer l.moving.Unlock()
 	for l.waiting.len() < l.limit {
-		var peer tcpip.FullAddress
-		ep, wq, err := l.ep.Accept(&peer)
+		ep, wq, err := l.ep.Accept(&l.peer)
 		if err != nil {
 			return
 		}
-		l.queue(ep, wq, peer)
+		l.queue(ep, wq, l.peer)
 	}
 }
 

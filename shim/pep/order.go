@@ -203,14 +203,17 @@ func (s *orderSlot) quiet() *orderFlow {
 // for it, or has it wait. It owns b; h is borrowed.
 func (p *Proxy) Deliver(h *inner.Header, n int, from Datagram, b buffer.Buffer) {
 	if n == 0 && h.Flags&(inner.SYN|inner.RST) == 0 {
+		if h.Flags&inner.FIN != 0 {
+			p.endOrder(h)
+		}
 		p.link.Deliver(h, b)
 		return
 	}
 	o := p.watchOrder()
 	flow, seq := h.Inbound().Word(), h.Seq
-	ends := h.Flags&(inner.SYN|inner.RST) != 0
+	resets := h.Flags&(inner.SYN|inner.RST) != 0
 	f := o.find(flow)
-	if f == nil && !ends {
+	if f == nil && !resets {
 		f = o.watch(flow)
 	}
 	if f == nil {
@@ -221,7 +224,7 @@ func (p *Proxy) Deliver(h *inner.Header, n int, from Datagram, b buffer.Buffer) 
 	held := false
 	switch {
 	case o.ended.Load():
-	case ends:
+	case resets:
 		before = f.drain(o)
 		f.flow.Store(0)
 	case !f.begun:
@@ -244,12 +247,37 @@ func (p *Proxy) Deliver(h *inner.Header, n int, from Datagram, b buffer.Buffer) 
 		}
 		f.passed(seq + uint32(n))
 	}
+	if h.Flags&inner.FIN != 0 && !held {
+		f.end(seq + uint32(n))
+	}
 	f.mu.Unlock()
 	p.deliverAll(before)
 	if !held {
 		p.link.Deliver(h, b)
 	}
 	p.deliverAll(after)
+}
+
+// endOrder is told of a FIN without payload. Its flow gives its place back: else
+// one who opens many short connections would have every place taken by one that
+// is over, and each new flow looked for among all of them.
+func (p *Proxy) endOrder(h *inner.Header) {
+	o := p.order.Load()
+	if o == nil {
+		return
+	}
+	if f := o.find(h.Inbound().Word()); f != nil {
+		f.end(h.Seq)
+		f.mu.Unlock()
+	}
+}
+
+// end is told that the peer sends nothing after seq. The flow is not watched any
+// more if all before that went up. f.mu is held.
+func (f *orderFlow) end(seq uint32) {
+	if f.first == nil && (!f.begun || f.next == seq) {
+		f.flow.Store(0)
+	}
 }
 
 // take counts a segment of n bytes as held if the peer's flows may hold as much.

@@ -273,6 +273,50 @@ func TestOrderManyFlows(t *testing.T) {
 	})
 }
 
+// A connection that is over gives its place back: short ones that follow each
+// other take one place. One that lacks something keeps it.
+func TestOrderOfShortConns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newOrderRig()
+		places := func() (n int) {
+			o := r.p.watchOrder()
+			for i := range o.slots {
+				for f := o.slots[i].first.Load(); f != nil; f = f.other {
+					n++
+				}
+			}
+			return n
+		}
+		const conns = 1000
+		for i := range uint16(conns) {
+			fin := seg{seq: 200, counter: 2, flags: inner.FIN, port: i}
+			if i%2 == 0 { // its FIN has the last payload with it
+				fin.n = 100
+			}
+			r.in(seg{seq: 100, counter: 1, n: 100, port: i})
+			r.in(fin)
+		}
+		if got := len(r.take()); got != 2*conns {
+			t.Errorf("%d segments went up, want %d", got, 2*conns)
+		}
+		if got := places(); got > orderSlots {
+			t.Errorf("%d flows in turn take %d places", conns, got)
+		}
+
+		r.in(data(1))
+		r.in(data(3))
+		r.in(seg{seq: 400, counter: 4, flags: inner.FIN})
+		if got := r.take(); !slices.Equal(got, []uint32{100, 400}) {
+			t.Errorf("up %v before what is missing", got)
+		}
+		r.in(data(2))
+		if got := r.take(); !slices.Equal(got, []uint32{200, 300}) {
+			t.Errorf("up %v after it: a FIN took the flow's place away", got)
+		}
+		r.p.End()
+	})
+}
+
 // A flow that finds all places of its slot taken by flows with something held is
 // not watched, and has none of them drained.
 func TestOrderSlotFull(t *testing.T) {
