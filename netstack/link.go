@@ -30,14 +30,16 @@ const (
 	// which gVisor's cannot (stack.go).
 	perSegment = 2
 
-	// tcpMSS is announced to peers, for both families. With timestamps, the
-	// usual option, what is left fills datagrams.
-	tcpMSS = perSegment*(segment-header.TCPMinimumSize-tcpStamps) + tcpStamps
+	// tcpMSS is announced to peers, for both families. gVisor sends tcpOptions
+	// less, for which SACK may need room, and with timestamps, the only option
+	// that data usually has, what it sends fills datagrams.
+	tcpMSS     = perSegment*(segment-header.TCPMinimumSize-tcpStamps) + tcpOptions
+	tcpStamps  = 12
+	tcpOptions = header.TCPOptionsMaximumSize
 
 	// gsoSegments is how many full segments make a super packet: as many as
 	// 64 KiB of datagrams hold.
-	tcpStamps   = 12
-	gsoMSS      = tcpMSS - tcpStamps
+	gsoMSS      = tcpMSS - tcpOptions
 	gsoSegments = (65507 - 64) / 1472 / perSegment
 	superPacket = gsoSegments * gsoMSS
 
