@@ -23,6 +23,7 @@ var stair = []rule{
 	{"internal/pause", ""},
 	{"internal/logpace", ""},
 	{"internal/socket", "internal/logpace"},
+	{"internal/carrier", ""},
 	{"internal/netconn", ""},
 	{"internal/null", "internal/netconn"},
 	{"internal/inner", ""},
@@ -44,13 +45,14 @@ var stair = []rule{
 	{"overlay/nat", "internal/logpace internal/socket"},
 	{"overlay/ice/stun", ""},
 	{"overlay/ice/tcp", "overlay/ice/stun internal/logpace internal/null internal/wire internal/peerid"},
-	{"overlay/ice", "overlay/ice/stun overlay/nat internal/socket internal/wire"},
+	{"overlay/ice", "overlay/ice/stun overlay/nat internal/carrier internal/socket internal/wire"},
 	{"overlay/quictransport", "internal/socket"},
 	{"overlay/hearsay", ""},
-	{"overlay/p2p", "internal/peerid"},
+	{"overlay/p2p", "internal/carrier internal/peerid"},
 	{"overlay/field", ""},
 	{"overlay/admission", "overlay/field overlay/naming overlay/membership internal/logpace internal/state internal/wallclock internal/peerid"},
-	{"overlay/mesh", "overlay/field overlay/hearsay overlay/membership overlay/naming overlay/nat overlay/p2p overlay/quictransport internal/pause internal/socket internal/state internal/peerid"},
+	{"overlay/mesh", "overlay/field overlay/hearsay overlay/membership overlay/naming overlay/nat overlay/p2p overlay/quictransport internal/carrier internal/pause internal/socket internal/state internal/peerid"},
+	{"overlay/carry", "overlay/nat overlay/p2p internal/carrier internal/pipe internal/socket internal/peerid"},
 	{"overlay/directory", "overlay/membership overlay/naming overlay/p2p internal/pause internal/state internal/peerid internal/event"},
 	{"overlay/offers", "overlay/membership overlay/p2p internal/pause internal/logpace internal/pipe internal/wire internal/peerid internal/event"},
 	{"overlay/nullflow", "overlay/offers overlay/ice overlay/ice/tcp overlay/p2p internal/pause internal/logpace internal/null internal/pipe internal/wire internal/peerid internal/event"},
@@ -59,11 +61,11 @@ var stair = []rule{
 	{"overlay/upkeep", "overlay/admission overlay/directory overlay/membership overlay/mesh internal/pipe internal/peerid internal/event"},
 	{"overlay/entry", "overlay/membership overlay/p2p"},
 	{"overlay/adapter", "overlay/admission overlay/directory overlay/establish overlay/membership overlay/mesh overlay/naming overlay/offers overlay/p2p internal/pipe internal/peerid"},
-	{"overlay", "overlay/... internal/pause internal/logpace internal/null internal/socket internal/pipe internal/wire internal/state internal/wallclock internal/peerid internal/event"},
+	{"overlay", "overlay/... internal/carrier internal/pause internal/logpace internal/null internal/socket internal/pipe internal/wire internal/state internal/wallclock internal/peerid internal/event"},
 	{"resolver", "internal/logpace internal/peerid internal/event"},
 
 	// The composition root, and who stands on its public API.
-	{"idloc", "internal/logpace netstack/... shim lsi internal/netconn internal/null overlay/... resolver internal/pipe internal/socket internal/wire internal/state internal/wallclock internal/peerid internal/event"},
+	{"idloc", "internal/carrier internal/logpace netstack/... shim lsi internal/netconn internal/null overlay/... resolver internal/pipe internal/socket internal/wire internal/state internal/wallclock internal/peerid internal/event"},
 	{"idloc/idloctest", "idloc"},
 	{"examples/...", "idloc/... resolver examples/..."}, // resolver: zone-file lines, a DNS server's sockets
 
@@ -116,6 +118,7 @@ var foreign = []struct {
 	{"go.opentelemetry.io", "idloc"},
 
 	{"github.com/miekg/dns", "resolver"},
+	{"github.com/coder/websocket", "internal/carrier"},
 
 	{"github.com/flynn/noise", "internal/pipe/handshake"},
 	{"golang.zx2c4.com/wireguard/tun", "netstack/tun"},

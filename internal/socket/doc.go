@@ -17,6 +17,9 @@
 //	                                                 -> OnSTUN
 //	                                                 -> quicGate -> view.put -> view.ReadFrom
 //
+// Beside the sockets there may be a Carrier: streams to members, as one more link with
+// addresses of its own (carrier.go). It is none of Conns.
+//
 // A link is one bound socket: the kernel's (kernelLink: a batch of datagrams
 // is one system call where the system can do it, found out at run time, one
 // call each elsewhere) or a simulated network's (simLink).
@@ -49,5 +52,6 @@
 //	sources.go          RFC 9000 §8.1, §21.10
 //	quicview.go         net.PacketConn
 //	watch*.go           rtnetlink(7)
+//	carrier.go          streams in place of sockets, package carrier
 //	sim.go              sockets of a simulated network
 package socket

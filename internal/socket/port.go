@@ -31,6 +31,11 @@ type Config struct {
 	// used, because a TUN device may have it.
 	NotReal []netip.Prefix
 
+	// Carrier, if not nil, is one more link, with addresses of its own; the Port closes
+	// it. CarrierTooLong is its error for a datagram that is too long.
+	Carrier        Carrier
+	CarrierTooLong error
+
 	// OnPipe takes a run of pipe datagrams from one sender: seg bytes each,
 	// the last maybe shorter. b is borrowed for the call.
 	OnPipe func(c *Conn, from netip.AddrPort, b []byte, seg int)
@@ -59,6 +64,8 @@ type Port struct {
 	quicPeers *sources                     // who was heard on connections of QUIC
 	limit     *limiter                     // of first QUIC packets
 
+	carrier *Conn // of Config.Carrier; nil: none
+
 	scan     sync.Mutex // held by one Rescan at a time
 	onChange sync.Mutex // held while OnChange runs
 
@@ -85,9 +92,12 @@ type connSet struct {
 	source sourceCache // what ConnFor found for this set
 }
 
-func newConnSet(conns []*Conn) *connSet {
+func newConnSet(conns []*Conn, beside ...*Conn) *connSet {
 	s := &connSet{conns: conns, byAddr: make(map[netip.Addr]*Conn, len(conns))}
-	for _, c := range conns {
+	for _, c := range append(beside, conns...) {
+		if c == nil {
+			continue
+		}
 		s.byAddr[c.local.Addr()] = c
 		if c.id != 0 {
 			s.byID[c.id] = c
@@ -118,7 +128,11 @@ func Listen(cfg Config) (*Port, error) {
 		return nil, err
 	}
 	p.number = conns[0].local.Port()
+	p.carry()
 	p.install(conns)
+	if p.carrier != nil {
+		p.cfg.Carrier.Start(p.carrier.demux)
+	}
 	p.watch()
 	return p, nil
 }
@@ -211,7 +225,7 @@ func (p *Port) install(conns []*Conn) bool {
 		}
 		return false
 	}
-	next := newConnSet(conns)
+	next := newConnSet(conns, p.carrier)
 	p.set.Store(next)
 	for _, c := range old.conns {
 		if next.byAddr[c.local.Addr()] != c {
@@ -339,6 +353,9 @@ func (p *Port) Close() error {
 		}
 	}
 	p.mu.Unlock()
+	if p.carrier != nil {
+		_ = p.carrier.shut()
+	}
 	p.wg.Wait()
 	// A Rescan of another goroutine may still be in OnChange.
 	p.onChange.Lock()

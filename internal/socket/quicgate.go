@@ -142,7 +142,7 @@ func (c *Conn) quicShort(views []*view, d []byte, from netip.AddrPort, key sourc
 	id := p.cids.shortKey(p.ids, d[1:])
 	if !known {
 		var ok bool
-		if viewID, _, ok = p.ids.find(id); !ok || id == 0 || !p.limit.allow(from) {
+		if viewID, _, ok = p.ids.find(id); !ok || id == 0 || !p.limit.allow(from, c.Carried()) {
 			c.count.drop(dropQUICStranger)
 			return
 		}
@@ -177,7 +177,7 @@ func (c *Conn) quicLong(views []*view, d []byte, from netip.AddrPort, key source
 		h.kind != longInitial && !known:
 		c.count.drop(dropQUICStranger)
 		return
-	case h.kind == longInitial && !p.limit.allow(from):
+	case h.kind == longInitial && !p.limit.allow(from, c.Carried()):
 		c.count.drop(dropQUICRate)
 		return
 	case h.kind == longInitial && !known && !opensInitial(d, h):

@@ -140,7 +140,10 @@ func quicListenError(network string, laddr *net.UDPAddr, err error) error {
 
 // arrangeViews tells each socket which views see it. p.mu is held.
 func (p *Port) arrangeViews() {
-	for _, c := range p.set.Load().conns {
+	for _, c := range append(p.Conns(), p.carrier) {
+		if c == nil {
+			continue
+		}
 		var exact, wild []*view
 		for _, v := range p.views {
 			switch {

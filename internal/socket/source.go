@@ -27,13 +27,16 @@ type sourceEntry struct {
 
 // ConnFor returns the socket with the address that the system would take as
 // source towards remote, nil if none can reach it. Loopback pairs with
-// loopback only; an own address is reached from itself.
+// loopback only; an own address is reached from itself, a carrier's by carriers.
 //
 // The answer is remembered for some seconds: the first call for an address may
 // ask the system, which takes some microseconds; the others allocate nothing.
 func (p *Port) ConnFor(remote netip.Addr) *Conn {
 	if remote.Is4In6() {
 		remote = remote.Unmap()
+	}
+	if p.carries(remote) {
+		return p.carrier
 	}
 	s := p.set.Load()
 	now := time.Now()
@@ -113,7 +116,7 @@ func lively(s *connSet, c *Conn, remote netip.Addr) *Conn {
 // fits reports whether a datagram from c can get to remote at all.
 func fits(c *Conn, remote netip.Addr) bool {
 	a := c.local.Addr()
-	return a.Is4() == remote.Is4() && a.IsLoopback() == remote.IsLoopback()
+	return a.Is4() == remote.Is4() && a.IsLoopback() == remote.IsLoopback() && c.Carried() == c.port.carries(remote)
 }
 
 // routedSource asks the system which source it takes for remote, by a socket

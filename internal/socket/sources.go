@@ -196,11 +196,11 @@ type limiter struct {
 
 func newLimiter() *limiter { return &limiter{seed: maphash.MakeSeed(), epoch: time.Now()} }
 
-// allow takes one token of the source's. An IPv6 source is its /64.
-func (l *limiter) allow(from netip.AddrPort) bool {
+// allow takes one token of the source's. An IPv6 source is its /64, a carrier itself.
+func (l *limiter) allow(from netip.AddrPort, carried bool) bool {
 	const interval = int64(time.Second) / limitRate
 	a := from.Addr()
-	if a.Is6() {
+	if a.Is6() && !carried {
 		p, _ := a.WithZone("").Prefix(64)
 		a = p.Addr()
 	}

@@ -109,6 +109,9 @@ func (p *Port) Stats() Stats {
 	for _, c := range p.retired {
 		s.add(c)
 	}
+	if p.carrier != nil {
+		s.add(&p.carrier.count)
+	}
 	for _, c := range p.set.Load().conns {
 		s.add(&c.count)
 		gso, gro := c.link.offloads()

@@ -1,0 +1,8 @@
+//go:build !linux
+
+package carrier
+
+import "net"
+
+// limitUnsent bounds the kernel's buffer, which also holds what is on its way.
+func limitUnsent(c *net.TCPConn, n int) { _ = c.SetWriteBuffer(max(4*n, 128<<10)) }
