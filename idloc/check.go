@@ -52,10 +52,13 @@ func (cfg Config) withDefaults() (Config, error) {
 	if _, err := nat.ParseICEServers(cfg.ICEServers); err != nil {
 		return fail("ICEServers", err)
 	}
+	var err error
+	if cfg.reached, err = parseReached(cfg.Reached); err != nil {
+		return fail("Reached", err)
+	}
 	if cfg.Name == "" {
 		return cfg, nil
 	}
-	var err error
 	if cfg.Name, err = checkName(cfg.Name); err != nil {
 		return fail("Name", err)
 	}

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/pion/transport/v3"
+
+	"github.com/idloc/idloc/internal/carrier"
 )
 
 // Config configures a Node. The zero Config joins with the machine's name,
@@ -75,6 +77,25 @@ type Config struct {
 	// ?username=…&credential=… is taken too. turns: speaks TLS. A host that cannot
 	// be resolved is a warning (Status), and tried again.
 	ICEServers []string
+	// Carrier is a TCP address, ":443", at which this node serves carriers over TLS: for
+	// members in networks that let no UDP out (package internal/carrier). What such a
+	// member sends to others this node passes on as far as its invitation says so. Its
+	// certificate is made in memory and says nothing: what is carried is encrypted and
+	// authenticated as over UDP. "" serves none; Node.CarrierHandler serves carriers in a
+	// web server. That the address is taken is an error. There are no carriers on a
+	// simulated network.
+	Carrier string
+	// Reached is how others reach this node, where it cannot find that out itself: host
+	// names, and ports that are forwarded by hand.
+	//
+	//	tls://host[:port]       the listener of Carrier
+	//	wss://host[:port]/path  CarrierHandler, behind a web server whose certificate is the host's
+	//	udp://address:port      the UDP port, at an IP address of the outside
+	//
+	// Ports that are left out are 443. Tokens, records and what this node says of itself
+	// name them. Without a tls or wss among them they name Carrier's port at this host's
+	// own addresses.
+	Reached []string
 	// Null is the policy for null encapsulation (draft §4.3), for flows that
 	// others open as for this node's own: Dialer.Encapsulation asks for it. A
 	// node that allows it also listens on a TCP port, with the number of its
@@ -95,6 +116,9 @@ type Config struct {
 	// Net is the network below: nil is the kernel's. Tests pass a simulated
 	// one.
 	Net transport.Net
+
+	reached reached         // Reached, read by withDefaults
+	carry   *carrier.Config // tests: there are carriers in spite of Net, made like that
 }
 
 // NullPolicy says whether flows may run without a pipe (draft §4.3, null
@@ -174,11 +198,14 @@ type PingResult struct {
 
 // PathStatus is one path of a pipe.
 type PathStatus struct {
-	Kind   string         `json:"kind"`            // "direct", "relayed", "turn"
-	Local  netip.AddrPort `json:"local"`           // real address of this node
-	Remote netip.AddrPort `json:"remote"`          // real address of the peer, as seen from here
-	Via    PeerID         `json:"via,omitzero"`    // the forwarding member, if relayed
-	RTT    time.Duration  `json:"rtt,omitempty"`   // smoothed, in nanoseconds; 0 if not measured yet
-	MTU    int            `json:"mtu,omitempty"`   // largest UDP payload that has come through, bytes
-	Active bool           `json:"active,omitzero"` // data is sent here
+	Kind   string         `json:"kind"`   // "direct", "relayed", "turn", "tcp" (over a carrier)
+	Local  netip.AddrPort `json:"local"`  // real address of this node
+	Remote netip.AddrPort `json:"remote"` // real address of the peer, as seen from here
+	// Carrier is the carrier of a path of kind "tcp": its address if this node has opened
+	// it, else where it was opened from. Local and Remote mean nothing then.
+	Carrier string        `json:"carrier,omitempty"`
+	Via     PeerID        `json:"via,omitzero"`    // the forwarding member, if relayed
+	RTT     time.Duration `json:"rtt,omitempty"`   // smoothed, in nanoseconds; 0 if not measured yet
+	MTU     int           `json:"mtu,omitempty"`   // largest UDP payload that has come through, bytes
+	Active  bool          `json:"active,omitzero"` // data is sent here
 }

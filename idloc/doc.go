@@ -189,6 +189,7 @@
 //	stack.go     gVisor's TCP/IP or the kernel's  draft §2, Figure 1
 //	config.go    Config and the plain types
 //	check.go     values of Config that cannot be meant, or hardly
+//	carrier.go   carriers, and how others reach this node  DESIGN §14.13
 //	saved.go     what Config.Dir keeps: key, port, LSIs
 //	dial.go      Dial: name, LSI, connect         draft §2, §4.1, §5
 //	redial.go    Dial goes on while its context lasts

@@ -306,7 +306,7 @@ func (k sink) overlay(n *Node, s *Status) {
 // had a pipe to.
 func (k sink) pipes(n *Node, s *Status) {
 	totals, dropped := n.pipes.Load().Totals()
-	pipes, kinds := 0, map[string]int{"direct": 0, "relayed": 0, "turn": 0}
+	pipes, kinds := 0, map[string]int{"direct": 0, "relayed": 0, "turn": 0, "tcp": 0}
 	for _, p := range s.Peers {
 		id, name := p.ID.String(), p.Name
 		k.put(mPipeUp, truth(p.Connected), id, name)

@@ -15,6 +15,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/idloc/idloc/internal/carrier"
 	"github.com/idloc/idloc/internal/event"
 	"github.com/idloc/idloc/internal/peerid"
 	"github.com/idloc/idloc/internal/pipe"
@@ -23,6 +24,7 @@ import (
 	"github.com/idloc/idloc/lsi"
 	"github.com/idloc/idloc/netstack/tun"
 	"github.com/idloc/idloc/overlay"
+	"github.com/idloc/idloc/overlay/carry"
 	"github.com/idloc/idloc/resolver"
 	"github.com/idloc/idloc/shim"
 )
@@ -46,6 +48,9 @@ type Node struct {
 	shim  *shim.Shim
 	pipes atomic.Pointer[pipe.Endpoint] // the port receives before it is there
 	sock  *socket.Port
+	// Of sock, which closes them; nil on a simulated network.
+	carriers    *carrier.Set
+	carrierPort uint16 // of TCP; 0: none
 	// Beside it.
 	ov    *overlay.Overlay                // set before anyone has the Node
 	early atomic.Pointer[overlay.Overlay] // the same, while it is being entered: for STUN only
@@ -153,6 +158,9 @@ func start(ctx context.Context, cfg Config, enter func(context.Context, overlay.
 	if n.id, err = peerid.FromPublicKey(key.Public().(ed25519.PublicKey)); err != nil {
 		return nil, fmt.Errorf("idloc: %w", err)
 	}
+	if err := n.makeCarriers(); err != nil {
+		return nil, fmt.Errorf("idloc: %w", err)
+	}
 	if err := n.listen(); err != nil {
 		return nil, fmt.Errorf("idloc: %w", err)
 	}
@@ -165,6 +173,7 @@ func start(ctx context.Context, cfg Config, enter func(context.Context, overlay.
 		Events: n.emit, Logger: cfg.Logger,
 		ICEServers: cfg.ICEServers, LSIPrefixes: cfg.lsiRanges(), AllowLoopback: listsLoopback(cfg.Addrs),
 		Net: cfg.Net, Null: n.nullConfig(),
+		Carriers: carry.Config{Set: n.carriers, Port: n.carrierPort, At: cfg.reached.carriers, Forwarded: cfg.reached.udp},
 	})
 	if errors.Is(err, overlay.ErrNoState) {
 		err = fmt.Errorf("%w: %s", ErrNoState, cfg.Dir)
@@ -212,7 +221,7 @@ func (n *Node) assemble(ov *overlay.Overlay, key ed25519.PrivateKey) (*pipe.Endp
 	}
 	pipes, err := pipe.NewEndpoint(pipe.Config{
 		Key: key, Overlay: ov.ID(), Handler: n.shim, Events: n.emit, Logger: n.log, LastTimestamp: last, Offers: n.offers,
-		Relay: ov.RelayFor, Dead: ov.PeerSilent, Moved: ov.PeerMoved,
+		Relay: ov.RelayFor, Dead: ov.PeerSilent, Moved: ov.PeerMoved, Spare: ov.SparePaths,
 	})
 	if err != nil {
 		return nil, err
@@ -382,6 +391,9 @@ func (n *Node) shutDown(ctx context.Context) error {
 	}
 	if n.sock != nil {
 		note(n.sock.Close())
+	}
+	if n.carriers != nil {
+		note(n.carriers.Close())
 	}
 	if n.table != nil {
 		note(n.table.Close())

@@ -107,7 +107,7 @@ func (n *Node) Ping(ctx context.Context, name string) (PingResult, error) {
 	}
 	local, remote := path.Addrs()
 	return PingResult{Peer: n.peer(t.peer), RTT: rtt, Path: PathStatus{
-		Kind: kindOf(path.Via(), p.TURN(path)), Local: local, Remote: remote, Via: path.Via(), RTT: rtt, Active: true}}, nil
+		Kind: kindOf(path.Via(), p.TURN(path), path.Carried()), Local: local, Remote: remote, Carrier: n.carrierAt(remote), Via: path.Via(), RTT: rtt, Active: true}}, nil
 }
 
 // Status returns a snapshot of the node. It may be called at any time, also
@@ -124,13 +124,13 @@ func (n *Node) Status() Status {
 		return p
 	}
 	for _, p := range n.pipes.Load().Pipes() {
-		fillPipe(at(p.Peer()), p)
+		n.fillPipe(at(p.Peer()), p)
 	}
 	for _, e := range n.table.Entries() {
 		at(e.Peer)
 	}
 	for _, m := range n.ov.Peers() {
-		at(m.Peer).Contact = ContactStatus{Addr: m.Remote, RTT: m.RTT, Server: m.Server}
+		at(m.Peer).Contact = ContactStatus{Addr: m.Remote, Carrier: n.carrierAt(m.FarEnd), RTT: m.RTT, Server: m.Server}
 	}
 	n.nullFlows(at)
 	delete(peers, n.id)
@@ -144,7 +144,7 @@ func (n *Node) Status() Status {
 	return s
 }
 
-func fillPipe(s *PeerStatus, p *pipe.Pipe) {
+func (n *Node) fillPipe(s *PeerStatus, p *pipe.Pipe) {
 	st := p.Status()
 	s.Connected = st.Up
 	s.Session = st.Session
@@ -155,21 +155,23 @@ func fillPipe(s *PeerStatus, p *pipe.Pipe) {
 	s.PacketsSent, s.PacketsReceived = st.PacketsSent, st.PacketsReceived
 	s.Lost, s.Drops = st.Lost, st.Drops
 	for _, path := range st.Paths {
-		s.Paths = append(s.Paths, PathStatus{Kind: kindOf(path.Via, path.TURN), Local: path.Local, Remote: path.Remote, Via: path.Via, RTT: path.RTT, MTU: path.MTU, Active: path.Active})
+		s.Paths = append(s.Paths, PathStatus{Kind: kindOf(path.Via, path.TURN, path.Carried), Local: path.Local, Remote: path.Remote, Carrier: n.carrierAt(path.Remote), Via: path.Via, RTT: path.RTT, MTU: path.MTU, Active: path.Active})
 	}
 	if err := p.Err(); err != nil {
 		s.LastError = err.Error()
 	}
 }
 
-// kindOf is the Kind of a path that leads through a member, zero for none, or
-// a TURN server.
-func kindOf(via PeerID, turn bool) string {
+// kindOf is the Kind of a path that leads through a member, zero for none, a TURN server
+// or a carrier.
+func kindOf(via PeerID, turn, carried bool) string {
 	switch {
 	case !via.IsZero():
 		return "relayed"
 	case turn:
 		return "turn"
+	case carried:
+		return "tcp"
 	}
 	return "direct"
 }
@@ -190,6 +192,14 @@ func (n *Node) self() SelfStatus {
 	s.Members, s.Servers, s.Routing, s.Records = st.Members, st.Servers, st.RoutingTable, st.Records
 	s.Revoked, s.Reached, s.Mapped, s.NAT, s.UDP = st.Revocations, st.Reached, st.Mapped, st.NAT, st.UDP
 	s.ReachedBy, s.DialBack = ReachStatus(st.ReachedBy), DialBackStatus(st.DialBack)
+	s.Carried, s.CarriedBy = st.Carried, st.CarriedBy
+	if n.carriers != nil {
+		for _, c := range n.carriers.Status() {
+			if c.Address == "" {
+				s.Carriers++
+			}
+		}
+	}
 	for _, p := range st.Probes {
 		s.Probes = append(s.Probes, ProbeStatus{Addr: p.Addr, By: p.By, Local: p.Local, Heard: p.Heard, Seen: p.Seen, RTT: p.RTT, At: p.At, Error: p.Err})
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/idloc/idloc/internal/carrier"
 	"github.com/idloc/idloc/internal/socket"
 	"github.com/idloc/idloc/internal/state"
 )
@@ -66,10 +67,14 @@ func (n *Node) listen() error {
 	}
 	var taken error // why the newest was not to be had
 	for _, number := range tries {
-		sock, err := socket.Listen(socket.Config{
+		cfg := socket.Config{
 			Net: n.cfg.Net, Addrs: n.cfg.Addrs, Port: number, Logger: n.cfg.Logger,
 			NotReal: n.cfg.lsiRanges(), OnPipe: n.onPipe, OnSTUN: n.onSTUN, OnChange: n.onChange,
-		})
+		}
+		if n.carriers != nil {
+			cfg.Carrier, cfg.CarrierTooLong = n.carriers, carrier.ErrTooLong
+		}
+		sock, err := socket.Listen(cfg)
 		if err == nil {
 			n.sock = sock
 			break

@@ -45,6 +45,9 @@ type SelfStatus struct {
 	ReachedBy ReachStatus      `json:"reached_by,omitzero"`   // how, if so
 	DialBack  DialBackStatus   `json:"dial_back,omitzero"`    // the newest try of another member to connect to this node, which asks for it while nobody has come unasked
 	UDP       string           `json:"udp,omitempty"`         // "works", "silent" (nothing comes back), "unsent" (this system sends nothing); "": nobody is known to send to
+	Carried   int              `json:"carried,omitzero"`      // members connected over carriers (TCP) only
+	CarriedBy []string         `json:"carried_by,omitempty"`  // the carriers that this node has opened to them
+	Carriers  int              `json:"carriers,omitzero"`     // that other nodes have opened to this one
 	Probes    []ProbeStatus    `json:"probes,omitzero"`       // whom the node has sent to over UDP to find out about its network, the newest time each
 	NotAfter  time.Time        `json:"not_after,omitzero"`    // end of the membership certificate
 	Confirmed bool             `json:"confirmed,omitzero"`    // by the founder or a delegate
@@ -136,9 +139,10 @@ type PeerStatus struct {
 // ContactStatus is a connection on the peer protocol, over which members ask each
 // other for names and the way to others.
 type ContactStatus struct {
-	Addr   netip.AddrPort `json:"addr"`            // real address of the member, as seen from here
-	RTT    time.Duration  `json:"rtt,omitempty"`   // smoothed; 0 if not measured yet
-	Server bool           `json:"server,omitzero"` // it serves the database
+	Addr    netip.AddrPort `json:"addr,omitzero"`     // real address of the member, as seen from here
+	Carrier string         `json:"carrier,omitempty"` // in place of Addr: the carrier that leads there, or where the member's was opened from
+	RTT     time.Duration  `json:"rtt,omitempty"`     // smoothed; 0 if not measured yet
+	Server  bool           `json:"server,omitzero"`   // it serves the database
 }
 
 // FlowStatus is a flow that does not go through the pipe.

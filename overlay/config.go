@@ -15,6 +15,7 @@ import (
 	"github.com/idloc/idloc/internal/socket"
 	"github.com/idloc/idloc/internal/state"
 	"github.com/idloc/idloc/overlay/admission"
+	"github.com/idloc/idloc/overlay/carry"
 	"github.com/idloc/idloc/overlay/directory"
 	"github.com/idloc/idloc/overlay/establish"
 	"github.com/idloc/idloc/overlay/mesh"
@@ -45,6 +46,8 @@ type Config struct {
 	LSIPrefixes   []netip.Prefix // never a peer's real address
 	AllowLoopback bool           // take a peer's loopback candidates even if we have other addresses
 	Net           transport.Net  // nil is the kernel's
+
+	Carriers carry.Config // those of Socket, and how others reach it
 
 	Null nullflow.Handler // the zero one refuses null encapsulation
 

@@ -54,7 +54,7 @@ func (o *Overlay) Invite(opts InviteOptions) (string, error) {
 	own, kinds := o.nat.Own().Best(membership.MaxAddrs), o.nat.Kinds()
 	t, err := o.roster.Invite(membership.InviteOptions{
 		Label: opts.Name, Expires: opts.Expires, Roles: roles,
-		Addrs: o.mesh.TokenAddrs(own, func(a netip.AddrPort) bool { return kinds[a].Lonely() }),
+		Addrs: o.mesh.TokenAddrs(own, o.carriers.Own(membership.MaxAddrs), func(a netip.AddrPort) bool { return kinds[a].Lonely() }),
 	})
 	if err != nil {
 		return "", err

@@ -14,6 +14,7 @@ import (
 	"github.com/idloc/idloc/internal/socket"
 	"github.com/idloc/idloc/internal/wallclock"
 	"github.com/idloc/idloc/overlay/admission"
+	"github.com/idloc/idloc/overlay/carry"
 	"github.com/idloc/idloc/overlay/directory"
 	"github.com/idloc/idloc/overlay/establish"
 	"github.com/idloc/idloc/overlay/ice"
@@ -33,6 +34,7 @@ type Overlay struct {
 	roster    *admission.Roster
 	pipes     *pipe.Endpoint
 	demux     *ice.Demux
+	carriers  *carry.Carriers
 	nat       *nat.Addresses
 	mesh      *mesh.Mesh
 	directory *directory.Directory
@@ -164,7 +166,13 @@ func (o *Overlay) NetworkChanged() { o.roaming.NetworkChanged() }
 
 // PeerMoved is pipe.Config.Moved. The connection to the peer may have ended by
 // what moved the pipe.
-func (o *Overlay) PeerMoved(pp *pipe.Pipe) { o.mesh.PipeMoved(pp.Peer()) }
+func (o *Overlay) PeerMoved(pp *pipe.Pipe) {
+	o.mesh.PipeMoved(pp.Peer())
+	o.establish.Uncarry(pp)
+}
+
+// SparePaths is pipe.Config.Spare.
+func (o *Overlay) SparePaths(p peerid.ID) []pipe.Path { return o.carriers.Spare(p) }
 
 // PeerSilent is pipe.Config.Dead. If the fault is this side's, connections to
 // members are dead too, or a NAT has forgotten them: asking a question shows

@@ -33,6 +33,8 @@ type Stats struct {
 	ReachedBy    Reach            // how, if so
 	DialBack     DialBack         // the newest that was asked for
 	UDP          string           // nat.UDPWorks, nat.UDPSilent, nat.UDPUnsent; "": nobody was there to send to
+	Carried      int              // members connected by carriers only
+	CarriedBy    []string         // carriers that this peer has opened to them
 	Probes       []nat.Probe      // whom was sent to over UDP, to find out
 	NAT          string           // before the port: "none", "translated", "endpoint-independent", "endpoint-dependent"; "" is not known
 	Mapped       []netip.AddrPort // addresses of the port as servers saw them, where they differ from its own
@@ -50,7 +52,8 @@ func (o *Overlay) Stats() Stats {
 		ReachedBy:   o.mesh.Reached(),
 		DialBack:    o.mesh.DialledBack(),
 	}
-	a := o.nat.Status(s.Members > 0)
+	s.Carried, s.CarriedBy = o.mesh.CarriedMembers()
+	a := o.nat.Status(s.Members > s.Carried)
 	s.UDP, s.NAT, s.Probes, s.Mapped, s.PortMapping, s.TURN = a.UDP, a.Translation, a.Probes, a.Mapped, a.PortMapping, a.TURN
 	s.RoutingTable, s.Records = o.directory.Counts()
 	return s

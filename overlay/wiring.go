@@ -18,6 +18,7 @@ import (
 	"github.com/idloc/idloc/internal/wire"
 	"github.com/idloc/idloc/overlay/adapter"
 	"github.com/idloc/idloc/overlay/admission"
+	"github.com/idloc/idloc/overlay/carry"
 	"github.com/idloc/idloc/overlay/directory"
 	"github.com/idloc/idloc/overlay/establish"
 	"github.com/idloc/idloc/overlay/hearsay"
@@ -62,6 +63,10 @@ func (o *Overlay) compose(resumed bool) error {
 	w := &wiring{Overlay: o}
 	w.filter = ice.NewFilter(o.cfg.Socket.Conns(), o.cfg.LSIPrefixes, o.cfg.AllowLoopback)
 	w.gate = hearsay.New(w.filter.Allowed, time.Now)
+	o.carriers = &carry.Carriers{
+		Config: o.cfg.Carriers, Socket: o.cfg.Socket, Hidden: o.cfg.Paths == PathRelayOnly,
+		NAT: func() *nat.Addresses { return o.nat }, Ways: func(p peerid.ID) []netip.AddrPort { return o.mesh.Carriers(p) },
+	}
 	o.demux = ice.NewDemux(ice.DemuxConfig{Servers: w.gate})
 	if o.pipes, err = o.cfg.Pipes(o); err != nil {
 		return err
@@ -158,8 +163,9 @@ func (w *wiring) newAddresses() *nat.Addresses {
 	}
 	return nat.New(nat.Config{
 		Sockets: w.cfg.Socket, Net: w.cfg.Net, Logger: w.cfg.Logger, Asker: w.demux, Servers: w.stun, TURN: turn,
-		Arrivals: func() nat.Arrivals { return w.mesh.Arrivals() },
-		Seen:     func() { w.establish.CandidatesChanged() },
+		Forwarded: w.cfg.Carriers.Forwarded,
+		Arrivals:  func() nat.Arrivals { return w.mesh.Arrivals() },
+		Seen:      func() { w.establish.CandidatesChanged() },
 		Changed: func() {
 			w.establish.CandidatesChanged()
 			w.directory.ContactsChanged()
@@ -178,6 +184,7 @@ func (w *wiring) newMesh() (*mesh.Mesh, error) {
 	known.ForgetRevoked(w.roster.Revocations()) // while this peer was not there to hear of it
 	return mesh.New(mesh.Config{
 		Key: w.cfg.Key, Port: w.cfg.Socket, Prefix: w.prefix(), Log: w.cfg.Logger,
+		Carriers: w.cfg.Carriers.Set, UDPSilent: w.udpSilent,
 		Hearsay: w.gate, Known: known, Pipes: adapter.Pipes{Endpoint: w.pipes},
 		Advertise: func(listening []netip.AddrPort) []netip.AddrPort { return w.nat.Listed(listening, naming.MaxAddrs) },
 		Verify:    w.roster.Verify, Current: w.roster.Current, Hello: w.hello, YoungFor: directory.YoungFor,
@@ -196,6 +203,12 @@ func (w *wiring) newMesh() (*mesh.Mesh, error) {
 	})
 }
 
+// udpSilent says whether nothing comes back over UDP here.
+func (o *Overlay) udpSilent() bool {
+	carried, _ := o.mesh.CarriedMembers()
+	return o.nat.Status(len(o.mesh.Members()) > carried).UDP == nat.UDPSilent
+}
+
 // hello is what this peer says of itself.
 func (o *Overlay) hello() mesh.Hello {
 	own := o.roster.Own()
@@ -203,7 +216,7 @@ func (o *Overlay) hello() mesh.Hello {
 	h.Issuer, h.NoRelay = own.Issuer, o.cfg.NoRelay
 	h.Record = o.directory.OwnRecord()
 	if o.cfg.Paths != PathRelayOnly {
-		h.Addrs = p2p.QUICs(o.nat.Own().Best(mesh.HelloAddrs))
+		h.Addrs = o.carriers.Addrs(mesh.HelloAddrs)
 	}
 	h.Server, h.Young = o.directory.Serving()
 	return h
@@ -241,7 +254,7 @@ func (w *wiring) newDirectory() (*directory.Directory, error) {
 		Mesh: adapter.DirectoryMesh{Mesh: w.mesh}, Roster: adapter.DirectoryRoster{Roster: w.roster},
 		Addrs: func(n int) []string {
 			var out []string
-			for _, a := range p2p.QUICs(w.nat.Own().Best(n)) {
+			for _, a := range w.carriers.Addrs(n) {
 				out = append(out, a.String())
 			}
 			return out
@@ -272,8 +285,14 @@ func (w *wiring) newEstablisher() (*establish.Establisher, error) {
 			}
 			return cfg
 		},
-		Pairs: func(candidates []wire.Candidate) []ice.TURNPair {
-			return ice.TURNPairs(w.nat.Allocations(), w.cfg.Socket.Conns(), candidates)
+		Carriers: w.cfg.Carriers.Set != nil,
+		Pairs: func(turn bool, candidates []wire.Candidate) []ice.TURNPair {
+			var lent []*nat.Allocation
+			var conns []*socket.Conn
+			if turn {
+				lent, conns = w.nat.Allocations(), w.cfg.Socket.Conns()
+			}
+			return ice.TURNPairs(lent, w.carriers.Conns(conns), candidates)
 		},
 		Allocated: func(candidates []wire.Candidate) []ice.TURNPair {
 			return ice.TURNPairs(w.nat.Allocations(), nil, candidates)
@@ -286,7 +305,7 @@ func (w *wiring) newEstablisher() (*establish.Establisher, error) {
 			return ice.LocalCandidates(w.cfg.Socket.Conns(), w.nat.Outer, w.nat.AllocatedAddrs())
 		},
 		Allocated: func() bool { return len(w.nat.Allocations()) > 0 },
-		Usable:    w.filter.Keep, Allowed: w.filter.Allowed,
+		Usable:    w.filter.Keep, Allowed: w.filter.Allowed, Carriers: w.mesh.Carriers,
 		Chain: w.chain, Verify: w.verify, Relays: func() []establish.Relay { return adapter.Relays(w.mesh.Members(), w.roster.Members()) }, Unreached: w.directory.Forget,
 		Flow:   func(in *pipe.Incoming) offers.Response { return w.flows.Answer(in).Response() },
 		Events: w.cfg.Events, Logger: w.cfg.Logger,
@@ -350,6 +369,7 @@ func (w *wiring) newRoaming(inUse []pipe.Sender) *roaming.Follower {
 		Pipes:   w.pipes, Mesh: w.mesh, Mapped: w.nat.Mapped(), Establisher: w.establish,
 		Moved: func() {
 			w.nat.NetworkChanged()
+			w.carriers.Moved()
 			w.flows.NetworkChanged()
 		},
 		Changed: w.directory.Changed,

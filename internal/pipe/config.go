@@ -93,6 +93,11 @@ type Config struct {
 	// called without a lock held and must not block. nil is fine.
 	Dead func(p *Pipe, wanted bool)
 
+	// Spare returns paths to a peer that are used only when others do not work, as far as
+	// is known: carriers. It is called when the peer does not answer. It is called without
+	// a lock held and must not block. nil is fine.
+	Spare func(peer peerid.ID) []Path
+
 	// Moved is called when p's data takes another path than before. It is
 	// called without a lock held and must not block. nil is fine.
 	Moved func(p *Pipe)

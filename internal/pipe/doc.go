@@ -259,6 +259,7 @@
 //	rekey.go      new keys in the pipe           DESIGN §7, §14.3
 //	path.go       paths, challenges, choice      DESIGN §9
 //	pathrelay.go  paths through relays           DESIGN §14.4
+//	pathcarried.go  paths over carriers
 //	pathturn.go   paths through TURN servers     DESIGN §8, RFC 8656
 //	relay.go      relaying for others            DESIGN §8, §14.4
 //	mtu.go        sizes                          RFC 8899

@@ -210,7 +210,7 @@ func (e *Endpoint) Close() error {
 	e.responder.clear()
 	e.mu.Unlock()
 	// Those that others relay first: they need the relays' pipes to say so.
-	e.finish(pipes, (*Pipe).relayed)
+	e.finish(pipes, (*Pipe).passedOn)
 	e.finish(pipes, func(*Pipe) bool { return true })
 	for o := range offers {
 		o.Cancel()

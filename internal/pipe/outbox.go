@@ -20,6 +20,7 @@ type outbox struct {
 type call struct {
 	up, down bool
 	gone     bool // all that was open with the peer is over
+	spare    bool // the peer is looked for: other ways to it may be tried
 	failed   bool // the path that took data, but there is another
 	err      error
 	event    event.Event
@@ -104,6 +105,8 @@ func (p *Pipe) deliver() {
 			if c.err == ErrDead && p.e.cfg.Dead != nil {
 				p.e.cfg.Dead(p, p.e.now() < p.life.data.Load()+wantedFor)
 			}
+		case c.spare:
+			p.spare()
 		case c.failed:
 			if p.e.cfg.Dead != nil {
 				p.e.cfg.Dead(p, false)

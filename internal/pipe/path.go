@@ -51,7 +51,7 @@ type path struct {
 	mtu       atomic.Int32  // UDP payload that gets through
 
 	turn      atomic.Bool // through a TURN server
-	relayed   atomic.Bool // through a relay or a TURN server: only while there is no direct one
+	relayed   atomic.Bool // through a relay, a TURN server or a carrier: only while there is no direct one
 	created   int64
 	doubt     int64 // when it failed; it is not preferred until heard after that
 	follow    bool  // the peer may have moved here: see followDue
@@ -107,7 +107,7 @@ func (p *Pipe) newPath(at Path, now int64) *path {
 	}
 	t := &path{Path: at, created: now}
 	t.turn.Store(p.lent(at))
-	t.relayed.Store(at.relayed() || t.turn.Load())
+	t.relayed.Store(at.relayed() || at.Carried() || t.turn.Load())
 	t.mtu.Store(int32(baseMTU(at.Local)))
 	paths = append(slices.Clone(*p.paths.list.Load()), t)
 	p.paths.list.Store(&paths)
@@ -405,7 +405,7 @@ func (p *Pipe) choose(now int64) {
 // better says whether data is to move from best to t, both live. What has
 // failed and was not heard since comes last, then what the peer has not
 // answered on, then what is known only from a packet's source, then relayed
-// paths; among equals t must be clearly faster. A stranger never is: whoever
+// paths, of which carriers go first; among equals t must be clearly faster. A stranger never is: whoever
 // forwards copies of packets faster than the network does could draw all of them
 // to itself.
 func (t *path) better(best *path, now int64) bool {
@@ -418,6 +418,8 @@ func (t *path) better(best *path, now int64) bool {
 		return best.stranger
 	case t.relayed.Load() != best.relayed.Load():
 		return best.relayed.Load()
+	case t.Carried() != best.Carried(): // nobody else has to pass it on
+		return t.Carried()
 	}
 	return !t.stranger && t.srtt > 0 && best.srtt > 0 && t.srtt < best.srtt-betterRTTAtLeast &&
 		float64(t.srtt) < betterRTT*float64(best.srtt) && t.heard.Load()+int64(5*time.Second) > now

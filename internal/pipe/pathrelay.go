@@ -71,7 +71,7 @@ func (l *relayLink) WriteBatch(b []byte, seg int, to netip.AddrPort) error {
 // WriteClass implements ClassSender: the hop to the relay has the class. The
 // relay does not pass it on.
 func (l *relayLink) WriteClass(b []byte, seg int, _ netip.AddrPort, class uint8) error {
-	if l.relay.relayed() {
+	if l.relay.passedOn() {
 		return errRelayInRelay
 	}
 	l.used.Store(l.relay.e.now())
@@ -105,7 +105,7 @@ func (at Path) Via() peerid.ID {
 // the relay, if it leads through one.
 func (at Path) Addrs() (local, remote netip.AddrPort) {
 	if l, ok := at.Local.(*relayLink); ok {
-		if t := l.relay.paths.best.Load(); t != nil && !t.relayed.Load() {
+		if t := l.relay.paths.best.Load(); t != nil && (!t.relayed.Load() || t.Carried()) {
 			return t.Local.LocalAddr(), t.Remote
 		}
 		return netip.AddrPort{}, netip.AddrPort{}
@@ -113,8 +113,15 @@ func (at Path) Addrs() (local, remote netip.AddrPort) {
 	return at.Local.LocalAddr(), at.Remote
 }
 
-// Relayed says whether data goes through a relay or a TURN server now.
+// Relayed says whether data goes through a relay, a TURN server or a carrier now.
 func (p *Pipe) Relayed() bool { return p.relayed() }
+
+// passedOn says whether data goes through a relay or a TURN server now: then p is no
+// way to a relay.
+func (p *Pipe) passedOn() bool {
+	t := p.paths.best.Load()
+	return t != nil && t.relayed.Load() && !t.Carried()
+}
 
 func (p *Pipe) relayed() bool {
 	t := p.paths.best.Load()
@@ -136,7 +143,7 @@ type bind struct {
 // channel lasts while a path uses it, and is asked for again as long as ctx
 // does not end before there is one.
 func (p *Pipe) Bind(ctx context.Context, target peerid.ID, session [16]byte) (Path, error) {
-	if p.relayed() {
+	if p.passedOn() {
 		return Path{}, errRelayInRelay
 	}
 	now := p.e.now()

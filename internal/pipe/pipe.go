@@ -254,6 +254,7 @@ func (p *Pipe) Status() Status {
 			Local:     local,
 			Remote:    remote,
 			Via:       t.Via(),
+			Carried:   t.Carried(),
 			TURN:      t.turn.Load(),
 			Active:    t == best,
 			Validated: t.validated.Load(),

@@ -329,7 +329,7 @@ func (f *forwarder) forward(p *Pipe, c uint16, inner []byte, now int64) {
 		}
 	}
 	q := l.other.pipe.Load()
-	if q == nil || q.relayed() {
+	if q == nil || q.passedOn() {
 		p.drops.count(DropChannel) // no relay in a relay
 		return
 	}

@@ -30,9 +30,10 @@ type Status struct {
 // PathStatus is a snapshot of one path of a pipe.
 type PathStatus struct {
 	Local     netip.AddrPort `json:"local"`
-	Remote    netip.AddrPort `json:"remote"`        // of the relay, if there is one
-	Via       peerid.ID      `json:"via,omitzero"`  // the relay; zero: direct
-	TURN      bool           `json:"turn,omitzero"` // through a TURN server, of either side
+	Remote    netip.AddrPort `json:"remote"`           // of the relay, if there is one
+	Via       peerid.ID      `json:"via,omitzero"`     // the relay; zero: direct
+	TURN      bool           `json:"turn,omitzero"`    // through a TURN server, of either side
+	Carried   bool           `json:"carried,omitzero"` // over a carrier
 	Active    bool           `json:"active"`
 	Validated bool           `json:"validated"`
 	RTT       time.Duration  `json:"rtt"`

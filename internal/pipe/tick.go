@@ -124,6 +124,7 @@ func (p *Pipe) probeDue(now int64) (next int64) {
 			}
 			p.life.probeAt, p.life.probe = now, retry{at: now}
 			p.life.alert.Store(true)
+			p.outbox.calls = append(p.outbox.calls, call{spare: true})
 		}
 		wait := max(probeFor, probeRTTs*p.rtt())
 		if p.life.hurry {
@@ -172,6 +173,7 @@ func (p *Pipe) hurryUp() {
 	p.life.probeAt, p.life.probe, p.life.hurry = now, retry{at: now}, true
 	p.life.alert.Store(true)
 	p.life.awaiting.CompareAndSwap(0, now)
+	p.outbox.calls = append(p.outbox.calls, call{spare: true})
 	p.e.timers.plan(&p.timed, now)
 }
 

@@ -13,26 +13,32 @@ type Checks struct {
 	// Config is that of an agent; with turn it has the addresses that TURN servers
 	// lend.
 	Config func(turn bool) ice.Config
-	// Pairs are those of this side with a peer's candidates through a TURN server,
-	// Allocated those with an address that one lends to this peer only.
-	Pairs, Allocated func(candidates []wire.Candidate) []ice.TURNPair
+	// Pairs are those of this side with a peer's candidates through a TURN server, of
+	// its own only with turn, and those with carriers; Allocated those with an address
+	// that one lends to this peer only.
+	Pairs     func(turn bool, candidates []wire.Candidate) []ice.TURNPair
+	Allocated func(candidates []wire.Candidate) []ice.TURNPair
+	// Carriers says that there may be carriers: their pairs are checked with those of TURN
+	// servers.
+	Carriers bool
 }
 
 // New makes an agent: see Config.NewAgent.
 func (c Checks) New(turn, silent bool) (Agent, error) {
 	cfg := c.Config(turn)
-	cfg.TURN, cfg.Silent = turn, silent
+	cfg.TURN, cfg.Silent = turn || c.Carriers, silent
 	a, err := ice.NewAgent(cfg)
 	if err != nil {
 		return nil, err
 	}
-	return &iceAgent{Agent: a, checks: c, turn: a.DetachTURN()}, nil
+	return &iceAgent{Agent: a, checks: c, lent: turn, turn: a.DetachTURN()}, nil
 }
 
 // iceAgent is an Agent of package ice.
 type iceAgent struct {
 	*ice.Agent
 	checks Checks
+	lent   bool            // addresses of TURN servers may be used
 	turn   *ice.TURNChecks // nil: none
 }
 
@@ -77,27 +83,30 @@ func (a *iceAgent) TURN() TURNChecks {
 	if a.turn == nil {
 		return nil
 	}
-	return iceTURN{a.turn, a.checks}
+	return iceTURN{a.turn, a.checks, a.lent}
 }
 
 // iceTURN is the TURNChecks of an iceAgent.
 type iceTURN struct {
 	*ice.TURNChecks
 	checks Checks
+	lent   bool
 }
 
 var _ TURNChecks = iceTURN{}
 
-func (t iceTURN) Pairs(candidates []wire.Candidate) bool { return len(t.checks.Pairs(candidates)) > 0 }
+func (t iceTURN) Pairs(candidates []wire.Candidate) bool {
+	return len(t.checks.Pairs(t.lent, candidates)) > 0
+}
 
 func (t iceTURN) Check(ctx context.Context, remote pipe.Remote, candidates []wire.Candidate) (pipe.Path, error) {
-	pair, err := t.Run(ctx, credentials(remote), t.checks.Pairs(candidates))
+	pair, err := t.Run(ctx, credentials(remote), t.checks.Pairs(t.lent, candidates))
 	if err != nil {
 		return pipe.Path{}, err
 	}
 	return pipe.Path{Local: pair.Local, Remote: pair.Remote}, nil
 }
 
-func (t iceTURN) AddRemote(candidates []wire.Candidate) { t.Add(t.checks.Pairs(candidates)) }
+func (t iceTURN) AddRemote(candidates []wire.Candidate) { t.Add(t.checks.Pairs(t.lent, candidates)) }
 
 func (t iceTURN) AddLocal(candidates []wire.Candidate) { t.Add(t.checks.Allocated(candidates)) }

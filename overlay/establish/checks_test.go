@@ -29,12 +29,12 @@ func newStation(t *testing.T) *station {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = s.port.Close() })
-	nobody := func(candidates []wire.Candidate) []ice.TURNPair { s.turns++; return nil }
+	nobody := func([]wire.Candidate) []ice.TURNPair { s.turns++; return nil }
 	s.Checks = Checks{
 		Config: func(bool) ice.Config {
 			return ice.Config{Demux: d, Conns: s.port.Conns(), Mapped: func(*socket.Conn) []netip.AddrPort { return nil }}
 		},
-		Pairs: nobody, Allocated: nobody,
+		Pairs: func(bool, []wire.Candidate) []ice.TURNPair { return nobody(nil) }, Allocated: nobody,
 	}
 	return s
 }

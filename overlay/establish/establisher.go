@@ -105,6 +105,10 @@ type Config struct {
 	Usable  func([]wire.Candidate) []wire.Candidate
 	Allowed func(netip.AddrPort) bool
 
+	// Carriers are the far ends of carriers that may lead to a peer, see package carrier;
+	// nil: there are none.
+	Carriers func(p peerid.ID) []netip.AddrPort
+
 	// Chain is this peer's membership.
 	Chain func() []byte
 	// Verify says whether a chain makes a member of a peer now, and remembers it

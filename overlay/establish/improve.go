@@ -2,6 +2,7 @@ package establish
 
 import (
 	"context"
+	"time"
 
 	"github.com/idloc/idloc/internal/pause"
 	"github.com/idloc/idloc/internal/peerid"
@@ -23,13 +24,29 @@ func (c *Establisher) improve(p peerid.ID, pp *pipe.Pipe) {
 			delete(c.improving, p)
 			c.mu.Unlock()
 		}()
-		for wait := table[improveFirst].after; pause.For(c.ctx, wait); wait = min(2*wait, table[improveMax].after) {
+		for wait := table[improveFirst].after; pause.For(c.ctx, wait); wait = c.nextImprove(wait, pp) {
 			if c.cfg.Pipes.Pipe(p) != pp || pp.Err() != nil || !pp.Relayed() {
 				return
 			}
 			c.again(c.ctx, p)
 		}
 	})
+}
+
+// nextImprove is how long to wait for the next attempt.
+func (c *Establisher) nextImprove(wait time.Duration, pp *pipe.Pipe) time.Duration {
+	if pp.Carried() {
+		return table[improveCarried].after
+	}
+	return min(2*wait, table[improveMax].after)
+}
+
+// Uncarry looks for a direct path as long as a pipe, which was direct before, goes over
+// something else. It returns at once.
+func (c *Establisher) Uncarry(pp *pipe.Pipe) {
+	if c.cfg.Policy == AnyPath && pp.Carried() {
+		c.improve(pp.Peer(), pp)
+	}
 }
 
 // again runs a new establishment for direct paths with a peer that has a pipe

@@ -9,6 +9,7 @@ import (
 	"github.com/idloc/idloc/internal/event"
 	"github.com/idloc/idloc/internal/peerid"
 	"github.com/idloc/idloc/internal/pipe"
+	"github.com/idloc/idloc/internal/wire"
 	"github.com/idloc/idloc/overlay/ice"
 	"github.com/idloc/idloc/overlay/offers"
 )
@@ -142,7 +143,7 @@ func (e *establishment) startTURN() {
 		return
 	}
 	s.turning = true
-	candidates := e.c.cfg.Usable(s.remote.Candidates)
+	candidates := append(e.c.cfg.Usable(s.remote.Candidates), e.carriers()...)
 	if s.turnPairs = turns.Pairs(candidates); s.turnPairs {
 		s.waiting++
 		e.alarms.stop(relayStart, relayStartRevived)
@@ -153,10 +154,27 @@ func (e *establishment) startTURN() {
 		start := time.Now()
 		path, err := turns.Check(s.ctx, s.remote, candidates)
 		if err == nil {
-			e.emitPair(path, event.Event{Detail: "through a TURN server", Duration: time.Since(start)})
+			detail := "through a TURN server"
+			if path.Carried() {
+				detail = "over a carrier"
+			}
+			e.emitPair(path, event.Event{Detail: detail, Duration: time.Since(start)})
 		}
 		e.post(relayed{path, true, counted, err})
 	})
+}
+
+// carriers are the far ends of carriers to the peer, as candidates: their pairs are
+// checked like those through TURN servers, because a pipe leaves them too when there is a
+// direct path.
+func (e *establishment) carriers() (out []wire.Candidate) {
+	if e.c.cfg.Carriers == nil || e.hides() {
+		return nil
+	}
+	for _, at := range e.c.cfg.Carriers(e.peer) {
+		out = append(out, wire.Candidate{Type: wire.Relayed, Addr: at})
+	}
+	return out
 }
 
 // askRelays asks members for a channel to the peer.

@@ -28,6 +28,7 @@ const (
 	tellAgain
 	improveFirst
 	improveMax
+	improveCarried
 	timers // how many there are
 )
 
@@ -80,6 +81,8 @@ var table = [timers]row{
 		"what kept the relayed pipe's checks from working may be over"},
 	improveMax: {5 * time.Minute, 0, "a direct path is looked for",
 		"improveFirst doubles up to this: some pairs never have one"},
+	improveCarried: {10 * time.Second, 0, "a direct path is looked for instead of a carrier",
+		"networks that let no UDP out are left: a host moves, a guest logs in; and TCP in TCP is worth leaving"},
 }
 
 // Bounds that are no times.

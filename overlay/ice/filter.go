@@ -3,6 +3,7 @@ package ice
 import (
 	"net/netip"
 
+	"github.com/idloc/idloc/internal/carrier"
 	"github.com/idloc/idloc/internal/socket"
 	"github.com/idloc/idloc/internal/wire"
 )
@@ -50,7 +51,7 @@ func (f Filter) Keep(in []wire.Candidate) []wire.Candidate {
 			break
 		}
 		p := place{c.Addr, c.TCP}
-		if seen[p] || !f.Allowed(c.Addr) {
+		if seen[p] || !f.Allowed(c.Addr) || carrier.Prefix.Contains(c.Addr.Addr()) {
 			continue
 		}
 		seen[p] = true

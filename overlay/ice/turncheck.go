@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/idloc/idloc/internal/carrier"
 	"github.com/idloc/idloc/internal/socket"
 	"github.com/idloc/idloc/internal/wire"
 	"github.com/idloc/idloc/overlay/ice/stun"
@@ -111,11 +112,15 @@ func (t *TURNChecks) Add(pairs []TURNPair) {
 }
 
 // TURNPairs are the pairs that lead through a server: lent addresses with all of
-// the peer's, sockets with those of the peer's that are lent.
+// the peer's, sockets with those of the peer's that are lent; carriers, which the port has
+// a Conn for as well, with those of the peer's that are theirs.
 func TURNPairs[L Allocation](lent []L, conns []*socket.Conn, remote []wire.Candidate) []TURNPair {
 	var out []TURNPair
 	for _, c := range remote {
 		for _, l := range lent {
+			if carrier.Prefix.Contains(c.Addr.Addr()) {
+				break // no server gets there
+			}
 			if l.LocalAddr().Addr().Is4() == c.Addr.Addr().Is4() {
 				out = append(out, TURNPair{l, c.Addr})
 			}

@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -15,7 +16,24 @@ import (
 
 // BestOf are the best n of another peer's addresses, by what they are.
 func BestOf(addrs []ma.Multiaddr, n int) []ma.Multiaddr {
-	return rank(addrs, new(nat.Ranking[ma.Multiaddr])).Best(n)
+	return withCarriers(rank(addrs, new(nat.Ranking[ma.Multiaddr])), addrs, n)
+}
+
+// withCarriers are the best n of a ranking and of the carriers among addrs, for which a
+// quarter of the places is kept, one at least: they lead through networks that none of
+// the others does.
+func withCarriers(r *nat.Ranking[ma.Multiaddr], addrs []ma.Multiaddr, n int) []ma.Multiaddr {
+	var carriers []ma.Multiaddr
+	for _, m := range addrs {
+		if _, ok := p2p.CarrierAddress(m); ok && !slices.ContainsFunc(carriers, m.Equal) {
+			carriers = append(carriers, m)
+		}
+	}
+	keep := min(len(carriers), max(1, n/4, n-r.Len()), n)
+	if n == 1 && r.Len() > 0 {
+		keep = 0
+	}
+	return append(r.Best(n-keep), carriers[:keep]...)
 }
 
 // rank puts another peer's addresses after those that are known to be of use.
@@ -34,13 +52,16 @@ func rank(addrs []ma.Multiaddr, r *nat.Ranking[ma.Multiaddr]) *nat.Ranking[ma.Mu
 // more.
 func (m *Mesh) Addrs(p peer.ID, n int, forOthers bool) []ma.Multiaddr {
 	var r nat.Ranking[ma.Multiaddr]
+	var all []ma.Multiaddr
 	for _, c := range m.host.Network().ConnsToPeer(p) {
 		at := c.RemoteMultiaddr()
+		all = append(all, at)
 		if a, ok := p2p.AddrPort(at); ok {
 			r.Add(a, kindOf(nat.Of(a.Addr()), c.Stat().Direction, forOthers), at)
 		}
 	}
-	return rank(m.host.Peerstore().Addrs(p), &r).Best(n)
+	all = append(all, m.host.Peerstore().Addrs(p)...)
+	return withCarriers(rank(all, &r), all, n)
 }
 
 // kindOf is what an address is worth that a connection goes to.
@@ -67,9 +88,14 @@ func (m *Mesh) Learn(p peer.ID, addrs []ma.Multiaddr) {
 // TokenAddrs are up to four ways into the overlay, as a token has them: those of this
 // peer first, which are given the best first, then those of other servers, one of
 // each; addresses that hardly anybody else has use of only where there is nothing
-// else to fill the places with.
-func (m *Mesh) TokenAddrs(own []netip.AddrPort, lonely func(netip.AddrPort) bool) []string {
+// else to fill the places with. Carriers of this peer have up to half of the places.
+func (m *Mesh) TokenAddrs(own []netip.AddrPort, carriers []ma.Multiaddr, lonely func(netip.AddrPort) bool) []string {
 	var out, last []string
+	carriers = carriers[:min(len(carriers), membership.MaxAddrs/2)]
+	own = own[:min(len(own), membership.MaxAddrs-len(carriers))]
+	for _, c := range carriers {
+		out = append(out, tokenAddr(c, m.host.ID()))
+	}
 	for _, a := range own {
 		if text := tokenAddr(p2p.QUIC(a), m.host.ID()); lonely(a) {
 			last = append(last, text)

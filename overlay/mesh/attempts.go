@@ -197,7 +197,11 @@ func why(t attempt) string {
 	return strings.Join(parts, ", ")
 }
 
+// place is an address as people write it.
 func place(m ma.Multiaddr) string {
+	if a, ok := p2p.CarrierAddress(m); ok {
+		return a.String()
+	}
 	if at, ok := p2p.AddrPort(m); ok {
 		return netip.AddrPortFrom(at.Addr().Unmap(), at.Port()).String()
 	}

@@ -26,7 +26,7 @@ var (
 
 // InterceptAddrDial implements connmgr.ConnectionGater.
 func (g dialGate) InterceptAddrDial(_ peer.ID, m ma.Multiaddr) bool {
-	at, ok := p2p.AddrPort(m)
+	at, ok := p2p.Place(m)
 	return ok && g.Allowed(at)
 }
 

@@ -84,6 +84,8 @@
 //	dialBackEvery    2 min   between two dial-backs that this peer asks for
 //	dialBackTimeout  5 s     a dial-back, for who asks
 //	dialBackLess     1 s     and so much less for each next one: its answer comes in time
+//	carrierAfter     300 ms  head start of UDP before carriers: a round trip, and less than anybody minds
+//	uncarryEvery     10 s    between two attempts by UDP while a carrier is in use
 //	suspectMin       2 s     silence after a question, at least; seven probe timeouts if that is more
 //	suspectTick      100 ms  what silence is counted in: a late tick, on a busy machine, counts once
 //	suspectMax       30 s    a question on a connection that is not silent, as QUIC's idle timeout
@@ -102,6 +104,7 @@
 //	neighbor.go  what is known of one connected peer
 //	hello.go     the hello's layout
 //	keep.go      connections that are not trimmed
+//	carried.go   connections over carriers             package carrier
 //	suspect.go   connections that nobody answers on
 //	protocol.go  one request, one answer, on a stream
 //	stream.go    streams to members

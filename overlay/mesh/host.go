@@ -39,13 +39,16 @@ const (
 // identity. Nothing of libp2p that talks on its own is on: no relay, AutoNAT
 // service, hole punching, mDNS, ping or port mapping, and no collector goes into
 // the process-wide metrics registry.
-func newHost(key ed25519.PrivateKey, port *socket.Port, addrs func([]ma.Multiaddr) []ma.Multiaddr, source func(netip.AddrPort) netip.Addr, gate dialGate, metrics prometheus.Registerer) (host.Host, error) {
+func newHost(key ed25519.PrivateKey, port *socket.Port, addrs func([]ma.Multiaddr) []ma.Multiaddr, source func(netip.AddrPort) netip.Addr, gate dialGate, carriers carrierDialer, metrics prometheus.Registerer) (host.Host, error) {
 	priv, err := crypto.UnmarshalEd25519PrivateKey(key)
 	if err != nil {
 		return nil, fmt.Errorf("identity key: %w", err)
 	}
 	var listen []ma.Multiaddr
 	for _, c := range port.Conns() {
+		listen = append(listen, p2p.QUIC(c.LocalAddr()))
+	}
+	if c := port.Carrier(); c != nil && len(listen) > 0 {
 		listen = append(listen, p2p.QUIC(c.LocalAddr()))
 	}
 	if len(listen) == 0 {
@@ -63,13 +66,16 @@ func newHost(key ed25519.PrivateKey, port *socket.Port, addrs func([]ma.Multiadd
 	if err != nil {
 		return nil, errors.Join(err, conns.Close(), limits.Close())
 	}
-	h, err := assemble(priv, peers, swarmParts{limits: limits, conns: conns, gate: gate, metrics: metrics, addrs: addrs})
+	h, err := assemble(priv, peers, swarmParts{limits: limits, conns: conns, gate: gate, metrics: metrics, addrs: addrs, rank: carriers.rank})
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("libp2p: %w", err), conns.Close(), peers.Close(), limits.Close())
 	}
 	quic, err := quictransport.New(port, priv, limits, source, gate, quictransport.Timeless())
 	if err == nil {
 		err = h.Network().(*swarm.Swarm).AddTransport(quic)
+	}
+	if err == nil && carriers.set != nil {
+		err = h.Network().(*swarm.Swarm).AddTransport(quic.Carried(carriers))
 	}
 	if err == nil {
 		err = h.Network().Listen(listen...)
@@ -88,6 +94,7 @@ type swarmParts struct {
 	gate    dialGate
 	metrics prometheus.Registerer
 	addrs   func([]ma.Multiaddr) []ma.Multiaddr
+	rank    network.DialRanker
 }
 
 // assemble does what libp2p.New would, for a host with one transport: libp2p.New
@@ -110,7 +117,7 @@ func assemble(key crypto.PrivKey, peers peerstore.Peerstore, parts swarmParts) (
 		swarm.WithConnectionGater(parts.gate),
 		swarm.WithDialTimeout(DialTimeout),
 		swarm.WithDialTimeoutLocal(DialTimeout),
-		swarm.WithDialRanker(swarm.NoDelayDialRanker),
+		swarm.WithDialRanker(parts.rank),
 		swarm.WithResourceManager(parts.limits),
 		swarm.WithMetricsTracer(swarm.NewMetricsTracer(swarm.WithRegisterer(parts.metrics))))
 	if err != nil {

@@ -79,7 +79,7 @@ func (k *Known) recallProven() {
 	}
 	for _, p := range k.peers {
 		for _, m := range p2p.Parse(p.Proven) {
-			if at, ok := p2p.AddrPort(m); ok {
+			if at, ok := p2p.Place(m); ok {
 				k.hearsay.Recalled(string(p2p.ID(p.Peer)), at, p.Seen)
 			}
 		}
@@ -95,7 +95,7 @@ func (k *Known) Note(id peerid.ID, addrs []ma.Multiaddr, server bool, by peerid.
 	p := KnownMember{Peer: id, Server: server, Seen: time.Now().UTC().Truncate(time.Second), By: by}
 	for _, a := range addrs[:min(len(addrs), knownMaxAddrs)] { // the caller has ranked them
 		p.Addrs = append(p.Addrs, a.String())
-		if at, ok := p2p.AddrPort(a); ok && by.IsZero() && k.hearsay != nil && k.hearsay.Knows(string(p2p.ID(id)), at) {
+		if at, ok := p2p.Place(a); ok && by.IsZero() && k.hearsay != nil && k.hearsay.Knows(string(p2p.ID(id)), at) {
 			p.Proven = append(p.Proven, a.String())
 		}
 	}

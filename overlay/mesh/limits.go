@@ -12,6 +12,7 @@ import (
 	"github.com/libp2p/go-libp2p/x/rate"
 	ma "github.com/multiformats/go-multiaddr"
 
+	"github.com/idloc/idloc/internal/carrier"
 	"github.com/idloc/idloc/overlay/p2p"
 )
 
@@ -100,10 +101,15 @@ func newLimits() (*limits, error) {
 }
 
 // networks are what an address is counted as: itself, or the networks that one
-// subscriber of IPv6 has, with how many times the allowance of an address.
+// subscriber of IPv6 has, with how many times the allowance of an address. Who has
+// opened a carrier is counted by that: package carrier bounds them by where they are.
 func networks(a netip.Addr) (nets [2]netip.Prefix, times [2]int) {
 	if a = a.Unmap().WithZone(""); a.Is4() {
 		nets[0], _ = a.Prefix(32)
+		return nets, [2]int{1, 0}
+	}
+	if carrier.Prefix.Contains(a) {
+		nets[0], _ = a.Prefix(128)
 		return nets, [2]int{1, 0}
 	}
 	nets[0], _ = a.Prefix(56)
@@ -113,7 +119,7 @@ func networks(a netip.Addr) (nets [2]netip.Prefix, times [2]int) {
 
 // OpenConnection implements network.ResourceManager.
 func (l *limits) OpenConnection(dir network.Direction, usefd bool, endpoint ma.Multiaddr) (network.ConnManagementScope, error) {
-	at, ok := p2p.AddrPort(endpoint)
+	at, ok := p2p.FarEnd(endpoint)
 	if dir != network.DirInbound || !ok {
 		return l.ResourceManager.OpenConnection(dir, usefd, endpoint)
 	}

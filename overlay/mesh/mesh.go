@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/time/rate"
 
+	"github.com/idloc/idloc/internal/carrier"
 	"github.com/idloc/idloc/internal/peerid"
 	"github.com/idloc/idloc/internal/socket"
 	"github.com/idloc/idloc/overlay/hearsay"
@@ -38,6 +39,10 @@ type Config struct {
 	// Advertise chooses what libp2p tells of this peer's addresses, so that it ends
 	// up in routing tables.
 	Advertise func(listening []netip.AddrPort) []netip.AddrPort
+	// Carriers lead to members where UDP does not; nil: there are none. UDPSilent says
+	// whether nothing comes back over UDP here: then they need not wait for it.
+	Carriers  *carrier.Set
+	UDPSilent func() bool
 	// Pipes are this peer's pipes: their addresses are tried too, and their sockets
 	// dialled from.
 	Pipes Pipes
@@ -116,7 +121,7 @@ type Mesh struct {
 // New makes a Mesh that listens, and says nothing before Start.
 func New(cfg Config) (*Mesh, error) {
 	metrics := prometheus.NewRegistry()
-	h, err := newHost(cfg.Key, cfg.Port, advertised(cfg.Advertise), cfg.Pipes.Source, dialGate{cfg.Hearsay}, metrics)
+	h, err := newHost(cfg.Key, cfg.Port, advertised(cfg.Advertise), cfg.Pipes.Source, dialGate{cfg.Hearsay}, carrierDialer{cfg.Carriers, cfg.UDPSilent}, metrics)
 	if err != nil {
 		return nil, err
 	}

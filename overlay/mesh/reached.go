@@ -22,6 +22,9 @@ type Reach struct {
 func (r *Reach) note(c network.Conn) {
 	from, _ := p2p.AddrPort(c.RemoteMultiaddr())
 	local, _ := p2p.AddrPort(c.LocalMultiaddr())
+	if !from.IsValid() {
+		return // by a carrier, which does not tell whether UDP gets here
+	}
 	if r.From.IsValid() && nat.Inside(from.Addr()) && !nat.Inside(r.From.Addr()) {
 		return
 	}

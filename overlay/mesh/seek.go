@@ -110,8 +110,8 @@ func unanswered(peers []peer.AddrInfo) string {
 	var at []string
 	for _, ai := range peers {
 		for _, a := range ai.Addrs {
-			if ap, ok := p2p.AddrPort(a); ok && !slices.Contains(at, ap.String()) {
-				at = append(at, ap.String())
+			if text := place(a); !slices.Contains(at, text) {
+				at = append(at, text)
 			}
 		}
 	}
@@ -284,7 +284,7 @@ func awaitTurn(ctx context.Context, dialled []peer.AddrInfo, heard func(peer.Add
 // isHeard says whether a packet of QUIC has just come from where a member is.
 func (m *Mesh) isHeard(ai peer.AddrInfo) bool {
 	return slices.ContainsFunc(ai.Addrs, func(a ma.Multiaddr) bool {
-		at, ok := p2p.AddrPort(a)
+		at, ok := p2p.Place(a)
 		return ok && m.cfg.Port.HeardQUIC(at, heardFor)
 	})
 }

@@ -20,6 +20,7 @@ type PeerInfo struct {
 	Peer   peerid.ID      `json:"peer"`
 	Label  string         `json:"label,omitempty"`
 	Remote netip.AddrPort `json:"remote,omitzero"`
+	FarEnd netip.AddrPort `json:"-"`      // Remote, or that of the carrier that leads there
 	Server bool           `json:"server"` // keeps a part of the database
 	RTT    time.Duration  `json:"rtt"`    // of the connection, smoothed; 0 is not measured
 }
@@ -29,11 +30,12 @@ func (m *Mesh) Peers() []PeerInfo {
 	var out []PeerInfo
 	for _, n := range m.Members() {
 		remote, _ := p2p.AddrPort(n.Remote)
+		far, _ := p2p.FarEnd(n.Remote)
 		label := n.Member.Label
 		if label == membership.AnyLabel {
 			label = ""
 		}
-		out = append(out, PeerInfo{Peer: n.ID, Label: label, Remote: remote, Server: n.Server, RTT: m.RTT(n.Peer)})
+		out = append(out, PeerInfo{Peer: n.ID, Label: label, Remote: remote, FarEnd: far, Server: n.Server, RTT: m.RTT(n.Peer)})
 	}
 	slices.SortFunc(out, func(a, b PeerInfo) int { return a.Peer.Compare(b.Peer) })
 	return out

@@ -85,7 +85,7 @@ func TestTokenAddrs(t *testing.T) {
 	lonely := func(at netip.AddrPort) bool { return at == own[0] }
 	ending := "/p2p/" + a.id.String()
 	want := []string{p2p.QUIC(own[1]).String() + ending, p2p.QUIC(own[2]).String() + ending, p2p.QUIC(own[0]).String() + ending}
-	if got := a.TokenAddrs(own, lonely); !slices.Equal(got, want) {
+	if got := a.TokenAddrs(own, nil, lonely); !slices.Equal(got, want) {
 		t.Errorf("alone: %v", got)
 	}
 	client, server := f.launch(), f.launch()
@@ -94,7 +94,7 @@ func TestTokenAddrs(t *testing.T) {
 	a.MarkServer(server.peer())
 	theirs := server.Host().Addrs()[0].String() + "/p2p/" + server.id.String()
 	want = []string{want[0], want[1], theirs, want[2]}
-	if got := a.TokenAddrs(own, lonely); !slices.Equal(got, want) {
+	if got := a.TokenAddrs(own, nil, lonely); !slices.Equal(got, want) {
 		t.Errorf("with a server: %v, want %v", got, want)
 	}
 	for range membership.MaxAddrs {
@@ -102,17 +102,17 @@ func TestTokenAddrs(t *testing.T) {
 		a.meet(b)
 		a.MarkServer(b.peer())
 	}
-	if got := a.TokenAddrs(own, lonely); len(got) != membership.MaxAddrs || !slices.Equal(got[:2], want[:2]) || slices.Contains(got, want[3]) {
+	if got := a.TokenAddrs(own, nil, lonely); len(got) != membership.MaxAddrs || !slices.Equal(got[:2], want[:2]) || slices.Contains(got, want[3]) {
 		t.Errorf("with many servers: %v", got)
 	}
 	many := slices.Repeat(own[1:], 3)
-	if got := a.TokenAddrs(many, lonely); len(got) != membership.MaxAddrs {
+	if got := a.TokenAddrs(many, nil, lonely); len(got) != membership.MaxAddrs {
 		t.Errorf("with many addresses of its own: %v", got)
 	}
-	if got := a.TokenAddrs(nil, lonely); len(got) != membership.MaxAddrs || !strings.Contains(got[0], "/p2p/") {
+	if got := a.TokenAddrs(nil, nil, lonely); len(got) != membership.MaxAddrs || !strings.Contains(got[0], "/p2p/") {
 		t.Errorf("without one: %v", got)
 	}
-	tok, err := f.root.Issuer().Invite(membership.InviteOptions{Label: membership.AnyLabel, Addrs: a.TokenAddrs(own, lonely)}, time.Now())
+	tok, err := f.root.Issuer().Invite(membership.InviteOptions{Label: membership.AnyLabel, Addrs: a.TokenAddrs(own, nil, lonely)}, time.Now())
 	if err != nil || len(tok.Addrs()) != membership.MaxAddrs {
 		t.Errorf("a token of them: %v", err)
 	}

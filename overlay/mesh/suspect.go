@@ -185,7 +185,7 @@ func (l *quicLink) probeTimeout() time.Duration {
 }
 
 func (l *quicLink) close() {
-	at, ok := p2p.AddrPort(l.c.RemoteMultiaddr())
+	at, ok := p2p.FarEnd(l.c.RemoteMultiaddr())
 	if l.q == nil && ok && l.port.HeardQUIC(at, suspectMin) {
 		return // something has come from there at least
 	}

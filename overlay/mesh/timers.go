@@ -91,6 +91,12 @@ const (
 	dialBackTimeout = 5 * time.Second
 	dialBackLess    = time.Second
 
+	// carrierAfter is the head start of a member's UDP addresses before its carriers:
+	// RFC 8305 §5 has 250 ms for the better address family, and a carrier costs both ends more.
+	carrierAfter = 300 * time.Millisecond
+	// uncarryEvery is how often UDP is tried to whom a carrier leads.
+	uncarryEvery = 10 * time.Second
+
 	// suspectMin is the least silence, after a question, by which a connection is
 	// taken for dead, and suspectTick what silence is counted in: a tick that comes
 	// late, on a machine that is busy, counts once. The time is more where round

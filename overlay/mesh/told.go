@@ -22,7 +22,7 @@ func (m *Mesh) Told(by peer.ID, addrs []ma.Multiaddr) []ma.Multiaddr {
 func told(gate *hearsay.Gate, by string, addrs []ma.Multiaddr) []ma.Multiaddr {
 	kept := make([]ma.Multiaddr, 0, len(addrs))
 	for _, m := range addrs {
-		if at, ok := p2p.AddrPort(m); ok && gate.Told(by, at) {
+		if at, ok := p2p.Place(m); ok && gate.Told(by, at) {
 			kept = append(kept, m)
 		}
 	}
@@ -34,7 +34,7 @@ func told(gate *hearsay.Gate, by string, addrs []ma.Multiaddr) []ma.Multiaddr {
 func (m *Mesh) Given(peers []peer.AddrInfo) []peer.AddrInfo {
 	for _, ai := range peers {
 		for _, a := range ai.Addrs {
-			if at, ok := p2p.AddrPort(a); ok {
+			if at, ok := p2p.Place(a); ok {
 				m.cfg.Hearsay.Given(at)
 			}
 		}

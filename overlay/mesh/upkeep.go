@@ -26,6 +26,9 @@ func (m *Mesh) Wake() {
 // Run is the mesh's housekeeping. It returns after Leave.
 func (m *Mesh) Run() {
 	m.Go(m.saveArrivals)
+	if m.cfg.Carriers != nil {
+		m.Go(m.uncarry)
+	}
 	t := time.NewTimer(UpkeepEvery)
 	defer t.Stop()
 	var pulsed, asked, noted time.Time

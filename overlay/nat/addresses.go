@@ -27,6 +27,9 @@ type Config struct {
 	TURN AllocationsConfig
 	// Arrivals tells who has come in; nil: nobody.
 	Arrivals func() Arrivals
+	// Forwarded are addresses of the outside from which the user has had the port
+	// forwarded to this host.
+	Forwarded []netip.AddrPort
 	// Seen is called when a server has seen a socket at an address that is new,
 	// Changed when a router or a TURN server gives an address or takes it back;
 	// both required.
@@ -111,12 +114,18 @@ func (a *Addresses) AllocatedAddrs() []netip.AddrPort {
 }
 
 // Outer returns the addresses at which c is reached from outside: the one that
-// the router was asked for, and those that servers have seen.
+// the router was asked for, those that servers have seen, and those that the user has
+// had forwarded.
 func (a *Addresses) Outer(c *socket.Conn) []netip.AddrPort {
 	out := a.mapped.Of(c)
 	if a.router != nil {
 		if at, ok := a.router.Of(c); ok && !slices.Contains(out, at) {
 			out = append([]netip.AddrPort{at}, out...)
+		}
+	}
+	for _, at := range a.cfg.Forwarded {
+		if local := c.LocalAddr().Addr(); local.Is4() == at.Addr().Is4() && local.IsLoopback() == at.Addr().IsLoopback() && !slices.Contains(out, at) && at != c.LocalAddr() {
+			out = append(out, at)
 		}
 	}
 	return out

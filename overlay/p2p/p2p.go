@@ -12,6 +12,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
 
+	"github.com/idloc/idloc/internal/carrier"
 	"github.com/idloc/idloc/internal/peerid"
 )
 
@@ -60,8 +61,16 @@ func QUICs(at []netip.AddrPort) []ma.Multiaddr {
 }
 
 // AddrPort reads the IP address and UDP port that m begins with; false if it
-// begins with anything else.
+// begins with anything else. The far end of a carrier is no such address.
 func AddrPort(m ma.Multiaddr) (netip.AddrPort, bool) {
+	at, ok := udpAddr(m)
+	if ok && carrier.Prefix.Contains(at.Addr()) {
+		return netip.AddrPort{}, false
+	}
+	return at, ok
+}
+
+func udpAddr(m ma.Multiaddr) (netip.AddrPort, bool) {
 	var ip netip.Addr
 	var ok bool
 	var out netip.AddrPort

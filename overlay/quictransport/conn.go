@@ -17,6 +17,7 @@ import (
 // goroutines.
 type conn struct {
 	t             *Transport
+	over          *Carried // nil: it goes over UDP, or came in
 	qc            *quic.Conn
 	scope         network.ConnManagementScope
 	peer          peer.ID
@@ -73,8 +74,13 @@ func (c *conn) RemotePeer() peer.ID            { return c.peer }
 func (c *conn) RemotePublicKey() crypto.PubKey { return c.key }
 func (c *conn) LocalMultiaddr() ma.Multiaddr   { return c.local }
 func (c *conn) RemoteMultiaddr() ma.Multiaddr  { return c.remote }
-func (c *conn) Transport() transport.Transport { return c.t }
-func (c *conn) Scope() network.ConnScope       { return c.scope }
+func (c *conn) Transport() transport.Transport {
+	if c.over != nil {
+		return c.over
+	}
+	return c.t
+}
+func (c *conn) Scope() network.ConnScope { return c.scope }
 func (c *conn) ConnState() network.ConnectionState {
 	return network.ConnectionState{Transport: "quic-v1"}
 }

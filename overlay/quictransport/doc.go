@@ -24,5 +24,6 @@
 //	listener.go   what comes in
 //	gated.go      what leaves for addresses that are being dialled
 //	timeless.go   certificates without a date
+//	carried.go    dialling over carriers
 //	conn.go       connections and streams as libp2p sees them
 package quictransport

@@ -109,7 +109,7 @@ func (l *listener) take(qc *quic.Conn) (*conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	c, err := l.t.adopt(e, qc, p, key, remote, scope)
+	c, err := l.t.adopt(e, qc, p, key, remote, scope, nil)
 	if err != nil {
 		l.t.release(e)
 	}

@@ -191,6 +191,11 @@ func (t *Transport) Dial(ctx context.Context, raddr ma.Multiaddr, p peer.ID) (tr
 	if !ok {
 		return nil, fmt.Errorf("quictransport: not an address for QUIC: %v", raddr)
 	}
+	return t.dialTo(ctx, remote, raddr, p, nil)
+}
+
+// dialTo dials a peer at a place of the port, over a carrier if that is not nil.
+func (t *Transport) dialTo(ctx context.Context, remote netip.AddrPort, raddr ma.Multiaddr, p peer.ID, over *Carried) (transport.CapableConn, error) {
 	from := t.socketFor(remote)
 	if from == nil {
 		return nil, fmt.Errorf("quictransport: %v: %w", remote, t.port.NoSource(remote.Addr()))
@@ -208,7 +213,7 @@ func (t *Transport) Dial(ctx context.Context, raddr ma.Multiaddr, p peer.ID) (tr
 		scope.Done()
 		return nil, err
 	}
-	c, err := t.dial(ctx, e, remote, raddr, p, scope)
+	c, err := t.dial(ctx, e, remote, raddr, p, scope, over)
 	if err != nil {
 		t.release(e)
 		scope.Done()
@@ -217,7 +222,7 @@ func (t *Transport) Dial(ctx context.Context, raddr ma.Multiaddr, p peer.ID) (tr
 	return c, nil
 }
 
-func (t *Transport) dial(ctx context.Context, e *endpoint, remote netip.AddrPort, raddr ma.Multiaddr, p peer.ID, scope network.ConnManagementScope) (*conn, error) {
+func (t *Transport) dial(ctx context.Context, e *endpoint, remote netip.AddrPort, raddr ma.Multiaddr, p peer.ID, scope network.ConnManagementScope, over *Carried) (*conn, error) {
 	tlsConf, keys := t.identity.ConfigForPeer(p)
 	conf := config.Clone()
 	conf.AllowConnectionWindowIncrease = t.allowWindow
@@ -227,6 +232,11 @@ func (t *Transport) dial(ctx context.Context, e *endpoint, remote netip.AddrPort
 		}
 		defer e.gated.end(e.gated.begin(p, remote), remote)
 	}
+	if over != nil {
+		if err := over.carriers.Connect(ctx, raddr); err != nil {
+			return nil, err
+		}
+	}
 	qc, err := e.quic.Dial(ctx, net.UDPAddrFromAddrPort(remote), tlsConf, conf)
 	if err != nil {
 		return nil, err
@@ -235,7 +245,7 @@ func (t *Transport) dial(ctx context.Context, e *endpoint, remote netip.AddrPort
 	case key := <-keys:
 		if key != nil {
 			t.answered(p, remote)
-			return t.adopt(e, qc, p, key, raddr, scope)
+			return t.adopt(e, qc, p, key, raddr, scope, over)
 		}
 	default:
 	}
@@ -265,13 +275,13 @@ func (t *Transport) socketFor(remote netip.AddrPort) *socket.Conn {
 }
 
 // adopt makes a libp2p connection of qc, which holds e until it ends.
-func (t *Transport) adopt(e *endpoint, qc *quic.Conn, p peer.ID, key crypto.PubKey, remote ma.Multiaddr, scope network.ConnManagementScope) (*conn, error) {
+func (t *Transport) adopt(e *endpoint, qc *quic.Conn, p peer.ID, key crypto.PubKey, remote ma.Multiaddr, scope network.ConnManagementScope, over *Carried) (*conn, error) {
 	local, err := quicreuse.ToQuicMultiaddr(net.UDPAddrFromAddrPort(e.local), quic.Version1)
 	if err != nil {
 		_ = qc.CloseWithError(1, "")
 		return nil, err
 	}
-	c := &conn{t: t, qc: qc, scope: scope, peer: p, key: key, local: local, remote: remote}
+	c := &conn{t: t, over: over, qc: qc, scope: scope, peer: p, key: key, local: local, remote: remote}
 	t.mu.Lock()
 	t.conns[qc] = c
 	t.mu.Unlock()

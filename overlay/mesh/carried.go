@@ -1,0 +1,159 @@
+package mesh
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	ma "github.com/multiformats/go-multiaddr"
+
+	"github.com/idloc/idloc/internal/carrier"
+	"github.com/idloc/idloc/internal/pause"
+	"github.com/idloc/idloc/internal/peerid"
+	"github.com/idloc/idloc/overlay/p2p"
+	"github.com/idloc/idloc/overlay/quictransport"
+)
+
+// Carriers (package carrier) are for networks that let no UDP out: a dial tries a
+// member's UDP addresses first, and its carriers carrierAfter later, or at once where
+// nothing comes back over UDP or there is no UDP address. Whoever has dialled one goes
+// on trying UDP (uncarry), and lets the carrier go when that works.
+
+// carriersMax bounds the carriers that are tried to one member.
+const carriersMax = 4
+
+// carrierDialer is a carrier.Set as libp2p's transport wants it.
+type carrierDialer struct {
+	set    *carrier.Set // nil: there are no carriers
+	silent func() bool
+}
+
+var _ quictransport.Carriers = carrierDialer{}
+
+// At implements quictransport.Carriers.
+func (d carrierDialer) At(m ma.Multiaddr) (netip.AddrPort, bool) {
+	a, ok := p2p.CarrierAddress(m)
+	return a.Remote(), ok
+}
+
+// Connect implements quictransport.Carriers.
+func (d carrierDialer) Connect(ctx context.Context, m ma.Multiaddr) error {
+	a, ok := p2p.CarrierAddress(m)
+	if !ok {
+		return errors.New("not the address of a carrier")
+	}
+	return d.set.Connect(ctx, a)
+}
+
+// rank says which addresses of a peer are dialled when.
+func (d carrierDialer) rank(addrs []ma.Multiaddr) []network.AddrDelay {
+	out := make([]network.AddrDelay, 0, len(addrs))
+	var carried []ma.Multiaddr
+	for _, m := range addrs {
+		if p2p.Carried(m) {
+			carried = append(carried, m)
+		} else {
+			out = append(out, network.AddrDelay{Addr: m})
+		}
+	}
+	after := carrierAfter
+	if len(out) == 0 || d.silent != nil && d.silent() {
+		after = 0
+	}
+	for _, m := range carried {
+		out = append(out, network.AddrDelay{Addr: m, Delay: after})
+	}
+	return out
+}
+
+// Carriers are the far ends of carriers that lead to a member: those that it has opened
+// to this peer, and those that it or others say it serves.
+func (m *Mesh) Carriers(id peerid.ID) []netip.AddrPort {
+	if m.cfg.Carriers == nil {
+		return nil
+	}
+	p := p2p.ID(id)
+	var out []netip.AddrPort
+	for _, c := range m.host.Network().ConnsToPeer(p) {
+		if at, ok := p2p.FarEnd(c.RemoteMultiaddr()); ok && carrier.Prefix.Contains(at.Addr()) {
+			out = append(out, at)
+		}
+	}
+	addrs := m.host.Peerstore().Addrs(p)
+	if len(addrs) == 0 {
+		addrs = m.known.Addrs(id)
+	}
+	for _, a := range addrs {
+		if a, ok := p2p.CarrierAddress(a); ok && len(out) < carriersMax {
+			m.cfg.Carriers.Know(a)
+			out = append(out, a.Remote())
+		}
+	}
+	return out
+}
+
+// CarriedMembers are how many members this peer is connected to by carriers only, and
+// by which it has opened.
+func (m *Mesh) CarriedMembers() (n int, by []string) {
+	for _, nb := range m.Members() {
+		if !m.carriedOnly(nb.Peer) {
+			continue
+		}
+		n++
+		if a, ok := p2p.CarrierAddress(nb.Remote); ok {
+			by = append(by, a.String())
+		}
+	}
+	return n, by
+}
+
+// carriedOnly says whether a member is connected, and by carriers only.
+func (m *Mesh) carriedOnly(p peer.ID) bool {
+	conns := m.host.Network().ConnsToPeer(p)
+	for _, c := range conns {
+		if !p2p.Carried(c.RemoteMultiaddr()) {
+			return false
+		}
+	}
+	return len(conns) > 0
+}
+
+// uncarry tries, until the mesh ends, to reach by UDP whom this peer has reached by a
+// carrier, and closes what went over carriers when that has gone well for a while.
+func (m *Mesh) uncarry() {
+	for pause.For(m.ctx, uncarryEvery) {
+		for _, n := range m.Members() {
+			var carried []network.Conn
+			for _, c := range m.host.Network().ConnsToPeer(n.Peer) {
+				if p2p.Carried(c.RemoteMultiaddr()) && c.Stat().Direction == network.DirOutbound {
+					carried = append(carried, c)
+				}
+			}
+			if len(carried) == 0 {
+				continue
+			}
+			if m.carriedOnly(n.Peer) {
+				m.tryUDP(n.Peer)
+				continue
+			}
+			for _, c := range carried {
+				if time.Since(c.Stat().Opened) > uncarryEvery {
+					_ = c.Close() // the one by UDP has stood for a round
+				}
+			}
+		}
+	}
+}
+
+// tryUDP makes a connection by UDP beside one by a carrier, if it can.
+func (m *Mesh) tryUDP(p peer.ID) {
+	ctx, cancel := context.WithTimeout(network.WithForceDirectDial(m.ctx, "it is reached by a carrier only"), DialTimeout)
+	defer cancel()
+	m.ClearBackoff([]peer.AddrInfo{{ID: p}})
+	if _, err := m.host.Network().DialPeer(ctx, p); err != nil {
+		m.cfg.Log.Debug("still not reached by UDP", "peer", p, "err", err)
+	}
+}
