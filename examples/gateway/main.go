@@ -66,6 +66,8 @@ type options struct {
 	outside, verbose             bool
 	tun, lsis                    string
 	allow                        list
+	carrier                      string
+	reached                      list
 
 	// Of invite.
 	expires         time.Duration

@@ -65,49 +65,71 @@ const maxAge = 5 * time.Minute
 
 func gather(s idloc.Status, now time.Time) evidence {
 	e := evidence{SelfStatus: s.Self, now: now, udp: s.Self.UDP, names: map[netip.AddrPort]string{}, path: map[string]pathOfPeer{}, near: true}
-	answers := func(a netip.AddrPort) { e.near = e.near && (!a.IsValid() || inside(a.Addr())) }
 	for _, p := range s.Peers {
-		if !p.Contact.Addr.IsValid() && !p.Connected {
-			continue
+		if p.Contact.Addr.IsValid() || p.Contact.Carrier != "" || p.Connected {
+			e.addPeer(p)
 		}
-		e.peers = append(e.peers, p)
-		e.names[p.Contact.Addr] = orID(p.Peer)
-		answers(p.Contact.Addr)
-		for _, a := range p.Paths {
-			if p.Connected && a.Active {
-				e.path[orID(p.Peer)] = pathOfPeer{a, cmp.Or(a.MTU, p.MTU)}
-				answers(a.Remote)
-			}
-		}
-	}
-	if len(e.peers) > 0 {
-		e.udp = "works"
 	}
 	for _, p := range s.Self.Probes {
-		switch {
-		case p.Heard && now.Sub(p.At) < maxAge:
-			answers(p.Addr)
-			e.heard = append(e.heard, p.Addr)
-			if p.Seen.IsValid() {
-				e.seen = append(e.seen, p)
-			}
-		case p.Heard || e.names[p.Addr] != "" || slices.Contains(e.silent, p.Addr):
-		case p.Error == "":
-			e.silent = append(e.silent, p.Addr)
-		default:
-			e.unsent = append(e.unsent, p)
-		}
+		e.addProbe(p)
 	}
 	return e
+}
+
+// answers notes that somebody answers at an address.
+func (e *evidence) answers(a netip.AddrPort) { e.near = e.near && (!a.IsValid() || inside(a.Addr())) }
+
+// addPeer takes a peer that answers.
+func (e *evidence) addPeer(p idloc.PeerStatus) {
+	e.peers = append(e.peers, p)
+	e.names[p.Contact.Addr] = orID(p.Peer)
+	e.answers(p.Contact.Addr)
+	carried := false
+	for _, a := range p.Paths {
+		if !p.Connected || !a.Active {
+			continue
+		}
+		e.path[orID(p.Peer)] = pathOfPeer{a, cmp.Or(a.MTU, p.MTU)}
+		if a.Carrier != "" {
+			carried = true
+			continue
+		}
+		e.answers(a.Remote)
+	}
+	if p.Contact.Addr.IsValid() || p.Connected && !carried {
+		e.udp = "works"
+	}
+}
+
+// addProbe takes what came of sending to one address; the peers were taken before.
+func (e *evidence) addProbe(p idloc.ProbeStatus) {
+	switch {
+	case p.Heard && e.now.Sub(p.At) < maxAge:
+		e.answers(p.Addr)
+		e.heard = append(e.heard, p.Addr)
+		if p.Seen.IsValid() {
+			e.seen = append(e.seen, p)
+		}
+	case p.Heard || e.names[p.Addr] != "" || slices.Contains(e.silent, p.Addr):
+	case p.Error == "":
+		e.silent = append(e.silent, p.Addr)
+	default:
+		e.unsent = append(e.unsent, p)
+	}
 }
 
 // report says what a node has found out about its network, and how.
 func report(s idloc.Status, now time.Time) netReport {
 	e := gather(s, now)
 	nat, works := e.nat(), e.works()
+	findings := []finding{e.overUDP()}
+	if len(e.CarriedBy) > 0 {
+		findings = append(findings, finding{What: "carriers", Result: "in use, because UDP does not work: " + strings.Join(e.CarriedBy, ", "),
+			How: fmt.Sprintf("%d of %d members are connected over TCP only; UDP is tried again every few seconds", e.Carried, e.Members)})
+	}
 	return netReport{
 		Local: s.Self.Addrs, Mapped: s.Self.Mapped, Members: s.Self.Members, NAT: nat.Result, Works: works.Result,
-		Findings: []finding{e.overUDP(), nat, e.reachable(), e.mapping(), e.mtu(), e.clock(), e.members(), works},
+		Findings: append(findings, nat, e.reachable(), e.mapping(), e.mtu(), e.clock(), e.members(), works),
 	}
 }
 
@@ -241,7 +263,7 @@ func (e evidence) mtu() finding {
 	var all []string
 	for _, p := range e.peers {
 		name := orID(p.Peer)
-		if a, ok := e.path[name]; ok && a.mtu > 0 {
+		if a, ok := e.path[name]; ok && a.mtu > 0 && a.Carrier == "" {
 			head := 28 // IPv4 and UDP
 			if a.Remote.Addr().Is6() {
 				head = 48
@@ -320,8 +342,10 @@ func (e evidence) works() finding {
 	f := finding{What: "what will work"}
 	ported := e.Ported.Addr.IsValid() && !inside(e.Ported.Addr.Addr())
 	switch {
+	case e.silenced() && e.Carried > 0:
+		f.Result = "pipes over TCP through members that serve carriers, while UDP does not get through"
 	case e.silenced():
-		f.Result = "nothing, while UDP does not get through: members reach each other by nothing else"
+		f.Result = "nothing, while UDP does not get through, and no member is reached that serves carriers"
 	case len(e.peers) == 0 && e.clockWrong():
 		f.Result = "nothing before the clocks agree: what one makes is over, or not begun, for the other"
 	case len(e.peers) == 0 && e.udp == "works":

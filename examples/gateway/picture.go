@@ -87,6 +87,9 @@ func picture(out io.Writer, s gatewayStatus, now time.Time) {
 // way says how a peer is reached: a sign of two characters, and words.
 func way(s idloc.Status, p *idloc.PeerStatus) (sign, words string) {
 	if !p.Connected {
+		if p.Contact.Carrier != "" {
+			return "──", "connected, no pipe; over TCP, " + p.Contact.Carrier + rtt(p.Contact.RTT)
+		}
 		if p.Contact.Addr.IsValid() {
 			return "──", "connected, no pipe; at " + p.Contact.Addr.String() + rtt(p.Contact.RTT)
 		}
@@ -103,6 +106,8 @@ func way(s idloc.Status, p *idloc.PeerStatus) (sign, words string) {
 			sign, words = "┅┅", "relayed by "+nameOf(s, path.Via)
 		case "turn":
 			sign, words = "┅┅", "through a TURN server"
+		case "tcp":
+			sign, words = "┅┅", "over TCP, "+path.Carrier
 		}
 	}
 	return sign, words + rtt(p.RTT) + fmt.Sprintf("  ↑ %s  ↓ %s", size(p.BytesSent), size(p.BytesReceived))
