@@ -148,8 +148,9 @@
 // one PING: a receiver whose NAT has forgotten it is found again by that.
 //
 // Sizes: 1200 bytes of UDP payload are assumed, then 1280, 1352, 1392, 1420,
-// 1452, 1472 (on loopback also 8972, 16332, 65472) are probed in turn, up to the MTU
-// the peer named (RFC 8899): MTU_PROBE padded to the size, 3 tries. While
+// 1452, 1472 are probed in turn, and where the interface takes more 8848, 8972,
+// 16332, 65472 and what fills its frames, up to the MTU the peer named
+// (RFC 8899): MTU_PROBE padded to the size, 3 tries. While
 // datagrams above 1200 are sent the size is probed again every 2.5 s, and at
 // once when a peer that was looked for answers; if that fails the path falls
 // back to 1200 and searches anew.

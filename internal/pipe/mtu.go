@@ -19,9 +19,11 @@ const (
 )
 
 // mtuSteps are the UDP payloads that are tried: base, common tunnel and
-// access links, Ethernet over IPv6 and IPv4; then what only a loopback
-// interface takes, the last of them a whole super packet of TCP.
-var mtuSteps = [...]int{1200, 1280, 1352, 1392, 1420, 1452, 1472, 8972, 16332, 65472}
+// access links, Ethernet over IPv6 and IPv4; jumbo frames of clouds that have 8896
+// bytes and of 9000; then what only a loopback interface takes, the last of them a
+// whole super packet of TCP. What lies beyond Ethernet is tried where the interface
+// takes it, and after these what exactly fills its own frames.
+var mtuSteps = [...]int{1200, 1280, 1352, 1392, 1420, 1452, 1472, 8848, 8972, 16332, 65472}
 
 const ethernetSteps = 7
 
@@ -49,9 +51,23 @@ func baseMTU(s Sender) int {
 	return wire.BaseMTU
 }
 
-// limit is the largest size worth trying on t.
+// UDP over IP without options.
+const (
+	headers4 = 20 + 8
+	headers6 = 40 + 8
+)
+
+// mtuLimit is the largest size worth trying on t: what an Ethernet frame takes, or
+// what the interface does that a Sender sends from, if its method LinkMTU knows more.
 func (p *Pipe) mtuLimit(t *path) int {
 	limit := mtuSteps[ethernetSteps-1]
+	if l, ok := t.Local.(interface{ LinkMTU() int }); ok {
+		headers := headers4
+		if t.Remote.Addr().Unmap().Is6() {
+			headers = headers6
+		}
+		limit = max(limit, min(l.LinkMTU()-headers, mtuSteps[len(mtuSteps)-1]))
+	}
 	if t.Local.LocalAddr().Addr().IsLoopback() {
 		limit = mtuSteps[len(mtuSteps)-1]
 	}
@@ -79,17 +95,12 @@ func (p *Pipe) searchMTU(now int64) (next int64) {
 			}
 			return s.try.at
 		default:
-			limit := p.mtuLimit(t)
-			for _, step := range mtuSteps {
-				if step > int(t.mtu.Load()) && step <= limit {
-					*s = search{size: step, id: randomUint64(), try: retry{at: now}, checked: s.checked}
-					break
-				}
-			}
-			if s.size == 0 {
+			size := nextSize(int(t.mtu.Load()), p.mtuLimit(t))
+			if size == 0 {
 				s.try = retry{at: now + searchAgain}
 				return s.try.at
 			}
+			*s = search{size: size, id: randomUint64(), try: retry{at: now}, checked: s.checked}
 		}
 	}
 	if now < s.try.at {
@@ -107,6 +118,19 @@ func (p *Pipe) searchMTU(now int64) (next int64) {
 	s.try.at = now + max(probeWait, 2*p.rtt())
 	s.try.tries++
 	return s.try.at
+}
+
+// nextSize is what is tried after size, 0 if nothing is.
+func nextSize(size, limit int) int {
+	for _, step := range mtuSteps {
+		if step > size && step <= limit {
+			return step
+		}
+	}
+	if limit > size && limit > mtuSteps[ethernetSteps-1] {
+		return limit
+	}
+	return 0
 }
 
 // probeAcked takes the size of an acknowledged probe into use. The caller

@@ -41,6 +41,7 @@ type sender struct {
 	n    *network
 	addr netip.AddrPort
 	mtu  int            // larger datagrams are refused with EMSGSIZE; 0: none are
+	link int            // what the interface takes, with headers; 0: unknown
 	tap  func(b []byte) // takes batches of data instead of the network
 	e    *Endpoint
 }
@@ -54,6 +55,8 @@ func (n *network) sender(addr string, e *Endpoint) *sender {
 }
 
 func (s *sender) LocalAddr() netip.AddrPort { return s.addr }
+
+func (s *sender) LinkMTU() int { return s.link }
 
 func (s *sender) WriteBatch(b []byte, seg int, to netip.AddrPort) error {
 	if s.mtu > 0 && seg > s.mtu {
@@ -256,7 +259,13 @@ const testPwd = "0123456789abcdefghijklmnopqrst+/"
 // sessions runs offer and answer out of band and returns both sessions.
 func sessions(t testing.TB, a, b *host) (sa, sb *Session) {
 	t.Helper()
-	offer, err := a.NewOffer(b.id, Local{MTU: 1472})
+	return sessionsOf(t, a, b, 1472)
+}
+
+// sessionsOf is sessions of ends that take datagrams of mtu bytes.
+func sessionsOf(t testing.TB, a, b *host, mtu uint16) (sa, sb *Session) {
+	t.Helper()
+	offer, err := a.NewOffer(b.id, Local{MTU: mtu})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -264,7 +273,7 @@ func sessions(t testing.TB, a, b *host) (sa, sb *Session) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	answer, sb, err := in.Accept(Local{Ufrag: wire.Ufrag(testPwd), Pwd: testPwd, MTU: 1472})
+	answer, sb, err := in.Accept(Local{Ufrag: wire.Ufrag(testPwd), Pwd: testPwd, MTU: mtu})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -279,6 +288,12 @@ func sessions(t testing.TB, a, b *host) (sa, sb *Session) {
 func connect(t testing.TB, a, b *host) (pa, pb *Pipe) {
 	t.Helper()
 	sa, sb := sessions(t, a, b)
+	return up(t, a, b, sa, sb)
+}
+
+// up takes sessions into use.
+func up(t testing.TB, a, b *host, sa, sb *Session) (pa, pb *Pipe) {
+	t.Helper()
 	pb, err := b.Up(sb, b.path(a))
 	if err != nil {
 		t.Fatal(err)

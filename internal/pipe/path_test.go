@@ -42,7 +42,7 @@ func TestConstants(t *testing.T) {
 			t.Errorf("%s is %d, not %d", c.name, c.got, c.want)
 		}
 	}
-	if betterRTT != 0.7 || mtuSteps != [...]int{1200, 1280, 1352, 1392, 1420, 1452, 1472, 8972, 16332, 65472} {
+	if betterRTT != 0.7 || mtuSteps != [...]int{1200, 1280, 1352, 1392, 1420, 1452, 1472, 8848, 8972, 16332, 65472} {
 		t.Error("betterRTT or mtuSteps changed")
 	}
 	for i, name := range []string{"unknown", "malformed", "unknown index", "authentication failed", "replay", "keys expired", "no path", "write failed",

@@ -182,7 +182,7 @@ func (p *Port) interfaceAddrs() ([]localAddr, error) {
 // describe says what an interface is: what the kernel tells counts more than
 // its name.
 func describe(i net.Interface, kinds map[int]LinkKind) Interface {
-	out := Interface{Index: i.Index, Name: i.Name, Kind: kindByName(i.Name, i.Flags)}
+	out := Interface{Index: i.Index, Name: i.Name, Kind: kindByName(i.Name, i.Flags), MTU: i.MTU}
 	if k, ok := kinds[i.Index]; ok {
 		out.Kind = k
 	}

@@ -78,6 +78,15 @@ func (c *Conn) ReceiveBuffer() int {
 	return 0
 }
 
+// LinkMTU returns how long the IP packets are that the interface of the local
+// address takes, in bytes, as of the last scan; 0 if that is unknown.
+func (c *Conn) LinkMTU() int {
+	if i := c.iface.Load(); i != nil {
+		return i.MTU
+	}
+	return 0
+}
+
 // Closed returns a channel that is closed when the Conn is.
 func (c *Conn) Closed() <-chan struct{} { return c.closed }
 

@@ -29,6 +29,7 @@ type Interface struct {
 	Name  string // "" if unknown
 	Kind  LinkKind
 	Net   netip.Prefix // the subnet of the address
+	MTU   int          // of IP packets, in bytes; 0 if unknown
 }
 
 // linkNames are the names that programs give to their interfaces where the
