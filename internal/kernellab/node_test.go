@@ -13,6 +13,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"time"
 
@@ -216,6 +217,8 @@ func (h *host) serve(q request) (a answer, err error) {
 		err = exchange(n, q, q.Text, idloc.Null)
 	case "path":
 		a.Path = pathTo(n, q.Name)
+	case "mtu":
+		a.Text = strconv.Itoa(mtuTo(n, q.Name))
 	case "ported":
 		if p := n.Status().Self.Ported; p.Addr.IsValid() {
 			a.Text = fmt.Sprint(p.Protocol, " ", p.Addr)
@@ -226,6 +229,16 @@ func (h *host) serve(q request) (a answer, err error) {
 		err = fmt.Errorf("unknown op %q", q.Op)
 	}
 	return a, err
+}
+
+// mtuTo is the largest UDP payload that is sent to a peer, 0 if there is no pipe.
+func mtuTo(n *idloc.Node, name string) int {
+	for _, p := range n.Status().Peers {
+		if p.Name == name {
+			return p.MTU
+		}
+	}
+	return 0
 }
 
 // pathTo is the path in use to a peer, the zero one if there is none.

@@ -54,6 +54,14 @@ func (l *lab) unload(space string, interfaces ...string) {
 	}
 }
 
+// frames has a public host's link take IP packets of size bytes.
+func (l *lab) frames(space string, size int) {
+	l.t.Helper()
+	l.shell(fmt.Sprintf(`ip -n %[1]s link set ext mtu %[2]d
+other=$(ip -n %[1]s -o link show ext | sed 's/^[0-9]*: ext@if\([0-9]*\):.*/\1/')
+ip link set "$(ip -o link | sed -n "s/^$other: \([^@]*\)@.*/\1/p")" mtu %[2]d`, space, size))
+}
+
 // needs skips a test that has no use without a program.
 func needs(t *testing.T, program, debian string) {
 	t.Helper()
