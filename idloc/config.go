@@ -184,9 +184,34 @@ type Flow struct {
 // InviteOptions says what a token admits.
 type InviteOptions struct {
 	Name     string        // the one label it admits; "" = any
-	Expires  time.Duration // 0 = 24 h; the token admits until then
+	Expires  time.Duration // 0 = 24 h; the token admits until then, give or take 30 s for clocks that differ
 	Relay    bool          // the member may forward pipe datagrams for others
 	Delegate bool          // the member may invite
+	// Uses is how many members the token admits: 0 is one, AnyNumber is as many as come
+	// by it, else at most 64. A token with a Name is for one.
+	Uses int
+}
+
+// AnyNumber is InviteOptions.Uses of a token for as many members as come by it.
+const AnyNumber = -1
+
+// Invitation is one that this node has made, and who came by it.
+type Invitation struct {
+	ID        string          `json:"id"`             // for Node.Withdraw; PeerStatus has it too
+	Name      string          `json:"name,omitempty"` // the one label that it admits; "" is any
+	Made      time.Time       `json:"made"`
+	Expires   time.Time       `json:"expires"`
+	Uses      int             `json:"uses"` // members that it admits; AnyNumber
+	Relay     bool            `json:"relay,omitzero"`
+	Delegate  bool            `json:"delegate,omitzero"`
+	Withdrawn bool            `json:"withdrawn,omitzero"`
+	Members   []InvitedMember `json:"members,omitempty"` // as far as this node knows
+}
+
+// InvitedMember is one that came by an invitation.
+type InvitedMember struct {
+	Peer
+	Confirmed bool `json:"confirmed,omitzero"` // by the founder or a delegate; one that is not may have lost to those that are
 }
 
 // PingResult is the answer to a Ping.

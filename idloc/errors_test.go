@@ -15,6 +15,7 @@ import (
 
 	"github.com/idloc/idloc/idloc"
 	"github.com/idloc/idloc/overlay"
+	"github.com/idloc/idloc/overlay/admission"
 	"github.com/idloc/idloc/overlay/membership"
 )
 
@@ -366,10 +367,12 @@ func textsOfTokens(t *testing.T) {
 		provoked{"a cut token", enter(token[:len(token)/2], "x"), `idloc: token is damaged: checksum: a character is wrong, missing or too many`, []error{membership.ErrTokenDamaged}},
 		provoked{"a changed token", enter(string(b), "x"), `idloc: token is damaged: checksum: a character is wrong, missing or too many`, []error{membership.ErrTokenDamaged}},
 		provoked{"a newer token", enter("idloc9"+token[6:], "x"), `idloc: token of a newer version of idloc \("idloc9"\)`, []error{membership.ErrTokenVersion}},
-		provoked{"a used token", enter(token, "mars"), `idloc: label taken: the token for "mars" was used by another peer`, nil},
+		provoked{"a used token", enter(token, "mars"), `idloc: the token was used already`, []error{membership.ErrUsed}},
 		provoked{"a token for a name that is taken", enter(another, ""), `idloc: label taken: "earth"`, nil},
-		provoked{"a token for another name", enter(token, "venus"), `idloc: label taken: the token for "mars" was used by another peer`, nil},
+		provoked{"a token for another name", enter(token, "venus"), `idloc: the token was used already`, []error{membership.ErrUsed}},
 		provoked{"Invite for no time", second(earth.Invite(idloc.InviteOptions{Expires: -time.Hour})), `idloc: invite: a lifetime that the issuer may not grant: -1h0m0s is over before it begins`, []error{membership.ErrLifetime}},
+		provoked{"Invite of two with one name", second(earth.Invite(idloc.InviteOptions{Name: "luna", Uses: 2})), `idloc: invite: not a number of members that an invitation can be for: 2 for "luna"`, []error{membership.ErrUses}},
+		provoked{"Withdraw of nothing", earth.Withdraw(t.Context(), "0123456789abcdef"), `idloc: withdraw: no such invitation: "0123456789abcdef"`, []error{admission.ErrNoInvitation}},
 		provoked{"Invite of a bad name", second(earth.Invite(idloc.InviteOptions{Name: "no_host"})), `idloc: invite: invitation certificate: not a host label: "no_host": only a-z, 0-9 and hyphens`, []error{membership.ErrBadLabel}},
 	)
 }

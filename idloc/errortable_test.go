@@ -19,6 +19,7 @@ import (
 	"github.com/idloc/idloc/idloc"
 	"github.com/idloc/idloc/idloc/idloctest"
 	"github.com/idloc/idloc/overlay"
+	"github.com/idloc/idloc/overlay/admission"
 	"github.com/idloc/idloc/overlay/membership"
 )
 
@@ -46,6 +47,9 @@ var tabled = map[string]struct {
 	"membership.ErrNotToken":     {in: is(membership.ErrNotToken)},
 	"membership.ErrTokenDamaged": {in: is(membership.ErrTokenDamaged)},
 	"membership.ErrTokenVersion": {in: is(membership.ErrTokenVersion)},
+	"membership.ErrUsed":         {in: is(membership.ErrUsed)},
+	"membership.ErrUses":         {in: is(membership.ErrUses)},
+	"admission.ErrNoInvitation":  {in: is(admission.ErrNoInvitation)},
 	"membership.ErrLifetime":     {in: is(membership.ErrLifetime)},
 	"membership.ErrBadLabel":     {in: is(membership.ErrBadLabel)},
 	"membership.ErrBadDomain":    {in: is(membership.ErrBadDomain)},

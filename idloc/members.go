@@ -1,6 +1,7 @@
 package idloc
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,24 +13,60 @@ import (
 
 	"github.com/idloc/idloc/internal/peerid"
 	"github.com/idloc/idloc/overlay"
+	"github.com/idloc/idloc/overlay/membership"
 	"github.com/idloc/idloc/resolver"
 	"github.com/idloc/idloc/shim"
 )
 
 // Invite mints a token: one line of text that lets its bearer in until it
 // expires, and says where to find members; ParseToken tells what it is for. Only the founder and members
-// invited with Delegate can; others get ErrRefusedByPolicy. A token is a
-// secret for as long as it admits and a week longer, also when it has been used:
-// internal/THREATS.md says what its holder can do.
+// invited with Delegate can; others get ErrRefusedByPolicy. A token admits one
+// member unless opts say otherwise, and is a secret until it has: internal/THREATS.md
+// says what its holder can do. Invitations lists it, Withdraw ends it.
 func (n *Node) Invite(opts InviteOptions) (string, error) {
 	if err := n.alive(); err != nil {
 		return "", err
 	}
-	token, err := n.ov.Invite(overlay.InviteOptions{Name: opts.Name, Expires: opts.Expires, Relay: opts.Relay, Delegate: opts.Delegate})
+	token, err := n.ov.Invite(overlay.InviteOptions{Name: opts.Name, Expires: opts.Expires, Relay: opts.Relay, Delegate: opts.Delegate, Uses: opts.Uses})
 	if err != nil {
 		return "", n.ended(policy("invite", err))
 	}
 	return token, nil
+}
+
+// Invitations returns the invitations that this node has made and that have ended no
+// longer than a week ago, newest first, and who came by them. A node that may not
+// invite has none.
+func (n *Node) Invitations() []Invitation {
+	var out []Invitation
+	for _, i := range n.ov.Invitations() {
+		v := Invitation{
+			ID: i.ID, Name: i.Label, Made: i.Made, Expires: i.Expires, Uses: cmp.Or(i.Uses, AnyNumber), Withdrawn: i.Withdrawn,
+			Relay: i.Roles.Has(membership.RoleRelay), Delegate: i.Roles.Has(membership.RoleDelegate),
+		}
+		if v.Name == membership.AnyLabel {
+			v.Name = ""
+		}
+		for _, m := range i.Members {
+			v.Members = append(v.Members, InvitedMember{n.peer(m.Peer), m.Confirmed})
+		}
+		out = append(out, v)
+	}
+	return out
+}
+
+// Withdraw ends an invitation, of which the token or the ID that Invitations gives, or
+// its beginning, is told: nobody enters by it any more, and who has entered by it and
+// was not confirmed ends. Members that were confirmed stay; Revoke ends those. The
+// founder can withdraw any; a delegate those that it has made, while it is connected to
+// the founder, which tells all others. Others get ErrRefusedByPolicy.
+func (n *Node) Withdraw(ctx context.Context, tokenOrID string) error {
+	if err := n.alive(); err != nil {
+		return err
+	}
+	ctx, cancel := n.bind(ctx)
+	defer cancel()
+	return n.ended(policy("withdraw", n.ov.WithdrawInvitation(ctx, tokenOrID)))
 }
 
 // Revoke ends the membership of the peer that has name now, and the

@@ -1,6 +1,7 @@
 package idloc
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"time"
@@ -16,6 +17,7 @@ type TokenInfo struct {
 	Name     string    `json:"name,omitempty"` // the one label that it admits; "" is any
 	From     time.Time `json:"from"`           // it admits from then
 	Expires  time.Time `json:"expires"`        // until then
+	Uses     int       `json:"uses"`           // members that it admits; AnyNumber
 	Relay    bool      `json:"relay,omitzero"`
 	Delegate bool      `json:"delegate,omitzero"`
 	// Members are where members were when it was minted, which Join tries first.
@@ -33,7 +35,7 @@ func ParseToken(token string) (TokenInfo, error) {
 	c := t.Invitation()
 	info := TokenInfo{
 		Domain: t.Overlay().Domain, Name: c.Label, From: c.NotBefore, Expires: c.NotAfter,
-		Relay: c.Roles.Has(membership.RoleRelay), Delegate: c.Roles.Has(membership.RoleDelegate),
+		Uses: cmp.Or(c.Uses, AnyNumber), Relay: c.Roles.Has(membership.RoleRelay), Delegate: c.Roles.Has(membership.RoleDelegate),
 	}
 	if info.Name == membership.AnyLabel {
 		info.Name = ""

@@ -114,4 +114,8 @@ type InviteOptions struct {
 	Expires  time.Duration // 0 is 24 h
 	Relay    bool
 	Delegate bool
+	Uses     int // members that it makes, at most membership.MaxUses; 0 is one; membership.AnyNumber
 }
+
+// Invitation is what an issuer knows of one that it has made.
+type Invitation = admission.Invitation

@@ -44,22 +44,25 @@ func (o *Overlay) Revoke(ctx context.Context, label string) error {
 
 // Invite makes a token. Only the founder and delegates can.
 func (o *Overlay) Invite(opts InviteOptions) (string, error) {
-	var roles membership.Roles
-	if opts.Relay {
-		roles |= membership.RoleRelay
-	}
-	if opts.Delegate {
-		roles |= membership.RoleDelegate
-	}
 	own, kinds := o.nat.Own().Best(membership.MaxAddrs), o.nat.Kinds()
 	t, err := o.roster.Invite(membership.InviteOptions{
-		Label: opts.Name, Expires: opts.Expires, Roles: roles,
+		Label: opts.Name, Expires: opts.Expires, Roles: membership.RolesOf(opts.Relay, opts.Delegate), Uses: opts.Uses,
 		Addrs: o.mesh.TokenAddrs(own, o.carriers.Own(membership.MaxAddrs), func(a netip.AddrPort) bool { return kinds[a].Lonely() }),
 	})
 	if err != nil {
 		return "", err
 	}
 	return t.String(), nil
+}
+
+// Invitations returns the invitations that this issuer has made, and who came by
+// them, newest first.
+func (o *Overlay) Invitations() []Invitation { return o.roster.Invitations() }
+
+// WithdrawInvitation ends one, of which the token or the ID is given: admission.Roster
+// has the rules.
+func (o *Overlay) WithdrawInvitation(ctx context.Context, tokenOrID string) error {
+	return o.roster.Withdraw(ctx, tokenOrID)
 }
 
 // ClockOff returns how far this machine's clock is ahead of those of the members

@@ -81,7 +81,7 @@ func TestNamedTokenOnce(t *testing.T) {
 	}
 	second := newNode(t, nil)
 	t.Cleanup(second.shut)
-	if _, err := Join(t.Context(), token, second.config("")); !errors.Is(err, ErrNameTaken) {
+	if _, err := Join(t.Context(), token, second.config("")); !errors.Is(err, membership.ErrUsed) {
 		t.Errorf("second use of a named token: %v", err)
 	}
 }
@@ -194,7 +194,7 @@ func TestProvisionalWithoutFounder(t *testing.T) {
 	earth := founded(t, "earth")
 	venus := earth.join(t, "venus")
 	venus.directory.Serve()
-	token, err := earth.roster.Invite(membership.InviteOptions{Addrs: venus.addrs()[:1]})
+	token, err := earth.roster.Invite(membership.InviteOptions{Uses: 2, Addrs: venus.addrs()[:1]})
 	if err != nil {
 		t.Fatal(err)
 	}

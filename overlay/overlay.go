@@ -53,6 +53,7 @@ func (o *Overlay) Close() error {
 		return nil
 	}
 	defer close(o.life.done)
+	defer o.roster.Close()
 	if o.mesh != nil {
 		o.mesh.Save()
 		o.mesh.Leave()

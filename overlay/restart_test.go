@@ -276,7 +276,7 @@ func TestLabelsLost(t *testing.T) {
 		return err == nil && bytes.Contains(b, []byte(mars.Self().String()))
 	})
 	earth.shut()
-	if err := errors.Join(dir.Close(), os.Truncate(filepath.Join(path, admission.DocLabels+".json"), 9)); err != nil {
+	if err := errors.Join(dir.Close(), os.Truncate(filepath.Join(path, admission.DocLabels+".journal"), 9)); err != nil {
 		t.Fatal(err)
 	}
 	again := newNodeWith(t, earth.key, open())

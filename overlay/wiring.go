@@ -114,6 +114,8 @@ func (o *Overlay) run(resumed bool) {
 	})
 	o.mesh.Serve(mesh.Protocol(admission.ConfirmProtocol), o.roster.AnswerConfirm)
 	o.mesh.Serve(mesh.Protocol(admission.ConfirmedProtocol), o.roster.AnswerConfirmed)
+	o.mesh.Serve(mesh.Protocol(admission.UsesProtocol), o.roster.AnswerUses)
+	o.mesh.Serve(mesh.Protocol(admission.WithdrawProtocol), o.roster.AnswerWithdraw)
 	o.mesh.Serve(mesh.Protocol(admission.RevocationProtocol), o.roster.AnswerList)
 	o.mesh.Start()
 	run := o.life.wg.Go
@@ -138,7 +140,7 @@ func (o *Overlay) rosterConfig() admission.Config {
 		Key: o.cfg.Key, State: o.cfg.State, Now: o.cfg.clock, Log: o.cfg.Logger,
 		Network: adapter.Neighbours{Mesh: func() adapter.Mesh { return o.mesh }, Life: o.life.ctx},
 		Lookup:  func(ctx context.Context, label string) *naming.Record { return o.directory.Read(ctx, label) },
-		Changed: o.membersChanged,
+		Changed: o.membersChanged, Ended: o.enforce,
 		Renewed: func() { o.directory.Renewed() },
 		Shown: func(p peerid.ID) []byte {
 			if pp := o.pipes.Pipe(p); adapter.Alive(pp) {

@@ -68,7 +68,7 @@ func run(ctx context.Context, args []string, in io.Reader, out io.Writer) error 
 	defer r.wg.Wait()
 	defer node.Close() // ends all conns
 	fmt.Fprintln(out, "you are", node.Name())
-	if token, err := node.Invite(idloc.InviteOptions{}); err == nil {
+	if token, err := node.Invite(idloc.InviteOptions{Uses: idloc.AnyNumber}); err == nil {
 		fmt.Fprintln(out, "others enter with: chat -join", token)
 	}
 	l, err := node.Listen("tcp", ":"+port)

@@ -80,7 +80,7 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) error {
 		return err
 	}
 	fmt.Fprintf(errOut, "%s is at http://%s/\n", *share, node.Name())
-	if token, err := node.Invite(idloc.InviteOptions{}); err == nil {
+	if token, err := node.Invite(idloc.InviteOptions{Uses: idloc.AnyNumber}); err == nil {
 		fmt.Fprintln(errOut, "others enter with: files -join", token)
 	}
 	srv := &http.Server{Handler: http.FileServerFS(root.FS())}

@@ -70,6 +70,10 @@ func (g *gateway) control(cmd, dir string, p *progress) error {
 	mux.HandleFunc("POST /revoke", func(w http.ResponseWriter, r *http.Request) {
 		answer(w, nil, g.node.Revoke(r.Context(), r.FormValue("name")))
 	})
+	mux.HandleFunc("GET /invitations", func(w http.ResponseWriter, r *http.Request) { answer(w, g.node.Invitations(), nil) })
+	mux.HandleFunc("POST /withdraw", func(w http.ResponseWriter, r *http.Request) {
+		answer(w, nil, g.node.Withdraw(r.Context(), r.FormValue("what")))
+	})
 	mux.HandleFunc("GET /status", func(w http.ResponseWriter, r *http.Request) { answer(w, g.status(), nil) })
 	mux.HandleFunc("GET /ping", func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), 20*time.Second)
@@ -151,6 +155,26 @@ func (c client) invite(ctx context.Context, out io.Writer, o idloc.InviteOptions
 		}
 	}
 	fmt.Fprintln(out, token)
+	return nil
+}
+
+func (c client) invitations(ctx context.Context, out io.Writer, asJSON bool, now time.Time) error {
+	var all []idloc.Invitation
+	if err := c.ask(ctx, "GET", "/invitations", nil, &all); err != nil {
+		return err
+	}
+	if asJSON {
+		return printJSON(out, all)
+	}
+	return listInvitations(out, all, now)
+}
+
+func (c client) withdraw(ctx context.Context, out io.Writer, what string) error {
+	var none any
+	if err := c.ask(ctx, "POST", "/withdraw?what="+url.QueryEscape(what), nil, &none); err != nil {
+		return err
+	}
+	fmt.Fprintln(out, "nobody enters by it any more; who came by it and was confirmed stays a member: gateway revoke puts a member out")
 	return nil
 }
 

@@ -200,6 +200,25 @@ func TestFromAShell(t *testing.T) {
 		}
 	}
 
+	// Who came by which token; one that nobody has used is ended.
+	spare := strings.TrimSpace(must(t)(tell(t, earth.dir, "invite", "-uses", "3")))
+	out := must(t)(tell(t, earth.dir, "invitations"))
+	for _, want := range []string{"  one member  ", "  used\n", "mars.example.com  confirmed", "any name", "  3 members   ", " hours left"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("%q is not in\n%s", want, out)
+		}
+	}
+	if out := must(t)(tell(t, earth.dir, "withdraw", spare)); !strings.Contains(out, "nobody enters") {
+		t.Errorf("withdraw: %s", out)
+	}
+	if out := must(t)(tell(t, earth.dir, "invitations")); !strings.Contains(out, "  withdrawn\n") {
+		t.Errorf("invitations: %s", out)
+	}
+	var list []idloc.Invitation
+	if err := json.Unmarshal([]byte(must(t)(tell(t, earth.dir, "invitations", "-json"))), &list); err != nil || len(list) != 2 {
+		t.Errorf("invitations -json: %v, %+v", err, list)
+	}
+
 	// One node a folder; only the founder revokes.
 	if out, err := tell(t, earth.dir, "run", "-addr", "127.0.0.1"); err == nil || !strings.Contains(out, "in use") {
 		t.Errorf("a second gateway in one folder: %v, %s", err, out)

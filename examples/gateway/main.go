@@ -73,6 +73,7 @@ type options struct {
 	expires         time.Duration
 	relay, delegate bool
 	qr              bool
+	uses            int
 
 	count int // of ping
 }
@@ -115,7 +116,7 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 	if o.dir == "" {
 		return errors.New("no home folder is known: say -dir")
 	}
-	if (cmd == "join" || cmd == "token") && arg == "-" {
+	if (cmd == "join" || cmd == "token" || cmd == "withdraw") && arg == "-" {
 		b, err := io.ReadAll(io.LimitReader(in, 1<<16))
 		if err != nil {
 			return err

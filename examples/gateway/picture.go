@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"text/tabwriter"
 	"time"
 	"unicode/utf8"
 
@@ -205,7 +206,7 @@ func describe(out io.Writer, token string, asJSON bool, now time.Time) error {
 	case now.After(info.Expires):
 		when = "OVER: ask for another"
 	}
-	fmt.Fprintf(out, "admits     %s\nuntil      %s, %s\n", name, info.Expires.Local().Format("2006-01-02 15:04"), when)
+	fmt.Fprintf(out, "admits     %s: %s\nuntil      %s, %s\n", forMany(info.Uses), name, info.Expires.Local().Format("2006-01-02 15:04"), when)
 	may := []string{"dial, listen"}
 	if info.Relay {
 		may = append(may, "forward data for others")
@@ -215,4 +216,52 @@ func describe(out io.Writer, token string, asJSON bool, now time.Time) error {
 	}
 	fmt.Fprintf(out, "may        %s\nmembers at %s\n", strings.Join(may, ", "), cmp.Or(join(info.Members), "–"))
 	return nil
+}
+
+// forMany says for how many members an invitation is.
+func forMany(uses int) string {
+	switch uses {
+	case idloc.AnyNumber:
+		return "any number of members"
+	case 1:
+		return "one member"
+	}
+	return fmt.Sprintf("%d members", uses)
+}
+
+// listInvitations prints a line for each invitation and one for each that came by it.
+func listInvitations(out io.Writer, all []idloc.Invitation, now time.Time) error {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	for _, i := range all {
+		state := left(i.Expires.Sub(now))
+		switch {
+		case i.Withdrawn:
+			state = "withdrawn"
+		case now.After(i.Expires):
+			state = "over"
+		case i.Uses != idloc.AnyNumber && confirmed(i) >= i.Uses:
+			state = "used"
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", i.ID, i.Made.Local().Format("2006-01-02 15:04"), cmp.Or(i.Name, "any name"), forMany(i.Uses), state)
+		for _, m := range i.Members {
+			what := "confirmed"
+			if !m.Confirmed {
+				what = "not confirmed"
+			}
+			fmt.Fprintf(w, "\t\t%s\t%s\t\n", cmp.Or(m.Name, m.ID.String()), what)
+		}
+	}
+	if len(all) == 0 {
+		fmt.Fprintln(w, "this node has made no invitations")
+	}
+	return w.Flush()
+}
+
+func confirmed(i idloc.Invitation) (n int) {
+	for _, m := range i.Members {
+		if m.Confirmed {
+			n++
+		}
+	}
+	return n
 }

@@ -114,7 +114,7 @@ func serve(ctx context.Context, node *idloc.Node, out io.Writer) error {
 	srv := grpc.NewServer()
 	srv.RegisterService(&greeterDesc, &greeter{node})
 	fmt.Fprintln(out, "serving as", node.Name())
-	if token, err := node.Invite(idloc.InviteOptions{}); err == nil {
+	if token, err := node.Invite(idloc.InviteOptions{Uses: idloc.AnyNumber}); err == nil {
 		fmt.Fprintln(out, "others enter with: go run . -join", token)
 	}
 	stop := context.AfterFunc(ctx, srv.Stop)

@@ -54,6 +54,16 @@ func (d *Dir) Keep(log *slog.Logger, name string, v any) bool {
 		return true
 	}
 	err := d.Save(name, v)
+	d.Complain(log, name, err)
+	return err == nil
+}
+
+// Complain says what has become of saving under a name, as Keep does: for who has
+// a Journal.
+func (d *Dir) Complain(log *slog.Logger, name string, err error) {
+	if d == nil {
+		return
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	was, failed := d.failed[name]
@@ -67,7 +77,6 @@ func (d *Dir) Keep(log *slog.Logger, name string, v any) bool {
 		d.failed[name] = complaint{reason(err), time.Now()}
 		log.Warn("state is not saved: this node goes on, but a restart begins with what was saved before", "name", name, "err", err)
 	}
-	return err == nil
 }
 
 // reason is what two errors of one kind have in common: the names of the
@@ -78,6 +87,19 @@ func reason(err error) string {
 		return path.Err.Error()
 	}
 	return err.Error()
+}
+
+// takes says why nothing is saved now under a name, nil if something is.
+func (d *Dir) takes(name string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.broken != nil {
+		return fmt.Errorf("state %q: %w", name, d.broken)
+	}
+	if d.closed && d.path == "" {
+		return fmt.Errorf("state %q: %w", name, fs.ErrClosed)
+	}
+	return nil
 }
 
 // Break lets every Save fail with err from now on, nil none: a disk that is full

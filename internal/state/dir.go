@@ -42,6 +42,8 @@ type Dir struct {
 	seen   map[string]error     // names that were checked; the error forbids Save
 	failed map[string]complaint // names that Keep could not save
 	memory map[string][]byte    // sealed files, if path is ""
+	// journals are those of a Dir that is memory.
+	journals map[string][]byte
 }
 
 // Open takes a directory for this process alone, and makes it if need be. One
@@ -51,6 +53,7 @@ func Open(path string) (*Dir, error) {
 	d := &Dir{
 		syncFile: (*os.File).Sync, syncDir: syncDir,
 		seen: make(map[string]error), failed: make(map[string]complaint), memory: make(map[string][]byte),
+		journals: make(map[string][]byte),
 	}
 	if path == "" {
 		return d, nil

@@ -68,10 +68,10 @@ func (j *Journal) path() string { return filepath.Join(j.d.path, j.name+".journa
 func (j *Journal) Filter(keep func(record []byte) bool) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if j.closed || j.d.path == "" {
+	if j.closed {
 		return nil
 	}
-	b, err := readFile(j.path())
+	b, err := j.read()
 	if errors.Is(err, fs.ErrNotExist) {
 		err = nil
 	} else if err == nil && !bytes.HasPrefix(b, []byte(journalHead)) {
@@ -88,19 +88,69 @@ func (j *Journal) Filter(keep func(record []byte) bool) error {
 		}
 		b = rest
 	}
+	return errors.Join(err, j.replace(kept))
+}
+
+// Rewrite writes the journal anew with the records, each of at most 255 bytes, in
+// place of what it had, and of what was appended and is not written yet.
+func (j *Journal) Rewrite(records [][]byte) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.closed {
+		return fmt.Errorf("state %q: %w", j.name, fs.ErrClosed)
+	}
+	b := []byte(journalHead)
+	for _, r := range records {
+		if len(r) == 0 || len(r) > maxRecord {
+			return fmt.Errorf("state %q: a record of %d bytes", j.name, len(r))
+		}
+		b = appendRecord(b, r)
+	}
+	err := j.replace(b)
+	for _, done := range j.waiting {
+		done <- err
+	}
+	j.pending, j.waiting = nil, nil
+	return err
+}
+
+// read returns what is there; of a directory that is memory, too.
+func (j *Journal) read() ([]byte, error) {
+	if j.d.path != "" {
+		return readFile(j.path())
+	}
+	j.d.mu.Lock()
+	defer j.d.mu.Unlock()
+	if b, ok := j.d.journals[j.name]; ok {
+		return b, nil
+	}
+	return nil, fs.ErrNotExist
+}
+
+// replace puts b in place of what is there, for Append to go on with; mu is held.
+func (j *Journal) replace(b []byte) error {
 	if j.f != nil {
 		j.f.Close()
 		j.f = nil
 	}
-	if e := j.d.replace(j.path(), j.name, kept); e != nil {
-		return errors.Join(err, e)
+	if err := j.d.takes(j.name); err != nil {
+		return err
 	}
-	f, e := os.OpenFile(j.path(), os.O_WRONLY|os.O_APPEND, fileMode)
-	if e != nil {
-		return errors.Join(err, fmt.Errorf("state %q: %w", j.name, e))
+	if j.d.path == "" {
+		j.d.mu.Lock()
+		defer j.d.mu.Unlock()
+		j.d.journals[j.name] = b
+		return nil
+	}
+	if err := j.d.replace(j.path(), j.name, b); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(j.path(), os.O_WRONLY|os.O_APPEND, fileMode)
+	if err != nil {
+		return fmt.Errorf("state %q: %w", j.name, err)
 	}
 	j.f = f
-	return err
+	return nil
 }
 
 // Append adds a record of at most 255 bytes; nothing is kept before the first
@@ -112,11 +162,19 @@ func (j *Journal) Append(record []byte) (wait func() error) {
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if j.d.path == "" {
-		return func() error { return nil }
-	}
 	if j.closed {
 		return func() error { return fmt.Errorf("state %q: %w", j.name, fs.ErrClosed) }
+	}
+	if err := j.d.takes(j.name); err != nil {
+		return func() error { return err }
+	}
+	if j.d.path == "" {
+		j.d.mu.Lock()
+		defer j.d.mu.Unlock()
+		if b, ok := j.d.journals[j.name]; ok {
+			j.d.journals[j.name] = appendRecord(b, record)
+		}
+		return func() error { return nil }
 	}
 	j.pending = appendRecord(j.pending, record)
 	done := make(chan error, 1)

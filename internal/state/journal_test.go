@@ -210,15 +210,67 @@ func TestJournalRefused(t *testing.T) {
 	}
 }
 
-// In memory nothing is kept, and nothing is missed.
+// In memory it works as on a disk, for as long as the Dir is open.
 func TestJournalInMemory(t *testing.T) {
 	t.Parallel()
 	d := mustOpen(t, "")
 	j := openJournal(t, d)
-	if err := j.Append([]byte("a"))(); err != nil {
+	if err := j.Append([]byte("lost"))(); err != nil { // before the first Filter
 		t.Error(err)
 	}
 	want(t, records(t, j))
+	if err := j.Append([]byte("a"))(); err != nil {
+		t.Error(err)
+	}
+	want(t, records(t, openJournal(t, d)), "a")
+	d.Break(errDisk)
+	if err := j.Append([]byte("b"))(); !errors.Is(err, errDisk) {
+		t.Errorf("a disk that is broken: %v", err)
+	}
+	if err := j.Rewrite([][]byte{[]byte("b")}); !errors.Is(err, errDisk) {
+		t.Errorf("a disk that is broken: %v", err)
+	}
+	d.Break(nil)
+	want(t, records(t, j), "a")
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := j.Append([]byte("c"))(); !errors.Is(err, fs.ErrClosed) {
+		t.Errorf("after Close: %v", err)
+	}
+}
+
+// Rewrite puts records in place of what was there, and of what is under way.
+func TestJournalRewrite(t *testing.T) {
+	t.Parallel()
+	d := mustOpen(t, t.TempDir()+"/d")
+	j := openJournal(t, d)
+	want(t, records(t, j))
+	var waits []func() error
+	for i := range 20 {
+		waits = append(waits, j.Append(fmt.Appendf(nil, "%d", i)))
+	}
+	if err := j.Rewrite([][]byte{[]byte("a"), []byte("b")}); err != nil {
+		t.Fatal(err)
+	}
+	for _, wait := range waits {
+		if err := wait(); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := j.Append([]byte("c"))(); err != nil {
+		t.Error(err)
+	}
+	if err := j.Rewrite([][]byte{nil}); err == nil {
+		t.Error("an empty record")
+	}
+	want(t, records(t, j), "a", "b", "c")
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := j.Rewrite(nil); !errors.Is(err, fs.ErrClosed) {
+		t.Errorf("after Close: %v", err)
+	}
 }
 
 // Many append at once, while it is written anew.

@@ -24,7 +24,7 @@ const (
 func (r *Roster) SettleName(ctx context.Context, t *membership.Token) error {
 	label := r.Own().Label
 	err := r.Confirm(ctx, label)
-	if err == nil || errors.Is(err, ErrLabelTaken) {
+	if err == nil || errors.Is(err, ErrLabelTaken) || errors.Is(err, membership.ErrUsed) {
 		return err
 	}
 	if ctx.Err() != nil {
@@ -72,6 +72,9 @@ func (r *Roster) Confirm(ctx context.Context, label string) error {
 		if err != nil || a.status == confirmNobody {
 			continue
 		}
+		if a.status == confirmUsed {
+			return fmt.Errorf("%w: %s", membership.ErrUsed, a.text)
+		}
 		if a.status != confirmOK {
 			return taken(a.text)
 		}
@@ -113,7 +116,7 @@ func taken(text string) error {
 // delegates, then those, then who may reach one of them. A certificate of the
 // founder's is not given for a delegate's before its last quarter.
 func (r *Roster) confirmers() []peerid.ID {
-	var founder, first, rest []peerid.ID
+	var founder, first, rest, last []peerid.ID
 	keep := r.keepsFounders()
 	for _, n := range r.cfg.Network.Neighbours() {
 		switch m, ok := r.Member(n.Peer); {
@@ -124,8 +127,11 @@ func (r *Roster) confirmers() []peerid.ID {
 			first = append(first, n.Peer)
 		case n.Server && !keep:
 			rest = append(rest, n.Peer)
+		case !keep:
+			last = append(last, n.Peer)
 		}
 	}
+	rest = append(rest, last...)
 	return slices.Concat(founder, first, rest[:min(len(rest), confirmersMax)])
 }
 

@@ -115,11 +115,11 @@ func TestNamedToken(t *testing.T) {
 	if venus.Own().Label != "venus" {
 		t.Errorf("label %q", venus.Own().Label)
 	}
-	for _, token := range []*membership.Token{token, earth.token(membership.InviteOptions{Label: "venus"})} {
+	for want, token := range map[error]*membership.Token{membership.ErrUsed: token, ErrLabelTaken: earth.token(membership.InviteOptions{Label: "venus"})} {
 		second := w.newPeer(nil, nil)
 		second.run(Enter(second.config(), token, ""))
 		err := second.SettleName(t.Context(), token)
-		if !errors.Is(err, ErrLabelTaken) || strings.Count(err.Error(), ErrLabelTaken.Error()) != 1 {
+		if !errors.Is(err, want) || strings.Count(err.Error(), want.Error()) != 1 {
 			t.Errorf("second use: %v", err)
 		}
 		second.leave()

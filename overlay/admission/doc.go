@@ -31,6 +31,14 @@
 // label that was asked for, or one like it, to one peer (draft §5, DESIGN
 // §14.1). Confirm asks them, AnswerConfirm and AnswerConfirmed answer.
 //
+// # How often a token is used
+//
+// Who came by which invitation, and when, chains do not say. Each peer remembers it of
+// those that it meets (came.go), and who lets a provisional member in asks an issuer
+// (uses.go). Verify refuses who comes by an invitation that was used, or has ended; a
+// peer that is found out later ends (Config.Ended). Invitations lists what an issuer
+// has made, Withdraw ends one.
+//
 // # The list
 //
 // Only the founder signs the revocation list; each one has a higher number and
@@ -58,7 +66,11 @@
 //	members.go   other members                          DESIGN §14.1
 //	revoke.go    the revocation list and its protocol   DESIGN §14.1
 //	issue.go     what the founder and delegates do      draft §5, DESIGN §14.1
-//	registry.go  who has which label
+//	registry.go  who has which label, and the journal of that
+//	journal.go   layout of its records
+//	came.go      who came by which invitation           DESIGN §14.1
+//	uses.go      asking who has used one
+//	invitations.go  listing and ending them
 //	confirm.go   asking to be confirmed                 draft §5, DESIGN §14.1
 //	messages.go  layout of the confirm protocol
 //	network.go   what the Roster needs of the mesh

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/idloc/idloc/internal/peerid"
@@ -26,7 +25,17 @@ func (r *Roster) Invite(opts membership.InviteOptions) (*membership.Token, error
 	if issuer == nil {
 		return nil, ErrNotIssuer
 	}
-	return issuer.Invite(opts, r.now())
+	t, err := issuer.Invite(opts, r.now())
+	if err != nil {
+		return nil, err
+	}
+	c := t.Invitation()
+	m := made{from: r.now(), end: c.NotAfter, uses: c.Uses, roles: c.Roles, label: c.Label}
+	if r.root == nil {
+		m.secret = t.Secret()
+	}
+	r.registry.noteMade(c.Subject, m)()
+	return t, nil
 }
 
 // issueSelf makes the founder a member.
@@ -47,17 +56,20 @@ func (r *Roster) AnswerConfirm(ctx context.Context, from *membership.Member, req
 	if err != nil {
 		return nil, err
 	}
-	return r.answer(ctx, q, from.Peer).append(nil), nil
+	return r.answer(ctx, q, from).append(nil), nil
 }
 
-func (r *Roster) answer(ctx context.Context, q confirmQuestion, from peerid.ID) confirmAnswer {
+func (r *Roster) answer(ctx context.Context, q confirmQuestion, from *membership.Member) confirmAnswer {
 	issuer := r.issuing()
 	if issuer == nil {
-		return r.passOn(ctx, q, from)
+		return r.passOn(ctx, q, from.Peer)
 	}
-	a, err := r.issueConfirmed(ctx, issuer, q)
+	a, err := r.issueConfirmed(ctx, issuer, q, from)
 	if err != nil {
 		r.cfg.Log.Info("refusing to confirm", "label", q.label, "err", err)
+		if errors.Is(err, membership.ErrUsed) {
+			return confirmAnswer{status: confirmUsed, text: strings.TrimPrefix(err.Error(), membership.ErrUsed.Error()+": ")}
+		}
 		return confirmAnswer{status: confirmRefused, text: strings.TrimPrefix(err.Error(), ErrLabelTaken.Error()+": ")}
 	}
 	return a
@@ -80,41 +92,65 @@ func (r *Roster) passOn(ctx context.Context, q confirmQuestion, from peerid.ID) 
 }
 
 // issueConfirmed makes the subject of a chain a confirmed member under a
-// label that nobody else holds.
-func (r *Roster) issueConfirmed(ctx context.Context, issuer *membership.Issuer, q confirmQuestion) (confirmAnswer, error) {
+// label that nobody else holds. Who has let a provisional member in, and passes its
+// question on, is the witness that it came in time.
+func (r *Roster) issueConfirmed(ctx context.Context, issuer *membership.Issuer, q confirmQuestion, from *membership.Member) (confirmAnswer, error) {
 	now := r.now()
 	m, err := membership.VerifyChain(q.chain, r.overlay, now, r.Revocations())
 	if err != nil {
 		return confirmAnswer{}, err
 	}
-	r.registry.issuing.Lock()
-	defer r.registry.issuing.Unlock()
-	label, serial, err := r.assign(ctx, m, q.label, now)
+	if !m.Confirmed && from.Confirmed && from.Peer != m.Peer {
+		r.registry.witness(m)
+	}
+	if err := r.registry.enter(m, false, now); err != nil && !errors.Is(err, membership.ErrUsed) {
+		return confirmAnswer{}, err
+	}
+	r.inquireOthers(ctx, m)
+	label, chain, err := r.give(ctx, issuer, q, m, now)
 	if err != nil {
 		return confirmAnswer{}, err
 	}
-	chain, err := membership.Confirm(issuer, q.chain, label, serial, now, r.Revocations())
-	if err != nil {
-		return confirmAnswer{}, err
-	}
-	done, err := membership.VerifyChain(chain, r.overlay, now, r.Revocations())
-	if err != nil {
-		return confirmAnswer{}, err
-	}
-	delegate := r.root != nil && m.Roles.Has(membership.RoleDelegate)
-	if delegate {
-		r.registry.noteDelegate()
-	}
-	r.registry.set(label, heldBy(done))
-	r.Note(done)
 	r.tellIssuers(ctx, m.Peer, chain)
 	a := confirmAnswer{status: confirmOK, text: label, chain: chain}
-	if delegate {
+	if r.root != nil && m.Roles.Has(membership.RoleDelegate) {
+		r.registry.noteDelegate()()
 		if a.delegation, err = r.root.Delegate(m.Peer, m.Roles, time.Time{}, now); err != nil {
 			return confirmAnswer{}, err
 		}
 	}
 	return a, nil
+}
+
+// give chooses a label for a member and signs its certificate. When it returns that is
+// on the disk.
+func (r *Roster) give(ctx context.Context, issuer *membership.Issuer, q confirmQuestion, m *membership.Member, now time.Time) (string, []byte, error) {
+	r.registry.issuing.Lock()
+	locked := true
+	unlock := func() {
+		if locked {
+			r.registry.issuing.Unlock()
+		}
+		locked = false
+	}
+	defer unlock()
+	label, serial, err := r.assign(ctx, m, q.label, now)
+	if err != nil {
+		return "", nil, err
+	}
+	chain, err := membership.Confirm(issuer, q.chain, label, serial, now, r.Revocations())
+	if err != nil {
+		return "", nil, err
+	}
+	done, err := membership.VerifyChain(chain, r.overlay, now, r.Revocations())
+	if err != nil {
+		return "", nil, err
+	}
+	saved := r.registry.set(label, heldBy(done))
+	r.Note(done)
+	unlock()
+	saved()
+	return label, chain, nil
 }
 
 // assign picks the label and the serial. The registry is what this issuer has
@@ -126,8 +162,14 @@ func (r *Roster) assign(ctx context.Context, m *membership.Member, want string, 
 	if err := membership.CheckLabel(want); err != nil {
 		return "", 0, err
 	}
-	if !m.Wildcard && !m.Invitation.IsZero() && r.registry.usedBy(m.Invitation, m.Peer) {
-		return "", 0, fmt.Errorf("%w: the token for %q was used by another peer", ErrLabelTaken, want)
+	if r.registry.withdrawn(m) {
+		return "", 0, fmt.Errorf("the invitation was withdrawn: %w", membership.ErrRevoked)
+	}
+	if r.registry.used(m) {
+		if m.Wildcard {
+			return "", 0, fmt.Errorf("%w: it is for %d", membership.ErrUsed, m.Uses)
+		}
+		return "", 0, fmt.Errorf("%w: it is for %q", membership.ErrUsed, want)
 	}
 	for n := 1; n <= maxTies; n++ {
 		label := tie(want, n)
@@ -175,25 +217,14 @@ func (r *Roster) takenElsewhere(ctx context.Context, label string, p peerid.ID) 
 }
 
 // tellIssuers shows a chain that this issuer has just confirmed to the others
-// it is connected to, so that none of them gives the label away again, also
-// while the database is out of reach. It returns when all have read it, or
-// after tellTimeout: one that is dead must not keep a joiner waiting.
+// it is connected to, so that none of them gives the label away again, or lets
+// somebody else in by the same token, also while the database is out of reach.
 func (r *Roster) tellIssuers(ctx context.Context, subject peerid.ID, chain []byte) {
-	ctx, cancel := context.WithTimeout(ctx, tellTimeout)
-	defer cancel()
 	notice := field.Append16(nil, chain)
-	var wg sync.WaitGroup
-	for _, n := range r.cfg.Network.Neighbours() {
-		if !n.Issuer || n.Peer == subject {
-			continue
-		}
-		wg.Go(func() {
-			if _, err := r.cfg.Network.Ask(ctx, n.Peer, ConfirmedProtocol, notice); err != nil {
-				r.cfg.Log.Debug("another issuer has not noted what this one confirms", "peer", n.Peer, "err", err)
-			}
-		})
-	}
-	wg.Wait()
+	r.eachIssuer(ctx, subject, func(ctx context.Context, p peerid.ID) error {
+		_, err := r.cfg.Network.Ask(ctx, p, ConfirmedProtocol, notice)
+		return err
+	})
 }
 
 // AnswerConfirmed answers the ConfirmedProtocol: it notes a chain that another
@@ -232,7 +263,7 @@ func (r *Roster) noteConfirmed(m *membership.Member) {
 			return
 		}
 	}
-	r.registry.set(m.Label, heldBy(m))
+	r.registry.set(m.Label, heldBy(m))()
 }
 
 // takeDelegation makes this peer a delegate, if b, which may be empty, is a
@@ -257,7 +288,8 @@ func (r *Roster) takeDelegation(b []byte) {
 			return
 		}
 	}
-	r.issuer, r.delegation = i, b
+	r.setIssuer(i)
+	r.delegation = b
 }
 
 // OnlyIssuer says whether nobody but this peer confirms: the founder, who has made

@@ -52,6 +52,7 @@ type peer struct {
 	mu      sync.Mutex // guards the rest
 	changed int        // calls of Changed and Renewed
 	renewed int
+	ended   int
 	shown   map[peerid.ID][]byte
 	logged  bytes.Buffer
 }
@@ -105,6 +106,7 @@ func (p *peer) config() Config {
 			return p.town.records[label]
 		},
 		Changed: func() { p.mu.Lock(); defer p.mu.Unlock(); p.changed++ },
+		Ended:   func() { p.mu.Lock(); defer p.mu.Unlock(); p.ended++ },
 		Renewed: func() { p.mu.Lock(); defer p.mu.Unlock(); p.renewed++ },
 		Shown:   func(id peerid.ID) []byte { p.mu.Lock(); defer p.mu.Unlock(); return p.shown[id] },
 	}
@@ -123,6 +125,7 @@ func (p *peer) run(r *Roster, err error) *peer {
 		p.town.t.Fatal(err)
 	}
 	p.Roster = r
+	p.town.t.Cleanup(r.Close)
 	p.town.mu.Lock()
 	p.town.peers = append(p.town.peers, p)
 	p.town.mu.Unlock()
@@ -202,6 +205,7 @@ func (p *peer) Ask(ctx context.Context, id peerid.ID, pr Protocol, request []byt
 		defer cancel()
 		answer := map[string]func(context.Context, *membership.Member, []byte) ([]byte, error){
 			ConfirmProtocol.Name: q.AnswerConfirm, ConfirmedProtocol.Name: q.AnswerConfirmed, RevocationProtocol.Name: q.AnswerList,
+			UsesProtocol.Name: q.AnswerUses, WithdrawProtocol.Name: q.AnswerWithdraw,
 		}[pr.Name]
 		b, err := answer(ctx, from, request)
 		if len(b) > pr.MaxAnswer {

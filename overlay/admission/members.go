@@ -22,6 +22,21 @@ type known struct {
 
 // holds says why a member that was verified is none now; nil if it is one.
 func (r *Roster) holds(m *membership.Member) error {
+	if m.Confirmed {
+		return r.standing(m)
+	}
+	if err := r.registry.holds(m, r.firstCounts(), r.now()); err != nil {
+		return err
+	}
+	return r.standing(m)
+}
+
+// firstCounts says whether a provisional member that was heard of first stands before
+// another one of the same invitation: not on an issuer, which says which one stands.
+func (r *Roster) firstCounts() bool { return !r.issues.Load() }
+
+// standing is holds without what is known of invitations.
+func (r *Roster) standing(m *membership.Member) error {
 	if err := membership.CheckTimes("member certificate", m.NotBefore, m.NotAfter, r.now()); err != nil {
 		return err
 	}
@@ -51,7 +66,11 @@ func (r *Roster) verify(chain []byte, from peerid.ID) (*membership.Member, error
 	if m.Peer != from {
 		return nil, errors.New("the chain is another peer's")
 	}
+	if err := r.registry.enter(m, r.firstCounts(), r.now()); err != nil {
+		return nil, err
+	}
 	r.Note(m)
+	r.inquire(m)
 	return m, nil
 }
 
@@ -60,7 +79,7 @@ func (r *Roster) verify(chain []byte, from peerid.ID) (*membership.Member, error
 // one counts: confirmed before provisional, the founder's word before a delegate's,
 // then the newer.
 func (r *Roster) Note(m *membership.Member) {
-	if m.Peer == r.self {
+	if m.Peer == r.self || r.registry.enter(m, r.firstCounts(), r.now()) != nil {
 		return
 	}
 	r.mu.Lock()
@@ -208,6 +227,7 @@ type Departure struct {
 // by the clock, so that what is kept for them can be dropped. A peer that is
 // named by a new list is among them even if it is not remembered.
 func (r *Roster) Sweep() []Departure {
+	r.registry.sweep(r.now())
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var out []Departure

@@ -21,6 +21,7 @@ const (
 	confirmOK      = 0
 	confirmRefused = 1 // for good: the label or the token is another's
 	confirmNobody  = 2 // nobody here can
+	confirmUsed    = 3 // refused for good: the token has let in as many others as it is for
 )
 
 type confirmQuestion struct {

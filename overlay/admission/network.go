@@ -26,6 +26,12 @@ var (
 	ConfirmedProtocol = Protocol{ // AnswerConfirmed
 		Name: "confirmed", MaxRequest: 2 + membership.MaxChain, MaxAnswer: 1, Timeout: confirmTimeout,
 	}
+	UsesProtocol = Protocol{ // AnswerUses
+		Name: "uses", MaxRequest: 1 + 32, MaxAnswer: 1 + membership.MaxUses*(2+membership.MaxChain), Timeout: confirmTimeout,
+	}
+	WithdrawProtocol = Protocol{ // AnswerWithdraw
+		Name: "withdraw", MaxRequest: membership.WithdrawalSize, MaxAnswer: 1, Timeout: confirmTimeout,
+	}
 	RevocationProtocol = Protocol{ // AnswerList
 		Name: "revocation", MaxRequest: 8 + 4 + membership.MaxRevocationList, MaxAnswer: 8 + 4 + membership.MaxRevocationList,
 		Timeout: compareTimeout,

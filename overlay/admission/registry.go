@@ -1,9 +1,12 @@
 package admission
 
 import (
+	"errors"
 	"log/slog"
 	"sync"
 	"time"
+
+	"github.com/hashicorp/golang-lru/v2/simplelru"
 
 	"github.com/idloc/idloc/internal/peerid"
 	"github.com/idloc/idloc/internal/state"
@@ -11,14 +14,23 @@ import (
 	"github.com/idloc/idloc/overlay/naming"
 )
 
+const (
+	// labelsKept is how long after its holder's end a label is remembered: who comes
+	// back within that has its old serial.
+	labelsKept = membership.MaxMember
+	// compactAbove is how many records the journal has at least before it is written
+	// anew; it is when half of them say nothing any more.
+	compactAbove = 1024
+)
+
 // confirmedLabel is one label that an issuer has confirmed.
 type confirmedLabel struct {
-	Peer       peerid.ID      `json:"peer"`
-	Serial     uint64         `json:"serial"`
-	NotAfter   time.Time      `json:"not_after"`
-	Invitation membership.Key `json:"invitation,omitzero"`
-	Named      bool           `json:"named"`
-	Delegate   membership.Key `json:"delegate,omitzero"` // who has confirmed it; zero: the founder
+	Peer       peerid.ID
+	Serial     uint64
+	NotAfter   time.Time
+	Invitation membership.Key
+	Named      bool
+	Delegate   membership.Key // who has confirmed it; zero: the founder
 }
 
 func heldBy(m *membership.Member) confirmedLabel {
@@ -30,62 +42,145 @@ func (c confirmedLabel) claim() *membership.Member {
 	return &membership.Member{Peer: c.Peer, Confirmed: true, Wildcard: !c.Named, Serial: c.Serial, Delegate: c.Delegate}
 }
 
-// registry is an issuer's memory of what it and others confirmed. It is safe for
-// concurrent use.
+// registry is a peer's memory of what was confirmed and of who came by which
+// invitation. What is new is appended to a journal. It is safe for concurrent use.
 type registry struct {
 	dir     *state.Dir
 	log     *slog.Logger
-	issuing sync.Mutex // held from the choice of a label until it is set
+	journal *state.Journal // nil keeps nothing
+	issuing sync.Mutex     // held from the choice of a label until it is set
 
-	mu sync.Mutex // guards s
-	s  savedRegistry
+	mu        sync.Mutex // guards the rest
+	serial    uint64
+	delegates bool // others confirm too
+	labels    map[string]confirmedLabel
+	made      map[membership.Key]made // invitations, by this issuer
+	came      came
+	proofs    *simplelru.LRU[proofKey, proof]
+	records   int      // in the journal
+	unsaved   bool     // the journal lacks some
+	later     []func() // waits for records that nobody waits for
 }
 
-type savedRegistry struct {
-	Serial    uint64                    `json:"serial"`
-	Labels    map[string]confirmedLabel `json:"labels"`
-	Delegates bool                      `json:"delegates"` // others confirm too
-}
-
-func newRegistry(dir *state.Dir, log *slog.Logger) *registry {
-	r := &registry{dir: dir, log: log}
-	found, damaged := false, false
-	if dir != nil {
-		var aside error
-		if found, aside = dir.LoadCache(DocLabels, &r.s); aside != nil {
-			log.Warn("saved state is damaged and begun anew", "name", DocLabels, "err", aside)
-			damaged = true
-		}
+// newRegistry reads what was kept. It is closed by close.
+func newRegistry(dir *state.Dir, log *slog.Logger, now time.Time) *registry {
+	r := &registry{dir: dir, log: log, serial: 1, labels: map[string]confirmedLabel{}, made: map[membership.Key]made{}, came: newCame()}
+	r.proofs, _ = simplelru.NewLRU[proofKey, proof](proofsMax, nil)
+	if dir == nil {
+		return r
 	}
-	if !found {
+	j, err := dir.OpenJournal(DocLabels)
+	if err != nil {
+		log.Warn("what is confirmed is not saved", "name", DocLabels, "err", err)
+		return r
+	}
+	r.journal = j
+	err = j.Filter(func(b []byte) bool {
+		r.restore(b)
+		r.records++
+		return true
+	})
+	switch {
+	case errors.Is(err, state.ErrDamaged):
 		// What was confirmed before is not known here any more: from now on
 		// the database is asked, as if others confirmed too.
-		r.s = savedRegistry{Serial: 1, Delegates: damaged}
+		log.Warn("saved state is damaged and begun anew", "name", DocLabels, "err", err)
+		r.delegates = true
+		r.append(delegatesRecord())
+	case err != nil:
+		r.unsaved = true
+		dir.Complain(log, DocLabels, err)
 	}
-	if r.s.Labels == nil {
-		r.s.Labels = map[string]confirmedLabel{}
-	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.compact(now)
 	return r
+}
+
+// close ends the journal.
+func (r *registry) close() {
+	if r.journal != nil {
+		_ = r.journal.Close() // what could not be written was said
+	}
+}
+
+// append adds a record to the journal; mu is held. What it returns waits until it is
+// on the disk.
+func (r *registry) append(b []byte) (wait func()) {
+	if r.journal == nil {
+		return func() {}
+	}
+	if r.unsaved {
+		err := r.rewrite()
+		return func() { r.dir.Complain(r.log, DocLabels, err) }
+	}
+	r.records++
+	written := r.journal.Append(b)
+	return func() {
+		err := written()
+		r.dir.Complain(r.log, DocLabels, err)
+		if err != nil {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			r.unsaved = true
+		}
+	}
+}
+
+// rewrite writes the journal anew with what matters; mu is held.
+func (r *registry) rewrite() error {
+	all := r.all()
+	err := r.journal.Rewrite(all)
+	r.unsaved = err != nil
+	if err == nil {
+		r.records = len(all)
+	}
+	return err
+}
+
+// compact forgets what does not matter any more, and writes the journal anew if
+// that is most of it; mu is held.
+func (r *registry) compact(now time.Time) {
+	r.prune(now)
+	if r.journal != nil && r.records > compactAbove && r.records > 2*len(r.all()) {
+		r.dir.Complain(r.log, DocLabels, r.rewrite())
+	}
+}
+
+// prune forgets what does not matter any more; mu is held.
+func (r *registry) prune(now time.Time) {
+	for label, c := range r.labels {
+		if now.After(c.NotAfter.Add(labelsKept)) {
+			delete(r.labels, label)
+		}
+	}
+	for key, m := range r.made {
+		if now.After(m.end.Add(membership.Grace)) {
+			delete(r.made, key)
+		}
+	}
+	r.came.prune(now)
+}
+
+// sweep is compact, now and then. It says what could not be written.
+func (r *registry) sweep(now time.Time) {
+	r.mu.Lock()
+	waits := r.later
+	r.later = nil
+	r.mu.Unlock()
+	for _, wait := range waits {
+		wait()
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.compact(now)
 }
 
 func (r *registry) get(label string) (confirmedLabel, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	c, ok := r.s.Labels[label]
+	c, ok := r.labels[label]
 	return c, ok
-}
-
-// usedBy says whether a named invitation has made somebody else than p a
-// member.
-func (r *registry) usedBy(invitation membership.Key, p peerid.ID) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, c := range r.s.Labels {
-		if c.Named && c.Invitation == invitation && c.Peer != p {
-			return true
-		}
-	}
-	return false
 }
 
 // invitationOf returns the invitation by which a peer came; zero: not known, or
@@ -93,7 +188,7 @@ func (r *registry) usedBy(invitation membership.Key, p peerid.ID) bool {
 func (r *registry) invitationOf(id peerid.ID) membership.Key {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, c := range r.s.Labels {
+	for _, c := range r.labels {
 		if c.Peer == id {
 			return c.Invitation
 		}
@@ -107,27 +202,32 @@ func (r *registry) invitationOf(id peerid.ID) membership.Key {
 func (r *registry) nextSerial(now time.Time) uint64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.s.Serial = naming.Seq(now, r.s.Serial)
-	return r.s.Serial
+	r.serial = naming.Seq(now, r.serial)
+	return r.serial
 }
 
-func (r *registry) set(label string, c confirmedLabel) {
+// set gives a label. What it returns waits until that is on the disk.
+func (r *registry) set(label string, c confirmedLabel) (wait func()) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.s.Labels[label] = c
-	r.dir.Keep(r.log, DocLabels, r.s)
+	r.labels[label] = c
+	return r.append(labelRecord(label, c))
 }
 
 // noteDelegate notes that somebody else confirms too.
-func (r *registry) noteDelegate() {
+func (r *registry) noteDelegate() (wait func()) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.s.Delegates = true
+	if r.delegates {
+		return func() {}
+	}
+	r.delegates = true
+	return r.append(delegatesRecord())
 }
 
 // alone says whether nobody else confirms.
 func (r *registry) alone() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return !r.s.Delegates
+	return !r.delegates
 }

@@ -46,6 +46,9 @@ type Config struct {
 	// Changed is called when a new revocation list is in force: what belongs to
 	// those whom Sweep names is to be dropped. Required.
 	Changed func()
+	// Ended is called when somebody has ceased to be a member by something else than
+	// that: what belongs to those whom Sweep names is to be dropped. Required.
+	Ended func()
 	// Renewed is called when this peer has a new chain, which others are to be
 	// shown. Required.
 	Renewed func()
@@ -67,15 +70,18 @@ type Roster struct {
 	clocks   clocks
 	jumps    wallclock.Jumps // of WatchClock
 	list     atomic.Pointer[membership.RevocationList]
-	revoking sync.Mutex // held while the founder makes a list, so that each has its own number
-	saving   sync.Mutex // held from when a document is made until it is saved
+	issues   atomic.Bool // issuer is not nil
+	revoking sync.Mutex  // held while the founder makes a list, so that each has its own number
+	saving   sync.Mutex  // held from when a document is made until it is saved
 
-	mu         sync.Mutex // guards the rest
-	own        Own
-	issuer     *membership.Issuer
-	delegation []byte
-	members    *simplelru.LRU[peerid.ID, *known]
-	swept      *membership.RevocationList // that Sweep has seen
+	mu          sync.Mutex // guards the rest
+	own         Own
+	issuer      *membership.Issuer
+	delegation  []byte
+	silence     map[peerid.ID]time.Time // when an issuer has not answered
+	members     *simplelru.LRU[peerid.ID, *known]
+	swept       *membership.RevocationList // that Sweep has seen
+	withdrawals map[peerid.ID]int          // of invitations that members have asked for
 }
 
 // Own is this peer's own membership. Chain and Member are not to be changed.
@@ -96,10 +102,26 @@ func newRoster(cfg Config, overlay membership.Overlay) (*Roster, error) {
 		cfg.Now = wallclock.Now
 	}
 	cfg.Log = logpace.New(cfg.Log)
-	r := &Roster{cfg: cfg, self: self, overlay: overlay, registry: newRegistry(cfg.State, cfg.Log)}
+	r := &Roster{cfg: cfg, self: self, overlay: overlay, withdrawals: map[peerid.ID]int{}, silence: map[peerid.ID]time.Time{}}
 	r.jumps.Since(r.now()) // before anything is judged by the clock
-	r.members, err = simplelru.NewLRU[peerid.ID, *known](membersMax, nil)
-	return r, err
+	if r.members, err = simplelru.NewLRU[peerid.ID, *known](membersMax, nil); err != nil {
+		return nil, err
+	}
+	r.registry = newRegistry(cfg.State, cfg.Log, r.now())
+	return r, nil
+}
+
+// Close ends what the Roster keeps on disk. It is idempotent. The Roster can be asked
+// as before.
+func (r *Roster) Close() { r.registry.close() }
+
+// orClose is r, closed if err says that it is not to be used.
+func (r *Roster) orClose(err error) (*Roster, error) {
+	if err != nil {
+		r.Close()
+		return nil, err
+	}
+	return r, nil
 }
 
 // PeerID returns the ID of the peer that has a key.
@@ -121,8 +143,9 @@ func Found(cfg Config, domain, name string) (*Roster, error) {
 	if err != nil {
 		return nil, err
 	}
-	r.root, r.issuer = root, root.Issuer()
-	return r, r.issueSelf(cleanLabel(name))
+	r.root = root
+	r.setIssuer(root.Issuer())
+	return r.orClose(r.issueSelf(cleanLabel(name)))
 }
 
 // Enter makes this peer a provisional member by a token, under the token's label
@@ -142,10 +165,7 @@ func Enter(cfg Config, t *membership.Token, name string) (*Roster, error) {
 	if err == nil && untimely != nil && untimely.Err == membership.ErrExpired && !untimely.FarOff() {
 		err = untimely
 	}
-	if err != nil {
-		return nil, err
-	}
-	return r, nil
+	return r.orClose(err)
 }
 
 // Resume continues what was saved. If the chain has ended, a token, unless it is
@@ -161,10 +181,10 @@ func Resume(cfg Config, s *Saved, t *membership.Token) (*Roster, error) {
 		return nil, err
 	}
 	r.resumed = true
-	if err := r.restore(s); err != nil {
-		return nil, err
+	if err = r.restore(s); err == nil {
+		err = r.renewOffline(s, t)
 	}
-	return r, r.renewOffline(s, t)
+	return r.orClose(err)
 }
 
 // restore takes over what was saved, without asking whether it still holds.
@@ -177,7 +197,7 @@ func (r *Roster) restore(s *Saved) error {
 		if r.root.Overlay() != r.overlay {
 			return errors.New("saved root key is of another overlay")
 		}
-		r.issuer = r.root.Issuer()
+		r.setIssuer(r.root.Issuer())
 	}
 	if len(s.Revocation) > 0 {
 		l, err := membership.OpenRevocationList(s.Revocation, r.overlay)
@@ -190,7 +210,7 @@ func (r *Roster) restore(s *Saved) error {
 	if len(s.Delegation) > 0 {
 		i, err := membership.NewDelegate(r.cfg.Key, s.Delegation, r.overlay, r.now(), r.Revocations())
 		if err == nil {
-			r.issuer = i
+			r.setIssuer(i)
 		}
 		if err == nil || errors.As(err, new(*membership.TimeError)) {
 			r.delegation = s.Delegation // it may begin when the clock is set
@@ -241,6 +261,12 @@ func (r *Roster) Own() Own {
 	own := r.own
 	own.Issuer = r.issuer != nil
 	return own
+}
+
+// setIssuer makes this peer an issuer; mu is held, or nobody else has the Roster.
+func (r *Roster) setIssuer(i *membership.Issuer) {
+	r.issuer = i
+	r.issues.Store(true)
 }
 
 // issuing returns the issuer that this peer is; nil if it is none.

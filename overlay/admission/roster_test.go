@@ -64,6 +64,7 @@ func TestResume(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		defer r.Close()
 		own, was := r.Own(), p.Own()
 		if r.Self() != p.Self() || own.Label != was.Label || own.Issuer != was.Issuer || string(own.Chain) != string(was.Chain) || r.Founder() != p.Founder() || r.Overlay() != p.Overlay() {
 			t.Errorf("%s is %+v", was.Label, own)
@@ -115,16 +116,23 @@ func TestResumeEnded(t *testing.T) {
 		if err := errors.Join(earth.Save(), mars.Save()); err != nil {
 			t.Fatal(err)
 		}
+		resume := func(cfg Config, s *Saved, token *membership.Token) (*Roster, error) {
+			r, err := Resume(cfg, s, token)
+			if err == nil {
+				defer r.Close()
+			}
+			return r, err
+		}
 		time.Sleep(membership.MaxMember + time.Hour)
 		founder, _ := Load(earth.dir)
-		if r, err := Resume(earth.config(), founder, nil); err != nil || !r.Own().Member.NotAfter.After(time.Now()) || r.Own().Label != "earth" {
+		if r, err := resume(earth.config(), founder, nil); err != nil || !r.Own().Member.NotAfter.After(time.Now()) || r.Own().Label != "earth" {
 			t.Errorf("the founder: %v", err)
 		}
 		s, _ := Load(mars.dir)
-		if _, err := Resume(mars.config(), s, nil); !errors.Is(err, membership.ErrExpired) {
+		if _, err := resume(mars.config(), s, nil); !errors.Is(err, membership.ErrExpired) {
 			t.Errorf("without a token: %v", err)
 		}
-		if r, err := Resume(mars.config(), s, token); err != nil || r.Own().Member.Confirmed || r.Own().Label != "mars" {
+		if r, err := resume(mars.config(), s, token); err != nil || r.Own().Member.Confirmed || r.Own().Label != "mars" {
 			t.Errorf("with the token: %v", err)
 		}
 		l, err := earth.root.Revoke(nil, time.Now(), membership.Revocation{Kind: membership.RevokePeer, Key: membership.KeyOf(mars.Self())})
@@ -132,7 +140,7 @@ func TestResumeEnded(t *testing.T) {
 			t.Fatal(err)
 		}
 		s.Revocation = l.Bytes()
-		if r, err := Resume(mars.config(), s, token); err == nil {
+		if r, err := resume(mars.config(), s, token); err == nil {
 			t.Errorf("revoked: resumed as %+v", r.Own())
 		}
 	})
@@ -239,7 +247,7 @@ func TestLabelsDamaged(t *testing.T) {
 	earth := w.newPeer(nil, open())
 	earth.run(Found(earth.config(), "example.com", "earth"))
 	mars := w.join(earth.token(membership.InviteOptions{}), "mars")
-	if err := errors.Join(earth.Save(), earth.dir.Close(), os.Truncate(filepath.Join(path, DocLabels+".json"), 9)); err != nil {
+	if err := errors.Join(earth.Save(), earth.dir.Close(), os.Truncate(filepath.Join(path, DocLabels+".journal"), 9)); err != nil {
 		t.Fatal(err)
 	}
 	earth.leave()

@@ -86,7 +86,9 @@ func (e Entrance) Found(ctx context.Context) error {
 func (e Entrance) Join(ctx context.Context, t *membership.Token) error {
 	known := func() []peer.AddrInfo { return e.named(t) }
 	ready := func() error { return e.Roster.CheckToken(t) }
-	if err := cmp.Or(e.Mesh.Seek(ctx, known, ready), ready()); err != nil {
+	if err := cmp.Or(e.Mesh.Seek(ctx, known, ready), ready()); errors.Is(err, membership.ErrUsed) {
+		return membership.ErrUsed // whoever says so is right: it would be a waste to name all that were asked
+	} else if err != nil {
 		return err
 	}
 	var err error

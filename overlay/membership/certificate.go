@@ -39,6 +39,17 @@ const (
 	allRoles           = RoleRelay | RoleDelegate
 )
 
+// RolesOf returns the set of those that are wanted.
+func RolesOf(relay, delegate bool) (r Roles) {
+	if relay {
+		r |= RoleRelay
+	}
+	if delegate {
+		r |= RoleDelegate
+	}
+	return r
+}
+
 // Has says whether all of the other set are in r.
 func (r Roles) Has(other Roles) bool { return r&other == other }
 
@@ -65,6 +76,10 @@ type Certificate struct {
 	// Label is AnyLabel or one label for an invitation; for a member also ""
 	// (no name). Empty for a delegate.
 	Label string
+	// Uses is how many members an invitation makes, of which each is one key; 0 is any
+	// number. Of invitations only. What bytes cannot tell, who came first, is package
+	// admission's.
+	Uses int
 
 	// Of members only:
 
@@ -102,7 +117,8 @@ const (
 // appendBody appends the payload without the proof: what the proof signs.
 //
 //	subject 32 | version 1 | kind 1 | flags 1 | notBefore uvarint | notAfter uvarint |
-//	label length 1 | label | confirmed: serial uvarint, invitation 32 if flagged
+//	label length 1 | label | confirmed: serial uvarint, invitation 32 if flagged |
+//	invitations: uses uvarint, 0 is any number
 func (c *Certificate) appendBody(b []byte) []byte {
 	flags := byte(c.Roles)
 	if c.Confirmed {
@@ -124,6 +140,9 @@ func (c *Certificate) appendBody(b []byte) []byte {
 		if !c.Invitation.IsZero() {
 			b = append(b, c.Invitation[:]...)
 		}
+	}
+	if c.Kind == KindInvitation {
+		b = binary.AppendUvarint(b, uint64(c.Uses))
 	}
 	return b
 }
@@ -161,6 +180,13 @@ func ParseCertificate(b []byte) (*Certificate, error) {
 		}
 	} else if flags&flagInvited != 0 {
 		r.Fail("flags %#x", flags)
+	}
+	if c.Kind == KindInvitation {
+		uses := r.Uvarint()
+		if uses > MaxUses {
+			r.Fail("%d uses", uses)
+		}
+		c.Uses = int(uses)
 	}
 	if c.Kind == KindMember && !c.Confirmed {
 		c.Proof = bytes.Clone(r.Bytes(canon.SignatureSize))
@@ -217,6 +243,9 @@ func (c *Certificate) check() error {
 		if c.Label != AnyLabel {
 			if err := CheckLabel(c.Label); err != nil {
 				return fmt.Errorf("%s: %w", c.what(), err)
+			}
+			if c.Uses != 1 {
+				return fail(ErrUses, "one name is for one member")
 			}
 		}
 	case KindMember:

@@ -129,7 +129,11 @@ func (ch *chain) verify(o Overlay, now time.Time, rev *RevocationList) error {
 		if l.cert.Kind == KindInvitation && ch.leaf().Kind == KindMember {
 			end = end.Add(Grace) // what was entered in time outlasts the invitation (DESIGN §14.1)
 		}
-		if err := CheckTimes(l.cert.what(), l.cert.NotBefore, end, now); err != nil {
+		late := Tolerance
+		if l.cert == ch.leaf() && l.cert.Kind == KindInvitation {
+			late = EntryTolerance
+		}
+		if err := checkWithin(l.cert.what(), l.cert.NotBefore, end, now, late); err != nil {
 			return err
 		}
 		if err := rev.check(l.cert); err != nil {
@@ -253,6 +257,11 @@ type Member struct {
 	NotBefore, NotAfter time.Time
 	Invitation          Key // by which it came; zero: none
 	Delegate            Key // under whom it is a member; zero: the root
+
+	// Of provisional members only: until when their invitation admits, and how many; 0
+	// is any number. Whether they came in time, and who came before, chains do not say.
+	Entry time.Time
+	Uses  int
 }
 
 func (ch *chain) member() *Member {
@@ -269,6 +278,7 @@ func (ch *chain) member() *Member {
 		case KindInvitation:
 			m.Invitation = l.cert.Subject
 			m.Wildcard = l.cert.Label == AnyLabel
+			m.Entry, m.Uses = l.cert.NotAfter, l.cert.Uses
 		}
 	}
 	return m

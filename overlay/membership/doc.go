@@ -17,7 +17,7 @@
 // Certificate.appendBody, Token.String and RevocationList; encoding and
 // signatures are canon's. The envelope domain strings are
 //
-//	"idloc-<certificate|possession|revocation|name|contact>/1 <overlay ID in hex>"
+//	"idloc-<certificate|possession|revocation|withdrawal|name|contact>/1 <overlay ID in hex>"
 //
 // # Threats
 //
@@ -25,7 +25,8 @@
 //     verified with the key of the one before, in the overlay's own domain.
 //   - The holder of a token: becomes a member with any number of keys until
 //     the invitation ends, and, because it writes its own dates, until Grace
-//     after. It cannot take a label, role or lifetime that the token lacks,
+//     after, as far as chains tell: that an invitation is used up, or over when its
+//     holder comes first, package admission remembers. It cannot take a label, role or lifetime that the token lacks,
 //     nor make members of keys it does not hold (proof of possession).
 //     RevokeInvitation ends it; RevokeInvited what was confirmed from it too.
 //   - A delegate: may confirm wrongly below its roles and until its end, but
@@ -48,6 +49,7 @@
 //	chain.go        DESIGN §14.1
 //	issuer.go       DESIGN §14.1
 //	token.go        DESIGN §8 Membership
+//	withdrawal.go   an invitation's end, on the word of who has its token
 //	revocation.go   DESIGN §8 Revocation, §14.1
 //	label.go        RFC 1035 §2.3.4, RFC 1123 §2.1
 //	key.go          RFC 8032 §5.1.3

@@ -26,11 +26,18 @@ var (
 	ErrNotYetValid  = errors.New("not yet valid")
 	ErrRevoked      = errors.New("revoked")
 	ErrPossession   = errors.New("member key did not prove possession")
+	ErrUses         = errors.New("not a number of members that an invitation can be for")
 	ErrSerial       = errors.New("serial number of a time at which it cannot have been given")
 	ErrKey          = errors.New("not a usable Ed25519 key")
 	ErrTooLarge     = errors.New("too large")
 	ErrBadLabel     = errors.New("not a host label")
 	ErrBadDomain    = errors.New("not a domain")
+
+	// ErrUsed: an invitation has made as many members as it is for.
+	ErrUsed = errors.New("the token was used already")
+	// ErrContested: as many others have entered by an invitation as it is for, and
+	// nobody has decided who stands.
+	ErrContested = errors.New("another peer has entered by the invitation, and the founder or a delegate has not confirmed either yet")
 
 	ErrNotToken     = errors.New("not an idloc token")
 	ErrTokenVersion = errors.New("token of a newer version of idloc")
@@ -81,10 +88,20 @@ func (e *TimeError) Unwrap() error { return e.Err }
 // CheckTimes returns a *TimeError if now, give or take Tolerance, is outside
 // of [from, to]; a zero bound does not bound. what begins the error's text.
 func CheckTimes(what string, from, to, now time.Time) error {
+	return checkWithin(what, from, to, now, Tolerance)
+}
+
+// CheckEntry is CheckTimes for the end of an invitation, which is kept more
+// narrowly: who lets somebody in until then means then.
+func CheckEntry(end, now time.Time) error {
+	return checkWithin("invitation", time.Time{}, end, now, EntryTolerance)
+}
+
+func checkWithin(what string, from, to, now time.Time, late time.Duration) error {
 	if !from.IsZero() && from.After(now.Add(Tolerance)) {
 		return &TimeError{ErrNotYetValid, what, from, now}
 	}
-	if !to.IsZero() && to.Before(now.Add(-Tolerance)) {
+	if !to.IsZero() && to.Before(now.Add(-late)) {
 		return &TimeError{ErrExpired, what, to, now}
 	}
 	return nil

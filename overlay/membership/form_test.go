@@ -23,7 +23,8 @@ func TestCertificateForm(t *testing.T) {
 		Roles: RoleRelay, NotBefore: from, NotAfter: from.Add(MaxMember)}
 	provisional := Certificate{Subject: subject, Kind: KindMember, Label: "*", NotBefore: from, NotAfter: from.Add(MaxMember), Proof: make([]byte, 64)}
 	for what, c := range map[string]Certificate{"delegate": delegate, "invitation": invitation, "confirmed": confirmed, "provisional": provisional,
-		"named invitation": func() Certificate { c := invitation; c.Label = "mars"; return c }(),
+		"named invitation": func() Certificate { c := invitation; c.Label, c.Uses = "mars", 1; return c }(),
+		"sixty-four":       func() Certificate { c := invitation; c.Uses = MaxUses; return c }(),
 		"no label":         func() Certificate { c := confirmed; c.Label = ""; return c }(),
 		"no roles":         func() Certificate { c := confirmed; c.Roles = 0; return c }(),
 		"no invitation":    func() Certificate { c := confirmed; c.Invitation = Key{}; return c }(),
@@ -35,7 +36,7 @@ func TestCertificateForm(t *testing.T) {
 			continue
 		}
 		if got.Subject != c.Subject || got.Kind != c.Kind || got.Roles != c.Roles || got.Label != c.Label || got.Confirmed != c.Confirmed ||
-			got.Wildcard != c.Wildcard || got.Serial != c.Serial || got.Invitation != c.Invitation || !got.NotBefore.Equal(c.NotBefore) ||
+			got.Wildcard != c.Wildcard || got.Serial != c.Serial || got.Uses != c.Uses || got.Invitation != c.Invitation || !got.NotBefore.Equal(c.NotBefore) ||
 			!got.NotAfter.Equal(c.NotAfter) || !bytes.Equal(got.Proof, c.Proof) {
 			t.Errorf("%s: %+v", what, got)
 		}
@@ -55,6 +56,9 @@ func TestCertificateForm(t *testing.T) {
 		"delegate's label":      {delegate, func(c *Certificate) { c.Label = "mars" }, ErrNonCanonical},
 		"delegate without role": {delegate, func(c *Certificate) { c.Roles = RoleRelay }, ErrNonCanonical},
 		"invitation's label":    {invitation, func(c *Certificate) { c.Label = "-" }, ErrBadLabel},
+		"named for any number":  {invitation, func(c *Certificate) { c.Label = "mars" }, ErrUses},
+		"named for two":         {invitation, func(c *Certificate) { c.Label, c.Uses = "mars", 2 }, ErrUses},
+		"sixty-five":            {invitation, func(c *Certificate) { c.Uses = MaxUses + 1 }, ErrNonCanonical},
 		"invitation, no label":  {invitation, func(c *Certificate) { c.Label = "" }, ErrBadLabel},
 		"confirmed, any label":  {confirmed, func(c *Certificate) { c.Label = "*" }, ErrBadLabel},
 		"confirmed delegate":    {delegate, func(c *Certificate) { c.Confirmed = true }, ErrNonCanonical},

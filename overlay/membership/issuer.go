@@ -112,8 +112,12 @@ type InviteOptions struct {
 	Label   string        // "" or AnyLabel: the member chooses
 	Expires time.Duration // until then the token admits; 0: DefaultInvitation
 	Roles   Roles
+	Uses    int      // members that it makes, ≤MaxUses; 0: one; AnyNumber: as many as come
 	Addrs   []string // ≤4 multiaddrs of peers, each ending in /p2p/<peer ID>
 }
+
+// AnyNumber is InviteOptions.Uses of a token for as many members as come.
+const AnyNumber = -1
 
 // Invite makes a token with a fresh invitation key.
 func (i *Issuer) Invite(opts InviteOptions, now time.Time) (*Token, error) {
@@ -136,7 +140,15 @@ func (i *Issuer) invite(opts InviteOptions, now time.Time, seed []byte) (*Token,
 	if err != nil {
 		return nil, err
 	}
-	c := &Certificate{Subject: key, Kind: KindInvitation, Roles: opts.Roles, Label: opts.Label}
+	switch {
+	case opts.Uses == 0:
+		opts.Uses = 1
+	case opts.Uses == AnyNumber && opts.Label == AnyLabel:
+		opts.Uses = 0 // in a certificate
+	case opts.Uses < 0 || opts.Uses > MaxUses || opts.Uses > 1 && opts.Label != AnyLabel:
+		return nil, fmt.Errorf("%w: %d for %q", ErrUses, opts.Uses, opts.Label)
+	}
+	c := &Certificate{Subject: key, Kind: KindInvitation, Roles: opts.Roles, Label: opts.Label, Uses: opts.Uses}
 	c.NotBefore, c.NotAfter = span(now, earlier(now.Add(opts.Expires), i.grant.end), MaxInvitation)
 	ch, err := i.issue(c, now)
 	if err != nil {
@@ -188,7 +200,8 @@ type MemberOptions struct {
 	Wildcard   bool   // the label is the member's choice
 	Roles      Roles
 	Serial     uint64
-	Invitation Key // by which it came; zero: none
+	Invitation Key       // by which it came; zero: none
+	Until      time.Time // no longer than that; zero: as long as can be
 }
 
 // Certificate returns the delegate's certificate, the zero one for the root.
@@ -209,7 +222,7 @@ func (i *Issuer) Issue(peer peerid.ID, opts MemberOptions, now time.Time) ([]byt
 		Label: opts.Label, Wildcard: opts.Wildcard, Invitation: opts.Invitation,
 		Serial: max(min(opts.Serial, serialAt(now)), i.grant.since),
 	}
-	c.NotBefore, c.NotAfter = span(now, i.grant.end, MaxMember)
+	c.NotBefore, c.NotAfter = span(now, earlier(opts.Until, i.grant.end), MaxMember)
 	ch, err := i.issue(c, now)
 	if err != nil {
 		return nil, err

@@ -97,7 +97,7 @@ func TestVerifyChainAttacks(t *testing.T) {
 		return &Certificate{Subject: key(dk), Kind: KindDelegate, Roles: RoleDelegate, NotBefore: epoch.Add(-day), NotAfter: epoch.Add(100 * day)}
 	}
 	invite := func(label string) *Certificate {
-		return &Certificate{Subject: key(ik), Kind: KindInvitation, Label: label, NotBefore: epoch.Add(-day), NotAfter: epoch.Add(day)}
+		return &Certificate{Subject: key(ik), Kind: KindInvitation, Label: label, Uses: 1, NotBefore: epoch.Add(-day), NotAfter: epoch.Add(day)}
 	}
 	provisional := func(label string) *Certificate {
 		return &Certificate{Subject: key(mk), Kind: KindMember, Label: label, NotBefore: epoch.Add(-time.Hour), NotAfter: epoch.Add(2 * day)}

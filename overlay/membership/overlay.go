@@ -128,6 +128,9 @@ const (
 	// another's clock the errors of both add up, and a record that is fresh by
 	// a clock 4 min ahead lies 8 min in the future for one 4 min behind.
 	Tolerance = 10 * time.Minute
+	// EntryTolerance is how long after its end an invitation lets somebody in, for
+	// clocks that differ.
+	EntryTolerance = 30 * time.Second
 	// backdate is how long before its issue a certificate begins.
 	backdate = 5 * time.Minute
 	// MaxMember bounds a member certificate's life.
@@ -141,6 +144,8 @@ const (
 	LongestLife = MaxInvitation + Grace + 24*time.Hour
 	// MaxInvitation bounds the life of invitations and delegates.
 	MaxInvitation = 366 * 24 * time.Hour
+	// MaxUses bounds how many members an invitation for a number of them can make.
+	MaxUses = 64
 	// DefaultInvitation is the life of an invitation that does not say.
 	DefaultInvitation = 24 * time.Hour
 )

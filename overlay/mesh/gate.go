@@ -279,7 +279,7 @@ func (g *gate) serveHello(s network.Stream) {
 		return
 	}
 	g.log.Debug("refusing a hello", "peer", c.RemotePeer(), "err", err)
-	_, _ = s.Write((&RefusedError{err.Error(), refusedForGood(err), g.mine(c.RemotePeer()).Seconds}).appendTo(nil))
+	_, _ = s.Write((&RefusedError{err.Error(), refusedForGood(err), errors.Is(err, membership.ErrUsed), g.mine(c.RemotePeer()).Seconds}).appendTo(nil))
 	_ = s.CloseWrite()
 	// The peer closes the connection when it has read the reason; closing it
 	// from here at once would overtake that. Do not wait for long.
@@ -352,7 +352,7 @@ func (g *gate) admit(c network.Conn, h Hello) error {
 
 // refusedForGood says whether a peer that is refused for err need not come again.
 func refusedForGood(err error) bool {
-	return errors.Is(err, membership.ErrNotMember) && !errors.As(err, new(*membership.TimeError))
+	return errors.Is(err, membership.ErrNotMember) && !errors.As(err, new(*membership.TimeError)) && !errors.Is(err, membership.ErrContested)
 }
 
 // forgive forgets why peers were refused: the reason may be gone.

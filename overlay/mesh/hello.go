@@ -33,7 +33,8 @@ import (
 // A refusal says what time it is there too: a clock may be the reason.
 //
 //	0      1
-//	1      1: for good, no other answer will come; 0: it may pass
+//	1      1: for good, no other answer will come; 2: and because the invitation is
+//	       used up; 0: it may pass
 //	2..9   the sender's time
 //	10..11 length of the reason, big endian
 //	12..   the reason, as text
@@ -108,14 +109,26 @@ func (h Hello) appendTo(b []byte) []byte {
 type RefusedError struct {
 	Reason  string
 	Final   bool   // for good: no other answer will come
+	Used    bool   // it is Final because the invitation is used up
 	seconds uint64 // the other side's time
 }
 
 func (e *RefusedError) Error() string { return fmt.Sprintf("refused by the peer: %q", e.Reason) }
 
+// Unwrap returns membership.ErrUsed if that is why.
+func (e *RefusedError) Unwrap() error {
+	if e.Used {
+		return membership.ErrUsed
+	}
+	return nil
+}
+
 func (e *RefusedError) appendTo(b []byte) []byte {
 	final := byte(0)
-	if e.Final {
+	switch {
+	case e.Used:
+		final = 2
+	case e.Final:
 		final = 1
 	}
 	b = binary.BigEndian.AppendUint64(append(b, helloRefused, final), e.seconds)
@@ -133,7 +146,8 @@ func readHello(r io.Reader) (Hello, error) {
 	case helloWelcome:
 		return readWelcome(f)
 	case helloRefused:
-		e := &RefusedError{Final: f.Uint8() == 1, seconds: f.Uint64()}
+		why := f.Uint8()
+		e := &RefusedError{Final: why == 1 || why == 2, Used: why == 2, seconds: f.Uint64()}
 		if e.Reason = string(f.Short16(maxReason)); f.Err() != nil {
 			return Hello{}, fmt.Errorf("%w: refusal: %w", errHello, f.Err())
 		}

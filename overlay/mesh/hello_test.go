@@ -36,7 +36,7 @@ func TestHelloRoundTrip(t *testing.T) {
 	if _, err := readHello(bytes.NewReader(long.appendTo([]byte{helloWelcome}))); !errors.Is(err, errHello) {
 		t.Errorf("a chain that is too long: %v", err)
 	}
-	refusal := RefusedError{"your clock is wrong", true, 17}
+	refusal := RefusedError{"your clock is wrong", true, false, 17}
 	b = refusal.appendTo(nil)
 	_, err = readHello(bytes.NewReader(b))
 	var refused *RefusedError
@@ -67,7 +67,7 @@ func TestHelloFlags(t *testing.T) {
 func FuzzHello(f *testing.F) {
 	f.Add(Hello{Roles: Roles{Server: true}, Revocation: 2, Chain: []byte("chain")}.appendTo([]byte{helloWelcome}))
 	f.Add(Hello{Revocation: 2, Chain: []byte("chain"), Record: []byte("record"), Addrs: []ma.Multiaddr{p2p.QUIC(netip.MustParseAddrPort("[2001:db8::1]:443"))}}.appendTo([]byte{helloWelcome}))
-	f.Add((&RefusedError{"no", false, 9}).appendTo(nil))
+	f.Add((&RefusedError{"no", false, false, 9}).appendTo(nil))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		r := bytes.NewReader(b)
 		h, err := readHello(r)
