@@ -106,6 +106,7 @@
 //	membership.ErrTokenVersion   Join: the token is of a newer idloc                           use that
 //	membership.ErrUsed           Join: the token has let in as many others as it is for        ask for another
 //	membership.ErrUses           Invite: Uses is no number that a token can be for             at most 64, or AnyNumber; one with a name
+//	admission.ErrScope           Revoke with an option: there is no such invitation or delegate  revoke the peer alone
 //	admission.ErrNoInvitation    Withdraw: no invitation is known by that ID                   Invitations has them
 //	membership.ErrLifetime       Invite: longer than the issuer may, or over already           ask for less
 //	membership.ErrBadLabel       Config.Name, Invite: not a host label                         a-z, 0-9 and hyphens, without the domain

@@ -386,6 +386,7 @@ func textsOfRights(t *testing.T) {
 		provoked{"Invite by a member", second(mars.Invite(idloc.InviteOptions{})), `idloc: invite: refused by policy: only the founder and delegates can do this`, []error{idloc.ErrRefusedByPolicy, overlay.ErrNotIssuer}},
 		provoked{"Revoke by a member", mars.Revoke(ctx, "earth"), `idloc: revoke earth: refused by policy: only the founder can do this`, []error{idloc.ErrRefusedByPolicy, overlay.ErrNotFounder}},
 		provoked{"Revoke of the founder", earth.Revoke(ctx, "earth"), `idloc: revoke earth: the founder cannot be revoked`, nil},
+		provoked{"Revoke of all below a delegate that is none", earth.Revoke(ctx, "mars", idloc.RevokeDelegated()), `idloc: revoke mars: not known by which invitation it came, or below which delegate`, []error{admission.ErrScope}},
 		provoked{"Revoke of nobody", earth.Revoke(ctx, "pluto"), `idloc: revoke pluto: no such name`, nil},
 		provoked{"Revoke of another domain", earth.Revoke(ctx, "mars.example.org"), `lookup mars\.example\.org: not a name of the overlay example\.com`, nil},
 	)

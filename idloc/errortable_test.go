@@ -49,6 +49,7 @@ var tabled = map[string]struct {
 	"membership.ErrTokenVersion": {in: is(membership.ErrTokenVersion)},
 	"membership.ErrUsed":         {in: is(membership.ErrUsed)},
 	"membership.ErrUses":         {in: is(membership.ErrUses)},
+	"admission.ErrScope":         {in: is(admission.ErrScope)},
 	"admission.ErrNoInvitation":  {in: is(admission.ErrNoInvitation)},
 	"membership.ErrLifetime":     {in: is(membership.ErrLifetime)},
 	"membership.ErrBadLabel":     {in: is(membership.ErrBadLabel)},

@@ -13,6 +13,7 @@ import (
 
 	"github.com/idloc/idloc/internal/peerid"
 	"github.com/idloc/idloc/overlay"
+	"github.com/idloc/idloc/overlay/admission"
 	"github.com/idloc/idloc/overlay/membership"
 	"github.com/idloc/idloc/resolver"
 	"github.com/idloc/idloc/shim"
@@ -69,11 +70,29 @@ func (n *Node) Withdraw(ctx context.Context, tokenOrID string) error {
 	return n.ended(policy("withdraw", n.ov.WithdrawInvitation(ctx, tokenOrID)))
 }
 
+// RevokeOption says whom Revoke ends besides the peer that is named.
+type RevokeOption func(*admission.Scope)
+
+// RevokeInvited ends all members that came by the same invitation: for a person, or a
+// token that got into wrong hands, rather than a key.
+func RevokeInvited() RevokeOption { return func(s *admission.Scope) { s.Invited = true } }
+
+// RevokeDelegated ends all members that the delegate has invited or confirmed through
+// which the peer came, and all tokens that it has made; the delegate itself stays a
+// member, and invites nobody any more. Who stands below the founder itself came through
+// no delegate: that is an error. To revoke a delegate ends what it has signed anyhow.
+func RevokeDelegated() RevokeOption { return func(s *admission.Scope) { s.Delegated = true } }
+
 // Revoke ends the membership of the peer that has name now, and the
 // invitation that it came with: its pipes, connections and records end
-// everywhere within 60 s. Only the founder can; others get
-// ErrRefusedByPolicy.
-func (n *Node) Revoke(ctx context.Context, name string) error {
+// everywhere within 60 s. Others that came by the invitation and were confirmed stay,
+// unless an option says so; Status and Invitations tell who they are. Only the founder
+// can; others get ErrRefusedByPolicy.
+func (n *Node) Revoke(ctx context.Context, name string, opts ...RevokeOption) error {
+	var scope admission.Scope
+	for _, o := range opts {
+		o(&scope)
+	}
 	if err := n.alive(); err != nil {
 		return err
 	}
@@ -83,7 +102,7 @@ func (n *Node) Revoke(ctx context.Context, name string) error {
 	}
 	ctx, cancel := n.bind(ctx)
 	defer cancel()
-	return n.ended(policy("revoke "+name, n.ov.Revoke(ctx, label)))
+	return n.ended(policy("revoke "+name, n.ov.Revoke(ctx, label, scope)))
 }
 
 // policy marks errors about rights that this node does not have.

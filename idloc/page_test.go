@@ -33,7 +33,7 @@ func TestPageShowsHowPeersAreReached(t *testing.T) {
 		Self: idloc.SelfStatus{Peer: peer(1, "earth")},
 		Peers: []idloc.PeerStatus{
 			{Peer: peer(2, "luna"), LastError: "offer: the peer is offline"},
-			{Peer: peer(3, "mars"), Connected: true, Paths: path("direct"), RTT: 5 * time.Millisecond},
+			{Peer: peer(3, "mars"), Connected: true, Paths: path("direct"), RTT: 5 * time.Millisecond, Invitation: "0123456789abcdef", Delegate: "juno.example.com"},
 			{Peer: peer(4, "titan"), Contact: idloc.ContactStatus{Addr: at("203.0.113.7:1"), RTT: 12 * time.Millisecond, Server: true}},
 			{Peer: peer(5, "venus"), Connected: true, Paths: path("relayed"), Contact: idloc.ContactStatus{Addr: at("203.0.113.8:1")}},
 		},
@@ -75,7 +75,7 @@ func TestPageShowsHowPeersAreReached(t *testing.T) {
 	// Peers stand in the order of how near they are, and each says how.
 	rest := dom
 	for _, want := range []string{
-		"<h3>mars.example.com</h3>", "direct 192.0.2.1:1",
+		"<h3>mars.example.com</h3>", "direct 192.0.2.1:1", "came by invitation 0123456789abcdef, through juno.example.com",
 		"<h3>venus.example.com</h3>", "relayed 192.0.2.1:1",
 		"<h3>titan.example.com</h3>", "connected, no pipe · at 203.0.113.7:1 · RTT 12 ms · serves the database",
 		"<h3>luna.example.com</h3>", "not connected", "offer: the peer is offline",

@@ -1,6 +1,7 @@
 package idloc
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -137,6 +138,11 @@ func (n *Node) Status() Status {
 	for id, p := range peers {
 		if err := n.shim.LastError(id); err != nil {
 			p.LastError = err.Error()
+		}
+		invitation, delegate := n.ov.Origin(id)
+		p.Invitation = invitation
+		if !delegate.IsZero() {
+			p.Delegate = cmp.Or(n.peer(delegate).Name, delegate.String())
 		}
 		s.Peers = append(s.Peers, *p)
 	}

@@ -113,6 +113,10 @@ type RelayStatus struct {
 // PeerStatus is what the node knows of one other peer.
 type PeerStatus struct {
 	Peer
+	// Invitation is by which one the peer came, as Invitations names them; "" is none, or
+	// not known. Delegate is below whom it is a member; "" is the founder.
+	Invitation    string        `json:"invitation,omitempty"`
+	Delegate      string        `json:"delegate,omitempty"`
 	Connected     bool          `json:"connected"`               // a pipe is up
 	Session       string        `json:"session,omitempty"`       // ID of the session in use, equal on both sides
 	Encapsulation string        `json:"encapsulation,omitempty"` // "outer-UDP", "null"

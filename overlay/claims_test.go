@@ -114,7 +114,7 @@ func TestShownAndRevoked(t *testing.T) {
 	earth := founded(t, "earth")
 	mars := earth.join(t, "mars")
 	earth.knows(t, mars)
-	if err := earth.Revoke(t.Context(), "mars"); err != nil {
+	if err := earth.Revoke(t.Context(), "mars", admission.Scope{}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := earth.Resolve(t.Context(), "mars"); !errors.Is(err, ErrRevoked) {

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/idloc/idloc/internal/peerid"
+	"github.com/idloc/idloc/overlay/admission"
 	"github.com/idloc/idloc/overlay/membership"
 	"github.com/idloc/idloc/overlay/naming"
 	"github.com/idloc/idloc/overlay/upkeep"
@@ -32,11 +33,11 @@ func (o *Overlay) enforce() {
 }
 
 // Revoke ends the membership of the peer that has a label, or whose ID is
-// given as a label, and of the invitation it came by. Only the founder can.
-// When it returns, the list has been signed, saved and sent to all connected
+// given as a label, of the invitation it came by, and of whom scope says. Only the
+// founder can. When it returns, the list has been signed, saved and sent to all connected
 // members.
-func (o *Overlay) Revoke(ctx context.Context, label string) error {
-	return o.roster.RevokeLabel(label, func() (peerid.ID, error) {
+func (o *Overlay) Revoke(ctx context.Context, label string, scope admission.Scope) error {
+	return o.roster.RevokeLabel(label, scope, func() (peerid.ID, error) {
 		f, err := o.Resolve(ctx, label)
 		return f.Peer, err
 	})
@@ -94,6 +95,13 @@ func (o *Overlay) NameOf(id peerid.ID) string {
 		return ""
 	}
 	return o.roster.Overlay().FullName(m.Label)
+}
+
+// Origin returns by which invitation another member came, as admission.InvitationID
+// has it, and the delegate below whom it is one; zero for the founder, and where
+// nothing is known.
+func (o *Overlay) Origin(id peerid.ID) (invitation string, delegate peerid.ID) {
+	return o.roster.Origin(id)
 }
 
 // RelayFor says whether this peer forwards between two members, and to whom

@@ -13,6 +13,7 @@ import (
 
 	"github.com/idloc/idloc/internal/event"
 	"github.com/idloc/idloc/internal/state"
+	"github.com/idloc/idloc/overlay/admission"
 	"github.com/idloc/idloc/overlay/membership"
 	"github.com/idloc/idloc/overlay/naming"
 )
@@ -241,7 +242,7 @@ func TestRevoke(t *testing.T) {
 	if _, err := venus.Connect(t.Context(), bad.Self()); err != nil {
 		t.Fatal(err)
 	}
-	if err := mars.Revoke(t.Context(), "peer2"); !errors.Is(err, ErrNotFounder) {
+	if err := mars.Revoke(t.Context(), "peer2", admission.Scope{}); !errors.Is(err, ErrNotFounder) {
 		t.Errorf("a member revokes: %v", err)
 	}
 	bad.directory.Serve()
@@ -252,7 +253,7 @@ func TestRevoke(t *testing.T) {
 	if _, ok := earth.RelayFor(bad.Self(), venus.Self()); !ok {
 		t.Error("the founder does not relay for a member")
 	}
-	if err := earth.Revoke(t.Context(), "peer2"); err != nil {
+	if err := earth.Revoke(t.Context(), "peer2", admission.Scope{}); err != nil {
 		t.Fatal(err)
 	}
 	// It is on no list any more, at once.

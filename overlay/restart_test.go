@@ -185,7 +185,7 @@ func TestFinalEndsJoin(t *testing.T) {
 	}
 	mars := newNode(t, nil)
 	mars.run(Join(t.Context(), token, mars.config("mars")))
-	if err := earth.Revoke(t.Context(), "mars"); err != nil {
+	if err := earth.Revoke(t.Context(), "mars", admission.Scope{}); err != nil {
 		t.Fatal(err)
 	}
 	mars.shut()
@@ -383,7 +383,7 @@ func TestRestoredFounder(t *testing.T) {
 	})); err != nil {
 		t.Fatal(err)
 	}
-	if err := earth.Revoke(t.Context(), "bad"); err != nil {
+	if err := earth.Revoke(t.Context(), "bad", admission.Scope{}); err != nil {
 		t.Fatal(err)
 	}
 	await(t, "the list at mars", 20*time.Second, func() bool { return mars.roster.Revocations().Seq() == 1 })
@@ -400,7 +400,7 @@ func TestRestoredFounder(t *testing.T) {
 		}
 	}
 	pluto := again.join(t, "pluto")
-	if err := again.Revoke(t.Context(), "pluto"); err != nil {
+	if err := again.Revoke(t.Context(), "pluto", admission.Scope{}); err != nil {
 		t.Fatal(err)
 	}
 	await(t, "both revocations at mars", 20*time.Second, func() bool {

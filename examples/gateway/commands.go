@@ -91,10 +91,10 @@ func clientCommands() []command {
 			do: func(ctx context.Context, o options, c call) error {
 				return o.client().withdraw(ctx, c.out, c.arg)
 			}},
-		{name: "revoke", args: "<name>", least: 1, most: 1,
-			help: "put a member out",
+		{name: "revoke", args: "<name>", least: 1, most: 1, flags: revokeFlags,
+			help: "put a member out; -all: and all that came by the same token",
 			do: func(ctx context.Context, o options, c call) error {
-				return o.client().revoke(ctx, c.out, c.arg)
+				return o.client().revoke(ctx, c.out, c.arg, o.all, o.below)
 			}},
 		{name: "status", flags: jsonFlag,
 			help: "print who is there and how it is reached, and where the\nproxies are: in a terminal a picture, elsewhere a table",
@@ -145,6 +145,11 @@ func inviteFlags(o *options, fs *flag.FlagSet) {
 	fs.BoolVar(&o.delegate, "delegate", false, "the member may invite")
 	fs.IntVar(&o.uses, "uses", 0, "how many members the token admits, at most 64; 0 is one, -1 is as many as come by it")
 	fs.BoolVar(&o.qr, "qr", false, "draw the token as a QR code above it; whoever sees the code can use it")
+}
+
+func revokeFlags(o *options, fs *flag.FlagSet) {
+	fs.BoolVar(&o.all, "all", false, "and all members that came by the same token")
+	fs.BoolVar(&o.below, "below", false, "and all whom the delegate has let in through which it came")
 }
 
 func jsonFlag(o *options, fs *flag.FlagSet) { fs.BoolVar(&o.json, "json", false, "print JSON") }

@@ -44,6 +44,7 @@ func TestBashCompletes(t *testing.T) {
 		{"", names},
 		{"cr", []string{"create"}},
 		{"re", []string{"revoke"}},
+		{"revoke|-", []string{"-all", "-below", "-dir"}},
 		{"co", []string{"connect", "completion"}},
 		{"nonsense", nil},
 		{"nonsense|-", nil},

@@ -68,7 +68,14 @@ func (g *gateway) control(cmd, dir string, p *progress) error {
 		answer(w, token, err)
 	})
 	mux.HandleFunc("POST /revoke", func(w http.ResponseWriter, r *http.Request) {
-		answer(w, nil, g.node.Revoke(r.Context(), r.FormValue("name")))
+		var opts []idloc.RevokeOption
+		if r.FormValue("all") != "" {
+			opts = append(opts, idloc.RevokeInvited())
+		}
+		if r.FormValue("below") != "" {
+			opts = append(opts, idloc.RevokeDelegated())
+		}
+		answer(w, nil, g.node.Revoke(r.Context(), r.FormValue("name"), opts...))
 	})
 	mux.HandleFunc("GET /invitations", func(w http.ResponseWriter, r *http.Request) { answer(w, g.node.Invitations(), nil) })
 	mux.HandleFunc("POST /withdraw", func(w http.ResponseWriter, r *http.Request) {
@@ -178,12 +185,22 @@ func (c client) withdraw(ctx context.Context, out io.Writer, what string) error 
 	return nil
 }
 
-func (c client) revoke(ctx context.Context, out io.Writer, name string) error {
+func (c client) revoke(ctx context.Context, out io.Writer, name string, all, below bool) error {
+	q := url.Values{"name": {name}}
+	and := ""
+	if all {
+		q.Set("all", "1")
+		and = ", nor who came by the same token"
+	}
+	if below {
+		q.Set("below", "1")
+		and += ", nor whom the delegate has let in through which it came"
+	}
 	var none any
-	if err := c.ask(ctx, "POST", "/revoke?name="+url.QueryEscape(name), nil, &none); err != nil {
+	if err := c.ask(ctx, "POST", "/revoke?"+q.Encode(), nil, &none); err != nil {
 		return err
 	}
-	fmt.Fprintf(out, "%s is no member any more; its pipes end everywhere within a minute\n", name)
+	fmt.Fprintf(out, "%s is no member any more%s; its pipes end everywhere within a minute\n", name, and)
 	return nil
 }
 

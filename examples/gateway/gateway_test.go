@@ -242,7 +242,12 @@ func TestFromAShell(t *testing.T) {
 		t.Errorf("after a restart: %q", again.lines)
 	}
 	must(t)(tell(t, earth.dir, "ping", "-c", "1", "mars"))
-	must(t)(tell(t, earth.dir, "revoke", "mars"))
+	if out, err := tell(t, earth.dir, "revoke", "-below", "mars"); err == nil || !strings.Contains(out, "below which delegate") {
+		t.Errorf("below no delegate: %v, %s", err, out)
+	}
+	if out := must(t)(tell(t, earth.dir, "revoke", "-all", "mars")); !strings.Contains(out, "nor who came by the same token") {
+		t.Errorf("revoke -all: %s", out)
+	}
 	if out, err := tell(t, earth.dir, "ping", "-c", "1", "mars"); err == nil {
 		t.Errorf("a revoked member answers: %s", out)
 	}

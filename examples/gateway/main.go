@@ -75,6 +75,8 @@ type options struct {
 	qr              bool
 	uses            int
 
+	all, below bool // of revoke
+
 	count int // of ping
 }
 

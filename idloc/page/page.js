@@ -117,6 +117,7 @@ function card(p) {
     art.append(el("p", { class: "soft" }, "not connected"));
   }
   for (const x of (p.paths || []).filter(x => !x.active)) art.append(el("p", { class: "soft" }, `standby: ${x.kind} ${x.remote} ${duration(x.rtt)}`));
+  if (p.invitation || p.delegate) art.append(el("p", { class: "soft" }, "came by invitation " + (p.invitation || "unknown") + (p.delegate ? `, through ${p.delegate}` : "")));
   if (p.last_error) art.append(el("p", { class: "bad" }, p.last_error));
   return art;
 }

@@ -325,7 +325,7 @@ func TestLabelsGivenAgain(t *testing.T) {
 		earth := w.found("earth")
 		mars := w.join(earth.token(membership.InviteOptions{}), "mars")
 		mars.leave()
-		if err := earth.Revoke(mars.Self()); err != nil {
+		if err := earth.Revoke(mars.Self(), Scope{}); err != nil {
 			t.Fatal(err)
 		}
 		second := w.join(earth.token(membership.InviteOptions{}), "mars")

@@ -55,6 +55,15 @@ func InvitationID(k membership.Key) string {
 	return hex.EncodeToString(k[:8])
 }
 
+// Origin returns by which invitation another member came, as InvitationID has it, and
+// the delegate below whom it is one; zero for the founder, and where nothing is known.
+func (r *Roster) Origin(id peerid.ID) (invitation string, delegate peerid.ID) {
+	if m, ok := r.Member(id); ok {
+		return InvitationID(m.Invitation), m.Delegate.Peer()
+	}
+	return "", peerid.ID{}
+}
+
 // Invitations returns the invitations that this issuer has made and that have ended no
 // longer than a week ago, and who came by them, newest first.
 func (r *Roster) Invitations() []Invitation {

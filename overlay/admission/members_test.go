@@ -61,7 +61,7 @@ func TestRevokedAtOnce(t *testing.T) {
 		if mars.Check(chain, venus.Self()) != nil || !mars.Held("venus", mars.Self()) || mars.Held("venus", venus.Self()) || mars.LabelRevoked("venus") || mars.LabelRevoked(venus.Self().Label()) {
 			t.Error("venus is no member before it was revoked")
 		}
-		if err := earth.Revoke(venus.Self()); err != nil {
+		if err := earth.Revoke(venus.Self(), Scope{}); err != nil {
 			t.Fatal(err)
 		}
 		synctest.Wait()
@@ -282,7 +282,7 @@ func TestMoreThanAreRemembered(t *testing.T) {
 	if _, ok := earth.Member(met.Self()); !ok {
 		t.Error("its evidence is not remembered")
 	}
-	if err := earth.Revoke(piped.Self()); err != nil {
+	if err := earth.Revoke(piped.Self(), Scope{}); err != nil {
 		t.Fatal(err)
 	}
 	if _, ok := earth.Member(piped.Self()); ok {
@@ -329,7 +329,7 @@ func TestConcurrent(t *testing.T) {
 		})
 	}
 	for _, p := range peers {
-		if err := earth.Revoke(p.Self()); err != nil {
+		if err := earth.Revoke(p.Self(), Scope{}); err != nil {
 			t.Error(err)
 		}
 		if err := earth.Check(p.Own().Chain, p.Self()); err == nil {

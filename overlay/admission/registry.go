@@ -183,17 +183,16 @@ func (r *registry) get(label string) (confirmedLabel, bool) {
 	return c, ok
 }
 
-// invitationOf returns the invitation by which a peer came; zero: not known, or
-// none.
-func (r *registry) invitationOf(id peerid.ID) membership.Key {
+// origin is Roster.origin of who was given a label.
+func (r *registry) origin(id peerid.ID) (invitation, delegate membership.Key) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, c := range r.labels {
 		if c.Peer == id {
-			return c.Invitation
+			return c.Invitation, c.Delegate
 		}
 	}
-	return membership.Key{}
+	return invitation, delegate
 }
 
 // nextSerial returns a serial for a member confirmed now. It is the time, so

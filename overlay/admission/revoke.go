@@ -54,10 +54,19 @@ var ErrFounder = errors.New("the founder cannot be revoked")
 // revoked. It is what naming.Validator asks.
 func (r *Roster) Revocations() *membership.RevocationList { return r.list.Load() }
 
+// Scope says whom Revoke ends besides the peer and the invitation that it came by.
+type Scope struct {
+	Invited   bool // all members that came by that invitation
+	Delegated bool // all whom the delegate has invited or confirmed below whom the peer is
+}
+
+// ErrScope: nobody else is known that Revoke was asked to end.
+var ErrScope = errors.New("not known by which invitation it came, or below which delegate")
+
 // Revoke signs a list that ends the membership of a peer and of the invitation it
-// came by, and adopts it: when it returns the list is saved and is being sent to
-// all neighbours. Only the founder can.
-func (r *Roster) Revoke(id peerid.ID) error {
+// came by, and of whom scope says, and adopts it: when it returns the list is saved
+// and is being sent to all neighbours. Only the founder can.
+func (r *Roster) Revoke(id peerid.ID, scope Scope) error {
 	if r.root == nil {
 		return ErrNotFounder
 	}
@@ -67,16 +76,31 @@ func (r *Roster) Revoke(id peerid.ID) error {
 	r.revoking.Lock()
 	defer r.revoking.Unlock()
 	now := r.now()
-	entries := []membership.Revocation{{Kind: membership.RevokePeer, Key: membership.KeyOf(id), Until: now.Add(membership.LongestLife)}}
-	if inv := r.invitationOf(id); !inv.IsZero() {
-		entries = append(entries, membership.Revocation{Kind: membership.RevokeInvitation, Key: inv, Until: now.Add(membership.LongestLife)})
+	invitation, delegate := r.origin(id)
+	if scope.Invited && invitation.IsZero() || scope.Delegated && delegate.IsZero() {
+		return ErrScope
+	}
+	var entries []membership.Revocation
+	end := func(kind membership.RevocationKind, key membership.Key) {
+		if !key.IsZero() {
+			entries = append(entries, membership.Revocation{Kind: kind, Key: key, Until: now.Add(membership.LongestLife)})
+		}
+	}
+	end(membership.RevokePeer, membership.KeyOf(id))
+	if scope.Invited {
+		end(membership.RevokeInvited, invitation)
+	} else {
+		end(membership.RevokeInvitation, invitation)
+	}
+	if scope.Delegated {
+		end(membership.RevokeDelegate, delegate)
 	}
 	return r.sign(entries, now)
 }
 
 // RevokeLabel revokes the peer that has a label, or whose ID is given as a label. find
 // is asked who has one that was not given here. Only the founder can.
-func (r *Roster) RevokeLabel(label string, find func() (peerid.ID, error)) error {
+func (r *Roster) RevokeLabel(label string, scope Scope, find func() (peerid.ID, error)) error {
 	if r.root == nil {
 		return ErrNotFounder
 	}
@@ -90,7 +114,7 @@ func (r *Roster) RevokeLabel(label string, find func() (peerid.ID, error)) error
 			return err
 		}
 	}
-	return r.Revoke(id)
+	return r.Revoke(id, scope)
 }
 
 // sign puts a list with the entries in force; revoking is held.
@@ -146,12 +170,13 @@ func (r *Roster) reunite(l *membership.RevocationList, from peerid.ID) {
 	}
 }
 
-// invitationOf returns the invitation by which a peer came, as far as known.
-func (r *Roster) invitationOf(id peerid.ID) membership.Key {
+// origin returns the invitation by which a peer came, and the delegate below whom it
+// is a member, as far as known; zero: not known, or none.
+func (r *Roster) origin(id peerid.ID) (invitation, delegate membership.Key) {
 	if m, ok := r.Member(id); ok {
-		return m.Invitation
+		return m.Invitation, m.Delegate
 	}
-	return r.registry.invitationOf(id)
+	return r.registry.origin(id)
 }
 
 // learn takes a list that a member has sent.

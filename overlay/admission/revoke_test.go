@@ -34,7 +34,7 @@ func TestListSpreads(t *testing.T) {
 				}
 			}
 		}
-		if err := earth.Revoke(bad.Self()); err != nil {
+		if err := earth.Revoke(bad.Self(), Scope{}); err != nil {
 			t.Fatal(err)
 		}
 		synctest.Wait()
@@ -65,7 +65,7 @@ func TestCompareLists(t *testing.T) {
 			mars := w.join(earth.token(membership.InviteOptions{}), "mars")
 			w.cut(earth, mars)
 			for i := range 3 {
-				if err := earth.Revoke(peerid.ID{byte(i + 1)}); err != nil {
+				if err := earth.Revoke(peerid.ID{byte(i + 1)}, Scope{}); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -95,7 +95,7 @@ func TestListRefused(t *testing.T) {
 	earth := w.found("earth")
 	mars := w.join(earth.token(membership.InviteOptions{}), "mars")
 	sun := other.found("sun")
-	if err := sun.Revoke(peerid.ID{1}); err != nil {
+	if err := sun.Revoke(peerid.ID{1}, Scope{}); err != nil {
 		t.Fatal(err)
 	}
 	foreign := sun.Revocations().Bytes()
@@ -121,7 +121,7 @@ func TestListRefused(t *testing.T) {
 		}
 	}
 	// Whose list is lower gets the newer one, whatever it has sent.
-	if err := earth.Revoke(peerid.ID{5}); err != nil {
+	if err := earth.Revoke(peerid.ID{5}, Scope{}); err != nil {
 		t.Fatal(err)
 	}
 	w.wg.Wait()
@@ -140,15 +140,15 @@ func TestRevokeRights(t *testing.T) {
 	earth := w.newPeer(nil, dir)
 	earth.run(Found(earth.config(), "example.com", "earth"))
 	mars := w.join(earth.token(membership.InviteOptions{}), "mars")
-	if err := mars.Revoke(earth.Self()); !errors.Is(err, ErrNotFounder) {
+	if err := mars.Revoke(earth.Self(), Scope{}); !errors.Is(err, ErrNotFounder) {
 		t.Errorf("a member revokes: %v", err)
 	}
-	if err := earth.Revoke(earth.Self()); !errors.Is(err, ErrFounder) {
+	if err := earth.Revoke(earth.Self(), Scope{}); !errors.Is(err, ErrFounder) {
 		t.Errorf("the founder itself: %v", err)
 	}
 	inv := mars.Own().Member.Invitation
 	mars.leave()
-	if err := earth.Revoke(mars.Self()); err != nil {
+	if err := earth.Revoke(mars.Self(), Scope{}); err != nil {
 		t.Fatal(err)
 	}
 	l := earth.Revocations()
@@ -172,7 +172,7 @@ func TestRevokeAtTheSameTime(t *testing.T) {
 	var wg sync.WaitGroup
 	for i := range 16 {
 		wg.Go(func() {
-			if err := earth.Revoke(peerid.ID{byte(i + 1)}); err != nil {
+			if err := earth.Revoke(peerid.ID{byte(i + 1)}, Scope{}); err != nil {
 				t.Error(err)
 			}
 		})
@@ -205,7 +205,7 @@ func TestRestoredFounderLearns(t *testing.T) {
 		}
 		first, second := peerid.ID{1}, peerid.ID{2}
 		for _, p := range []peerid.ID{first, second} {
-			if err := earth.Revoke(p); err != nil {
+			if err := earth.Revoke(p, Scope{}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -227,7 +227,7 @@ func TestRestoredFounderLearns(t *testing.T) {
 			t.Error("a member's label is revoked")
 		}
 		third := peerid.ID{3}
-		if err := again.Revoke(third); err != nil {
+		if err := again.Revoke(third, Scope{}); err != nil {
 			t.Fatal(err)
 		}
 		synctest.Wait()
@@ -270,7 +270,7 @@ func TestListsAreUnited(t *testing.T) {
 				revoke := func(p *peer) {
 					id := peerid.ID{byte(len(all) + 1)}
 					all = append(all, id)
-					if err := p.Revoke(id); err != nil {
+					if err := p.Revoke(id, Scope{}); err != nil {
 						t.Fatal(err)
 					}
 				}
@@ -358,7 +358,7 @@ func TestListIsSaid(t *testing.T) {
 	t.Parallel()
 	w := newTown(t)
 	earth := w.found("earth")
-	if err := earth.Revoke(peerid.ID{1}); err != nil {
+	if err := earth.Revoke(peerid.ID{1}, Scope{}); err != nil {
 		t.Fatal(err)
 	}
 	if !strings.Contains(earth.log(), "number=1") {
@@ -381,23 +381,23 @@ func TestRevokeLabel(t *testing.T) {
 			t.Error("asked elsewhere")
 			return nobody()
 		}
-		if err := mars.RevokeLabel("venus", never); !errors.Is(err, ErrNotFounder) {
+		if err := mars.RevokeLabel("venus", Scope{}, never); !errors.Is(err, ErrNotFounder) {
 			t.Errorf("by somebody else: %v", err)
 		}
-		if err := earth.RevokeLabel("pluto", nobody); !errors.Is(err, errUnknown) || earth.Revocations().Seq() != 0 {
+		if err := earth.RevokeLabel("pluto", Scope{}, nobody); !errors.Is(err, errUnknown) || earth.Revocations().Seq() != 0 {
 			t.Errorf("a label of nobody: %v, list %d", err, earth.Revocations().Seq())
 		}
-		if err := earth.RevokeLabel("earth", func() (peerid.ID, error) { return earth.Self(), nil }); !errors.Is(err, ErrFounder) {
+		if err := earth.RevokeLabel("earth", Scope{}, func() (peerid.ID, error) { return earth.Self(), nil }); !errors.Is(err, ErrFounder) {
 			t.Errorf("the founder: %v", err)
 		}
-		if err := earth.RevokeLabel("mars", never); err != nil || !earth.Revoked(mars.Self()) {
+		if err := earth.RevokeLabel("mars", Scope{}, never); err != nil || !earth.Revoked(mars.Self()) {
 			t.Errorf("%v", err)
 		}
-		if err := earth.RevokeLabel(venus.Self().Label(), never); err != nil || !earth.Revoked(venus.Self()) {
+		if err := earth.RevokeLabel(venus.Self().Label(), Scope{}, never); err != nil || !earth.Revoked(venus.Self()) {
 			t.Errorf("by ID: %v", err)
 		}
 		other := peerid.ID{9}
-		if err := earth.RevokeLabel("saturn", func() (peerid.ID, error) { return other, nil }); err != nil || !earth.Revoked(other) {
+		if err := earth.RevokeLabel("saturn", Scope{}, func() (peerid.ID, error) { return other, nil }); err != nil || !earth.Revoked(other) {
 			t.Errorf("found elsewhere: %v", err)
 		}
 		synctest.Wait()

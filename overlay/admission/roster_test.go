@@ -47,7 +47,7 @@ func TestResume(t *testing.T) {
 	luna := w.join(earth.token(membership.InviteOptions{}), "luna")
 	luna.leave()
 	for _, id := range []peerid.ID{{1}, luna.Self()} {
-		if err := earth.Revoke(id); err != nil {
+		if err := earth.Revoke(id, Scope{}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -278,7 +278,7 @@ func TestDiskTakesNothing(t *testing.T) {
 		t.Errorf("saved: %v", err)
 	}
 	w.join(earth.token(membership.InviteOptions{}), "mars")
-	if err := earth.Revoke(peerid.ID{1}); err != nil || !earth.Revoked(peerid.ID{1}) {
+	if err := earth.Revoke(peerid.ID{1}, Scope{}); err != nil || !earth.Revoked(peerid.ID{1}) {
 		t.Errorf("revoked: %v", err)
 	}
 	said := strings.Join(warnings(earth.log()), "")
