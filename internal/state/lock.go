@@ -3,11 +3,12 @@ package state
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"time"
 )
 
 // take locks the directory. Where the lock file cannot be written, the one that
@@ -48,9 +49,21 @@ func (d *Dir) take(open func(string, int, fs.FileMode) (*os.File, error)) error 
 	return nil
 }
 
+// A process that was killed holds its locks until the system has taken its memory
+// back. Who starts the next one at once, a supervisor does, is not told that the
+// directory is in use; the system tells nobody when a lock is free.
+const (
+	dyingFor   = time.Second
+	dyingEvery = 10 * time.Millisecond
+)
+
 // lock locks one open file of the directory, and keeps it.
 func (d *Dir) lock(f *os.File) error {
 	err := lockFile(f)
+	for end := time.Now().Add(dyingFor); errors.Is(err, ErrLocked) && isOthers(holder(f)) && time.Now().Before(end); {
+		time.Sleep(dyingEvery)
+		err = lockFile(f)
+	}
 	if err == nil {
 		d.locks = append(d.locks, f)
 		return nil
@@ -60,8 +73,17 @@ func (d *Dir) lock(f *os.File) error {
 		return fmt.Errorf("state directory %s: cannot lock: %w", d.path, err)
 	}
 	who := "by another process, or this one"
-	if b, _ := io.ReadAll(io.LimitReader(f, 32)); len(b) > 0 {
-		who = "by process " + strings.TrimSpace(string(b))
+	if by := holder(f); by != "" {
+		who = "by process " + by
 	}
 	return fmt.Errorf("%w: %s is open %s", err, d.path, who)
 }
+
+// holder is the ID of the process that has locked f, as it says; "": it does not.
+func holder(f *os.File) string {
+	b := make([]byte, 32)
+	n, _ := f.ReadAt(b, 0)
+	return strings.TrimSpace(string(b[:n]))
+}
+
+func isOthers(process string) bool { return process != "" && process != strconv.Itoa(os.Getpid()) }

@@ -3,9 +3,11 @@
 package state
 
 import (
+	"os"
 	"path/filepath"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // TestUnlockedForAChild: a child that is being started holds all descriptors for
@@ -22,4 +24,42 @@ func TestUnlockedForAChild(t *testing.T) {
 		t.Fatal(err)
 	}
 	mustOpen(t, path)
+}
+
+// A process that was killed has its directory open until the system is done with it.
+func TestLockOfAProcessThatIsEnding(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "a")
+	if err := mustOpen(t, path).Close(); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(filepath.Join(path, lockName), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := lockFile(f); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(f.Name(), []byte("1\n"), fileMode); err != nil { // any but ours
+		t.Fatal(err)
+	}
+	opened := make(chan error, 1)
+	go func() {
+		d, err := Open(path)
+		if err == nil {
+			err = d.Close()
+		}
+		opened <- err
+	}()
+	select {
+	case err := <-opened:
+		t.Fatalf("opened while it was locked: %v", err)
+	case <-time.After(5 * dyingEvery):
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-opened; err != nil {
+		t.Error(err)
+	}
 }
