@@ -168,7 +168,11 @@ func (o *Overlay) NetworkChanged() { o.roaming.NetworkChanged() }
 // PeerMoved is pipe.Config.Moved. The connection to the peer may have ended by
 // what moved the pipe.
 func (o *Overlay) PeerMoved(pp *pipe.Pipe) {
-	o.mesh.PipeMoved(pp.Peer())
+	if pp.Carried() {
+		o.mesh.PipeCarried(pp.Peer())
+	} else {
+		o.mesh.PipeMoved(pp.Peer())
+	}
 	o.establish.Uncarry(pp)
 }
 

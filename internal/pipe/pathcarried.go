@@ -22,6 +22,18 @@ func (p *Pipe) Carried() bool {
 	return t != nil && t.Carried()
 }
 
+// OverCarrier says whether data goes over a carrier now, to the peer or to a relay.
+func (p *Pipe) OverCarrier() bool {
+	t := p.paths.best.Load()
+	if t == nil {
+		return false
+	}
+	if l, ok := t.Local.(*relayLink); ok {
+		return l.relay.Carried()
+	}
+	return t.Carried()
+}
+
 // spare challenges the peer on the paths that are kept for when no other works.
 func (p *Pipe) spare() {
 	if p.e.cfg.Spare == nil {

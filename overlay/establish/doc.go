@@ -71,7 +71,9 @@
 // the relay, and saves each relay a pipe to every member that never needs it. While
 // a pipe is relayed its initiator looks for a direct path after 10 s, doubling up
 // to 5 min; a peer whose addresses have changed looks for paths of all its pipes
-// (Renew). A pipe through a TURN server is a relayed one.
+// (Renew). A pipe through a TURN server is a relayed one, and so is one over a carrier: of
+// that, or of the way to its relay, each side that uses one looks for a direct path every
+// 10 s. Carriers are checked with the pairs through TURN servers.
 //
 // # Offers that cross
 //

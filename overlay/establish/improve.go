@@ -35,16 +35,16 @@ func (c *Establisher) improve(p peerid.ID, pp *pipe.Pipe) {
 
 // nextImprove is how long to wait for the next attempt.
 func (c *Establisher) nextImprove(wait time.Duration, pp *pipe.Pipe) time.Duration {
-	if pp.Carried() {
+	if pp.OverCarrier() {
 		return table[improveCarried].after
 	}
 	return min(2*wait, table[improveMax].after)
 }
 
-// Uncarry looks for a direct path as long as a pipe, which was direct before, goes over
-// something else. It returns at once.
+// Uncarry looks for a direct path as long as a pipe goes over a carrier, be it to a relay:
+// the one whose network lets no UDP out is who will know that it does. It returns at once.
 func (c *Establisher) Uncarry(pp *pipe.Pipe) {
-	if c.cfg.Policy == AnyPath && pp.Carried() {
+	if c.cfg.Policy == AnyPath && pp.OverCarrier() {
 		c.improve(pp.Peer(), pp)
 	}
 }

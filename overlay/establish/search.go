@@ -304,7 +304,7 @@ func (e *establishment) endIfNothingLeft() {
 	case e.state == searching:
 		e.setState(lingering)
 		direct, _ := ice.SplitRelayed(s.remote.Candidates)
-		if s.checkErr != nil && e.initiator && len(direct) > 0 && e.c.cfg.Policy == AnyPath {
+		if s.checkErr != nil && (e.initiator || e.pipe.OverCarrier()) && len(direct) > 0 && e.c.cfg.Policy == AnyPath {
 			e.c.improve(e.peer, e.pipe)
 		}
 	}

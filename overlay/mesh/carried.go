@@ -95,6 +95,75 @@ func (m *Mesh) Carriers(id peerid.ID) []netip.AddrPort {
 	return out
 }
 
+// PipeCarried is called when a pipe has moved to a carrier, which shows that the peer
+// lives, and is not reached by UDP. So connections by UDP on which nothing comes back
+// need not be waited for as long as others, and one by a carrier is made in their place: it is
+// wanted for the offers of all pipes that have lost their paths.
+func (m *Mesh) PipeCarried(id peerid.ID) {
+	m.udpFailed.Store(time.Now().UnixNano())
+	p := p2p.ID(id)
+	m.Go(func() {
+		if m.dropSilent(p) {
+			m.recarry(p)
+		}
+	})
+}
+
+// dropSilent closes connections by UDP to a peer that is asked a question and from which
+// nothing comes back, and says whether none is left.
+func (m *Mesh) dropSilent(p peer.ID) (none bool) {
+	ctx, cancel := context.WithTimeout(m.ctx, suspectMin)
+	defer cancel()
+	asked := make(chan struct{})
+	m.Go(func() { defer close(asked); _ = m.suspects.ask(ctx, p) }) // has something sent
+	defer func() { cancel(); <-asked }()
+	before := map[network.Conn]uint64{}
+	patience := carriedSilence
+	for _, l := range m.linksTo(p) {
+		if q := l.(*quicLink); !p2p.Carried(q.c.RemoteMultiaddr()) {
+			before[q.c] = q.received()
+			patience = max(patience, 3*q.probeTimeout())
+		}
+	}
+	for tick := time.Duration(0); tick < patience; tick += suspectTick { // counted as in awaitSilence
+		if !pause.For(ctx, suspectTick) {
+			return false
+		}
+	}
+	none = true
+	for _, l := range m.linksTo(p) {
+		q := l.(*quicLink)
+		was, known := before[q.c]
+		switch {
+		case p2p.Carried(q.c.RemoteMultiaddr()):
+		case known && q.received() == was:
+			q.close()
+		default:
+			none = false
+		}
+	}
+	return none
+}
+
+// recarry connects to a peer that serves carriers.
+func (m *Mesh) recarry(p peer.ID) {
+	id, err := p2p.PeerID(p)
+	if err != nil || m.carriedOnly(p) || len(m.Carriers(id)) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(m.ctx, DialTimeout)
+	defer cancel()
+	if err := m.try(ctx, peer.AddrInfo{ID: p, Addrs: m.known.Addrs(id)}); err != nil {
+		m.cfg.Log.Debug("no connection by a carrier", "peer", p, "err", err)
+	}
+}
+
+// udpSilent says whether carriers need not wait for UDP: nothing comes back over it, or a
+// pipe has just had to do without.
+func (m *Mesh) udpSilent() bool {
+	return time.Since(time.Unix(0, m.udpFailed.Load())) < uncarryEvery || m.cfg.UDPSilent != nil && m.cfg.UDPSilent()
+}
+
 // CarriedMembers are how many members this peer is connected to by carriers only, and
 // by which it has opened.
 func (m *Mesh) CarriedMembers() (n int, by []string) {

@@ -85,6 +85,7 @@
 //	dialBackTimeout  5 s     a dial-back, for who asks
 //	dialBackLess     1 s     and so much less for each next one: its answer comes in time
 //	carrierAfter     300 ms  head start of UDP before carriers: a round trip, and less than anybody minds
+//	carriedSilence   300 ms  what suspectMin is where a pipe to the same peer has just left UDP
 //	uncarryEvery     10 s    between two attempts by UDP while a carrier is in use
 //	suspectMin       2 s     silence after a question, at least; seven probe timeouts if that is more
 //	suspectTick      100 ms  what silence is counted in: a late tick, on a busy machine, counts once

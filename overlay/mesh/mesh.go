@@ -94,18 +94,19 @@ type Config struct {
 // Mesh is this peer's connections to the members of one overlay. It is safe for
 // concurrent use.
 type Mesh struct {
-	cfg      Config
-	self     peerid.ID
-	host     host.Host
-	metrics  *prometheus.Registry // libp2p's
-	made     time.Time
-	gate     *gate
-	keep     *keeper
-	known    *Known
-	tries    attempts
-	backs    dialBacks
-	suspects *suspects
-	met      *rate.Limiter // of notices about members that have come in
+	cfg       Config
+	self      peerid.ID
+	host      host.Host
+	metrics   *prometheus.Registry // libp2p's
+	made      time.Time
+	gate      *gate
+	keep      *keeper
+	known     *Known
+	tries     attempts
+	backs     dialBacks
+	suspects  *suspects
+	udpFailed atomic.Int64  // when a pipe has last moved to a carrier, in ns since 1970
+	met       *rate.Limiter // of notices about members that have come in
 
 	ctx     context.Context // ends with Leave
 	leave   context.CancelFunc
@@ -121,7 +122,11 @@ type Mesh struct {
 // New makes a Mesh that listens, and says nothing before Start.
 func New(cfg Config) (*Mesh, error) {
 	metrics := prometheus.NewRegistry()
-	h, err := newHost(cfg.Key, cfg.Port, advertised(cfg.Advertise), cfg.Pipes.Source, dialGate{cfg.Hearsay}, carrierDialer{cfg.Carriers, cfg.UDPSilent}, metrics)
+	m := &Mesh{
+		cfg: cfg, metrics: metrics, known: cfg.Known, made: time.Now(), met: rate.NewLimiter(metRate, metBurst),
+		wake: make(chan struct{}, 1), arrived: make(chan struct{}, 1),
+	}
+	h, err := newHost(cfg.Key, cfg.Port, advertised(cfg.Advertise), cfg.Pipes.Source, dialGate{cfg.Hearsay}, carrierDialer{cfg.Carriers, m.udpSilent}, metrics)
 	if err != nil {
 		return nil, err
 	}
@@ -129,10 +134,7 @@ func New(cfg Config) (*Mesh, error) {
 	if err != nil {
 		return nil, errors.Join(err, h.Close())
 	}
-	m := &Mesh{
-		cfg: cfg, self: self, host: h, metrics: metrics, known: cfg.Known, made: time.Now(), met: rate.NewLimiter(metRate, metBurst),
-		wake: make(chan struct{}, 1), arrived: make(chan struct{}, 1),
-	}
+	m.self, m.host = self, h
 	m.ctx, m.leave = context.WithCancel(context.Background())
 	m.suspects = m.newSuspects()
 	m.gate = newGate(h, cfg, m.hello)

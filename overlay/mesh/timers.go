@@ -94,6 +94,9 @@ const (
 	// carrierAfter is the head start of a member's UDP addresses before its carriers:
 	// RFC 8305 §5 has 250 ms for the better address family, and a carrier costs both ends more.
 	carrierAfter = 300 * time.Millisecond
+	// carriedSilence is what suspectMin is where a pipe to the same peer has just had to
+	// leave UDP for a carrier: two times what a round trip within a continent takes.
+	carriedSilence = 300 * time.Millisecond
 	// uncarryEvery is how often UDP is tried to whom a carrier leads.
 	uncarryEvery = 10 * time.Second
 
