@@ -22,6 +22,8 @@ type TokenInfo struct {
 	Delegate bool      `json:"delegate,omitzero"`
 	// Members are where members were when it was minted, which Join tries first.
 	Members []netip.AddrPort `json:"members"`
+	// Carriers are those of members, as Config.Reached has them, for networks without UDP.
+	Carriers []string `json:"carriers,omitempty"`
 }
 
 // ParseToken tells what a token is for, without asking anybody: whether it was
@@ -43,6 +45,8 @@ func ParseToken(token string) (TokenInfo, error) {
 	for _, m := range p2p.Parse(t.Addrs()) {
 		if at, ok := p2p.AddrPort(m); ok {
 			info.Members = append(info.Members, at)
+		} else if c, ok := p2p.CarrierAddress(m); ok {
+			info.Carriers = append(info.Carriers, c.String())
 		}
 	}
 	return info, nil

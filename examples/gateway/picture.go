@@ -215,6 +215,9 @@ func describe(out io.Writer, token string, asJSON bool, now time.Time) error {
 		may = append(may, "invite")
 	}
 	fmt.Fprintf(out, "may        %s\nmembers at %s\n", strings.Join(may, ", "), cmp.Or(join(info.Members), "–"))
+	if len(info.Carriers) > 0 {
+		fmt.Fprintf(out, "carriers   %s\n", strings.Join(info.Carriers, ", "))
+	}
 	return nil
 }
 
