@@ -72,6 +72,15 @@
 //	                       address changes right after the join, they meet again
 //	TestFounderDies        The founder is killed at once, or 3 s, after two others
 //	                       have joined: they dial each other within a second
+//	TestCarriers           A public founder serves carriers on TCP port 443. Two members are
+//	                       behind boxes that let nothing out but TCP to 443, two have
+//	                       nothing but an HTTP proxy (tinyproxy) with a password, one a
+//	                       home router: all pairs speak, and they join, which says so
+//	TestCarrierBehindNginx The founder's CarrierHandler is in a web server behind nginx with
+//	                       TLS: members join through it, curl sees the same page
+//	TestCarrierMoves       UDP is blocked in the middle of a stream: it goes on over a
+//	                       carrier within 3 s. After 45 s it is allowed again: back on UDP
+//	                       within 30 s, and nothing lost
 //	TestBlockedUDP         A member starts behind a router that lets no UDP through: its
 //	                       status says so. Once the router does, the two meet
 //
@@ -89,6 +98,6 @@
 //	null_test.go        the table of flows with null encapsulation
 //	portmap_test.go     routers that map ports
 //	powercut_test.go, office_test.go, hole_test.go, interfaces_test.go,
-//	port_test.go, clock_test.go, founder_test.go, blocked_test.go
+//	port_test.go, clock_test.go, founder_test.go, blocked_test.go, carrier_test.go
 //	                    the scenes
 package kernellab

@@ -11,6 +11,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -27,7 +28,7 @@ type request struct {
 	ID int    `json:"id"`
 	As string `json:"as"` // label of the node that is asked
 	// Op is create, join, open, close, invite, call, path, self, ported, null,
-	// bulk, clock or warnings.
+	// bulk, stream, clock or warnings.
 	Op     string        `json:"op"`
 	Name   string        `json:"name,omitempty"` // of the node itself, or of a peer
 	Token  string        `json:"token,omitempty"`
@@ -35,18 +36,23 @@ type request struct {
 	Null   bool          `json:"null,omitempty"`   // of create, join and open: allow null encapsulation
 	Dir    string        `json:"dir,omitempty"`    // of the same
 	Port   uint16        `json:"port,omitempty"`   // of the same
+	Carry  string        `json:"carry,omitempty"`  // of the same: Config.Carrier
+	Reach  []string      `json:"reach,omitempty"`  // of the same: Config.Reached
+	Web    string        `json:"web,omitempty"`    // of the same: serve the CarrierHandler at /idloc, and a page, by HTTP at this address
 	Bytes  int           `json:"bytes,omitempty"`  // of bulk: how many there and back
 	Clock  time.Duration `json:"clock,omitempty"`  // of clock: how far the process' one is ahead from now on
 	Within time.Duration `json:"within,omitempty"` // the time for it, if not the usual one
 }
 
 type answer struct {
-	ID    int              `json:"id"`
-	Text  string           `json:"text,omitempty"`
-	Took  time.Duration    `json:"took"`
-	Path  idloc.PathStatus `json:"path"` // in use to the peer when a call was over
-	Self  idloc.SelfStatus `json:"self"`
-	Error string           `json:"error,omitempty"`
+	ID   int           `json:"id"`
+	Text string        `json:"text,omitempty"`
+	Took time.Duration `json:"took"`
+	// Silence is the longest time in which nothing came back of a stream.
+	Silence time.Duration    `json:"silence,omitempty"`
+	Path    idloc.PathStatus `json:"path"` // in use to the peer when a call was over
+	Self    idloc.SelfStatus `json:"self"`
+	Error   string           `json:"error,omitempty"`
 }
 
 const (
@@ -115,7 +121,7 @@ func (h *host) begin(q request) (a answer, err error) {
 	h.mu.Lock()
 	h.warns[q.As] = w
 	h.mu.Unlock()
-	cfg := idloc.Config{Name: q.Name, Dir: q.Dir, Port: q.Port, Logger: w.logger(q.As)}
+	cfg := idloc.Config{Name: q.Name, Dir: q.Dir, Port: q.Port, Carrier: q.Carry, Reached: q.Reach, Logger: w.logger(q.As)}
 	if q.Null {
 		cfg.Null = idloc.NullPlain
 	}
@@ -137,7 +143,23 @@ func (h *host) begin(q request) (a answer, err error) {
 	h.nodes[q.As] = n
 	h.mu.Unlock()
 	a.Self = n.Status().Self
-	return a, echo(n)
+	if q.Web != "" {
+		err = serveWeb(n, q.Web)
+	}
+	return a, errors.Join(err, echo(n))
+}
+
+// serveWeb serves a page, and carriers beside it, until the process ends.
+func serveWeb(n *idloc.Node, at string) error {
+	l, err := net.Listen("tcp", at)
+	if err != nil {
+		return err
+	}
+	mux := http.NewServeMux()
+	mux.Handle("/idloc", n.CarrierHandler())
+	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "a page\n") })
+	go func() { _ = http.Serve(l, mux) }()
+	return nil
 }
 
 func (q request) within(usual time.Duration) time.Duration {
@@ -213,6 +235,8 @@ func (h *host) serve(q request) (a answer, err error) {
 	case "bulk":
 		err = bulk(n, q)
 		a.Path = pathTo(n, q.Name)
+	case "stream":
+		a.Text, a.Silence, err = stream(n, q)
 	case "null":
 		err = exchange(n, q, q.Text, idloc.Null)
 	case "path":
@@ -306,6 +330,57 @@ func bulk(n *idloc.Node, q request) error {
 		return fmt.Errorf("%d bytes came back as others", q.Bytes)
 	}
 	return <-wrote
+}
+
+// stream sends to a peer's echo for a while, 2 MB/s, and checks what comes back.
+func stream(n *idloc.Node, q request) (text string, silence time.Duration, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), callWithin)
+	defer cancel()
+	c, err := n.Dial(ctx, "tcp", net.JoinHostPort(q.Name, echoPort))
+	if err != nil {
+		return "", 0, err
+	}
+	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(q.Within + callWithin)); err != nil {
+		return "", 0, err
+	}
+	block := func(i int, b []byte) []byte {
+		for j := range b {
+			b[j] = byte(i + 7*j)
+		}
+		return b
+	}
+	wrote := make(chan error, 1)
+	go func() {
+		b := make([]byte, 4096)
+		tick := time.NewTicker(2 * time.Millisecond)
+		defer tick.Stop()
+		for i, end := 0, time.Now().Add(q.Within); time.Now().Before(end); i++ {
+			if _, err := c.Write(block(i, b)); err != nil {
+				wrote <- err
+				return
+			}
+			<-tick.C
+		}
+		wrote <- c.(idloc.TCPConn).CloseWrite()
+	}()
+	got, want := make([]byte, 4096), make([]byte, 4096)
+	last := time.Now()
+	for i := 0; ; i++ {
+		for k := 0; k < len(got); {
+			m, err := c.Read(got[k:])
+			silence = max(silence, time.Since(last))
+			last = time.Now()
+			if k += m; err == io.EOF && k == 0 {
+				return fmt.Sprintf("%d bytes", i*len(got)), silence, <-wrote
+			} else if err != nil {
+				return "", silence, errors.Join(err, <-wrote)
+			}
+		}
+		if !bytes.Equal(got, block(i, want)) {
+			return "", silence, fmt.Errorf("block %d is damaged", i)
+		}
+	}
 }
 
 // warnings keeps what a node logs at Warn and above, the first 32 KiB. It may
