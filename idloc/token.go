@@ -45,8 +45,13 @@ func ParseToken(token string) (TokenInfo, error) {
 	for _, m := range p2p.Parse(t.Addrs()) {
 		if at, ok := p2p.AddrPort(m); ok {
 			info.Members = append(info.Members, at)
-		} else if c, ok := p2p.CarrierAddress(m); ok {
-			info.Carriers = append(info.Carriers, c.String())
+		}
+	}
+	for _, member := range p2p.ParseInfos(t.Addrs()) {
+		for _, m := range member.Addrs {
+			if c, ok := p2p.CarrierAddress(m); ok {
+				info.Carriers = append(info.Carriers, c.String())
+			}
 		}
 	}
 	return info, nil
