@@ -168,11 +168,7 @@ func (o *Overlay) NetworkChanged() { o.roaming.NetworkChanged() }
 // PeerMoved is pipe.Config.Moved. The connection to the peer may have ended by
 // what moved the pipe.
 func (o *Overlay) PeerMoved(pp *pipe.Pipe) {
-	if pp.Carried() {
-		o.mesh.PipeCarried(pp.Peer())
-	} else {
-		o.mesh.PipeMoved(pp.Peer())
-	}
+	o.mesh.PipeMoved(pp.Peer(), pp.Carried())
 	o.establish.Uncarry(pp)
 }
 

@@ -161,9 +161,9 @@ func (c *conn) write() {
 		}
 		c.sent.Add(uint64(len(b)))
 		if rate := c.queue.took(len(b), time.Now()); rate > 0 {
-			few := int(rate * queueFor.Seconds() / 2)
+			few := int(rate * unsentFor.Seconds())
 			batch = min(max(few, MaxDatagram), batchMax)
-			if want := min(max(few, 4<<10), queueMax); c.tcp != nil && (want > 2*lowat || want < lowat/2) {
+			if want := min(max(few, batchMax), queueMax); c.tcp != nil && (want > 2*lowat || want < lowat/2) {
 				lowat = want
 				limitUnsent(c.tcp, lowat)
 			}

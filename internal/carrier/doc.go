@@ -39,7 +39,7 @@
 //
 // TCP repeats what is lost and keeps the order, so what waits in front of it waits for
 // everything before it, and an inner TCP that cannot see that fills whatever buffer it
-// finds. So a carrier holds only what its rate takes away in queueFor, drops the oldest
+// finds. So a carrier holds only what its rate takes away in queueFor, and queueMin, drops the oldest
 // when there is more, drops what is older than lateAfter (the outer TCP was repeating
 // something: by then the inner one has sent it again), and keeps the kernel from holding
 // much that is not on its way yet (TCP_NOTSENT_LOWAT, Linux; elsewhere a small send
@@ -55,8 +55,10 @@
 // and loopback ones of a Handler.
 //
 //	smallMax       256     bytes: most acknowledgements, voice, STUN
-//	queueFor       8 ms    of the carrier's rate may wait: a few packets of a slow one
-//	queueMin       32 KiB  and so much always, a window of what has just begun
+//	queueFor       30 ms   of the carrier's rate may wait, in our hands, where small ones overtake it
+//	unsentFor      4 ms    of it, more or less, in the kernel's, where nothing does
+//	queueMin       256 KiB and so much always: until the outer TCP has found its rate, less has
+//	                       the inner one lose its first window
 //	queueMax       1 MiB   and no more
 //	lateAfter      100 ms  after which a datagram is worth nothing any more
 //	batchMax       16 KiB  written at once: a record of TLS

@@ -7,8 +7,9 @@ import (
 
 const (
 	smallMax  = 256
-	queueFor  = 8 * time.Millisecond
-	queueMin  = 32 << 10
+	queueFor  = 30 * time.Millisecond
+	unsentFor = 4 * time.Millisecond
+	queueMin  = 256 << 10
 	queueMax  = 1 << 20
 	lateAfter = 100 * time.Millisecond
 	batchMax  = 16 << 10

@@ -127,6 +127,24 @@ func idlocServe(ctx context.Context, e *end) (hello string, accept func() (strea
 	return token, func() (stream, error) { return l.Accept() }, err
 }
 
+// idlocServeCarried is a founder that is reached by a carrier only: its UDP port is on
+// an address that the client has no way to.
+func idlocServeCarried(ctx context.Context, e *end) (hello string, accept func() (stream, error), err error) {
+	at := netip.AddrPortFrom(e.local, 443).String()
+	founder, err := idloc.Create(ctx, "bench.example", idloc.Config{
+		Name: "server", Addrs: []netip.Addr{netip.MustParseAddr("127.0.0.1")}, Carrier: at, Reached: []string{"tls://" + at},
+	})
+	if err != nil {
+		return "", nil, err
+	}
+	l, err := founder.Listen("tcp", ":7000")
+	if err != nil {
+		return "", nil, err
+	}
+	token, err := founder.Invite(idloc.InviteOptions{Name: "client"})
+	return token, func() (stream, error) { return l.Accept() }, err
+}
+
 func idlocConnect(ctx context.Context, e *end, token string) (stream, error) {
 	client, err := idloc.Join(ctx, token, idloc.Config{Name: "client", Addrs: []netip.Addr{e.local}})
 	if err != nil {

@@ -80,6 +80,7 @@ type rival struct {
 // sockets, whatever the machine's default is.
 var rivals = []rival{
 	{"idloc", idlocServe, idlocConnect},
+	{"idloc-tcp", idlocServeCarried, idlocConnect},
 	{"kernel-cubic", kernelServe("cubic"), kernelConnect("cubic")},
 	{"kernel-reno", kernelServe("reno"), kernelConnect("reno")},
 	{"kernel-bbr", kernelServe("bbr"), kernelConnect("bbr")},

@@ -95,11 +95,11 @@ func (m *Mesh) Carriers(id peerid.ID) []netip.AddrPort {
 	return out
 }
 
-// PipeCarried is called when a pipe has moved to a carrier, which shows that the peer
+// pipeCarried is called when a pipe has moved to a carrier, which shows that the peer
 // lives, and is not reached by UDP. So connections by UDP on which nothing comes back
 // need not be waited for as long as others, and one by a carrier is made in their place: it is
 // wanted for the offers of all pipes that have lost their paths.
-func (m *Mesh) PipeCarried(id peerid.ID) {
+func (m *Mesh) pipeCarried(id peerid.ID) {
 	m.udpFailed.Store(time.Now().UnixNano())
 	p := p2p.ID(id)
 	m.Go(func() {

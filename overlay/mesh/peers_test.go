@@ -237,7 +237,7 @@ func TestWaysBack(t *testing.T) {
 	f := newFleet(t)
 	a, b := f.launch(), f.launch()
 	at, _ := p2p.AddrPort(b.Host().Addrs()[0])
-	if a.PipeMoved(b.id); len(a.WaysBack()) != 0 || !a.Online() {
+	if a.PipeMoved(b.id, false); len(a.WaysBack()) != 0 || !a.Online() {
 		t.Error("a way to nobody")
 	}
 	a.mu.Lock()
@@ -248,7 +248,7 @@ func TestWaysBack(t *testing.T) {
 	if len(back) != 1 || back[0].ID != b.peer() || len(back[0].Addrs) != 2 || !back[0].Addrs[0].Equal(p2p.QUIC(at)) {
 		t.Errorf("%+v", back)
 	}
-	a.PipeMoved(b.id)
+	a.PipeMoved(b.id, false)
 	await(t, "connected where the pipe is", func() bool { _, ok := a.Member(b.peer()); return ok })
 	if !a.Back(t.Context()) {
 		t.Error("not back")

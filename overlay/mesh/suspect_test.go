@@ -194,7 +194,7 @@ func TestSuspectNeighbor(t *testing.T) {
 	c := a.Host().Network().ConnsToPeer(b.peer())[0]
 	a.Suspect(b.peer())
 	a.SuspectAllNowAndThen()
-	a.PipeMoved(b.id)
+	a.PipeMoved(b.id, false)
 	await(t, "nobody is asked any more", func() bool {
 		a.suspects.mu.Lock()
 		defer a.suspects.mu.Unlock()

@@ -88,8 +88,13 @@ func (m *Mesh) ClearBackoff(peers []peer.AddrInfo) {
 
 // PipeMoved is called when the path of a pipe has changed. The connection to its
 // peer may have ended by what moved the pipe: it is asked whether it lives, and one
-// that is gone is made anew, where few others are connected.
-func (m *Mesh) PipeMoved(id peerid.ID) {
+// that is gone is made anew, where few others are connected. carried: the path is a
+// carrier.
+func (m *Mesh) PipeMoved(id peerid.ID, carried bool) {
+	if carried {
+		m.pipeCarried(id)
+		return
+	}
 	if _, ok := m.Member(p2p.ID(id)); ok {
 		m.Suspect(p2p.ID(id))
 		return
