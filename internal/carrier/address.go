@@ -1,6 +1,7 @@
 package carrier
 
 import (
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
@@ -91,15 +92,33 @@ func (a Address) check() error {
 		}
 		return nil
 	}
-	if a.Host == "" || len(a.Host) > maxHost {
+	return checkHost(a.Host)
+}
+
+// checkHost says what is wrong with the name of a host, in lower case.
+func checkHost(host string) error {
+	if host == "" || len(host) > maxHost {
 		return errors.New("not the name of a host")
 	}
-	for label := range strings.SplitSeq(a.Host, ".") {
+	if isNumber(host[strings.LastIndexByte(host, '.')+1:]) {
+		return errors.New("neither an IP address nor the name of a host")
+	}
+	for label := range strings.SplitSeq(host, ".") {
 		if label == "" || len(label) > 63 || strings.Trim(label, "abcdefghijklmnopqrstuvwxyz0123456789-_") != "" {
 			return errors.New("not the name of a host")
 		}
 	}
 	return nil
+}
+
+// isNumber says whether the last label of a name is a number: some resolvers, and
+// proxies, read "2130706433", "0x7f.1" or "127.1" as IP addresses.
+func isNumber(label string) bool {
+	hex, ok := strings.CutPrefix(label, "0x")
+	if !ok {
+		return label != "" && strings.Trim(label, "0123456789") == ""
+	}
+	return strings.Trim(hex, "0123456789abcdef") == ""
 }
 
 // HostPort is what is connected to.
@@ -122,9 +141,13 @@ func (a Address) String() string {
 	return a.Form + "://" + a.HostPort() + a.Path
 }
 
-// Remote is the address of its far end in this process, the same in each.
+// seed keeps others from working out far ends: nobody can look for two addresses that
+// share one.
+var seed = sha256.Sum256([]byte(rand.Text()))
+
+// Remote is the address of its far end, for as long as this process runs.
 func (a Address) Remote() netip.AddrPort {
-	sum := sha256.Sum256([]byte("idloc carrier " + a.String()))
+	sum := sha256.Sum256(append(seed[:len(seed):len(seed)], a.String()...))
 	return farEnd(binary.BigEndian.Uint64(sum[:])&^acceptedBit | dialledBit)
 }
 

@@ -44,7 +44,7 @@ func TestParseAddress(t *testing.T) {
 	}
 }
 
-// Far ends are the same wherever they are worked out, and are nobody's real address.
+// Far ends are nobody's real address.
 func TestRemote(t *testing.T) {
 	a, _ := ParseAddress("tls://vpn.example.org:443")
 	b, _ := ParseAddress("wss://vpn.example.org/idloc")

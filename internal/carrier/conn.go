@@ -18,7 +18,8 @@ const (
 	writeFor  = 10 * time.Second
 	deadFor   = 4 * time.Second
 
-	readBuffer = 64 << 10
+	// readBuffer holds a record of TLS and the head of a frame before it.
+	readBuffer = batchMax + MaxDatagram + frameHeader
 )
 
 // Why a carrier ends.
@@ -46,7 +47,7 @@ type conn struct {
 	why    atomic.Pointer[error]
 
 	heard, used      atomic.Int64  // ns since the set began: last frame in; in or out
-	asked            atomic.Int64  // first frame out since heard; 0: none
+	asked            atomic.Int64  // first frame out since heard, and since a pause; 0: none
 	received, sent   atomic.Uint64 // bytes of datagrams
 	receivedN, sentN atomic.Uint64
 }
@@ -94,12 +95,14 @@ func (c *conn) patience(first bool) time.Duration {
 
 func (c *conn) read() error {
 	b := make([]byte, readBuffer)
-	have, first := 0, true
+	have, first, whole := 0, true, true
 	for {
-		wait := c.patience(first)
-		if err := c.stream.SetReadDeadline(time.Now().Add(wait)); err != nil {
-			return err
+		if whole { // bytes that are no frame yet buy no time
+			if err := c.stream.SetReadDeadline(time.Now().Add(c.patience(first))); err != nil {
+				return err
+			}
 		}
+		whole = false
 		n, err := c.stream.Read(b[have:])
 		if n > 0 {
 			rest, frames, bad := runs(b[:have+n], c.deliver)
@@ -107,7 +110,8 @@ func (c *conn) read() error {
 				return bad
 			}
 			have = copy(b, rest)
-			first = first && frames == 0
+			whole = frames > 0
+			first = first && !whole
 		}
 		var timeout net.Error
 		switch {
@@ -133,8 +137,13 @@ func (c *conn) deliver(b []byte, seg int) {
 
 // write is the writer's goroutine.
 func (c *conn) write() {
+	select { // whoever is sent nothing costs little
+	case <-c.queue.wake:
+	case <-c.done:
+		return
+	}
 	b := make([]byte, 0, batchMax+MaxDatagram+frameHeader)
-	batch, lowat := batchMax, 0
+	batch, lowat, last := batchMax, 0, int64(0)
 	for {
 		b = c.queue.take(b[:0], batch, time.Now())
 		if len(b) == 0 {
@@ -147,6 +156,10 @@ func (c *conn) write() {
 		}
 		now := c.set.now()
 		c.used.Store(now)
+		if now-last > int64(deadFor)/2 {
+			c.asked.Store(0) // what was said before the pause may have wanted no answer
+		}
+		last = now
 		if c.address != (Address{}) && !c.asked.CompareAndSwap(0, now) && now-c.asked.Load() > int64(deadFor) {
 			c.end(errDead)
 			return

@@ -22,6 +22,9 @@ var errProtocol = errors.New("no carrier is served there")
 
 // dial opens the stream of a carrier; tcp is what it runs over.
 func (s *Set) dial(ctx context.Context, a Address) (stream net.Conn, tcp *net.TCPConn, err error) {
+	if !s.attempts.take(a.Host, time.Now()) {
+		return nil, nil, errAttempts
+	}
 	if a.Form == WSS {
 		return s.dialWebSocket(ctx, a)
 	}
@@ -114,10 +117,7 @@ func (s *Set) connect(ctx context.Context, hostPort string) (stream net.Conn, tc
 	if proxy != nil {
 		return throughProxy(ctx, proxy, hostPort)
 	}
-	d := net.Dialer{KeepAliveConfig: keepAlive}
-	if s.cfg.Allowed != nil {
-		d.Control = s.allow
-	}
+	d := net.Dialer{KeepAliveConfig: keepAlive, Control: s.allow}
 	c, err := d.DialContext(ctx, "tcp", hostPort)
 	if err != nil {
 		return nil, nil, err

@@ -10,8 +10,9 @@
 // something in this process only, and one that gets out by mistake reaches nobody.
 //
 //	100::1                  this node, as the near end of all its carriers
-//	100::4000:0:0:0/66      the far end of a carrier that this node opens, by the
-//	                        hash of its address: known before there is a connection
+//	100::4000:0:0:0/66      the far end of a carrier that this node opens, by a hash of
+//	                        its address, under a key of this process: known before there
+//	                        is a connection
 //	100::8000:0:0:0/65      the far end of one that somebody else has opened, at random
 //
 // # What is trusted
@@ -48,7 +49,7 @@
 //
 // # Who serves
 //
-// Bounds hold per address (an IPv6 one is its /64) and for all together, before a byte
+// Bounds hold per address (an IPv6 one is its /56) and for all together, before a byte
 // was read. TLS, and a client's first frame, have times of their own; a client that does
 // not take what is sent to it for writeFor is let go, and so is one that is idle. Behind
 // a proxy all clients come from one address: bounds per address do not hold for private
@@ -64,17 +65,20 @@
 //	batchMax       16 KiB  written at once: a record of TLS
 //	connectFor     8 s     to open one, proxy and TLS included
 //	handshakeFor   5 s     of TLS, for who serves
-//	firstFor       5 s     from then to the first frame
+//	firstFor       5 s     from then to the first whole frame
 //	idleFor        90 s    without a frame, then it ends: QUIC and pipes say something each 15 s
 //	unusedFor      60 s    the same for who has opened it: first, so that it is no surprise
 //	writeFor       10 s    one write: who takes nothing for so long is gone
-//	deadFor        4 s     without an answer to what was sent: another connection may do better
+//	deadFor        4 s     without an answer to what was sent, pauses of up to half of it in between: another connection may do better
 //	retryMin       500 ms  from a failure to the next attempt, doubling
 //	retryMax       5 s     up to this
 //	perAddress     64      carriers from one address: an office behind a NAT
 //	serveMax       1024    carriers from all
 //	handshakesMax  128     of these in TLS
+//	handshakeEach  16      of these from one address
 //	knownMax       512     addresses that can be written to
+//	openMax        64      carriers that a node opens: a member may have named them
+//	attemptsMax    16      attempts a minute to one host, and to one IP address, that none of has worked since
 //
 // # Proxies
 //
@@ -88,6 +92,7 @@
 //	conn.go      one carrier, at either end
 //	set.go       all of them, as a link of package socket
 //	dial.go      opening one
+//	attempts.go  how often it is tried
 //	proxy.go     CONNECT                              RFC 9110 §9.3.6, RFC 7617
 //	serve.go     TLS and WebSocket, for others        RFC 8446, RFC 6455
 //	lowat*.go    tcp(7)

@@ -22,14 +22,18 @@ const maxAnswer = 16 << 10
 // ErrProxy is wrapped by what a proxy's refusal is.
 var ErrProxy = errors.New("the proxy refuses")
 
-// allow refuses addresses that Config.Allowed does not know.
+// allow refuses addresses that Config.Allowed does not know, and those that have seen
+// enough of this node.
 func (s *Set) allow(_, address string, _ syscall.RawConn) error {
 	at, err := netip.ParseAddrPort(address)
 	if err != nil {
 		return err
 	}
-	if at = netip.AddrPortFrom(at.Addr().Unmap(), at.Port()); !s.cfg.Allowed(at) {
+	if at = netip.AddrPortFrom(at.Addr().Unmap(), at.Port()); s.cfg.Allowed != nil && !s.cfg.Allowed(at) {
 		return fmt.Errorf("%v is not the address of another host", at.Addr())
+	}
+	if !s.attempts.take("at "+at.Addr().String(), time.Now()) {
+		return errAttempts
 	}
 	return nil
 }

@@ -14,7 +14,8 @@ const (
 	lateAfter = 100 * time.Millisecond
 	batchMax  = 16 << 10
 
-	ringSize  = 1024                  // datagrams of each of the two rings
+	ringSize  = 1024                  // datagrams of each of the two rings, most
+	ringFirst = 32                    // and at first
 	rateEvery = 20 * time.Millisecond // a rate is measured over so much, while something waits
 )
 
@@ -29,26 +30,34 @@ var packets = sync.Pool{New: func() any { return new([MaxDatagram]byte) }}
 
 // ring is a queue of bounded length.
 type ring struct {
-	all   []packet // ringSize, made with the first
+	all   []packet // grows up to ringSize
 	first int
 	n     int
 	bytes int
 }
 
 func (r *ring) push(p packet) {
-	if r.all == nil {
-		r.all = make([]packet, ringSize)
+	if r.n == len(r.all) {
+		r.grow()
 	}
-	r.all[(r.first+r.n)%ringSize] = p
+	r.all[(r.first+r.n)%len(r.all)] = p
 	r.n++
 	r.bytes += p.n
+}
+
+// grow makes room for more; there is less than ringSize.
+func (r *ring) grow() {
+	all := make([]packet, min(max(2*len(r.all), ringFirst), ringSize))
+	n := copy(all, r.all[r.first:])
+	copy(all[n:], r.all[:r.first])
+	r.all, r.first = all, 0
 }
 
 // pop takes the oldest; there must be one.
 func (r *ring) pop() packet {
 	p := r.all[r.first]
 	r.all[r.first] = packet{}
-	r.first = (r.first + 1) % ringSize
+	r.first = (r.first + 1) % len(r.all)
 	r.n--
 	r.bytes -= p.n
 	return p

@@ -22,12 +22,13 @@ const (
 	perAddress    = 64
 	serveMax      = 1024
 	handshakesMax = 128
+	handshakeEach = 16
 )
 
-// network is what is counted as one address.
+// network is what is counted as one address: of IPv6, what one subscriber has.
 func network(a netip.Addr) netip.Addr {
 	if a = a.Unmap().WithZone(""); a.Is6() {
-		p, _ := a.Prefix(64)
+		p, _ := a.Prefix(56)
 		return p.Addr()
 	}
 	return a
@@ -59,16 +60,29 @@ func (s *Set) dismiss(from netip.Addr) {
 	}
 }
 
-// greet counts one more in TLS, -1 one less; false: there are too many.
-func (s *Set) greet(n int) bool {
+// greet counts one more in TLS; false: there are too many.
+func (s *Set) greet(from netip.Addr) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if n > 0 && s.greeting >= handshakesMax {
+	n := network(from)
+	if s.greeting >= handshakesMax || s.greeters[n] >= handshakeEach {
 		s.refused.Add(1)
 		return false
 	}
-	s.greeting += n
+	s.greeting++
+	s.greeters[n]++
 	return true
+}
+
+// greeted undoes greet.
+func (s *Set) greeted(from netip.Addr) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := network(from)
+	s.greeting--
+	if s.greeters[n]--; s.greeters[n] == 0 {
+		delete(s.greeters, n)
+	}
 }
 
 // Serve serves carriers over TLS on what l accepts, until Close, which closes l. It
@@ -126,7 +140,7 @@ func (s *Set) accept(l net.Listener, cfg *tls.Config) {
 
 // serveTLS carries on a connection that was admitted.
 func (s *Set) serveTLS(c net.Conn, cfg *tls.Config, from netip.AddrPort) {
-	if !s.greet(1) {
+	if !s.greet(from.Addr()) {
 		_ = c.Close()
 		return
 	}
@@ -137,7 +151,7 @@ func (s *Set) serveTLS(c net.Conn, cfg *tls.Config, from netip.AddrPort) {
 	ctx, cancel := context.WithTimeout(s.ctx, handshakeFor)
 	err := t.HandshakeContext(ctx)
 	cancel()
-	s.greet(-1)
+	s.greeted(from.Addr())
 	if err != nil || t.ConnectionState().NegotiatedProtocol != protocol {
 		s.refused.Add(1)
 		_ = c.Close() // without TLS's farewell, for which it would wait

@@ -60,7 +60,10 @@ type Set struct {
 	listeners []net.Listener
 	served    map[netip.Addr]int // carriers that came in and that are counted, by network
 	serving   int
-	greeting  int // of these in TLS
+	greeting  int                // of these in TLS
+	greeters  map[netip.Addr]int // the same, by network
+	opening   int                // carriers that this node opens or has opened
+	attempts  attempts
 	cert      *tls.Certificate
 
 	opened, accepted, refused, failed, unsent atomic.Uint64
@@ -80,7 +83,7 @@ var ErrClosed = fmt.Errorf("carrier: %w", net.ErrClosed)
 
 // New makes a Set that carries nothing before Start.
 func New(cfg Config) *Set {
-	s := &Set{cfg: cfg, log: cfg.Log, epoch: time.Now(), started: make(chan struct{}), known: map[netip.AddrPort]*entry{}, served: map[netip.Addr]int{}}
+	s := &Set{cfg: cfg, log: cfg.Log, epoch: time.Now(), started: make(chan struct{}), known: map[netip.AddrPort]*entry{}, served: map[netip.Addr]int{}, greeters: map[netip.Addr]int{}}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -207,6 +210,10 @@ func (s *Set) openLocked(to netip.AddrPort, now bool) (*conn, error) {
 	if e.used.Before(e.next) && !(now && e.failures < 2) {
 		return nil, e.err
 	}
+	if s.opening >= openMax {
+		return nil, errTooMany
+	}
+	s.opening++
 	c := s.newConn(to)
 	c.address = e.address
 	s.putLocked(to, c)
@@ -242,6 +249,7 @@ func (s *Set) open(c *conn, e *entry) {
 		e.failures++
 		c.err = err
 		s.putLocked(c.remote, nil)
+		s.opening--
 		s.mu.Unlock()
 		c.end(err)
 		c.queue.close()
@@ -250,19 +258,22 @@ func (s *Set) open(c *conn, e *entry) {
 		return
 	}
 	e.failures, e.err, e.next = 0, nil, time.Time{}
+	s.attempts.worked(c.address.Host)
 	c.stream, c.tcp = stream, tcp
 	if ap, err := netip.ParseAddrPort(stream.RemoteAddr().String()); err == nil {
 		c.from = ap
 	} else if tcp != nil {
 		c.from = tcp.RemoteAddr().(*net.TCPAddr).AddrPort()
 	}
+	s.attempts.worked("at " + c.from.Addr().Unmap().String())
 	s.opened.Add(1)
+	close(c.ready) // before Close can miss it
 	s.mu.Unlock()
-	close(c.ready)
 	s.log.Debug("carrier opened", "address", c.address)
 	why := c.run()
 	s.mu.Lock()
 	s.putLocked(c.remote, nil)
+	s.opening--
 	s.mu.Unlock()
 	s.log.Debug("carrier ended", "address", c.address, "why", why)
 }
