@@ -40,7 +40,7 @@ func parseReached(list []string) (out reached, err error) {
 				host = net.JoinHostPort(u.Hostname(), "443")
 			}
 			at, err := netip.ParseAddrPort(host)
-			if err != nil || at.Port() == 0 || !at.Addr().IsValid() || at.Addr().IsUnspecified() || at.Addr().IsMulticast() || at.Addr().Zone() != "" {
+			if err != nil || at.Port() == 0 || !at.Addr().IsValid() || at.Addr().IsUnspecified() || at.Addr().IsMulticast() || at.Addr().Zone() != "" || carrier.Prefix.Contains(at.Addr()) {
 				return out, fmt.Errorf("%q: %w", s, errReached)
 			}
 			out.udp = append(out.udp, netip.AddrPortFrom(at.Addr().Unmap(), at.Port()))
@@ -49,6 +49,21 @@ func parseReached(list []string) (out reached, err error) {
 		}
 	}
 	return out, nil
+}
+
+// checkCarrier says what is wrong with Config.Carrier.
+func checkCarrier(at string) error {
+	if at == "" {
+		return nil
+	}
+	_, port, err := net.SplitHostPort(at)
+	if err != nil {
+		return fmt.Errorf("%q is not an address and a port, as \":443\" is", at)
+	}
+	if _, err := net.LookupPort("tcp", port); err != nil || port == "" {
+		return fmt.Errorf("%q: no port %q", at, port)
+	}
+	return nil
 }
 
 // makeCarriers makes the node's carriers, and serves them if the Config says where.

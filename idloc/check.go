@@ -56,6 +56,9 @@ func (cfg Config) withDefaults() (Config, error) {
 	if cfg.reached, err = parseReached(cfg.Reached); err != nil {
 		return fail("Reached", err)
 	}
+	if err := checkCarrier(cfg.Carrier); err != nil {
+		return fail("Carrier", err)
+	}
 	if cfg.Name == "" {
 		return cfg, nil
 	}

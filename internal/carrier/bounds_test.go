@@ -205,3 +205,33 @@ func TestNumbersAreNoNames(t *testing.T) {
 		}
 	}
 }
+
+// Carriers of one address are told apart, and are known to be of one.
+func TestOrigin(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		far := make(chan netip.AddrPort, 2)
+		s, l := served(t, func(_ []byte, _ int, from netip.AddrPort) { far <- from })
+		defer s.Close()
+		seen := map[netip.AddrPort]bool{}
+		for range 2 {
+			k := greet(t, l.dial("[::ffff:192.0.2.1]:1"), protocol)
+			defer k.Close()
+			if _, err := k.Write(appendFrame(nil, []byte("\x80"))); err != nil {
+				t.Fatal(err)
+			}
+			at := <-far
+			seen[at] = true
+			if got := s.Origin(at.Addr()); got != netip.MustParseAddr("192.0.2.1") {
+				t.Errorf("%v comes from %v", at, got)
+			}
+		}
+		if len(seen) != 2 {
+			t.Errorf("two carriers at %v", seen)
+		}
+		for _, a := range []netip.Addr{farEnd(acceptedBit | 5).Addr(), Local, netip.MustParseAddr("192.0.2.9"), {}} {
+			if got := s.Origin(a); got != a {
+				t.Errorf("%v comes from %v", a, got)
+			}
+		}
+	})
+}

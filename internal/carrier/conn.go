@@ -34,6 +34,7 @@ type conn struct {
 	remote  netip.AddrPort // the far end, as the layers above have it
 	address Address        // that was connected to; zero: it came in
 	from    netip.AddrPort // where the stream comes from or goes to; a proxy's, where there is one
+	shared  bool           // from is a proxy's that brings the carriers of many
 	queue   *queue
 	since   time.Time
 

@@ -157,7 +157,7 @@ func (s *Set) serveTLS(c net.Conn, cfg *tls.Config, from netip.AddrPort) {
 		_ = c.Close() // without TLS's farewell, for which it would wait
 		return
 	}
-	s.carry(t, from)
+	s.carry(t, from, false)
 }
 
 // Handler serves carriers as WebSockets, in a web server with its own certificate, or
@@ -167,8 +167,8 @@ func (s *Set) Handler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		from, _ := netip.ParseAddrPort(r.RemoteAddr)
 		ip := from.Addr().Unmap()
-		// Behind a proxy all come from its address.
-		if !s.admit(ip, ip.IsValid() && !ip.IsPrivate() && !ip.IsLoopback()) {
+		shared := !ip.IsValid() || ip.IsPrivate() || ip.IsLoopback() // behind a proxy all come from its address
+		if !s.admit(ip, !shared) {
 			http.Error(w, "too many carriers", http.StatusServiceUnavailable)
 			return
 		}
@@ -196,7 +196,7 @@ func (s *Set) Handler() http.Handler {
 		s.wg.Add(1)
 		s.mu.Unlock()
 		defer s.wg.Done()
-		s.carry(s.messages(c), from)
+		s.carry(s.messages(c), from, shared)
 	})
 }
 

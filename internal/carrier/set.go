@@ -278,10 +278,11 @@ func (s *Set) open(c *conn, e *entry) {
 	s.log.Debug("carrier ended", "address", c.address, "why", why)
 }
 
-// carry carries on a stream that came in, until it ends.
-func (s *Set) carry(stream net.Conn, from netip.AddrPort) {
+// carry carries on a stream that came in, until it ends; shared says that others come
+// from the same address.
+func (s *Set) carry(stream net.Conn, from netip.AddrPort, shared bool) {
 	c := s.newConn(farEnd(0))
-	c.stream, c.from = stream, from
+	c.stream, c.from, c.shared = stream, from, shared
 	c.tcp, _ = stream.(*net.TCPConn)
 	if t, ok := stream.(*tls.Conn); ok {
 		c.tcp, _ = t.NetConn().(*net.TCPConn)
@@ -388,6 +389,16 @@ func (s *Set) Name(at netip.AddrPort) string {
 	}
 	a, _ := s.Of(at)
 	return a.String()
+}
+
+// Origin returns the IP address from which the carrier at a far end was opened; the far
+// end itself if that says nothing of who has opened it.
+func (s *Set) Origin(far netip.Addr) netip.Addr {
+	c := (*s.conns.Load())[netip.AddrPortFrom(far, remotePort)]
+	if c == nil || c.address != (Address{}) || c.shared || !c.from.IsValid() {
+		return far
+	}
+	return c.from.Addr().Unmap()
 }
 
 // Of returns the address of a far end that this node has opened a carrier to, or knows.

@@ -159,6 +159,9 @@ func (c *Conn) read() {
 	for {
 		n, seg, from, err := c.link.read(b)
 		switch {
+		case err == nil && c.port.carries(from.Addr()):
+			c.count.drop(dropForged)
+			continue
 		case err == nil:
 			pause = 0
 			c.demux(b[:n], seg, from)

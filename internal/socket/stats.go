@@ -13,6 +13,7 @@ const (
 	dropUnknownKind  dropReason = iota // first byte belongs to nobody
 	dropEmpty                          // no bytes
 	dropTruncated                      // longer than the read buffer
+	dropForged                         // says that it is from a carrier's address, which no network has
 	dropNoHandler                      // no callback for the kind
 	dropNoView                         // QUIC, and nobody listens for it here
 	dropQUICVersion                    // a long header of another version
@@ -32,6 +33,7 @@ var dropNames = [dropReasons]string{
 	dropUnknownKind:  "unknown-kind",
 	dropEmpty:        "empty",
 	dropTruncated:    "truncated",
+	dropForged:       "forged",
 	dropNoHandler:    "no-handler",
 	dropNoView:       "quic-not-listening",
 	dropQUICVersion:  "quic-version",

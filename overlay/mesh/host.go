@@ -58,6 +58,9 @@ func newHost(key ed25519.PrivateKey, port *socket.Port, addrs func([]ma.Multiadd
 	if err != nil {
 		return nil, fmt.Errorf("resource limits: %w", err)
 	}
+	if carriers.set != nil {
+		limits.origin = carriers.set.Origin
+	}
 	conns, err := libp2pconnmgr.NewConnManager(ConnsLow, connsHigh, libp2pconnmgr.WithGracePeriod(connGrace))
 	if err != nil {
 		return nil, errors.Join(err, limits.Close())

@@ -48,6 +48,9 @@ type limits struct {
 	rcmgr.ResourceManagerState // for tests that look
 	per                        allowance
 	most                       int
+	// origin says where the far end of a carrier comes from, for who opens many is no
+	// more than one address; nil: there are none.
+	origin func(netip.Addr) netip.Addr
 
 	mu    sync.Mutex // guards the rest
 	now   int        // strangers, all together
@@ -101,8 +104,8 @@ func newLimits() (*limits, error) {
 }
 
 // networks are what an address is counted as: itself, or the networks that one
-// subscriber of IPv6 has, with how many times the allowance of an address. Who has
-// opened a carrier is counted by that: package carrier bounds them by where they are.
+// subscriber of IPv6 has, with how many times the allowance of an address. The far end
+// of a carrier, where it is not known whence that comes, is counted by itself.
 func networks(a netip.Addr) (nets [2]netip.Prefix, times [2]int) {
 	if a = a.Unmap().WithZone(""); a.Is4() {
 		nets[0], _ = a.Prefix(32)
@@ -123,15 +126,24 @@ func (l *limits) OpenConnection(dir network.Direction, usefd bool, endpoint ma.M
 	if dir != network.DirInbound || !ok {
 		return l.ResourceManager.OpenConnection(dir, usefd, endpoint)
 	}
-	if !l.enter(at.Addr(), time.Now()) {
+	from := l.counted(at.Addr())
+	if !l.enter(from, time.Now()) {
 		return nil, errCrowded
 	}
 	s, err := l.ResourceManager.OpenConnection(dir, usefd, endpoint)
 	if err != nil {
-		l.leave(at.Addr(), false)
+		l.leave(from, false)
 		return nil, err
 	}
-	return &strangerScope{ConnManagementScope: s, leave: func(member bool) { l.leave(at.Addr(), member) }}, nil
+	return &strangerScope{ConnManagementScope: s, leave: func(member bool) { l.leave(from, member) }}, nil
+}
+
+// counted is the address that a connection from a is charged to.
+func (l *limits) counted(a netip.Addr) netip.Addr {
+	if l.origin == nil || !carrier.Prefix.Contains(a) {
+		return a
+	}
+	return l.origin(a)
 }
 
 // VerifySourceAddress implements network.ResourceManager: whether an address has
@@ -142,7 +154,7 @@ func (l *limits) VerifySourceAddress(a net.Addr) bool {
 	if !ok {
 		return true
 	}
-	nets, times := networks(u.AddrPort().Addr())
+	nets, times := networks(l.counted(u.AddrPort().Addr()))
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.now >= l.most/2 {

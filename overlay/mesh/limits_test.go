@@ -159,3 +159,31 @@ func TestAddressVerified(t *testing.T) {
 		}
 	})
 }
+
+// TestStrangersByCarrier: whoever opens many carriers has no more for it than by UDP.
+func TestStrangersByCarrier(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := fewStrangers(t)
+		defer l.Close()
+		l.origin = func(netip.Addr) netip.Addr { return netip.MustParseAddr("20.0.0.2") }
+		in := arrive(t, l, "20.0.0.2", 4)
+		for i := range 10 {
+			in = append(in, arrive(t, l, fmt.Sprintf("100::8000:0:0:%x", i+1), 1)...)
+		}
+		if len(in) != 8 {
+			t.Errorf("%d at once from one address and its carriers", len(in))
+		}
+		l.origin = func(a netip.Addr) netip.Addr { return a } // they are gone by then
+		done(in, true)
+		if l.strangers() != 0 {
+			t.Errorf("%d are still counted", l.strangers())
+		}
+		for i := range 10 {
+			in = arrive(t, l, fmt.Sprintf("100::8000:0:0:%x", i+1), 1)
+			if len(in) != 1 {
+				t.Error("carriers that a proxy brings are counted as one")
+			}
+			done(in, false)
+		}
+	})
+}
