@@ -156,6 +156,9 @@ func (b *Batch) Flush() error {
 	if err != nil {
 		p.drops.count(DropWrite)
 		p.writeFailed(to, seg, err)
+		if b.to == nil {
+			p.awaitLife(now) // a path that takes nothing any more is found out as one that loses it
+		}
 		return err
 	}
 	to.sent.Store(now)

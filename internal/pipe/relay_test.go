@@ -269,3 +269,18 @@ func TestRelayForgets(t *testing.T) {
 }
 
 const relayGraceForTest = 22 * time.Second // above the interval of binds
+
+// TestRelayEnds: a relay that ends its pipes for good, to restart say, is no relay any
+// more: whoever sends finds out as soon as from silence, not when consent is over.
+func TestRelayEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x := newTriangle(t, 0)
+		x.bind(t)
+		_ = x.r.Close()
+		settle(time.Second)
+		_ = send(x.pa, packet(100)) // it may say that it was not sent
+		if settle(1500 * time.Millisecond); !errors.Is(x.pa.Err(), ErrDead) {
+			t.Errorf("1.5 s after data that went nowhere: %v", x.pa.Err())
+		}
+	})
+}
