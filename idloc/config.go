@@ -103,6 +103,8 @@ type Config struct {
 	Null NullPolicy
 	// Paths restricts which paths pipes may take.
 	Paths PathPolicy
+	// Repair says whether pipes make good what their paths lose.
+	Repair Repair
 	// NoRelay: do not forward offers and pipe datagrams for others. Pipe
 	// datagrams are forwarded only by members whose invitation says so
 	// (InviteOptions.Relay), and by the founder.
@@ -129,6 +131,23 @@ const (
 	NullRefuse NullPolicy = iota // only encrypted pipes
 	NullTLS                      // null TCP under TLS 1.3 with the peers' identities; no null UDP
 	NullPlain                    // the draft as written, for applications that protect themselves
+)
+
+// Repair says whether pipes make good what their paths lose, so that TCP over a path
+// with loss has the path's rate. It is done between two nodes that both can, on paths
+// with a round trip of 2 ms or more, and never with TUN, where the host's kernel sees
+// to loss. UDP is never sent again.
+type Repair uint8
+
+const (
+	// RepairBBR is the default: what may be under way follows the rate at which
+	// packets arrive (draft-ietf-ccwg-bbr). Loss alone does not slow it down.
+	RepairBBR Repair = iota
+	// RepairCubic takes each loss for congestion (RFC 9438), as most of the internet's
+	// TCP does: for a path where others must not notice.
+	RepairCubic
+	// RepairOff leaves it to TCP.
+	RepairOff
 )
 
 // PathPolicy restricts the paths of pipes.

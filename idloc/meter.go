@@ -218,6 +218,7 @@ var (
 	mPipeBytes = counter("pipe_bytes_total", "Bytes of datagrams of all pipes to the peer, those that have ended included.", "peer", "name", "direction")
 	mPipePkts  = counter("pipe_packets_total", "Datagrams of all pipes to the peer, those that have ended included.", "peer", "name", "direction")
 	mPipeLost  = gauge("pipe_lost_packets", "Datagrams of the peer that have not come, since the last rekey; 0 without a pipe.", "peer", "name")
+	mPipeSaved = counter("pipe_repaired_total", "Packets sent again of all pipes to the peer, those that have ended included.", "peer", "name")
 	mPipeKeys  = counter("pipe_rekeys_total", "Rekeys of all pipes to the peer, those that have ended included.", "peer", "name")
 	mPipeDrops = counter("pipe_drops_total", "Datagrams that the pipes to the peer dropped; a reason is there from its first on.", "peer", "name", "reason")
 	mPeerDrops = counter("peers_drops_total", "Datagrams that the pipes to all peers dropped.", "reason")
@@ -244,7 +245,7 @@ var (
 
 var allMetrics = []metric{
 	mMembers, mServers, mRouting, mRecords, mIsServer, mReached, mNotAfter, mRevSeq, mPipes, mLSIs,
-	mPaths, mPipeUp, mPipeRTT, mPipeMTU, mPipeBytes, mPipePkts, mPipeLost, mPipeKeys, mPipeDrops, mPeerDrops,
+	mPaths, mPipeUp, mPipeRTT, mPipeMTU, mPipeBytes, mPipePkts, mPipeLost, mPipeSaved, mPipeKeys, mPipeDrops, mPeerDrops,
 	mRelays, mRelayPkts, mRelayB, mRelayOver,
 	mSockIn, mSockInB, mSockReads, mSockOut, mSockOutB, mDrops, mShimPkts, mShimMiss,
 	mConns, mRetrans, mSegments, mResets, mDatagrams, mMissed, mRefused,
@@ -347,6 +348,7 @@ func (k sink) totals(t pipe.Totals, id, name string) {
 	k.count(mPipePkts, t.PacketsSent, id, name, "sent")
 	k.count(mPipePkts, t.PacketsReceived, id, name, "received")
 	k.count(mPipeKeys, t.Rekeys, id, name)
+	k.count(mPipeSaved, t.Repaired, id, name)
 	for reason, v := range t.Drops {
 		k.count(mPipeDrops, v, id, name, reason)
 	}

@@ -160,6 +160,7 @@ func (n *Node) fillPipe(s *PeerStatus, p *pipe.Pipe) {
 	s.BytesSent, s.BytesReceived = st.BytesSent, st.BytesReceived
 	s.PacketsSent, s.PacketsReceived = st.PacketsSent, st.PacketsReceived
 	s.Lost, s.Drops = st.Lost, st.Drops
+	s.Repair = RepairStatus(st.Repair)
 	for _, path := range st.Paths {
 		s.Paths = append(s.Paths, PathStatus{Kind: kindOf(path.Via, path.TURN, path.Carried), Local: path.Local, Remote: path.Remote, Carrier: n.carrierAt(path.Remote), Via: path.Via, RTT: path.RTT, MTU: path.MTU, Active: path.Active})
 	}

@@ -135,9 +135,28 @@ type PeerStatus struct {
 	Lost            uint64            `json:"lost,omitempty"`  // datagrams of the peer that have not come, since the last rekey
 	Drops           map[string]uint64 `json:"drops,omitempty"` // by reason
 
+	Repair RepairStatus `json:"repair,omitzero"` // of what the path loses
+
 	Flows []FlowStatus `json:"flows,omitempty"` // those with null encapsulation; all others go through the pipe
 
 	LastError string `json:"last_error,omitempty"` // of the newest attempt that failed
+}
+
+// RepairStatus says how a pipe makes good what its path loses (Config.Repair).
+type RepairStatus struct {
+	On       bool          `json:"on"`                  // TCP to the peer is repaired
+	State    string        `json:"state"`               // idle, asking, on, leaving or off; with on also what the congestion control does
+	Rate     float64       `json:"rate,omitempty"`      // bit/s at which data leaves when there is enough of it
+	RTT      time.Duration `json:"rtt,omitempty"`       // the shortest of late
+	Smoothed time.Duration `json:"smoothed,omitempty"`  // round trip
+	InFlight int           `json:"in_flight,omitempty"` // bytes sent and neither acknowledged nor lost
+	Window   int           `json:"window,omitempty"`    // bytes that may be in flight
+	Kept     int           `json:"kept,omitempty"`      // bytes of memory in use for it
+	Sent     uint64        `json:"sent,omitempty"`      // packets since the pipe began, copies included
+	Repaired uint64        `json:"repaired,omitempty"`  // copies
+	Late     uint64        `json:"late,omitempty"`      // copies of what had only been late
+	Probes   uint64        `json:"probes,omitempty"`    // questions after what nobody had acknowledged
+	Refused  uint64        `json:"refused,omitempty"`   // packets that there was no room to keep
 }
 
 // ContactStatus is a connection on the peer protocol, over which members ask each

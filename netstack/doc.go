@@ -41,6 +41,7 @@
 //	link.go     stack.LinkEndpoint              DESIGN §13
 //	admit.go    inbound flows
 //	tcp.go      net.Conn on a TCP endpoint      RFC 9293
+//	patience.go TCP's least timeout               RFC 6298 §2.4
 //	near.go     the window that conns to a near peer share
 //	startup.go  the window of conns over a long path, until they lose something
 //	window.go   the peer's window, and acknowledgements within it  RFC 9293 §3.10.7.4

@@ -32,7 +32,7 @@ func TestBufferSizes(t *testing.T) {
 // Info counts what was sent again, and tells the threshold that a loss sets.
 func TestInfoOfLosses(t *testing.T) {
 	t.Parallel()
-	r := newRig(t)
+	r := newBareRig(t)
 	c, s := r.pair(t, r.b4)
 	if info, err := c.Info(); err != nil || info.Retransmits != 0 || info.SlowStartThreshold != 0 || info.State != "ESTABLISHED" {
 		t.Errorf("at first: %+v, %v", info, err)

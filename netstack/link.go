@@ -67,6 +67,9 @@ type link struct {
 	closing    atomic.Bool                             // the stack is: what begins now is not accepted
 	gone       func(v4, v6 netip.Addr, delivered bool) // a peer's process is over
 
+	stack    *stack.Stack
+	leastRTO atomic.Int64 // that the stack has, 0: minRTO
+
 	unreadDropped atomic.Uint64 // segments beyond what a peer may have unread
 
 	self4, self6 netip.Addr // the node's own LSIs
@@ -207,6 +210,9 @@ func (l *link) Deliver(h *inner.Header, b buffer.Buffer) {
 	if !l.withinShare(h, &b) {
 		b.Release()
 		return
+	}
+	if h.Protocol == inner.TCP && h.Flags&inner.SYN != 0 {
+		l.patient(h.Src)
 	}
 	if h.Protocol == inner.ICMP || h.Protocol == inner.ICMPv6 {
 		l.noteUnreachable(h, &b)

@@ -136,14 +136,25 @@ func (c *tcpConn) unpace() {
 func (p *pace) look(c *tcpConn) {
 	epoch := 1 + int64(time.Since(start)/paceEpoch)
 	active := p.peer.join(epoch, p.epoch == epoch)
-	if p.epoch == epoch && p.limit == 0 {
+	share, repaired := c.s.shim.Repairing(p.peer.addr)
+	if p.epoch == epoch && p.limit == 0 && !repaired {
 		return // far, and looked at in this epoch
 	}
 	p.epoch = epoch
 	limit := 0
-	room := p.room(c)
-	c.s.link.watchStart(c, room > 0)
-	if room > 0 {
+	room := 0
+	if !repaired {
+		room = p.room(c)
+		c.s.link.watchStart(c, room > 0)
+	}
+	if repaired {
+		// What is written waits in the pipe, in turn with others', and not for TCP.
+		c.startup.Store(nil)
+		limit = min(max(share/active, 2*superPacket), tcpBufferMax)
+		if 4*limit > 3*p.limit && 4*limit < 5*p.limit {
+			return
+		}
+	} else if room > 0 {
 		limit = max(min(nearWindow, room)/active, min(nearShare, room/active), superPacket)
 	} else if p.limit != 0 {
 		limit = tcpBufferMax // the path was short and is not any more

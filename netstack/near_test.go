@@ -1,14 +1,19 @@
 package netstack
 
 import (
+	"context"
 	"io"
 	"net/netip"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 
+	"github.com/idloc/idloc/internal/wire"
 	"github.com/idloc/idloc/shim"
+	"github.com/idloc/idloc/shim/shimtest"
 )
 
 func TestShareCountsThoseThatWrite(t *testing.T) {
@@ -102,10 +107,10 @@ func TestNearConnsShareAWindow(t *testing.T) {
 	}
 }
 
-// Far away the buffers are gVisor's; a path that was short and is not any
-// more has room for what is under way on a long one.
+// Far away the buffers are gVisor's if nothing is repaired; a path that was short and
+// is not any more has room for what is under way on a long one.
 func TestFarConnsAreNotLimited(t *testing.T) {
-	r := newRig(t)
+	r := newBareRig(t)
 	r.net.SetDelay(5 * time.Millisecond)
 	c, s := r.pair(t, r.b4)
 	bulk(t, c, s, 8*paceEvery)
@@ -143,4 +148,70 @@ func TestSegmentsOfAPeersChoice(t *testing.T) {
 		}
 		p.DecRef()
 	}
+}
+
+// Where the pipe repairs, connections share what their pipe says, TCP's timeout is
+// that of RFC 6298, and TCP knows nothing of what is lost.
+func TestRepairedConnsShare(t *testing.T) {
+	r := newRig(t)
+	_, _ = r.pair(t, r.b4)
+	r.net.SetDelay(10 * time.Millisecond)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	p, err := r.a.Connect(ctx, r.b.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	q, err := r.b.Connect(ctx, r.a.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the pipe does not repair", func() bool {
+		_, _, _ = p.Ping(ctx)
+		_, _, _ = q.Ping(ctx)
+		return p.Repairs() && q.Repairs()
+	})
+	c, s := r.pair(t, r.b4)
+	if rto := leastRTO(t, c); rto < patientRTO {
+		t.Errorf("a timeout of %v where the pipe repairs", rto)
+	}
+	bulk(t, c, s, 16*paceEvery)
+	share, ok := r.a.Shim.Repairing(r.b4)
+	if !ok {
+		t.Fatal("it does not repair any more")
+	}
+	if limit := paceOf(c, true).limit; limit < superPacket || limit > max(share, 4<<20) {
+		t.Errorf("limit %d of a share of %d", limit, share)
+	}
+	if c.startup.Load() != nil {
+		t.Error("the connection is watched as one that TCP alone sees to")
+	}
+	if st := p.Status().Repair; st.Sent == 0 {
+		t.Errorf("nothing went through it: %+v", st)
+	}
+	was := r.a.Stack.stack.Stats().TCP.Retransmits.Value()
+	var n atomic.Int64
+	r.net.SetFilter(func(from, _ *shimtest.Node, b []byte, seg int) []byte {
+		if from == r.a.Node && b[0] <= wire.TypeData6 && n.Add(1)%20 == 0 {
+			return b[:len(b)-min(seg, len(b))]
+		}
+		return b
+	})
+	bulk(t, c, s, 32*paceEvery)
+	st := p.Status().Repair
+	if st.Repaired == 0 {
+		t.Errorf("nothing was sent again: %+v", st)
+	}
+	if now := r.a.Stack.stack.Stats().TCP.Retransmits.Value(); now-was > st.Repaired/4 {
+		t.Errorf("TCP sent %d segments again, the pipe %d", now-was, st.Repaired)
+	}
+}
+
+func leastRTO(t *testing.T, c *tcpConn) time.Duration {
+	t.Helper()
+	var info tcpip.TCPInfoOption
+	if err := c.ep.GetSockOpt(&info); err != nil {
+		t.Fatal(err)
+	}
+	return info.RTO
 }

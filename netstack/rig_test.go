@@ -42,7 +42,19 @@ func newRig(tb testing.TB) *rig { return newRigWith(tb, nil) }
 // newRigWith lets b's stack ask admit.
 func newRigWith(tb testing.TB, admit func(string, netip.AddrPort, netip.AddrPort) bool) *rig {
 	tb.Helper()
+	return newRigOn(tb, shimtest.NewNet(), admit)
+}
+
+// newBareRig is a rig whose pipes repair nothing.
+func newBareRig(tb testing.TB) *rig {
+	tb.Helper()
 	n := shimtest.NewNet()
+	n.NoRepair = true
+	return newRigOn(tb, n, nil)
+}
+
+func newRigOn(tb testing.TB, n *shimtest.Net, admit func(string, netip.AddrPort, netip.AddrPort) bool) *rig {
+	tb.Helper()
 	r := &rig{net: n, a: newNode(tb, n, nil), b: newNode(tb, n, admit)}
 	r.b4, r.b6 = r.a.LSI(tb, r.b.Node)
 	r.a4, r.a6 = r.b.LSI(tb, r.a.Node)

@@ -137,6 +137,8 @@ func New(cfg Config) (*Stack, error) {
 		},
 		HandleLocal: true, // to our own LSIs without leaving the stack
 	})
+	s.link.stack = s.stack
+	s.link.leastRTO.Store(int64(minRTO))
 	if err := s.configure(); err != nil {
 		s.stack.Destroy()
 		return nil, err

@@ -256,7 +256,7 @@ func TestSelective(t *testing.T) {
 // A connection over a long path that begins to write much is watched until it is
 // closed, and loses nothing by it; one over a short path is not.
 func TestStartupOfAConn(t *testing.T) {
-	r := newRig(t)
+	r := newBareRig(t)
 	near, far := r.pair(t, r.b4)
 	bulk(t, near, far, 8*paceEvery)
 	if near.startup.Load() != nil {

@@ -115,7 +115,7 @@ func TestUnreadOfALiar(t *testing.T) {
 		{"single bytes out of order", 1, 250, 1, 2 << 20},
 	} {
 		t.Run(tt.what, func(t *testing.T) {
-			r := newRig(t)
+			r := newBareRig(t)
 			r.b.budget(tt.budget)
 			other, at := r.third(t)
 			l, err := r.b.ListenTCP("tcp", netip.AddrPort{}, 0)
@@ -186,7 +186,7 @@ func serveOne(l net.Listener, of *node) error {
 
 // TCP in IP fragments, of whatever size, is no way around the count.
 func TestUnreadFragments(t *testing.T) {
-	r := newRig(t)
+	r := newBareRig(t)
 	for n, tt := range []struct {
 		v6   bool
 		size int
@@ -217,7 +217,7 @@ func TestUnreadIsNotLost(t *testing.T) {
 		budget = 2 << 20
 		size   = 1 << 20
 	)
-	r := newRig(t)
+	r := newBareRig(t)
 	r.b.budget(budget)
 	l, err := r.b.ListenTCP("tcp", netip.AddrPort{}, 0)
 	if err != nil {
@@ -366,7 +366,7 @@ func TestUnreadGapIsFilled(t *testing.T) {
 		size  = 16 << 10
 		early = 16 // segments behind the gap: more than the connection's part
 	)
-	r := newRig(t)
+	r := newBareRig(t)
 	r.b.budget(1 << 20)
 	l, err := r.b.ListenTCP("tcp", netip.AddrPort{}, 0)
 	if err != nil {

@@ -71,6 +71,7 @@
 //	miss.go      miss, its queue, Connect      draft §6, DESIGN §12
 //	open.go      Dials that wait for a pipe
 //	output.go    packets down, segmentation   DESIGN §13
+//	keep.go      segments that the pipe repairs  DESIGN §14.14
 //	datagram.go  UDP without IP packets       DESIGN §6
 //	bare.go      UDP with null encapsulation  draft §4.3
 //	coalesce.go  small packets in quick succession

@@ -48,6 +48,8 @@ type packet struct {
 	pay, n   int      // offset and length of the payload
 	seg      int      // the largest payload of those that were merged into it
 	merged   int      // how many were merged into it
+	wanted   bool     // the pipe repairs it
+	again    bool     // and has sent it before; of merged ones, all
 	fragment fragment // if h.Fragment
 	head     [maxHead]byte
 }
@@ -131,6 +133,7 @@ func (s *Shim) run(u Upper, r *run, m *mapping, p *pipe.Pipe, v6 bool, b []byte,
 		}
 		r.n++
 	}
+	r.repaired(m, p)
 	index := binary.BigEndian.Uint32(b) & wire.MaxIndex
 	datagrams, _ := u.(DatagramUpper)
 	for i := r.n - 1; i >= 0; i-- {
@@ -153,6 +156,22 @@ func (s *Shim) run(u Upper, r *run, m *mapping, p *pipe.Pipe, v6 bool, b []byte,
 	view.Release()
 }
 
+// repaired tells m's proxy whether the pipe repairs the segments of a run, as the last
+// one with payload says.
+func (r *run) repaired(m *mapping, p *pipe.Pipe) {
+	for i := range r.n {
+		switch k := &r.packets[i]; {
+		case !k.isTCP() || k.n == 0:
+			continue
+		case k.wanted:
+			m.tcp.Repaired(p.Awaits())
+		default:
+			m.tcp.Repaired(0)
+		}
+		return
+	}
+}
+
 // parse checks one plaintext and takes its header. Only k.pay is left to the
 // caller: the payload is the last k.n bytes of plain.
 func (k *packet) parse(plain []byte, v6 bool, src, dst netip.Addr) (Drop, bool) {
@@ -160,7 +179,14 @@ func (k *packet) parse(plain []byte, v6 bool, src, dst netip.Addr) (Drop, bool) 
 		return DropInShort, false
 	}
 	b := plain[1:]
-	k.h.SetIP(src, dst, v6, plain[0])
+	next := plain[0]
+	if k.wanted = next&pipe.Wanted != 0; k.wanted {
+		if next &^= pipe.Wanted | pipe.Again; next != inner.TCP {
+			return DropInProtocol, false
+		}
+	}
+	k.again = k.wanted && plain[0]&pipe.Again != 0
+	k.h.SetIP(src, dst, v6, next)
 	k.h.ReadTransport(b)
 	switch k.h.Protocol {
 	case inner.TCP:
@@ -271,6 +297,7 @@ func (k *packet) joinUDP(a *packet) bool {
 func (k *packet) prepend(a *packet) {
 	k.pay, k.n, k.counter = a.pay, a.n+k.n, a.counter
 	k.seg = max(k.seg, a.n)
+	k.again = k.again && a.again
 	k.merged++
 }
 
@@ -304,7 +331,7 @@ func (s *Shim) deliver(u Upper, m *mapping, index uint32, k *packet, view *buffe
 		b.Append(pv)
 	}
 	if m != nil && k.isTCP() {
-		m.tcp.Deliver(&k.h, k.n, pep.Datagram{Index: index, Counter: k.counter}, b)
+		m.tcp.Deliver(&k.h, k.n, pep.Datagram{Index: index, Counter: k.counter, Again: k.again}, b)
 		return
 	}
 	s.count.in.Add(1)

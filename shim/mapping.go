@@ -108,6 +108,28 @@ func (s *Shim) Path(a netip.Addr) (to netip.AddrPort, inside bool, room int) {
 	return netip.AddrPort{}, false, 0
 }
 
+// Repairing says how many bytes the connections to the peer at LSI a may have written
+// together and not acknowledged (pipe.Pipe.Repairing).
+func (s *Shim) Repairing(a netip.Addr) (share int, ok bool) {
+	if m := s.byLSI(a); m != nil {
+		if p := m.pipe.Load(); p != nil {
+			return p.Repairing()
+		}
+	}
+	return 0, false
+}
+
+// MayRepair says whether the pipe to the peer at LSI a repairs TCP, or may soon
+// (pipe.Pipe.MayRepair).
+func (s *Shim) MayRepair(a netip.Addr) bool {
+	if m := s.byLSI(a); m != nil {
+		if p := m.pipe.Load(); p != nil {
+			return p.MayRepair()
+		}
+	}
+	return false
+}
+
 // HasPipe says whether there is a pipe to the peer at LSI a that can carry data.
 func (s *Shim) HasPipe(a netip.Addr) bool {
 	m := s.byLSI(a)

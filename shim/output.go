@@ -290,10 +290,16 @@ func (s *Shim) sendOne(m *mapping, p *pipe.Pipe, pk *Packet, in parsed, n int) {
 func (s *Shim) sendTCP(m *mapping, p *pipe.Pipe, pk *Packet, in parsed, n, limit int) {
 	switch {
 	case m.tcp.Hold(&pk.h, pk.Transport, pk.Size, in.class):
+	case (pk.Size > 0 || pk.h.Flags&(inner.SYN|inner.FIN|inner.RST) != 0) && pk.h.Flags&inner.URG == 0 && p.Repairs():
+		m.tcp.MoreSent(&pk.h)
+		s.keep(m, p, pk, in, limit)
 	case pk.MSS > 0 && pk.Size > pk.MSS || n > limit:
 		s.sendSegments(m, p, pk, in.class, limit)
 	default:
 		s.sendOne(m, p, pk, in, n)
+		if pk.Size == 0 && pk.h.Flags == inner.ACK {
+			m.tcp.AckSent(&pk.h, pk.Transport, in.class)
+		}
 	}
 }
 

@@ -32,6 +32,23 @@ func (l *tcpLink) SendAck(v6 bool, class uint8, th []byte) {
 	datagramPool.Put(d)
 }
 
+// SendSure implements pep.Link.
+func (l *tcpLink) SendSure(v6 bool, class uint8, th []byte) {
+	p := l.m.pipe.Load()
+	if p == nil || !p.Repairs() {
+		l.SendAck(v6, class, th)
+		return
+	}
+	d := datagramPool.Get().(*datagram)
+	d.pk = Packet{V6: v6, Transport: th}
+	peer, self := l.s.addrs(l.m, v6)
+	d.pk.h.SetIP(self, peer, v6, inner.TCP)
+	d.pk.h.ReadTransport(th)
+	l.s.keep(l.m, p, &d.pk, parsed{next: inner.TCP, class: class}, p.MaxSegment()+1)
+	d.pk.Transport = nil
+	datagramPool.Put(d)
+}
+
 // Deliver implements pep.Link.
 func (l *tcpLink) Deliver(h *inner.Header, packet buffer.Buffer) {
 	u := l.s.upper.Load()

@@ -56,6 +56,7 @@ type pair struct {
 
 func newPair(t testing.TB, events event.Sink) *pair {
 	n := shimtest.NewNet()
+	n.NoRepair = true // packets are to leave at once, whoever answers
 	p := &pair{net: n, a: n.Node(t, events), b: n.Node(t, nil), ua: newUpper(), ub: newUpper()}
 	p.a.Shim.Attach(p.ua)
 	p.b.Shim.Attach(p.ub)

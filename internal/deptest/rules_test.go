@@ -32,7 +32,8 @@ var stair = []rule{
 	// The stair.
 	{"internal/pipe/handshake", "internal/wire internal/peerid"},
 	{"internal/pipe/congestion", ""},
-	{"internal/pipe", "internal/pipe/handshake internal/logpace internal/wire internal/wallclock internal/peerid internal/event"},
+	{"internal/pipe/repair", "internal/pipe/congestion"},
+	{"internal/pipe", "internal/pipe/handshake internal/pipe/congestion internal/pipe/repair internal/logpace internal/wire internal/wallclock internal/peerid internal/event"},
 	{"shim/pep", "internal/inner"},
 	{"shim", "shim/pep internal/inner internal/logpace lsi internal/pipe internal/wire internal/peerid internal/event"},
 	{"netstack", "internal/inner internal/logpace shim lsi internal/netconn internal/peerid internal/event"},

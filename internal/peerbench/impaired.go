@@ -35,7 +35,7 @@ func (c cell) String() string {
 	return s
 }
 
-// impairments is the table's rows: two delays, each clean, with three rates of
+// impairments is the table's rows: two delays, each clean, with four rates of
 // loss, with two of reordering and with both; then narrow bottlenecks.
 func impairments() []cell {
 	const wide, narrow = 200e6, 20e6
@@ -43,7 +43,7 @@ func impairments() []cell {
 	for _, delay := range []time.Duration{5 * time.Millisecond, 50 * time.Millisecond} {
 		base := cell{Delay: delay, Rate: wide, Queue: 50 * time.Millisecond}
 		cells = append(cells, base)
-		for _, loss := range []float64{.0001, .001, .01} {
+		for _, loss := range []float64{.0001, .001, .01, .03} {
 			c := base
 			c.Loss = loss
 			cells = append(cells, c)
@@ -181,7 +181,7 @@ func impaired(ctx context.Context) error {
 				if ctx.Err() != nil {
 					return ctx.Err()
 				}
-				rate, err := l.measure(ctx, name, c, uint64(round+1))
+				rate, err := l.measure(ctx, name, c, *firstSeed+uint64(round))
 				s := sample{Peer: name, Workload: c.String(), Round: round, Metrics: map[string]float64{"mbps": rate / 1e6}}
 				if err != nil {
 					s.Err, s.Metrics = err.Error(), nil

@@ -47,6 +47,7 @@ var (
 	child      = flag.String("child", "", "take one measurement of this peer and print it as JSON")
 	overPaths  = flag.Bool("impaired", false, "measure one stream over paths with delay, loss, reordering and a bottleneck")
 	only       = flag.String("cell", "", "with -impaired: only the row of this name, or those with this in theirs")
+	firstSeed  = flag.Uint64("seed", 1, "with -impaired: of the first round; the next have the next")
 	warm       = flag.Duration("warm", 2*time.Second, "with -impaired: how long a stream runs before it is measured")
 	endRole    = flag.String("end", "", "with -child: be one end of an impaired path, serve or dial")
 	local      = flag.String("local", "", "with -end: the address of this end")

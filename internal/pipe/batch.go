@@ -39,6 +39,7 @@ type Batch struct {
 	kp    *keypair // taken with the first datagram
 	to    *path    // nil: the best one when flushed
 	class uint8    // of the datagrams' outer headers
+	kept  bool     // what is in it is kept, and sent again if it is lost
 	n     int      // bytes sealed
 	seg   int      // size of the first datagram
 	count int
@@ -67,7 +68,7 @@ func newBatch(p *Pipe, typ uint8) *Batch {
 // Free gives b back; it must not be used after. What was not flushed is lost.
 func (b *Batch) Free() {
 	b.reset()
-	b.p, b.to, b.class = nil, nil, 0
+	b.p, b.to, b.class, b.kept = nil, nil, 0, false
 	batchPool.Put(b)
 }
 
@@ -121,6 +122,30 @@ func (b *Batch) Seal() {
 	b.open = 0
 }
 
+// put is Room and Seal for a plaintext that lies elsewhere and stays there. It returns
+// the counter; fits is false if b has no room, sealed if the keys do not seal.
+func (b *Batch) put(plain []byte) (counter uint32, fits, sealed bool) {
+	if b.Room(len(plain)) == nil {
+		return 0, false, false
+	}
+	d := b.buf[b.n : b.n+b.open]
+	if b.kp == nil {
+		b.open = 0
+		return 0, true, false
+	}
+	counter, sealed = b.kp.sealFrom(b.kp.keys.Load(), b.typ, d, plain, &b.nonce)
+	if !sealed {
+		b.open = 0
+		b.p.drops.count(DropExpired)
+		return 0, true, false
+	}
+	b.n += b.open
+	b.count++
+	b.short = b.open < b.seg
+	b.open = 0
+	return counter, true, true
+}
+
 // Flush sends what was sealed with one WriteBatch on the best path and
 // empties b for use anew, whatever it returns. Errors are DropReasons, or the
 // socket's.
@@ -149,7 +174,7 @@ func (b *Batch) Flush() error {
 	n, seg, count := b.n, b.seg, b.count
 	err := to.write(b.buf[:n], min(seg, n), b.class)
 	now := p.e.now()
-	if count <= keepAgain && b.to == nil && b.typ <= wire.TypeData6 && p.doubtful(now) {
+	if count <= keepAgain && b.to == nil && !b.kept && b.typ <= wire.TypeData6 && p.doubtful(now) {
 		p.keep(b.buf[:n], seg)
 	}
 	b.reset()

@@ -103,6 +103,16 @@ type Config struct {
 	Moved func(p *Pipe)
 
 	IdleTimeout time.Duration // a pipe without data closes; 0 = 5 min
+
+	// NoRepair has nothing kept and sent again, neither by this side nor, of what
+	// comes here, by the peer: for a stack above that wants each segment as the path
+	// brings it.
+	NoRepair bool
+	// Cubic bounds what is under way by CUBIC (RFC 9438) and not by BBR.
+	Cubic bool
+	// RepairBudget is how many bytes all pipes together keep until the peers have
+	// acknowledged them; 0 = 64 MiB.
+	RepairBudget int64
 }
 
 // Local is what this side says of itself in an offer or an answer.

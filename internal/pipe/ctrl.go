@@ -125,6 +125,8 @@ func (p *Pipe) control(kp *keypair, t *path, plain []byte, size int, newest bool
 				reply.Flag = 1
 				p.queue(kp, t, reply)
 			}
+		case wire.FrameRepair:
+			p.repairTold(kp, t, f, now)
 		case wire.FrameRekeyOffer:
 			p.rekeyOffered(kp, t, f, newest, now)
 		case wire.FrameRekeyAnswer:
@@ -257,6 +259,7 @@ func (p *Pipe) pong(from *path, id uint64, now int64) {
 	rtt := time.Duration(now - g.at)
 	if g.path == from {
 		g.path.sample(rtt)
+		p.repairSoon(now)
 	}
 	if g.done != nil {
 		select {

@@ -40,6 +40,42 @@
 // 1 s each. A CTRL plaintext may be split likewise. It draws at most 16
 // datagrams; frames beyond are not read.
 //
+// # Repair
+//
+// Two peers that both can make good what a path of some length loses. What one of
+// them sends as DATA with 0x80 set in the next header it keeps, and sends anew until
+// the other acknowledges it; 0x40 beside that says that it was sent before. Only TCP
+// segments are kept, and of those that only acknowledge just the last one before a
+// pause. All else, UDP above all, is sent at once and once.
+//
+// REPAIR asks (0) whether the peer acknowledges, with a number, and is answered (1)
+// with that number: twice at once when a pipe comes up, unless its path is within the
+// host, again after 20 ms twice, then at 200 ms or 2 RTT and doubling, 8 times in all.
+// Whoever does not know it skips it. A packet with 0x80 set is an answer as well. The
+// answer holds for the session, and for later ones with the same start number. Nothing
+// is kept over a carrier, whose TCP repairs, on a path that takes datagrams of more
+// than 1504, on one that is known to take less than 2 ms there and back, nor, once
+// something is, when it takes less than 1.5 ms and what waits has left.
+//
+// ACK says which counters of one key have come: those of all datagrams that opened
+// since the first with 0x80, in at most 32 ranges, the newest first, and how long ago
+// the newest came. It is sent when 16 packets with 0x80 have come, when a counter was
+// passed over, or an eighth of the RTT after the first that it is for, between 1 and 5
+// ms. It is no question and draws no answer, and a lost one is made good by the next.
+//
+// What is lost leaves under a new counter, so neither the replay window nor a round
+// trip is in doubt, and under whatever keys, path and size there are then: what has
+// become too long is cut. When it is lost, and how much is in flight, is the sender's
+// business: packages repair and congestion say how this one does it, and what that is
+// worth where the peer lies. One counter in about a thousand is left out on purpose,
+// and a peer that acknowledges it, or one not used yet, is kept nothing for any more.
+//
+// The receiver hands on what opens as it comes; the shim has the stack see segments
+// in order (shim/pep). Bounds: 64 MiB kept by all pipes together
+// (Config.RepairBudget), 32 MiB by one, 2 KiB a packet; what is beyond is not taken,
+// and TCP sends it again. A receiver waits 5 RTT and 150 ms for what is missing, 1.5 s
+// at most, with no more than 32 MiB of one peer's behind it.
+//
 // # States
 //
 //	              Up by the initiator, or first authenticated
@@ -233,8 +269,10 @@
 // # Concurrency
 //
 // The data path (Batch, Open, Receive of DATA on a known path) takes no lock
-// but the replay window's and allocates nothing. An Endpoint has one
-// goroutine, for the timers of all pipes; a pipe has none.
+// but the replay window's and allocates nothing; Keep and what it sends also take
+// their pipe's own. An Endpoint has one goroutine, for the timers of all pipes, and
+// from the first pipe that repairs on another one, which sends what had to wait for
+// its turn; a pipe has none.
 //
 // # File table
 //
@@ -253,6 +291,7 @@
 //	batch.go      the way out                    DESIGN §6, §13
 //	again.go      what was sent into silence
 //	early.go      what waits for a path to be validated
+//	repairing.go  what is kept and sent again    RFC 9002, RFC 9000 §21.4
 //	fragment.go   pieces                         DESIGN §14.3
 //	ctrl.go       control frames, ping
 //	farewell.go   ends that the peer must learn

@@ -21,6 +21,7 @@ const (
 	DropChannel                         // nothing is relayed on this channel
 	DropQuota                           // more than is relayed for one member
 	DropHandshake                       // a rekey frame, of which the peer has sent too many
+	DropAck                             // an acknowledgement of what was not sent
 	dropReasons
 )
 
@@ -38,6 +39,7 @@ var dropNames = [dropReasons]string{
 	DropChannel:   "unknown channel",
 	DropQuota:     "relay quota",
 	DropHandshake: "too many rekeys",
+	DropAck:       "false acknowledgement",
 }
 
 // String returns a stable name, used as a metric label.

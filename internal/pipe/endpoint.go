@@ -1,6 +1,7 @@
 package pipe
 
 import (
+	"cmp"
 	"crypto/rand"
 	"encoding/binary"
 	"errors"
@@ -12,6 +13,7 @@ import (
 	"github.com/idloc/idloc/internal/logpace"
 	"github.com/idloc/idloc/internal/peerid"
 	"github.com/idloc/idloc/internal/pipe/handshake"
+	"github.com/idloc/idloc/internal/pipe/repair"
 	"github.com/idloc/idloc/internal/wallclock"
 	"github.com/idloc/idloc/internal/wire"
 )
@@ -70,6 +72,8 @@ type Endpoint struct {
 	idle   int64
 	table  table
 	timers timers
+	budget *repair.Budget
+	pacer  pacer // of what leaves at a rate; has a goroutine of its own
 	half   timed // ends what stays half open
 	drops  drops // before a pipe is known
 	relays relays
@@ -118,6 +122,7 @@ func NewEndpoint(cfg Config) (*Endpoint, error) {
 		responder: newResponder(),
 	}
 	e.log = logpace.New(e.log)
+	e.budget = repair.NewBudget(cmp.Or(cfg.RepairBudget, defaultRepairBudget))
 	e.processes.init()
 	if e.idle <= 0 {
 		e.idle = int64(defaultIdle)
@@ -219,6 +224,7 @@ func (e *Endpoint) Close() error {
 		s.release()
 	}
 	e.timers.close()
+	e.pacer.close()
 	return nil
 }
 

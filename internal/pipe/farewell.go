@@ -173,7 +173,7 @@ func (w *farewells) heard(h wire.Header, d []byte) (f *farewell, answer []byte) 
 	}
 	var nonce [nonceLen]byte
 	plain, ok := f.kp.openWith(f.keys, nil, d, h.Counter, &nonce)
-	if !ok || !f.kp.accept(h.Counter) {
+	if !ok || !f.kp.accept(h.Counter, false) {
 		return nil, nil
 	}
 	frame, _, err := wire.ParseFrame(plain)

@@ -9,6 +9,7 @@ import (
 	"golang.zx2c4.com/wireguard/replay"
 
 	"github.com/idloc/idloc/internal/pipe/handshake"
+	"github.com/idloc/idloc/internal/pipe/repair"
 	"github.com/idloc/idloc/internal/wire"
 )
 
@@ -42,8 +43,11 @@ type keypair struct {
 
 	highest atomic.Uint64 // 1 + highest counter received; written under rmu
 
+	acks atomic.Bool // there is something in came that is to be acknowledged
+
 	rmu    sync.Mutex // guards what follows
 	replay replay.Filter
+	came   *repair.Receiver // nil until a packet wants to be acknowledged
 }
 
 // aeads are the expanded keys of a keypair. There is no way to overwrite what
@@ -88,18 +92,24 @@ func (k *keypair) seal(typ uint8, d []byte, nonce *[nonceLen]byte) bool {
 // sealWith is seal under keys of k, which were loaded before they were wiped;
 // nil seals nothing.
 func (k *keypair) sealWith(keys *aeads, typ uint8, d []byte, nonce *[nonceLen]byte) bool {
+	_, ok := k.sealFrom(keys, typ, d, d[wire.HeaderLen:len(d)-wire.TagLen], nonce)
+	return ok
+}
+
+// sealFrom is sealWith of a plaintext that lies either in its place in d or outside
+// of d. It returns the counter.
+func (k *keypair) sealFrom(keys *aeads, typ uint8, d, plain []byte, nonce *[nonceLen]byte) (uint32, bool) {
 	if keys == nil {
-		return false
+		return 0, false
 	}
 	counter := k.next.Add(1) - 1
 	if counter >= rejectAfterPackets {
-		return false
+		return 0, false
 	}
 	wire.Header{Type: typ, Index: k.sendIndex, Counter: uint32(counter)}.Put(d)
 	putNonce(nonce, uint32(counter))
-	plain := d[wire.HeaderLen : len(d)-wire.TagLen]
-	keys.send.Seal(plain[:0], nonce[:], plain, d[:wire.HeaderLen])
-	return true
+	keys.send.Seal(d[wire.HeaderLen:wire.HeaderLen], nonce[:], plain, d[:wire.HeaderLen])
+	return uint32(counter), true
 }
 
 // open opens datagram d to the end of dst[:0]. It neither asks nor marks the
@@ -124,12 +134,22 @@ func (k *keypair) openWith(keys *aeads, dst, d []byte, counter uint32, nonce *[n
 	return plain, true
 }
 
-// accept marks the counter of an opened packet and says whether it is new.
-func (k *keypair) accept(counter uint32) bool {
+// accept marks the counter of an opened packet and says whether it is new. wanted
+// says that the packet wants to be acknowledged.
+func (k *keypair) accept(counter uint32, wanted bool) bool {
 	k.rmu.Lock()
 	ok := k.replay.ValidateCounter(uint64(counter), rejectAfterPackets)
 	if ok && uint64(counter) >= k.highest.Load() {
 		k.highest.Store(uint64(counter) + 1)
+	}
+	if ok && (wanted || k.came != nil) {
+		if k.came == nil {
+			k.came = new(repair.Receiver)
+		}
+		k.came.Note(counter, wanted)
+		if wanted {
+			k.acks.Store(true)
+		}
 	}
 	k.rmu.Unlock()
 	return ok

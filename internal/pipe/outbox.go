@@ -60,6 +60,9 @@ func (p *Pipe) unlock() {
 	for _, k := range keys {
 		p.drop(k)
 	}
+	if closed {
+		p.repair.close(p)
+	}
 	if last != nil {
 		p.e.sayFarewell(last, rtt)
 	}

@@ -232,6 +232,9 @@ func (p *Pipe) validate(t *path, now int64) {
 	t.validated.Store(true)
 	t.try = retry{}
 	t.search.begin(now)
+	if t == p.paths.best.Load() && p.state == stateUp {
+		p.repairUp()
+	}
 }
 
 // AddPath challenges the peer on a path that may work, from a fresh ICE
@@ -357,6 +360,7 @@ func (p *Pipe) answeredChallenge(from *path, id uint64, now int64) {
 		}
 		if from == t && t.try.tries == 1 { // else it is unclear which one was answered
 			t.sample(time.Duration(now - t.sentAt))
+			p.repairSoon(now)
 		}
 		p.validate(t, now)
 		p.e.timers.plan(&p.timed, max(now, p.followDue(now)))
@@ -476,6 +480,7 @@ func (p *Pipe) followPeer(t *path, now int64) {
 
 // switchTo sends data on t from now on. The caller holds mu.
 func (p *Pipe) switchTo(t *path) {
+	defer func() { p.paths.rtt.Store(p.rtt()) }()
 	old := p.paths.best.Swap(t)
 	p.paths.moved = p.e.now()
 	if old != nil && t != nil && old != t {

@@ -46,7 +46,7 @@ func TestConstants(t *testing.T) {
 		t.Error("betterRTT or mtuSteps changed")
 	}
 	for i, name := range []string{"unknown", "malformed", "unknown index", "authentication failed", "replay", "keys expired", "no path", "write failed",
-		"fragment", "unknown source", "pipe closed", "unknown channel", "relay quota", "too many rekeys", "unknown"} {
+		"fragment", "unknown source", "pipe closed", "unknown channel", "relay quota", "too many rekeys", "false acknowledgement", "unknown"} {
 		if got := DropReason(i).String(); got != name && !(i == 0 && got == "") {
 			t.Errorf("reason %d is %q", i, got)
 		}

@@ -291,7 +291,7 @@ func (e *Endpoint) receiveRelay(kp *keypair, at Path, run []byte, seg int) {
 			continue
 		}
 		newest := kp.newest(h.Counter)
-		if !kp.accept(h.Counter) {
+		if !kp.accept(h.Counter, false) {
 			count.count(DropReplay)
 			if p := kp.pipe.Load(); p != nil {
 				p.lateCopy(kp, at, h.Counter)

@@ -43,6 +43,7 @@ type Pipe struct {
 	relay   relayState // channels of others' pipes (pathrelay.go, relay.go)
 	pieces  reassembly // messages in pieces (fragment.go)
 	traffic traffic    // what went through (receive.go, batch.go)
+	repair  repairing  // what is sent again (repairing.go)
 	drops   drops      // and what did not; atomic
 	counted bool       // is in the Endpoint's history, whose mu guards it
 	timed              // when tick is called next; the Endpoint's timers own it
@@ -67,6 +68,7 @@ func newPipe(e *Endpoint, peer peerid.ID) *Pipe {
 	p := &Pipe{e: e, peer: peer, ready: make(chan struct{}), closed: make(chan struct{}), keys: keyring{work: newBucket(e.now())}}
 	p.paths.list.Store(new([]*path))
 	p.timed.fire = p.tick
+	p.repair.fire = p.acksDue
 	p.life.data.Store(e.now())
 	p.err = ErrNotUp
 	return p
@@ -160,6 +162,7 @@ func (p *Pipe) setState(s state, err error) {
 		p.life.alert.Store(false)
 		p.life.probeAt = 0
 		p.sendAgain()
+		p.repairUp()
 		// The event first: what Up, or who waits for Ready, sets free may be
 		// answered before it returns.
 		p.outbox.calls = append(p.outbox.calls, call{event: p.event(event.PipeUp, nil), ready: p.ready}, call{up: true})
@@ -238,6 +241,7 @@ func (p *Pipe) Status() Status {
 		PacketsReceived: p.traffic.packetsIn.Load(),
 		Drops:           p.drops.snapshot(),
 	}
+	s.Repair = p.repairStatus()
 	if p.keys.cur != nil {
 		s.Initiator = p.keys.sess.initiator
 		s.Session = hex.EncodeToString(p.keys.sess.id[:])

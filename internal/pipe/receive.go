@@ -5,6 +5,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/idloc/idloc/internal/pipe/repair"
 	"github.com/idloc/idloc/internal/wire"
 )
 
@@ -126,6 +127,9 @@ func (e *Endpoint) receiveData(kp *keypair, at Path, run []byte, seg int) {
 	if due := p.timed.due.Load(); due == 0 || due > now+flowStopped {
 		p.e.timers.plan(&p.timed, now+flowStopped) // flowDue
 	}
+	if kp.acks.Load() {
+		p.acknowledge(kp, now, true)
+	}
 	if t == nil || !alone {
 		return
 	}
@@ -231,7 +235,7 @@ func (e *Endpoint) receiveCtrl(kp *keypair, at Path, d []byte, h wire.Header) {
 		return
 	}
 	newest := kp.newest(h.Counter)
-	if !kp.accept(h.Counter) {
+	if !kp.accept(h.Counter, false) {
 		count.count(DropReplay)
 		if p != nil {
 			p.lateCopy(kp, at, h.Counter)
@@ -246,6 +250,9 @@ func (e *Endpoint) receiveCtrl(kp *keypair, at Path, d []byte, h wire.Header) {
 	p.traffic.bytesIn.Add(uint64(len(d)))
 	e.begins(p, kp)
 	now := e.now()
+	if h.Type == wire.TypeCtrl && plain[0] == byte(wire.FrameAck) && p.acknowledged(kp, at, plain, len(d), now) {
+		return
+	}
 	p.mu.Lock()
 	t := p.authenticated(kp, at, newest, len(d), now)
 	if h.Type == wire.TypeCtrl {
@@ -349,10 +356,14 @@ func (p *Pipe) Open(dst, datagram []byte) (plain []byte, err error) {
 	if !ok {
 		return nil, p.drops.count(DropAuth)
 	}
-	if !kp.accept(h.Counter) {
+	wanted := len(plain) > 0 && plain[0]&repair.Wanted != 0
+	if !kp.accept(h.Counter, wanted) {
 		p.traffic.copied.Store(h.Counter)
 		p.traffic.copies.Add(1)
 		return nil, p.drops.count(DropReplay)
+	}
+	if wanted && !kp.sess.repairs.Load() {
+		p.repairSeen(kp)
 	}
 	p.traffic.opened.Add(uint64(len(datagram)))
 	p.traffic.packetsIn.Add(1)

@@ -22,6 +22,8 @@ type Session struct {
 	created   int64    // when its offer was made or read
 	kp        *keypair // of the handshake, until installed: then the pipe has it; guarded by e.mu
 
+	repairs atomic.Bool // the peer has said that it acknowledges what wants it
+
 	lent atomic.Pointer[[]netip.AddrPort] // addresses of TURN servers that the peer told late
 
 	pipe      *Pipe // nil until installed; guarded by e.mu

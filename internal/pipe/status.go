@@ -25,6 +25,24 @@ type Status struct {
 	PacketsReceived uint64            `json:"packets_received"` // authenticated
 	Lost            uint64            `json:"lost"`             // packets of the peer under the keys in use that have not come, from the gaps in their counters
 	Drops           map[string]uint64 `json:"drops,omitempty"`  // by DropReason
+	Repair          RepairStatus      `json:"repair"`
+}
+
+// RepairStatus is a snapshot of how a pipe makes good what its path loses.
+type RepairStatus struct {
+	On       bool          `json:"on"`       // TCP is repaired
+	State    string        `json:"state"`    // idle, asking, on, leaving or off; behind it what the congestion control does
+	Rate     float64       `json:"rate"`     // bit/s at which it sends
+	RTT      time.Duration `json:"rtt"`      // the shortest of late
+	Smoothed time.Duration `json:"smoothed"` // round trip
+	InFlight int           `json:"in_flight"`
+	Window   int           `json:"window"` // bytes that may be in flight
+	Kept     int           `json:"kept"`   // bytes of memory
+	Sent     uint64        `json:"sent"`   // packets, copies included
+	Repaired uint64        `json:"repaired"`
+	Late     uint64        `json:"late"` // of these, such as had only been late
+	Probes   uint64        `json:"probes"`
+	Refused  uint64        `json:"refused"` // packets that there was no room to keep
 }
 
 // PathStatus is a snapshot of one path of a pipe.

@@ -54,6 +54,7 @@ func (p *Pipe) tick(now int64) (next int64) {
 		p.keepPaths,
 		p.searchMTU,
 		p.relayDue,
+		p.repairDue,
 		p.expirePieces,
 	} {
 		if p.state == stateClosed {

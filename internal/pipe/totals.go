@@ -12,6 +12,7 @@ type Totals struct {
 	BytesSent, BytesReceived     uint64
 	PacketsSent, PacketsReceived uint64
 	Rekeys                       uint64
+	Repaired                     uint64            // packets sent again
 	Drops                        map[string]uint64 // by DropReason, zeros left out
 }
 
@@ -22,6 +23,7 @@ func (t *Totals) add(u Totals) {
 	t.PacketsSent += u.PacketsSent
 	t.PacketsReceived += u.PacketsReceived
 	t.Rekeys += u.Rekeys
+	t.Repaired += u.Repaired
 	for reason, n := range u.Drops {
 		if t.Drops == nil {
 			t.Drops = make(map[string]uint64)
@@ -101,7 +103,7 @@ func (p *Pipe) totals() Totals {
 	return Totals{
 		BytesSent: p.traffic.bytesOut.Load(), BytesReceived: p.traffic.bytesIn.Load(),
 		PacketsSent: p.traffic.packetsOut.Load(), PacketsReceived: p.traffic.packetsIn.Load(),
-		Rekeys: rekeys, Drops: p.drops.snapshot(),
+		Rekeys: rekeys, Repaired: p.repaired(), Drops: p.drops.snapshot(),
 	}
 }
 

@@ -40,6 +40,12 @@ const (
 // peer which does not know one reads on behind it.
 const FrameExtension FrameType = 0x40
 
+// The extensions that there are.
+const (
+	FrameRepair FrameType = 0x40 // Message: 0 asks, 1 answers (1), number (1): the sender acknowledges what wants it
+	FrameAck    FrameType = 0x41 // Message: see internal/pipe/repair
+)
+
 // maxExtension bounds the bytes of an extension: a CTRL plaintext is no longer.
 const maxExtension = MaxMessage
 

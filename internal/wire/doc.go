@@ -23,7 +23,8 @@
 // The 8 clear bytes are the AEAD's associated data. Types are 0x80 DATA4,
 // 0x81 DATA6, 0x82 CTRL, 0x83 FRAG, 0x84 RELAY. The plaintexts:
 //
-//	DATA4, DATA6  next header (1) | transport header and payload
+//	DATA4, DATA6  next header (1; 0x80 it is kept until it is acknowledged, 0x40
+//	              it was sent before) | transport header and payload
 //	CTRL          one or more frames, then zero or more zero bytes
 //	FRAG          message ID (16 bit) | kind (2) offset (13) more (1) | piece
 //	RELAY         from relay (1 bit) channel (15 bit) | a datagram of another
@@ -48,6 +49,10 @@
 //	                                bound)
 //	0x0d CLOSED                     nothing
 //	0x40 to 0xff                    extensions: 2+n bytes
+//	0x40 REPAIR                     0 asks, 1 answers (1) | number (1)
+//	0x41 ACK                        receiver index (3) | since the newest came, in
+//	                                16 µs (2) | ranges (1) | each first counter (4)
+//	                                and last (4), the newest first
 //
 // An answer (PONG, PATH_RESPONSE, MTU_ACK) repeats the ID, and the size, of what
 // it answers. Another type below 0x40 makes what is left of the plaintext

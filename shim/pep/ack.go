@@ -270,6 +270,7 @@ func (p *Proxy) release(a *ackSlot) {
 	if a.has {
 		a.has = false
 		p.link.SendAck(a.v6, a.class, a.head[:a.n])
+		p.ackSent(a.flow, a.v6, a.head[:a.n], a.class)
 	}
 }
 

@@ -57,6 +57,7 @@ func came(pk *packet) *inner.Header {
 type nowhere struct{}
 
 func (nowhere) SendAck(bool, uint8, []byte)              {}
+func (nowhere) SendSure(bool, uint8, []byte)             {}
 func (nowhere) Deliver(_ *inner.Header, b buffer.Buffer) { b.Release() }
 
 // ackRig is a Proxy whose released acknowledgements are gone, and its slot with

@@ -7,8 +7,11 @@
 //
 //	to the peer     Hold     keeps an acknowledgement that a reply will carry (ack.go)
 //	                Ride     puts one that is kept beside another packet
+//	                AckSent  says the last one before a pause again (lastack.go)
+//	                MoreSent makes that needless
 //	from the peer   Expect   learns what the stack will acknowledge
 //	                Opens    wants the client's acknowledgement by itself first (opening.go)
+//	                Repaired learns how long a repair may take
 //	                Deliver  puts segments in order that the path has reordered (order.go)
 //
 // and calls back through Link. The zero Proxy is ready after Init, and allocates
@@ -17,5 +20,6 @@
 //	proxy.go    Proxy, Link
 //	ack.go      acknowledgements that something else carries  RFC 9293 §3.8.6.3
 //	opening.go  connections whose client speaks at once
+//	lastack.go  acknowledgements before a pause
 //	order.go    segments overtaken                            RFC 8985 §6.2
 package pep

@@ -45,11 +45,16 @@ const (
 	orderBytes     = 4 << 20  // bytes held of a flow
 	orderPeerMax   = 16384    // segments held of all flows of a peer
 	orderPeerBytes = 32 << 20 // bytes held of all flows of a peer
+
+	// Of a flow whose peer repairs: what a path holds in the time of a repair.
+	repairedMax   = orderPeerMax
+	repairedBytes = 16 << 20
 )
 
 // order is what is known of the order in which segments come in.
 type order struct {
 	window atomic.Int64 // a time.Duration
+	waits  atomic.Int64 // the same, of a peer whose pipe repairs; 0: it does not
 	losses atomic.Int32 // gaps in a row that were losses
 	ended  atomic.Bool  // nothing is held any more
 	n      atomic.Int64 // segments held
@@ -69,6 +74,7 @@ type orderSlot struct {
 type Datagram struct {
 	Index   uint32 // names the key
 	Counter uint32 // of the key's datagrams
+	Again   bool   // the pipe has sent the segment before
 }
 
 // stamp is a datagram, and when it came.
@@ -94,6 +100,7 @@ type orderFlow struct {
 	begun       bool       // next is known
 	used        uint32     // the slot's age when it was seen last
 	next        uint32     // sequence number after all that went up
+	index, high uint32     // the key and the highest counter that brought something
 	gap         gap
 	first, last *heldSegment // held, by sequence number
 	n, bytes    int
@@ -111,6 +118,57 @@ type heldSegment struct {
 }
 
 var segmentPool = sync.Pool{New: func() any { return new(heldSegment) }}
+
+// Repaired says how long a segment that the peer's pipe repairs may be missing, 0 that
+// it repairs none. What is missing then always comes, and later than one that was
+// overtaken: the stack is to know nothing of it, and of copies that were not needed.
+func (p *Proxy) Repaired(waits time.Duration) {
+	o := p.order.Load()
+	if o == nil && waits == 0 {
+		return
+	}
+	if o == nil {
+		o = p.watchOrder()
+	}
+	if o.waits.Load() != int64(waits) {
+		o.waits.Store(int64(waits))
+	}
+}
+
+// holds is how long a segment is held at most.
+func (o *order) holds() time.Duration {
+	if w := o.waits.Load(); w > 0 {
+		return time.Duration(w)
+	}
+	return time.Duration(o.window.Load())
+}
+
+// most is how much of a flow may be held.
+func (o *order) most() (segments, bytes int) {
+	if o.waits.Load() > 0 {
+		return repairedMax, repairedBytes
+	}
+	return orderMax, orderBytes
+}
+
+// double says whether the stack has a segment already: it is a copy, or datagrams that
+// left later have overtaken it, so that its copy came first. One that TCP itself sends
+// again is not: TCP wants to be told once more what has come.
+func (f *orderFlow) double(o *order, h *inner.Header, n int, from Datagram) bool {
+	overtaken := from.Index == f.index && from.Counter < f.high
+	if from.Index != f.index || !overtaken {
+		f.index, f.high = from.Index, from.Counter
+	}
+	old := n > 0 && h.Flags&inner.FIN == 0 && int32(h.Seq+uint32(n)-f.next) <= 0
+	return o.waits.Load() > 0 && old && (from.Again || overtaken)
+}
+
+// mayHold says whether a segment with n bytes that is ahead by so many may wait, and
+// counts it as held.
+func (f *orderFlow) mayHold(o *order, ahead, n int) bool {
+	segments, bytes := o.most()
+	return o.holds() > 0 && ahead < bytes && f.n < segments && f.bytes+n < bytes && o.take(n)
+}
 
 // watchOrder returns p's order, made if need be.
 func (p *Proxy) watchOrder() *order {
@@ -231,13 +289,17 @@ func (p *Proxy) Deliver(h *inner.Header, n int, from Datagram, b buffer.Buffer) 
 		f.begun, f.next = true, seq+uint32(n)
 	default:
 		ahead := int32(seq - f.next)
+		if f.double(o, h, n, from) {
+			f.mu.Unlock()
+			b.Release()
+			return
+		}
 		if ahead <= 0 {
 			after = f.fill(o, seq, seq+uint32(n), stamp{Datagram: from})
 			break
 		}
 		st := stamp{from, time.Since(start)}
-		if o.window.Load() > 0 && ahead < orderBytes && f.n < orderMax && f.bytes+n < orderBytes && o.take(n) {
-			held = true
+		if held = f.mayHold(o, int(ahead), n); held {
 			p.hold(o, f, h, st, n, b)
 			break
 		}
@@ -319,6 +381,9 @@ func (f *orderFlow) passed(end uint32) {
 
 // learn adapts the window to a gap that shown had left and filler closes.
 func (o *order) learn(shown, filler stamp) {
+	if o.waits.Load() > 0 {
+		return // what fills it is a copy
+	}
 	if filler.Index != shown.Index || int32(filler.Counter-shown.Counter) > 0 {
 		if o.losses.Add(1) >= orderLosses {
 			o.losses.Store(0)
@@ -360,7 +425,7 @@ func (p *Proxy) hold(o *order, f *orderFlow, h *inner.Header, st stamp, n int, b
 		}
 		e.after, *at = *at, e
 	}
-	f.arm(p, o, time.Duration(o.window.Load()))
+	f.arm(p, o, o.holds())
 }
 
 // arm has the timer come after d if it is not to come anyway. f.mu is held.
@@ -416,7 +481,7 @@ func (f *orderFlow) drain(o *order) *heldSegment {
 func (p *Proxy) orderTimeout(o *order, f *orderFlow) {
 	f.firing.Lock()
 	defer f.firing.Unlock()
-	window := time.Duration(o.window.Load())
+	window := o.holds()
 	f.mu.Lock()
 	f.armed = false
 	var chain *heldSegment

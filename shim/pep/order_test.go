@@ -45,13 +45,14 @@ type seg struct {
 	flags        byte
 	port         uint16
 	index        uint32
+	again        bool
 }
 
 func (r *orderRig) in(g seg) {
 	r.h = inner.Header{Src: peer4, Dst: self4, Protocol: inner.TCP, Ports: true, SrcPort: 1000 + g.port, DstPort: 80,
 		TCPLen: inner.TCPLen, Flags: inner.ACK | g.flags, Seq: g.seq}
 	b := buffer.MakeWithView(buffer.NewViewSize(inner.IPv4Len + inner.TCPLen + g.n))
-	r.p.Deliver(&r.h, g.n, Datagram{g.index, g.counter}, b)
+	r.p.Deliver(&r.h, g.n, Datagram{Index: g.index, Counter: g.counter, Again: g.again}, b)
 }
 
 // take returns what went up since it was called last.

@@ -14,6 +14,8 @@ import (
 type Link interface {
 	// SendAck sends a TCP segment without payload; its header th is borrowed.
 	SendAck(v6 bool, class uint8, th []byte)
+	// SendSure is SendAck, and the pipe repairs it.
+	SendSure(v6 bool, class uint8, th []byte)
 	// Deliver gives the stack a packet, which it owns from then on; h is
 	// borrowed.
 	Deliver(h *inner.Header, packet buffer.Buffer)
@@ -38,6 +40,7 @@ type Proxy struct {
 	count *Counters
 	acks  atomic.Pointer[acks]  // nil until a small segment comes in
 	order atomic.Pointer[order] // nil until a segment with payload does
+	last  atomic.Pointer[lastAcks]
 }
 
 // Init makes p ready; both are required.

@@ -42,6 +42,8 @@ type Net struct {
 	delay  atomic.Int64
 	marked atomic.Pointer[func(from *Node, class uint8, b []byte, seg int)]
 
+	// NoRepair is pipe.Config's, of the nodes that are added after it was set.
+	NoRepair bool
 	// Lost counts the batches that found a node's queue full.
 	Lost atomic.Int64
 
@@ -103,7 +105,7 @@ func (n *Net) Node(tb testing.TB, events event.Sink) *Node {
 		tb.Fatal(err)
 	}
 	d.Shim = shim.New(shim.Config{Table: d.Table, Connector: d, Events: events})
-	if d.Pipes, err = pipe.NewEndpoint(pipe.Config{Key: key, Handler: d.Shim}); err != nil {
+	if d.Pipes, err = pipe.NewEndpoint(pipe.Config{Key: key, Handler: d.Shim, NoRepair: n.NoRepair}); err != nil {
 		tb.Fatal(err)
 	}
 	n.mu.Lock()

@@ -25,7 +25,7 @@ const (
 	fullRounds       = 3
 	startupFullLoss  = 6  // packets lost in a round
 	minPipeSegments  = 4  // MinPipeCwnd
-	initialSegments  = 32 // RFC 6928 says 10; a pipe has carried its handshake by then
+	initialSegments  = 20 // what TCP above begins with; RFC 6928 says 10
 	renoRounds       = 63 // RenoCoexistence: a reno flow's rounds between two losses
 	probeAtLeast     = 2 * time.Second
 	extraAckedRounds = 10
@@ -197,7 +197,7 @@ func (b *BBR) checkStartup(s *Sample) {
 	if b.state != bbrStartup {
 		return
 	}
-	if !b.everFull && s.Round && b.bound.roundLosses >= startupFullLoss && b.bound.congested(s, s.RoundLoss) {
+	if !b.everFull && s.Round && b.bound.roundLosses >= startupFullLoss && b.bound.congested(s, s.RoundLoss, b.packets(s)) {
 		b.everFull = true
 		b.bound.long = max(b.bdp(b.max(), 1), b.bound.latest)
 	}

@@ -9,11 +9,15 @@ import (
 const (
 	// queueAtLeast and a part of the round trip is by how much a round's shortest
 	// one shows a queue.
-	queueAtLeast = 4 * time.Millisecond
+	queueAtLeast = 5 * time.Millisecond
 	queuePart    = 8
+	queueAtMost  = 16 * time.Millisecond // of that part (RFC 9406 §4.2)
 	// heavyLoss is congestion without a queue too: a policer's, or that of a buffer
 	// too short to show.
-	heavyLoss = 0.2
+	heavyLoss  = 0.2
+	heavyLeast = 16 // packets of which that part is lost
+	// chanceSigmas is how many standard deviations are chance.
+	chanceSigmas = 3
 	// baseMost is the most that is taken for the path's own.
 	baseMost = 0.15
 )
@@ -43,12 +47,15 @@ func (d *bounds) signals() { d.lossInRound, d.latestBW, d.latest = false, 0, 0 }
 
 // queued says whether the shortest round trip of late shows a queue.
 func (d *bounds) queued(s *Sample) bool {
-	return s.RoundRTT > s.MinRTT+s.MinRTT/queuePart+queueAtLeast
+	return s.RoundRTT > s.MinRTT+min(s.MinRTT/queuePart, queueAtMost)+queueAtLeast
 }
 
-// congested says whether it is congestion that this part is lost.
-func (d *bounds) congested(s *Sample, part float64) bool {
-	return part > heavyLoss || part > d.base+lossThreshold && d.queued(s)
+// congested says whether it is congestion that this part of n packets is lost: what
+// chance has three times in a thousand is not.
+func (d *bounds) congested(s *Sample, part, n float64) bool {
+	n = max(n, 1)
+	chance := chanceSigmas * math.Sqrt(d.base/n)
+	return part > heavyLoss+2*chance && n >= heavyLeast || part > d.base+lossThreshold+chance && d.queued(s)
 }
 
 func (d *bounds) update(b *BBR, s *Sample) {
@@ -95,10 +102,13 @@ func (b *BBR) withHeadroom() int {
 	return max(b.bound.long-room, minPipeSegments*b.segment)
 }
 
+// packets is how many were under way with the one that s is about.
+func (b *BBR) packets(s *Sample) float64 { return float64(s.Begin) / float64(b.segment) }
+
 // Lost implements Controller (BBRHandleLostPacket).
 func (b *BBR) Lost(s *Sample) {
 	part := float64(s.Lost) / float64(max(s.Begin, 1))
-	if !b.bound.congested(s, part) {
+	if !b.bound.congested(s, part, b.packets(s)) {
 		return
 	}
 	b.bound.lossInRound = true
@@ -136,7 +146,7 @@ func (b *BBR) adaptLong(s *Sample) {
 			b.maxBW[0], b.maxBW[1] = b.maxBW[1], 0
 		}
 	}
-	if s.Begin == 0 || b.bound.congested(s, float64(s.Lost)/float64(s.Begin)) {
+	if s.Begin == 0 || b.bound.congested(s, float64(s.Lost)/float64(s.Begin), b.packets(s)) {
 		return
 	}
 	if b.bound.long == math.MaxInt {

@@ -154,7 +154,7 @@ func TestOneFlow(t *testing.T) {
 		{"bbr", 20, 10 * time.Millisecond, 0, 0, 18, .01},
 		{"bbr", 20, 100 * time.Millisecond, .01, 0, 17.5, .02},
 		{"bbr", 200, 10 * time.Millisecond, .01, 5 * time.Millisecond, 165, .02},
-		{"bbr", 50, 600 * time.Millisecond, .01, 0, 11, .08},
+		{"bbr", 50, 600 * time.Millisecond, .01, 0, 20, .22},
 		{"cubic", 200, 10 * time.Millisecond, 0, 0, 180, .01},
 		{"cubic", 20, 100 * time.Millisecond, 0, 0, 17, .02},
 	} {

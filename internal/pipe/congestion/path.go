@@ -93,7 +93,7 @@ type Path struct {
 	newest Packet // of those that were acknowledged by it
 	loss   Sample // what Lost tells; here because it would be allocated anew for each
 
-	past [pastLen]past // of what was delivered
+	past *[pastLen]past // of what was delivered; nil until that is much
 	n    int
 }
 
@@ -104,7 +104,9 @@ type past struct {
 }
 
 const (
-	pastLen  = 64
+	pastLen       = 64
+	muchDelivered = 128 << 10 // bytes
+
 	leastFor = 40 * time.Millisecond // that a rate is measured over
 	minFor   = 10 * time.Second      // that the shortest round trip is believed
 
@@ -231,6 +233,12 @@ func (p *Path) sample(k *Packet, now, delay time.Duration) {
 // steady is the rate of delivery over the last while, of a path whose round trip is
 // shorter than that.
 func (p *Path) steady(now time.Duration) (float64, bool) {
+	if p.past == nil {
+		if p.delivered < muchDelivered {
+			return 0, false
+		}
+		p.past = new([pastLen]past)
+	}
 	if p.n == 0 || now-p.past[(p.n-1)%pastLen].at >= leastFor/32 {
 		p.past[p.n%pastLen] = past{now, p.delivered}
 		p.n++

@@ -73,6 +73,7 @@ const (
 	RekeyAnswer   = 9
 	Close         = 10
 	Closed        = 13
+	Extension     = 0x40 // and above
 )
 
 // Frames reads a CTRL plaintext.
@@ -81,6 +82,11 @@ func Frames(b []byte) (out []Frame, err error) {
 	for len(b) > 0 && b[0] != 0 {
 		n, ok := fixed[b[0]]
 		switch {
+		case b[0] >= Extension: // says how long it is
+			if len(b) < 3 {
+				return nil, errors.New("a frame that is cut off")
+			}
+			n = 2 + int(binary.BigEndian.Uint16(b[1:]))
 		case b[0] == RekeyOffer || b[0] == RekeyAnswer:
 			if len(b) < 7 {
 				return nil, errors.New("a frame that is cut off")

@@ -1,0 +1,343 @@
+package repair
+
+import (
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/idloc/idloc/internal/pipe/congestion"
+)
+
+// ErrLie is why a peer's acknowledgements are not believed any more.
+var ErrLie = errors.New("repair: the peer acknowledges what was not sent")
+
+const (
+	maxKept = 32 << 20 // bytes that one Sender keeps
+
+	// credit is how much later than planned a packet may leave without those after
+	// it being later too, slack how much sooner: timers are not exact.
+	credit = 4 * time.Millisecond
+	slack  = 300 * time.Microsecond
+
+	probeSlack  = 6 * time.Millisecond // for the peer's delay, and both hosts' scheduling
+	probePacket = 2                    // that a probe sends
+	maxProbes   = 12                   // without an answer, then what is in flight is given up
+	maxBackoff  = 5                    // doublings
+
+	maxLosses = 256 // that are remembered
+
+	skipEvery = 1024 // packets, on average, between two counters that are left out
+	maxSkips  = 16   // of these that are remembered
+)
+
+// Stats counts packets.
+type Stats struct {
+	Sent     uint64 // copies included
+	Repaired uint64 // copies
+	Late     uint64 // taken for lost that had only been late
+	Probes   uint64
+	Refused  uint64 // for want of room
+	GivenUp  uint64
+}
+
+// Config says how a Sender works.
+type Config struct {
+	Path   congestion.Config
+	Budget *Budget
+}
+
+// Sender keeps what was sent over a pipe. It belongs to whoever holds its owner's
+// lock.
+type Sender struct {
+	Stats Stats
+
+	cfg   Config
+	path  *congestion.Path
+	epoch uint32
+	queue queue
+	again list
+	way   list // taken and not sent yet
+	in    list // in flight, in order of sending
+	kept  int
+
+	seq      uint64 // of the last that was sent
+	arrived  uint64 // the highest that was acknowledged
+	nextAt   time.Duration
+	lastSent time.Duration
+	lastAck  time.Duration
+	probes   int // without an answer
+	probing  int // packets that leave whatever the window says
+
+	skips    []uint64 // index and counter, a ring of maxSkips
+	nskips   int
+	untilGap int
+
+	reorder  time.Duration
+	sinceOne int              // losses since one was late
+	lost     *[maxLosses]loss // a ring, nil while nothing is kept or was lost
+	nlost    int
+}
+
+// loss is a packet that was taken for lost, under the counter that it had then.
+type loss struct {
+	k              *Packet
+	index, counter uint32
+	sent           time.Duration
+	open           bool // it may still arrive
+}
+
+// NewSender returns one with nothing to send.
+func NewSender(c Config) *Sender {
+	s := &Sender{cfg: c, path: congestion.New(c.Path)}
+	s.untilGap = s.gapAfter()
+	return s
+}
+
+func (s *Sender) gapAfter() int { return skipEvery/2 + int(skipEvery*s.cfg.Path.Random()) }
+
+// Moved is told that the path is another one; rtt is what is known of it. What is in
+// flight may still arrive.
+func (s *Sender) Moved(rtt time.Duration) {
+	s.cfg.Path.RTT = rtt
+	s.path = congestion.New(s.cfg.Path)
+	s.epoch++
+	s.reorder, s.probes, s.nextAt = 0, 0, 0
+}
+
+// Room returns a packet for a plaintext of n bytes, which Queue takes; nil: there is
+// no room for it.
+func (s *Sender) Room(flow uint64, v6 bool, class uint8, n int) (*Packet, []byte) {
+	if n < 1 || n > MaxPlain || s.kept+cost > maxKept || !s.cfg.Budget.take() {
+		s.Stats.Refused++
+		return nil, nil
+	}
+	s.kept += cost
+	k := packetPool.Get().(*Packet)
+	k.flow, k.V6, k.Class, k.n = flow, v6, class, n
+	return k, k.buf[:n]
+}
+
+// Queue takes a packet of Room's whose plaintext was written; it wants to be
+// acknowledged from here on. overhead is what a datagram has beside the plaintext.
+func (s *Sender) Queue(k *Packet, overhead int) {
+	k.buf[0] |= Wanted
+	k.Size = k.n + overhead
+	s.queue.push(k)
+}
+
+func (s *Sender) free(k *Packet) {
+	s.kept -= cost
+	s.cfg.Budget.give()
+	k.free()
+	if s.kept == 0 && s.lost != nil {
+		clear(s.lost[:min(s.nlost, maxLosses)])
+		lossPool.Put(s.lost)
+		s.lost, s.nlost = nil, 0
+	}
+}
+
+var lossPool = sync.Pool{New: func() any { return new([maxLosses]loss) }}
+
+// Take returns the next packet that may leave now, nil if none may. It counts as under
+// way from here on. Sent or Return must follow. size is the largest datagram that the path takes, of which overhead
+// bytes are not plaintext: a TCP segment that is longer is cut.
+func (s *Sender) Take(now time.Duration, size, overhead int) *Packet {
+	k := s.again.first
+	if k == nil {
+		k = s.queue.head()
+	}
+	if k == nil {
+		if s.path.InFlight() < s.path.Window() {
+			s.path.Limited()
+		}
+		return nil
+	}
+	if s.probing == 0 {
+		if s.path.InFlight() >= s.path.Window() {
+			s.path.Full()
+			return nil
+		}
+		if s.nextAt > now+slack {
+			return nil
+		}
+	}
+	if k.list == &s.again {
+		s.again.remove(k)
+	} else {
+		s.queue.pop(k)
+	}
+	if k.Size > size {
+		s.split(k, size, overhead)
+	}
+	s.nextAt = max(s.nextAt, now-credit)
+	if s.path.InFlight() == 0 {
+		s.nextAt = max(s.nextAt, now-slack)
+	}
+	if s.probing > 0 {
+		s.probing--
+	}
+	s.nextAt += time.Duration(float64(k.Size) / s.path.Rate() * float64(time.Second))
+	s.path.Sent(&k.Packet, now)
+	k.epoch = s.epoch
+	s.way.push(k)
+	return k
+}
+
+// split cuts k, and what is left of it comes next.
+func (s *Sender) split(k *Packet, size, overhead int) {
+	if s.kept+cost > maxKept || !s.cfg.Budget.take() {
+		return // it is sent as it is, and lost
+	}
+	rest := packetPool.Get().(*Packet)
+	if !k.cut(rest, size-overhead) {
+		s.cfg.Budget.give()
+		packetPool.Put(rest)
+		return
+	}
+	s.kept += cost
+	k.Size, rest.Size = k.n+overhead, rest.n+overhead
+	s.again.pushAfter(nil, rest)
+}
+
+// Sent is told that k, which Take returned, leaves in a datagram. skip says that the
+// counter after it is to be left out.
+func (s *Sender) Sent(k *Packet, index, counter uint32, now time.Duration) (skip bool) {
+	s.way.remove(k)
+	if k.tries > 0 {
+		s.Stats.Repaired++
+	}
+	s.Stats.Sent++
+	s.seq++
+	k.seq, k.index, k.counter = s.seq, index, counter
+	k.tries++
+	s.in.push(k)
+	s.lastSent = now
+	if s.untilGap--; s.untilGap <= 0 {
+		s.untilGap = s.gapAfter()
+		return true
+	}
+	return false
+}
+
+// Skipped is told of a counter that was left out.
+func (s *Sender) Skipped(index, counter uint32) {
+	if s.skips == nil {
+		s.skips = make([]uint64, maxSkips)
+	}
+	s.skips[s.nskips%maxSkips] = uint64(index)<<32 | uint64(counter)
+	s.nskips++
+}
+
+// Return takes back a packet of Take's that could not be sent.
+func (s *Sender) Return(k *Packet) {
+	s.way.remove(k)
+	if k.epoch == s.epoch {
+		s.path.Forget(&k.Packet)
+	}
+	s.again.pushAfter(nil, k)
+}
+
+// Due says when Take or Timeout has something to do if nothing happens before; 0:
+// never.
+func (s *Sender) Due() time.Duration {
+	at := s.probeAt()
+	if k := s.in.first; k != nil && k.seq < s.arrived {
+		at = earlier(at, k.Sent()+s.lossAfter())
+	}
+	if s.again.n > 0 || s.queue.bytes > 0 {
+		if s.path.InFlight() < s.path.Window() {
+			at = earlier(at, max(s.nextAt, 1))
+		}
+	}
+	return at
+}
+
+func earlier(a, b time.Duration) time.Duration {
+	if a == 0 {
+		return b
+	}
+	return min(a, b)
+}
+
+// probeAt is when nothing has been acknowledged for too long.
+func (s *Sender) probeAt() time.Duration {
+	if s.in.n == 0 {
+		return 0
+	}
+	_, smoothed, varies := s.path.RTT()
+	if smoothed == 0 {
+		smoothed, varies = 200*time.Millisecond, 25*time.Millisecond
+	}
+	after := smoothed + max(4*varies, time.Millisecond) + probeSlack
+	return max(s.lastAck, s.lastSent) + after<<min(s.probes, maxBackoff)
+}
+
+// lossAfter is how long after it was sent a packet is lost that others have overtaken.
+func (s *Sender) lossAfter() time.Duration {
+	_, smoothed, _ := s.path.RTT()
+	return max(smoothed, s.path.Latest())*9/8 + s.reorder + time.Millisecond
+}
+
+// Timeout does what is due: losses that time shows, and probes.
+func (s *Sender) Timeout(now time.Duration) {
+	s.detect(now)
+	if at := s.probeAt(); at == 0 || now < at {
+		return
+	}
+	s.Stats.Probes++
+	if s.probes++; s.probes > maxProbes {
+		s.giveUp()
+		return
+	}
+	s.lastSent = now
+	for range probePacket {
+		if k := s.in.first; k != nil {
+			s.lose(k, now, false)
+			s.probing++
+		}
+	}
+	if s.probing == 0 {
+		s.probing = 1
+	}
+}
+
+// giveUp lets go of what is in flight: nobody answers.
+func (s *Sender) giveUp() {
+	for k := s.in.first; k != nil; k = s.in.first {
+		s.Stats.GivenUp++
+		s.in.remove(k)
+		if k.epoch == s.epoch {
+			s.path.Forget(&k.Packet)
+		}
+		s.free(k)
+	}
+	s.probes = 0
+}
+
+// Close lets go of all that is kept.
+func (s *Sender) Close() {
+	s.giveUp()
+	for k := s.again.first; k != nil; k = s.again.first {
+		s.again.remove(k)
+		s.free(k)
+	}
+	for k := s.queue.head(); k != nil; k = s.queue.head() {
+		s.queue.pop(k)
+		s.free(k)
+	}
+}
+
+// Idle says whether nothing is kept.
+func (s *Sender) Idle() bool { return s.kept == 0 }
+
+// Waiting says whether something waits to be sent.
+func (s *Sender) Waiting() bool { return s.again.n > 0 || s.queue.bytes > 0 || s.way.n > 0 }
+
+// Path is the state of the path, to be read.
+func (s *Sender) Path() *congestion.Path { return s.path }
+
+// Flows is how many flows have something waiting.
+func (s *Sender) Flows() int { return len(s.queue.flows) }
+
+// Kept is how many bytes are kept, by what they cost.
+func (s *Sender) Kept() int { return s.kept }

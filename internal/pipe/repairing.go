@@ -1,0 +1,719 @@
+package pipe
+
+import (
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/idloc/idloc/internal/pipe/congestion"
+	"github.com/idloc/idloc/internal/pipe/repair"
+	"github.com/idloc/idloc/internal/wire"
+)
+
+// A pipe over a path of some length makes good what that loses, so that TCP above
+// sees a path without loss, and sends at the rate that the path has (packages repair
+// and congestion have the rules). Here is what joins them to keys, paths and sockets:
+//
+//	idle ──a TCP segment──> asking ──the peer is able, RTT ≥ 2 ms──> on
+//	 ^                        │ 5 questions in vain                   │ RTT < 1.5 ms
+//	 │ another session        v                                       v
+//	 └────────────────────── off <──all was sent──────────────── leaving
+//
+// Sending is done by one goroutine at a time: whoever queues something, brings an
+// acknowledgement, or is the pacer. Others that come meanwhile leave word. What is
+// sealed and sent is so without the lock held.
+
+const (
+	repairFrom  = 2 * time.Millisecond    // RTT: on shorter paths nothing is gained
+	repairUntil = 1500 * time.Microsecond // and given up again below
+	repairTries = 8                       // questions whether the peer is able
+	repairSoons = 3                       // of these, that follow each other soon: a segment must not be first
+	repairAgain = int64(20 * time.Millisecond)
+
+	defaultRepairBudget = 64 << 20
+
+	// repairShare is how many times what the path holds TCP may have written and not
+	// acknowledged: gVisor wakes a writer when half of its buffer is free, what is
+	// repaired is acknowledged one to two round trips later, and what waits behind
+	// it as well.
+	repairShare = 6
+	repairLeast = 2 << 20 // of that, in bytes, before the path's rate is known
+
+	// repairStall is when sending is tried again that keys or a path were missing for.
+	repairStall = int64(10 * time.Millisecond)
+
+	// A receiver waits for what is missing for so many round trips and a while: three
+	// copies, the last of them after a probe.
+	repairWaits      = 5
+	repairWaitsLeast = 150 * time.Millisecond
+	repairWaitsMost  = 1500 * time.Millisecond
+
+	around = wire.HeaderLen + wire.TagLen
+)
+
+type repairMode uint32
+
+const (
+	repairIdle repairMode = iota
+	repairAsking
+	repairOn
+	repairLeaving
+	repairOff
+)
+
+var repairModes = [...]string{"idle", "asking", "on", "leaving", "off"}
+
+// repairing is a pipe's part in it. The atomics are the data path's; the pipe's mu
+// guards the rest.
+type repairing struct {
+	mode   atomic.Uint32
+	sender atomic.Pointer[sending] // nil until needed
+
+	acks  [2]atomic.Pointer[keypair] // under which something came that the pacer is to acknowledge
+	timed                            // of the pacer, for these
+
+	ask     retry
+	asked   [repairTries]int64 // when each of the questions left
+	session *Session           // that the mode is about
+	refused bool               // the peer has lied
+}
+
+// sending is what a pipe keeps and sends.
+type sending struct {
+	timed // of the pacer
+	share atomic.Int64
+
+	mu      sync.Mutex // guards what follows; taken after no other but a Handler's
+	s       *repair.Sender
+	path    *path // that it knows
+	sending bool  // somebody is at it
+	more    bool  // and is to look again
+	closed  bool
+	stalled bool     // there were no keys or no path
+	old     *keypair // the one before key
+	key     *keypair // that sealed last
+
+	*leaving // of the one that is sending, nil in between
+}
+
+// leaving is packets on their way from what is kept to the socket.
+type leaving struct {
+	taken    [maxSegments]*repair.Packet
+	counters [maxSegments]uint32
+}
+
+var (
+	leavingPool = sync.Pool{New: func() any { return new(leaving) }}
+	ackPool     = sync.Pool{New: func() any { return new(repair.Ack) }}
+)
+
+// pacer is timers whose goroutine begins with the first plan.
+type pacer struct {
+	timers
+	once sync.Once
+}
+
+func (t *pacer) pace(e *Endpoint, x *timed, at int64) {
+	t.once.Do(func() { t.start(e.now) })
+	t.plan(x, at)
+}
+
+// close ends the goroutine, if there is one, and waits for it.
+func (t *pacer) close() {
+	t.once.Do(func() {
+		t.stopped, t.done = true, make(chan struct{})
+		close(t.done)
+	})
+	t.timers.close()
+}
+
+// Repairs says whether TCP segments are to be given to Keep.
+func (p *Pipe) Repairs() bool {
+	switch repairMode(p.repair.mode.Load()) {
+	case repairOn, repairLeaving:
+		return true
+	case repairIdle:
+		if !p.e.cfg.NoRepair && p.repair.mode.CompareAndSwap(uint32(repairIdle), uint32(repairAsking)) {
+			p.e.timers.plan(&p.timed, p.e.now())
+		}
+	}
+	return false
+}
+
+// repairSoon has repairDue called if it waits for a round trip to be known. The caller
+// holds mu.
+func (p *Pipe) repairSoon(now int64) {
+	if m := repairMode(p.repair.mode.Load()); m != repairIdle {
+		p.e.timers.plan(&p.timed, now)
+	}
+}
+
+// repairDue decides the mode. The caller holds mu.
+func (p *Pipe) repairDue(now int64) (next int64) {
+	r := &p.repair
+	mode := repairMode(r.mode.Load())
+	if p.e.cfg.NoRepair || r.refused || mode == repairIdle || p.state != stateUp || p.keys.cur == nil {
+		return 0
+	}
+	if r.begins(p.keys.sess) && mode == repairOff {
+		mode = repairAsking
+	}
+	short, known := p.isShort(mode)
+	able := r.session.repairs.Load()
+	switch {
+	case mode == repairOn || mode == repairLeaving:
+		if short && known || !able {
+			if mode = repairLeaving; r.empty() {
+				mode = repairAsking
+			} else {
+				next = now + repairStall
+			}
+		} else if !short {
+			mode = repairOn
+		}
+	case short:
+		mode = repairAsking
+	case able:
+		mode = repairOn
+	case r.ask.tries >= repairTries:
+		mode = repairOff
+	default:
+		mode, next = repairAsking, p.askRepair(now)
+	}
+	r.mode.Store(uint32(mode))
+	return next
+}
+
+// isShort says whether nothing is repaired on the best path because it is short, or
+// may be, and whether that is known. The caller holds mu.
+func (p *Pipe) isShort(mode repairMode) (short, known bool) {
+	best := p.paths.best.Load()
+	switch {
+	case best == nil || !best.validated.Load():
+		return true, false
+	case p.OverCarrier(), best.mtu.Load() > repair.MaxPlain+around:
+		return true, true // TCP repairs there; or it is a link that takes more than Ethernet's frames do
+	case best.srtt == 0:
+		return near(best), false
+	case mode == repairOn:
+		return best.srtt < repairUntil, true
+	}
+	return best.srtt < repairFrom, true
+}
+
+// begins is told the session that seals now, true if it is another one than before.
+func (r *repairing) begins(s *Session) bool {
+	old := r.session
+	if s == old {
+		return false
+	}
+	if old != nil && old.remote.Start == s.remote.Start && old.repairs.Load() {
+		s.repairs.Store(true)
+	}
+	r.session, r.ask = s, retry{}
+	return true
+}
+
+// askRepair asks whether the peer is able if it is time. The caller holds mu.
+func (p *Pipe) askRepair(now int64) (next int64) {
+	r := &p.repair
+	if now < r.ask.at {
+		return r.ask.at
+	}
+	ask := wire.Frame{Type: wire.FrameRepair, Message: []byte{0, byte(r.ask.tries)}}
+	p.queue(p.keys.cur, p.paths.best.Load(), ask)
+	if r.ask.tries == 0 {
+		p.queue(p.keys.cur, p.paths.best.Load(), ask) // one of the two may be lost
+	}
+	r.asked[r.ask.tries] = now
+	if r.ask.tries++; r.ask.tries < repairSoons {
+		r.ask.at = now + repairAgain
+	} else {
+		r.ask.at = now + max(int64(initialRTT), 2*p.rtt())<<(r.ask.tries-repairSoons)
+	}
+	return r.ask.at
+}
+
+// repairSeen is told that something came under kp that the peer keeps: so it is able.
+func (p *Pipe) repairSeen(kp *keypair) {
+	p.mu.Lock()
+	defer p.unlock()
+	kp.sess.repairs.Store(true)
+	if !p.e.cfg.NoRepair && p.state == stateUp {
+		p.repair.mode.CompareAndSwap(uint32(repairIdle), uint32(repairAsking))
+		p.repairDue(p.e.now())
+	}
+}
+
+// near says whether t cannot be long.
+func near(t *path) bool {
+	a := t.Local.LocalAddr().Addr()
+	return a.IsLoopback() || a == t.Remote.Addr()
+}
+
+// repairTold takes a REPAIR frame that came under kp. The caller holds mu.
+func (p *Pipe) repairTold(kp *keypair, t *path, f wire.Frame, now int64) {
+	if p.e.cfg.NoRepair || len(f.Message) < 2 {
+		return
+	}
+	r := &p.repair
+	kp.sess.repairs.Store(true)
+	switch n := f.Message[1]; {
+	case f.Message[0] == 0:
+		p.queue(kp, t, wire.Frame{Type: wire.FrameRepair, Message: []byte{1, n}})
+	case n < repairTries && r.asked[n] != 0 && t != nil && t == p.paths.best.Load():
+		t.sample(time.Duration(now - r.asked[n]))
+		r.asked[n] = 0
+	}
+	if repairMode(p.repair.mode.Load()) != repairIdle {
+		p.repairDue(now) // at once: what follows is a segment
+		p.repairSoon(now)
+	}
+}
+
+// startSending makes what keeps and sends, once. The caller holds mu.
+func (p *Pipe) startSending() {
+	if p.repair.sender.Load() != nil {
+		return
+	}
+	x := new(sending)
+	c := congestion.Config{Segment: p.datagram(), Random: rand.Float64}
+	if p.e.cfg.Cubic {
+		c.New = func(c congestion.Config) congestion.Controller { return congestion.NewCubic(c) }
+	}
+	if t := p.paths.best.Load(); t != nil {
+		x.path, c.RTT = t, t.srtt
+	}
+	x.s = repair.NewSender(repair.Config{Path: c, Budget: p.e.budget})
+	x.share.Store(repairLeast)
+	x.fire = func(now int64) int64 { return p.paced(x, now) }
+	p.repair.sender.Store(x)
+}
+
+// repairUp asks, when the pipe comes up, whether the peer is able, before anything
+// else leaves, and goes on with what is kept. The caller holds mu.
+func (p *Pipe) repairUp() {
+	if t := p.paths.best.Load(); t != nil && t.validated.Load() && !near(t) && !p.OverCarrier() {
+		p.repair.mode.CompareAndSwap(uint32(repairIdle), uint32(repairAsking))
+		p.e.timers.plan(&p.timed, p.e.now()+1)
+		p.repairDue(p.e.now())
+	}
+	if x := p.repair.sender.Load(); x != nil {
+		p.e.pacer.pace(p.e, &x.timed, p.e.now())
+	}
+}
+
+// close lets go of what is kept.
+func (r *repairing) close(p *Pipe) {
+	p.e.pacer.forget(&r.timed)
+	x := r.sender.Load()
+	if x == nil {
+		return
+	}
+	r.mode.Store(uint32(repairOff))
+	x.mu.Lock()
+	x.closed = true
+	if !x.sending {
+		x.s.Close()
+	}
+	x.mu.Unlock()
+	p.e.pacer.forget(&x.timed)
+}
+
+// empty says whether nothing waits to be sent.
+func (r *repairing) empty() bool {
+	x := r.sender.Load()
+	if x == nil {
+		return true
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return !x.s.Waiting()
+}
+
+// Kept is plaintexts of one flow that are being written; see Keep. It belongs to one
+// goroutine.
+type Kept struct {
+	p     *Pipe
+	x     *sending
+	flow  uint64
+	v6    bool
+	class uint8
+	open  *repair.Packet
+}
+
+// Keep begins to take TCP segments of a flow: each is kept until the peer has
+// acknowledged it. Room returns where to write a plaintext, next header first, until
+// Room is called again or Done, which must be called and sends what may leave now. In
+// between nothing else may be done with the pipe. class is as in Batch.SetClass.
+func (p *Pipe) Keep(flow uint64, v6 bool, class uint8) Kept {
+	x := p.repair.sender.Load()
+	if x == nil {
+		p.mu.Lock()
+		p.startSending()
+		p.mu.Unlock()
+		x = p.repair.sender.Load()
+	}
+	x.mu.Lock()
+	return Kept{p: p, x: x, flow: flow, v6: v6, class: class &^ 3}
+}
+
+// Bits of the next header in what Open returns: the peer keeps the packet, a TCP
+// segment, until it is acknowledged, which Open sees to; and it has sent it before.
+const (
+	Wanted = repair.Wanted
+	Again  = repair.Again
+)
+
+// MaxKept is the longest transport segment that Keep takes.
+const MaxKept = repair.MaxPlain - 1
+
+// Room returns n bytes, n ≤ MaxKept + 1; nil: too much is kept already.
+func (k *Kept) Room(n int) []byte {
+	k.queue()
+	if k.x.closed {
+		return nil
+	}
+	var b []byte
+	k.open, b = k.x.s.Room(k.flow, k.v6, k.class, n)
+	return b
+}
+
+func (k *Kept) queue() {
+	if k.open != nil {
+		k.x.s.Queue(k.open, around)
+		k.open = nil
+	}
+}
+
+// Done ends Keep.
+func (k *Kept) Done() {
+	k.queue()
+	k.x.mu.Unlock()
+	k.p.sendKept(k.x)
+}
+
+// paced is the pacer's.
+func (p *Pipe) paced(x *sending, now int64) int64 {
+	x.mu.Lock()
+	if !x.closed {
+		x.s.Timeout(time.Duration(now))
+	}
+	x.mu.Unlock()
+	p.sendKept(x)
+	return 0
+}
+
+// sendKept sends what may leave now, and has the pacer come for what may not.
+func (p *Pipe) sendKept(x *sending) {
+	x.mu.Lock()
+	x.more = true
+	if x.sending || x.closed {
+		x.mu.Unlock()
+		return
+	}
+	x.sending, x.leaving = true, leavingPool.Get().(*leaving)
+	for x.more {
+		x.more = false
+		for n := p.take(x); n > 0; n = p.take(x) {
+			p.sendTaken(x, n)
+		}
+	}
+	leavingPool.Put(x.leaving)
+	x.sending, x.leaving = false, nil
+	if x.closed {
+		x.s.Close()
+		x.mu.Unlock()
+		return
+	}
+	due := int64(x.s.Due())
+	if x.stalled && x.s.Waiting() {
+		x.stalled = false
+		due = p.e.now() + repairStall
+	}
+	p.reckonShare(x)
+	x.mu.Unlock()
+	if due > 0 {
+		p.e.pacer.pace(p.e, &x.timed, due)
+	}
+}
+
+// reckonShare says how much TCP may have written. x.mu is held.
+func (p *Pipe) reckonShare(x *sending) {
+	path := x.s.Path()
+	shortest, _, _ := path.RTT()
+	share := max(repairShare*path.Rate()*shortest.Seconds(), repairLeast)
+	// What TCP writes is kept twice: there and here.
+	share = min(share, float64(p.e.budget.Left()+int64(x.s.Kept()))/2)
+	x.share.Store(int64(share))
+}
+
+// take fills x.taken with packets of one family and class that may leave together.
+// x.mu is held.
+func (p *Pipe) take(x *sending) (n int) {
+	best := p.paths.best.Load()
+	if x.closed || x.stalled {
+		return 0
+	}
+	if best == nil || p.keys.send.Load() == nil {
+		x.stalled = true
+		return 0
+	}
+	if best != x.path {
+		x.path = best
+		x.s.Moved(time.Duration(p.paths.rtt.Load()))
+	}
+	now, size := time.Duration(p.e.now()), int(best.mtu.Load())
+	for n < maxSegments {
+		k := x.s.Take(now, size, around)
+		if k == nil {
+			break
+		}
+		if n > 0 && (k.V6 != x.taken[0].V6 || k.Class != x.taken[0].Class) {
+			x.s.Return(k)
+			break
+		}
+		x.taken[n] = k
+		n++
+	}
+	return n
+}
+
+// sendTaken seals and sends n packets of x.taken. x.mu is held, but not meanwhile.
+func (p *Pipe) sendTaken(x *sending, n int) {
+	first := x.taken[0]
+	x.mu.Unlock()
+	b := p.Batch(first.V6)
+	b.SetClass(first.Class)
+	b.kept = true
+	done := 0
+	for done < n {
+		from, kp := done, (*keypair)(nil)
+		failed := false
+		for done < n {
+			counter, fits, sealed := b.put(x.taken[done].Plain())
+			if !fits {
+				break
+			}
+			if failed = !sealed; failed {
+				break
+			}
+			kp = b.kp
+			x.counters[done] = counter
+			done++
+		}
+		x.mu.Lock()
+		p.noteSent(x, kp, x.taken[from:done], x.counters[from:done])
+		if failed || done == from {
+			for _, k := range backward(x.taken[done:n]) {
+				x.s.Return(k)
+			}
+			x.stalled, done = true, n
+		}
+		x.mu.Unlock()
+		_ = b.Flush() // what the socket refuses is lost like anything else
+	}
+	b.Free()
+	clear(x.taken[:n])
+	x.mu.Lock()
+}
+
+func backward(k []*repair.Packet) func(func(int, *repair.Packet) bool) {
+	return func(yield func(int, *repair.Packet) bool) {
+		for i := len(k) - 1; i >= 0; i-- {
+			if !yield(i, k[i]) {
+				return
+			}
+		}
+	}
+}
+
+// noteSent tells what leaves under kp. x.mu is held.
+func (p *Pipe) noteSent(x *sending, kp *keypair, packets []*repair.Packet, counters []uint32) {
+	if len(packets) == 0 {
+		return
+	}
+	if kp != x.key {
+		x.old, x.key = x.key, kp
+	}
+	now := time.Duration(p.e.now())
+	skip := false
+	for i, k := range packets {
+		skip = x.s.Sent(k, kp.sendIndex, counters[i], now) || skip
+	}
+	if skip {
+		if c := kp.next.Add(1) - 1; c < rejectAfterPackets {
+			x.s.Skipped(kp.sendIndex, uint32(c))
+		}
+	}
+}
+
+// acknowledged takes an ACK frame that came under kp from at, in a datagram of n bytes.
+// It is false if there is more to be done with that than this.
+func (p *Pipe) acknowledged(kp *keypair, at Path, plain []byte, n int, now int64) bool {
+	t, x := p.find(at.Local, at.Remote), p.repair.sender.Load()
+	if t == nil || x == nil || !kp.confirmed.Load() {
+		return false
+	}
+	f, rest, err := wire.ParseFrame(plain)
+	if err != nil || len(rest) > 0 {
+		return false
+	}
+	p.life.heard.Store(now)
+	p.life.awaiting.Store(0)
+	p.credit(kp, t, n, now)
+	ack := ackPool.Get().(*repair.Ack)
+	defer ackPool.Put(ack)
+	x.mu.Lock()
+	ok := ack.Parse(f.Message)
+	var key *keypair
+	switch {
+	case !ok || x.closed:
+	case x.key != nil && x.key.sendIndex == ack.Index:
+		key = x.key
+	case x.old != nil && x.old.sendIndex == ack.Index:
+		key = x.old
+	}
+	if key != nil {
+		err = x.s.Acked(ack, key.next.Load(), time.Duration(now))
+	}
+	x.mu.Unlock()
+	switch {
+	case !ok:
+		p.drops.count(DropMalformed)
+	case err != nil:
+		p.drops.count(DropAck)
+		p.distrust(x)
+	default:
+		p.sendKept(x)
+	}
+	return true
+}
+
+// distrust ends it with a peer that lies.
+func (p *Pipe) distrust(x *sending) {
+	p.e.log.Warn("a peer acknowledges what was not sent", "peer", p.peer)
+	x.mu.Lock()
+	x.closed = true
+	if !x.sending {
+		x.s.Close()
+	}
+	x.mu.Unlock()
+	p.repair.mode.Store(uint32(repairOff))
+	p.mu.Lock()
+	p.repair.refused = true
+	p.unlock()
+}
+
+// ackLater has the pacer come for what came under kp.
+func (p *Pipe) ackLater(kp *keypair, at int64) {
+	r := &p.repair
+	if was := r.acks[0].Load(); was != kp {
+		r.acks[1].Store(was)
+		r.acks[0].Store(kp)
+	}
+	p.e.pacer.pace(p.e, &r.timed, at)
+}
+
+// acksDue is the pacer's.
+func (p *Pipe) acksDue(now int64) int64 {
+	for i := range p.repair.acks {
+		if kp := p.repair.acks[i].Load(); kp != nil && kp.acks.Load() {
+			p.acknowledge(kp, now, false)
+		}
+	}
+	return 0
+}
+
+// acknowledge says what has come under kp if it is time, or has the pacer come for it.
+// came says that something has just come.
+func (p *Pipe) acknowledge(kp *keypair, now int64, came bool) {
+	rtt := time.Duration(p.paths.rtt.Load())
+	kp.rmu.Lock()
+	send, at := kp.came.Due(time.Duration(now), rtt, came)
+	if !send {
+		kp.rmu.Unlock()
+		if at > 0 {
+			p.ackLater(kp, int64(at))
+		}
+		return
+	}
+	key, to := p.keys.send.Load(), p.paths.best.Load()
+	if key == nil || to == nil {
+		kp.rmu.Unlock()
+		return
+	}
+	b := newBatch(p, wire.TypeCtrl)
+	b.kp, b.to = key, to
+	n := kp.came.Len()
+	r := b.Room(3 + n)
+	kp.came.Append(append(r[:0], byte(wire.FrameAck), byte(n>>8), byte(n)), kp.recvIndex, time.Duration(now))
+	kp.acks.Store(false)
+	kp.rmu.Unlock()
+	b.Seal()
+	_ = b.Flush()
+	b.Free()
+}
+
+// Repairing says how many bytes TCP may have written to the peer and not acknowledged,
+// by all its connections together; false: what it writes is not kept, and as many as
+// TCP says.
+func (p *Pipe) Repairing() (share int, ok bool) {
+	x := p.repair.sender.Load()
+	if x == nil || repairMode(p.repair.mode.Load()) != repairOn {
+		return 0, false
+	}
+	return int(x.share.Load()), true
+}
+
+// Awaits is how long what is missing may still come, if the peer repairs.
+func (p *Pipe) Awaits() time.Duration {
+	return min(repairWaits*time.Duration(p.paths.rtt.Load())+repairWaitsLeast, repairWaitsMost)
+}
+
+// repairStatus is part of Status. The caller holds mu.
+func (p *Pipe) repairStatus() RepairStatus {
+	mode := repairMode(p.repair.mode.Load())
+	s := RepairStatus{On: mode == repairOn, State: repairModes[mode]}
+	x := p.repair.sender.Load()
+	if x == nil {
+		return s
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	path, st := x.s.Path(), &x.s.Stats
+	if s.On {
+		s.State += ", " + path.State()
+	}
+	s.Rate = 8 * path.Rate()
+	s.RTT, s.Smoothed, _ = path.RTT()
+	s.InFlight, s.Window, s.Kept = path.InFlight(), path.Window(), x.s.Kept()
+	s.Sent, s.Repaired, s.Late, s.Probes, s.Refused = st.Sent, st.Repaired, st.Late, st.Probes, st.Refused
+	return s
+}
+
+// MayRepair says whether TCP is repaired, or will be if the peer turns out to be able
+// and the path not to be short.
+func (p *Pipe) MayRepair() bool {
+	switch repairMode(p.repair.mode.Load()) {
+	case repairOn, repairLeaving:
+		return true
+	case repairAsking:
+		t := p.paths.best.Load()
+		rtt := time.Duration(p.paths.rtt.Load())
+		return t != nil && !near(t) && !p.OverCarrier() && (rtt == 0 || rtt >= repairFrom)
+	}
+	return false
+}
+
+// repaired is how many packets were sent again.
+func (p *Pipe) repaired() uint64 {
+	x := p.repair.sender.Load()
+	if x == nil {
+		return 0
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.s.Stats.Repaired
+}

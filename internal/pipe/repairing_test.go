@@ -1,0 +1,385 @@
+package pipe
+
+import (
+	"encoding/binary"
+	"math/rand/v2"
+	"net/netip"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/idloc/idloc/internal/peerid"
+	"github.com/idloc/idloc/internal/pipe/repair"
+	"github.com/idloc/idloc/internal/race"
+	"github.com/idloc/idloc/internal/wire"
+)
+
+const tcpHead = 1 + 20
+
+// keepRig is two hosts whose pipe repairs, and what of the segments came at b.
+type keepRig struct {
+	n      *network
+	a, b   *host
+	pa, pb *Pipe
+
+	next  uint32         // sequence number of the next segment
+	got   map[uint32]int // payload bytes by sequence number of the piece
+	twice atomic.Int64   // pieces that came again and do not say so
+}
+
+func newKeepRig(t *testing.T, change ...func(*Config)) *keepRig {
+	t.Helper()
+	n := newNetwork(20 * time.Millisecond)
+	r := &keepRig{n: n, got: make(map[uint32]int)}
+	r.a, r.b = newHost(t, n, 1, "192.0.2.1:1000", change...), newHost(t, n, 2, "192.0.2.2:1000", change...)
+	r.b.r.onData = func(_ *Pipe, plain []byte) {
+		if plain[0]&^repair.Bits != 6 || len(plain) < tcpHead {
+			return
+		}
+		r.b.r.mu.Lock()
+		defer r.b.r.mu.Unlock()
+		r.b.r.plain = nil
+		seq := binary.BigEndian.Uint32(plain[5:])
+		if _, ok := r.got[seq]; ok && plain[0]&repair.Again == 0 {
+			r.twice.Add(1)
+		}
+		r.got[seq] = max(r.got[seq], len(plain)-tcpHead)
+	}
+	r.pa, r.pb = connect(t, r.a, r.b)
+	send(r.pa, packet(100))
+	<-r.pb.Ready()
+	settle(500 * time.Millisecond)
+	return r
+}
+
+// keep has a keep count segments of size bytes of payload; it returns how many there
+// was room for.
+func (r *keepRig) keep(count, size int) (n int) {
+	k := r.pa.Keep(1, false, 0)
+	defer k.Done()
+	for range count {
+		b := k.Room(tcpHead + size)
+		if b == nil {
+			return n
+		}
+		clear(b)
+		b[0], b[13] = 6, 5<<4
+		binary.BigEndian.PutUint32(b[5:], r.next)
+		r.next += uint32(size)
+		n++
+	}
+	return n
+}
+
+// came says how many bytes b has without a gap.
+func (r *keepRig) came() (n uint32) {
+	r.b.r.mu.Lock()
+	defer r.b.r.mu.Unlock()
+	for size := r.got[n]; size > 0; size = r.got[n] {
+		n += uint32(size)
+	}
+	return n
+}
+
+func (r *keepRig) kept() (bytes int, left int64) {
+	x := r.pa.repair.sender.Load()
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.s.Kept(), r.a.budget.Left()
+}
+
+// lossy has a part of the datagrams with data from a to b dropped.
+func (r *keepRig) lossy(part float64) {
+	rnd := rand.New(rand.NewPCG(1, 2))
+	r.n.setDrop(func(_, to netip.AddrPort, d []byte) bool {
+		return to == r.b.s.addr && d[0] <= wire.TypeData6 && rnd.Float64() < part
+	})
+}
+
+// done checks that all that was kept has come, and is kept no longer.
+func (r *keepRig) done(t *testing.T) {
+	t.Helper()
+	if n := r.came(); n != r.next {
+		t.Errorf("%d of %d bytes have come", n, r.next)
+	}
+	if kept, left := r.kept(); kept != 0 || left != defaultRepairBudget {
+		t.Errorf("%d bytes are kept, %d left", kept, left)
+	}
+	if n := r.twice.Load(); n > 0 {
+		t.Errorf("%d segments came twice and do not say so", n)
+	}
+}
+
+func TestRepair(t *testing.T) {
+	for what, change := range map[string]func(*keepRig){
+		"loss":             func(r *keepRig) { r.lossy(.05) },
+		"much loss":        func(r *keepRig) { r.lossy(.3) },
+		"other keys":       func(r *keepRig) { r.lossy(.05); r.a.limits.rekeyAfterPackets = 300 },
+		"a smaller path":   func(r *keepRig) { r.lossy(.02); r.a.s.mtu = 1300 },
+		"another address":  func(r *keepRig) { r.lossy(.02); r.moves() },
+		"a pause":          func(r *keepRig) { r.lossy(.02); r.pauses(700 * time.Millisecond) },
+		"a longer silence": func(r *keepRig) { r.lossy(.02); r.pauses(4 * time.Second) },
+	} {
+		t.Run(what, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newKeepRig(t)
+				if !r.pa.Repairs() {
+					t.Fatalf("it does not repair: %+v", r.pa.Status().Repair)
+				}
+				settle(8 * time.Second) // sizes are searched
+				for i := range 40 {
+					if i == 10 {
+						change(r)
+					}
+					r.keep(60, 1400)
+					settle(50 * time.Millisecond)
+				}
+				settle(20 * time.Second)
+				r.done(t)
+				s := r.pa.Status().Repair
+				t.Logf("%+v", s)
+				if s.Repaired == 0 {
+					t.Error("nothing was sent again")
+				}
+			})
+		})
+	}
+}
+
+// moves has the NAT of a give it another address.
+func (r *keepRig) moves() {
+	to := r.n.sender("192.0.2.9:9", r.a.Endpoint)
+	r.n.mu.Lock()
+	r.n.rewrite = func(from, dst netip.AddrPort) (netip.AddrPort, netip.AddrPort) {
+		switch {
+		case from == r.a.s.addr:
+			from = to.addr
+		case dst == to.addr:
+			dst = r.a.s.addr
+		case dst == r.a.s.addr:
+			dst = netip.MustParseAddrPort("192.0.2.200:1") // the old address leads nowhere
+		}
+		return from, dst
+	}
+	r.n.mu.Unlock()
+}
+
+// pauses has nothing come through for d.
+func (r *keepRig) pauses(d time.Duration) {
+	was := r.n.drop
+	r.n.setDrop(func(netip.AddrPort, netip.AddrPort, []byte) bool { return true })
+	time.AfterFunc(d, func() { r.n.setDrop(was) })
+}
+
+// Nothing is kept on a path within the host, with a peer that does not know of it, or
+// where it is not wanted.
+func TestRepairOff(t *testing.T) {
+	for what, c := range map[string]struct {
+		from, to string
+		change   func(*Config)
+		other    func(*Config)
+	}{
+		"inside the host":      {"127.0.0.1:1", "127.0.0.1:2", nil, nil},
+		"this side is not":     {"192.0.2.1:1", "192.0.2.2:1", func(c *Config) { c.NoRepair = true }, nil},
+		"the other side isn't": {"192.0.2.1:1", "192.0.2.2:1", nil, func(c *Config) { c.NoRepair = true }},
+	} {
+		t.Run(what, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n := newNetwork(time.Millisecond / 2)
+				if c.from[0] != '1' || c.from[1] != '2' {
+					n.latency = 20 * time.Millisecond
+				}
+				opt := func(f func(*Config)) []func(*Config) {
+					if f == nil {
+						return nil
+					}
+					return []func(*Config){f}
+				}
+				a, b := newHost(t, n, 1, c.from, opt(c.change)...), newHost(t, n, 2, c.to, opt(c.other)...)
+				pa, pb := connect(t, a, b)
+				send(pa, packet(100))
+				<-pb.Ready()
+				for range 20 {
+					settle(time.Second)
+					if pa.Repairs() || pb.Repairs() {
+						t.Fatalf("%+v, %+v", pa.Status().Repair, pb.Status().Repair)
+					}
+				}
+			})
+		})
+	}
+}
+
+// A peer that acknowledges what was not sent is not believed any more, and one that
+// sends nonsense changes nothing.
+func TestRepairLies(t *testing.T) {
+	for what, c := range map[string]struct {
+		body func(r *keepRig) []byte
+		lie  bool
+	}{
+		"nothing":         {func(*keepRig) []byte { return nil }, false},
+		"no ranges":       {func(*keepRig) []byte { return make([]byte, 6) }, false},
+		"too many ranges": {func(*keepRig) []byte { return append([]byte{0, 0, 1, 0, 0, 33}, make([]byte, 33*8)...) }, false},
+		"another key":     {func(r *keepRig) []byte { return r.ack(r.pb.keys.cur.recvIndex+1, [2]uint32{0, 1 << 31}) }, false},
+		"optimistic": {func(r *keepRig) []byte {
+			return r.ack(r.index(), [2]uint32{0, uint32(r.pa.keys.cur.next.Load()) + 1000})
+		}, true},
+		"all there is":       {func(r *keepRig) []byte { return r.ack(r.index(), [2]uint32{0, 1<<32 - 1}) }, true},
+		"upside down":        {func(r *keepRig) []byte { return r.ack(r.index(), [2]uint32{5, 4}) }, false},
+		"one over another":   {func(r *keepRig) []byte { return r.ack(r.index(), [2]uint32{5, 9}, [2]uint32{3, 5}) }, false},
+		"in the wrong order": {func(r *keepRig) []byte { return r.ack(r.index(), [2]uint32{1, 2}, [2]uint32{8, 9}) }, false},
+	} {
+		t.Run(what, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newKeepRig(t)
+				r.lossy(1)
+				r.keep(20, 1000)
+				settle(time.Millisecond)
+				body := c.body(r)
+				frame := wire.Frame{Type: wire.FrameAck, Message: body}.Append(nil)
+				for range 3 {
+					r.pb.ctrl(frame)
+				}
+				settle(40 * time.Millisecond)
+				drops := r.pa.Status().Drops
+				if lie := drops[DropAck.String()] > 0; lie != c.lie {
+					t.Errorf("it was taken for a lie: %v, %v", lie, drops)
+				}
+				kept, _ := r.kept()
+				if c.lie != (kept == 0) || r.pa.Repairs() == c.lie {
+					t.Errorf("%d bytes are kept, %+v", kept, r.pa.Status().Repair)
+				}
+				r.n.setDrop(nil)
+				settle(5 * time.Second)
+				if !c.lie {
+					r.done(t)
+				}
+			})
+		})
+	}
+}
+
+func (r *keepRig) index() uint32 { return r.pb.keys.cur.recvIndex }
+
+func (r *keepRig) ack(index uint32, ranges ...[2]uint32) []byte {
+	b := []byte{byte(index >> 16), byte(index >> 8), byte(index), 0, 0, byte(len(ranges))}
+	for _, v := range ranges {
+		b = binary.BigEndian.AppendUint32(b, v[0])
+		b = binary.BigEndian.AppendUint32(b, v[1])
+	}
+	return b
+}
+
+// ctrl sends a CTRL plaintext as it is.
+func (p *Pipe) ctrl(plain []byte) {
+	b := newBatch(p, wire.TypeCtrl)
+	b.kp, b.to = p.keys.send.Load(), p.paths.best.Load()
+	copy(b.Room(len(plain)), plain)
+	b.Seal()
+	_ = b.Flush()
+	b.Free()
+}
+
+// What is kept for a peer that acknowledges nothing is bounded, and let go of when
+// the pipe ends.
+func TestRepairBudget(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const budget = 1 << 20
+		r := newKeepRig(t, func(c *Config) { c.RepairBudget = budget })
+		r.lossy(1)
+		n := r.keep(2000, 1000)
+		if n == 0 || n > budget/1000 {
+			t.Errorf("%d segments of 1000 bytes are kept, of %d bytes that there is room for", n, budget)
+		}
+		if kept, left := r.kept(); int64(kept)+left != budget {
+			t.Errorf("%d bytes are kept and %d left of %d", kept, left, budget)
+		}
+		if got := r.pa.Status().Repair.Refused; got == 0 {
+			t.Error("none was refused")
+		}
+		settle(3 * time.Second)
+		r.pa.Close(nil)
+		settle(time.Second)
+		if kept, left := r.kept(); kept != 0 || left != budget {
+			t.Errorf("%d bytes are kept, %d left after the end", kept, left)
+		}
+	})
+}
+
+// Neither keeping, sending and acknowledging nor what comes of it allocates.
+func TestRepairNoAllocs(t *testing.T) {
+	if race.Enabled {
+		t.Skip("the race detector makes pools forget")
+	}
+	n := newNetwork(0)
+	a, b := newHost(t, n, 1, "192.0.2.1:1000"), newHost(t, n, 2, "192.0.2.2:1000")
+	to, back := &wireTo{addr: a.s.addr, e: b.Endpoint}, &wireTo{addr: b.s.addr, e: a.Endpoint}
+	to.at, back.at = back, to
+	sa, sb := sessions(t, a, b)
+	pb, err := b.Endpoint.Up(sb, Path{back, to.addr})
+	if err != nil {
+		t.Fatal(err)
+	}
+	pa, err := a.Endpoint.Up(sa, Path{to, back.addr})
+	if err != nil {
+		t.Fatal(err)
+	}
+	send(pa, packet(100))
+	<-pb.Ready()
+	for _, p := range []*Pipe{pa, pb} {
+		p.mu.Lock()
+		p.paths.best.Load().srtt = 100 * time.Microsecond
+		p.keys.sess.repairs.Store(true)
+		p.repair.session = p.keys.sess
+		p.repair.mode.Store(uint32(repairOn))
+		p.mu.Unlock()
+	}
+	dst := make([]byte, 0, 2048)
+	b.cfg.Handler = opener{func(p *Pipe, d []byte, seg int) {
+		for len(d) > 0 {
+			n := min(seg, len(d))
+			_, _ = p.Open(dst, d[:n])
+			d = d[n:]
+		}
+	}}
+	keep := func() {
+		k := pa.Keep(1, false, 0)
+		for range 16 {
+			r := k.Room(1000)
+			clear(r)
+			r[0] = 6
+		}
+		k.Done()
+	}
+	for range 50 {
+		keep()
+	}
+	if got := testing.AllocsPerRun(200, keep); got >= 1 {
+		t.Errorf("%v allocations for 16 segments", got)
+	}
+}
+
+// wireTo is a Sender that has what it sends arrive at once.
+type wireTo struct {
+	addr netip.AddrPort
+	e    *Endpoint
+	at   *wireTo // the Sender that e has
+}
+
+func (w *wireTo) LocalAddr() netip.AddrPort { return w.addr }
+func (w *wireTo) WriteBatch(b []byte, seg int, _ netip.AddrPort) error {
+	w.e.Receive(w.at, w.addr, b, seg)
+	return nil
+}
+
+// opener is a Handler that is one function.
+type opener struct {
+	data func(p *Pipe, b []byte, seg int)
+}
+
+func (o opener) Data(p *Pipe, b []byte, seg int) { o.data(p, b, seg) }
+func (o opener) Large(*Pipe, bool, []byte)       {}
+func (o opener) Up(*Pipe)                        {}
+func (o opener) Down(*Pipe, error)               {}
+func (o opener) Gone(peerid.ID, error)           {}

@@ -1,0 +1,46 @@
+package shim
+
+import (
+	"encoding/binary"
+
+	"github.com/idloc/idloc/internal/inner"
+	"github.com/idloc/idloc/internal/pipe"
+)
+
+// keep gives a pipe that repairs TCP a segment, cut as sendSegments cuts: the pipe
+// keeps each piece until the peer has acknowledged it, and sends it when the path has
+// room. What acknowledges and carries nothing else does not come here.
+func (s *Shim) keep(m *mapping, p *pipe.Pipe, pk *Packet, in parsed, limit int) {
+	th := pk.Transport
+	hl := 1 + len(th)
+	seg := min(limit, pipe.MaxKept+1) - hl
+	if pk.MSS > 0 {
+		seg = min(seg, pk.MSS)
+	}
+	if seg <= 0 || pk.Size > seg && pk.h.Flags&inner.SYN != 0 {
+		s.count.drop(DropOutTooBig)
+		return
+	}
+	s.flushCoalesced(m) // what was sent before stays before
+	c := cursor{pieces: pk.Payload}
+	k := p.Keep(pk.h.Outbound().Word(), pk.V6, in.class)
+	for off := 0; off == 0 || off < pk.Size; off += seg {
+		n := min(seg, pk.Size-off)
+		r := k.Room(hl + n)
+		if r == nil {
+			s.count.drop(DropOutPipe)
+			break
+		}
+		r[0] = inner.TCP
+		copy(r[1:], th)
+		binary.BigEndian.PutUint32(r[1+4:], pk.h.Seq+uint32(off))
+		if off > 0 {
+			r[1+flagsAt] &^= inner.CWR
+		}
+		if off+n < pk.Size {
+			r[1+flagsAt] &^= inner.FIN | inner.PSH
+		}
+		c.fill(r[hl:])
+	}
+	k.Done()
+}
