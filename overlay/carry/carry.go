@@ -1,6 +1,7 @@
 package carry
 
 import (
+	"net"
 	"net/netip"
 
 	ma "github.com/multiformats/go-multiaddr"
@@ -99,9 +100,19 @@ func (c *Carriers) Moved() {
 	if c.Set == nil {
 		return
 	}
-	var addrs []netip.Addr
-	for _, s := range c.Socket.Conns() {
-		addrs = append(addrs, s.LocalAddr().Addr())
+	if addrs, ok := hostAddrs(); ok {
+		c.Set.NetworkChanged(addrs)
 	}
-	c.Set.NetworkChanged(addrs)
+}
+
+// hostAddrs are this host's addresses, those included that the port does not listen on: a
+// stream may come from any, a temporary one of IPv6 say. false: the system does not tell.
+func hostAddrs() (out []netip.Addr, ok bool) {
+	all, err := net.InterfaceAddrs()
+	for _, a := range all {
+		if p, err := netip.ParsePrefix(a.String()); err == nil {
+			out = append(out, p.Addr().Unmap().WithZone(""))
+		}
+	}
+	return out, err == nil
 }
