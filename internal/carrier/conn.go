@@ -145,6 +145,8 @@ func (c *conn) write() {
 	}
 	b := make([]byte, 0, batchMax+MaxDatagram+frameHeader)
 	batch, lowat, last := batchMax, 0, int64(0)
+	var rtt time.Duration
+	var looked time.Time // when it was asked for
 	for {
 		b = c.queue.take(b[:0], batch, time.Now())
 		if len(b) == 0 {
@@ -174,9 +176,14 @@ func (c *conn) write() {
 			return
 		}
 		c.sent.Add(uint64(len(b)))
+		if now := time.Now(); c.tcp != nil && now.Sub(looked) >= rttEvery {
+			looked = now
+			rtt = roundTrip(c.tcp)
+			c.queue.far(rtt)
+		}
 		if rate := c.queue.took(len(b), time.Now()); rate > 0 {
-			few := int(rate * unsentFor.Seconds())
-			batch = min(max(few, MaxDatagram), batchMax)
+			few := int(rate * max(unsentFor, rtt/2).Seconds())
+			batch = min(max(int(rate*unsentFor.Seconds()), MaxDatagram), batchMax)
 			if want := min(max(few, batchMax), queueMax); c.tcp != nil && (want > 2*lowat || want < lowat/2) {
 				lowat = want
 				limitUnsent(c.tcp, lowat)

@@ -56,12 +56,14 @@
 // and loopback ones of a Handler.
 //
 //	smallMax       256     bytes: most acknowledgements, voice, STUN
-//	queueFor       30 ms   of the carrier's rate may wait, in our hands, where small ones overtake it
-//	unsentFor      4 ms    of it, more or less, in the kernel's, where nothing does
+//	queueFor       30 ms   of the carrier's rate may wait, in our hands, where small ones overtake
+//	                       it, or a round trip of the outer TCP where that is longer: a reno needs it
+//	maxRTT         300 ms  and no longer
+//	unsentFor      4 ms    of it in the kernel's, where nothing overtakes; or half a round trip
 //	queueMin       256 KiB and so much always: until the outer TCP has found its rate, less has
 //	                       the inner one lose its first window
-//	queueMax       1 MiB   and no more
-//	lateAfter      100 ms  after which a datagram is worth nothing any more
+//	queueMax       4 MiB   and no more
+//	lateAfter      100 ms  after which a datagram is worth nothing any more, or two round trips
 //	batchMax       16 KiB  written at once: a record of TLS
 //	connectFor     8 s     to open one, proxy and TLS included
 //	handshakeFor   5 s     of TLS, for who serves

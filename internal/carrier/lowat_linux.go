@@ -2,9 +2,22 @@ package carrier
 
 import (
 	"net"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
+
+// roundTrip is what the kernel has measured, 0 if it does not say.
+func roundTrip(c *net.TCPConn) (rtt time.Duration) {
+	if rc, err := c.SyscallConn(); err == nil {
+		_ = rc.Control(func(fd uintptr) {
+			if i, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
+				rtt = time.Duration(i.Rtt) * time.Microsecond
+			}
+		})
+	}
+	return rtt
+}
 
 // limitUnsent has the kernel take no more than n bytes that it cannot send at once.
 func limitUnsent(c *net.TCPConn, n int) {

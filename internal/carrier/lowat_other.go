@@ -2,7 +2,13 @@
 
 package carrier
 
-import "net"
+import (
+	"net"
+	"time"
+)
+
+// roundTrip is not known here.
+func roundTrip(*net.TCPConn) time.Duration { return 0 }
 
 // limitUnsent bounds the kernel's buffer, which also holds what is on its way.
 func limitUnsent(c *net.TCPConn, n int) { _ = c.SetWriteBuffer(max(4*n, 128<<10)) }

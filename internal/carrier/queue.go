@@ -8,14 +8,16 @@ import (
 const (
 	smallMax  = 256
 	queueFor  = 30 * time.Millisecond
+	maxRTT    = 300 * time.Millisecond
 	unsentFor = 4 * time.Millisecond
 	queueMin  = 256 << 10
-	queueMax  = 1 << 20
+	queueMax  = 4 << 20
 	lateAfter = 100 * time.Millisecond
 	batchMax  = 16 << 10
 
-	ringSize  = 1024                  // datagrams of each of the two rings, most
-	ringFirst = 32                    // and at first
+	ringSize  = 4096 // datagrams of each of the two rings, most
+	ringFirst = 32   // and at first
+	rttEvery  = 100 * time.Millisecond
 	rateEvery = 20 * time.Millisecond // a rate is measured over so much, while something waits
 )
 
@@ -76,8 +78,9 @@ type queue struct {
 
 	// The rate at which the stream takes what waits, in bytes a second; 0: not known.
 	rate   float64
-	since  time.Time // something has waited since then; zero: nothing does
-	passed int       // bytes taken since
+	rtt    time.Duration // of the stream; 0: not known
+	since  time.Time     // something has waited since then; zero: nothing does
+	passed int           // bytes taken since
 }
 
 func newQueue() *queue { return &queue{wake: make(chan struct{}, 1), limit: 2 * queueMin} }
@@ -118,7 +121,7 @@ func (q *queue) take(b []byte, batch int, now time.Time) []byte {
 	defer q.mu.Unlock()
 	for _, r := range [...]*ring{&q.small, &q.bulk} {
 		for r.n > 0 && (len(b) == 0 || len(b)+r.all[r.first].n <= batch) {
-			if now.Sub(r.all[r.first].at) > lateAfter {
+			if now.Sub(r.all[r.first].at) > max(lateAfter, 2*q.rtt) {
 				q.drop(r)
 				continue
 			}
@@ -152,9 +155,16 @@ func (q *queue) took(n int, now time.Time) float64 {
 			q.rate += (r - q.rate) / 4
 		}
 		q.since, q.passed = now, 0
-		q.limit = min(max(int(q.rate*queueFor.Seconds()), queueMin), queueMax)
+		q.limit = min(max(int(q.rate*max(queueFor, q.rtt).Seconds()), queueMin), queueMax)
 	}
 	return q.rate
+}
+
+// far notes the round trip of the stream.
+func (q *queue) far(rtt time.Duration) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.rtt = min(rtt, maxRTT)
 }
 
 // drops is how many datagrams were dropped.
