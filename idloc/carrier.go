@@ -16,10 +16,10 @@ import (
 // reached is Config.Reached, read.
 type reached struct {
 	carriers []carrier.Address
-	udp      []netip.AddrPort
+	udp      []string // host:port
 }
 
-var errReached = errors.New("not tls://host:port, wss://host:port/path or udp://address:port")
+var errReached = errors.New("not tls://host:port, wss://host:port/path or udp://host:port")
 
 // parseReached reads Config.Reached.
 func parseReached(list []string) (out reached, err error) {
@@ -39,11 +39,11 @@ func parseReached(list []string) (out reached, err error) {
 			if u.Port() == "" {
 				host = net.JoinHostPort(u.Hostname(), "443")
 			}
-			at, err := netip.ParseAddrPort(host)
-			if err != nil || at.Port() == 0 || !at.Addr().IsValid() || at.Addr().IsUnspecified() || at.Addr().IsMulticast() || at.Addr().Zone() != "" || carrier.Prefix.Contains(at.Addr()) {
+			a, err := carrier.ParseAddress("tls://" + host) // the same rules for hosts and ports
+			if err != nil {
 				return out, fmt.Errorf("%q: %w", s, errReached)
 			}
-			out.udp = append(out.udp, netip.AddrPortFrom(at.Addr().Unmap(), at.Port()))
+			out.udp = append(out.udp, a.HostPort())
 		default:
 			return out, fmt.Errorf("%q: %w", s, errReached)
 		}

@@ -274,7 +274,7 @@ func TestCarrierInMidStream(t *testing.T) {
 func TestCarrierConfig(t *testing.T) {
 	t.Parallel()
 	for _, bad := range []string{
-		"", "vpn.example.org", "http://vpn.example.org", "ws://vpn.example.org/x", "tls://", "tls://h:0", "tls://h/x", "wss://u@h/x", "udp://vpn.example.org:1",
+		"", "vpn.example.org", "http://vpn.example.org", "ws://vpn.example.org/x", "tls://", "tls://h:0", "tls://h/x", "wss://u@h/x",
 		"udp://192.0.2.1:0", "udp://192.0.2.1/x", "udp://0.0.0.0:1", "udp://[ff02::1]:1", "udp://[fe80::1%25eth0]:1", "udp://[100::1]:1", "::",
 	} {
 		_, err := idloc.Create(t.Context(), "example.com", idloc.Config{Name: "earth", Addrs: loopback, Reached: []string{bad}})

@@ -90,9 +90,10 @@ type Config struct {
 	//
 	//	tls://host[:port]       the listener of Carrier
 	//	wss://host[:port]/path  CarrierHandler, behind a web server whose certificate is the host's
-	//	udp://address:port      the UDP port, at an IP address of the outside
+	//	udp://host[:port]       the UDP port, as it is seen from outside
 	//
-	// Ports that are left out are 443. Tokens, records and what this node says of itself
+	// Ports that are left out are 443. The host of a udp is looked up by this node, every five
+	// minutes, those of the others by who connects. Tokens, records and what this node says of itself
 	// name them. Without a tls or wss among them they name Carrier's port at this host's
 	// own addresses.
 	Reached []string

@@ -129,7 +129,7 @@ func nodeFlags(o *options, fs *flag.FlagSet) {
 	fs.Var(&o.addrs, "addr", "local IP address to use; may be repeated; all if not given, but those that may be LSIs (198.18.0.0/15, 2001:20::/28)")
 	fs.UintVar(&o.port, "port", 0, "UDP port of the node; 0 picks one")
 	fs.StringVar(&o.carrier, "carrier", "", "TCP address, such as :443, at which members in networks that let no UDP out reach this node; empty for none")
-	fs.Var(&o.reached, "reached", "how others reach this node, where it cannot know: `tls://host:port` (-carrier's), wss://host/path, udp://address:port; may be repeated")
+	fs.Var(&o.reached, "reached", "how others reach this node, where it cannot know: `tls://host:port` (-carrier's), wss://host/path, udp://host:port; may be repeated")
 	fs.Var(&o.local, "L", "`[udp:][bind:]port:host:port`: forward a local port to a member; may be repeated")
 	fs.Var(&o.remote, "R", "`[udp:]port:host:port`: forward a port of this node in the overlay to a real address; may be repeated")
 	fs.BoolVar(&o.verbose, "v", false, "tell of every pipe and every failed dial on standard error")

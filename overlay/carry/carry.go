@@ -24,8 +24,9 @@ type Config struct {
 	Port uint16
 	// At is how others reach them, if that is not to be found out from Port.
 	At []carrier.Address
-	// Forwarded are addresses of the outside whose UDP port is forwarded to the node's.
-	Forwarded []netip.AddrPort
+	// Forwarded are places of the outside, "host:port", whose UDP port is forwarded to the
+	// node's.
+	Forwarded []string
 }
 
 // Carriers are a peer's carriers. It is safe for concurrent use.

@@ -27,9 +27,11 @@ type Config struct {
 	TURN AllocationsConfig
 	// Arrivals tells who has come in; nil: nobody.
 	Arrivals func() Arrivals
-	// Forwarded are addresses of the outside from which the user has had the port
-	// forwarded to this host.
-	Forwarded []netip.AddrPort
+	// Forwarded are places of the outside, "host:port", from which the user has had the
+	// port forwarded to this host. Names are looked up by Lookup again and again; nil is the
+	// system's DNS.
+	Forwarded []string
+	Lookup    func(ctx context.Context, host string) ([]netip.Addr, error)
 	// Seen is called when a server has seen a socket at an address that is new,
 	// Changed when a router or a TURN server gives an address or takes it back;
 	// both required.
@@ -52,11 +54,12 @@ type Arrivals struct {
 // Addresses are those at which others reach this host, and what is done to have
 // more of them. It is safe for concurrent use.
 type Addresses struct {
-	cfg    Config
-	probes *Probes
-	mapped *MappedAddrs
-	turn   *Allocations
-	router *PortMapper // nil on a simulated network
+	cfg       Config
+	probes    *Probes
+	mapped    *MappedAddrs
+	turn      *Allocations
+	forwarded *forwarded
+	router    *PortMapper // nil on a simulated network
 }
 
 // New makes an Addresses that knows those of the sockets only; Run finds others.
@@ -68,6 +71,7 @@ func New(cfg Config) *Addresses {
 	})
 	cfg.TURN.Sockets, cfg.TURN.Net, cfg.TURN.Logger, cfg.TURN.Changed = cfg.Sockets, cfg.Net, cfg.Logger, cfg.Changed
 	a.turn = NewAllocations(cfg.TURN)
+	a.forwarded = newForwarded(cfg.Forwarded, cfg.Lookup, cfg.Changed)
 	if cfg.Net == nil {
 		a.router = NewPortMapper(cfg.Sockets, cfg.Logger, cfg.Changed)
 	}
@@ -80,6 +84,7 @@ func (a *Addresses) Run(ctx context.Context) {
 	var wg sync.WaitGroup
 	wg.Go(func() { a.mapped.Run(ctx) })
 	wg.Go(func() { a.turn.Run(ctx) })
+	wg.Go(func() { a.forwarded.run(ctx) })
 	if a.router != nil {
 		wg.Go(func() { a.router.Run(ctx) })
 	}
@@ -123,7 +128,7 @@ func (a *Addresses) Outer(c *socket.Conn) []netip.AddrPort {
 			out = append([]netip.AddrPort{at}, out...)
 		}
 	}
-	for _, at := range a.cfg.Forwarded {
+	for _, at := range a.forwarded.all() {
 		if local := c.LocalAddr().Addr(); local.Is4() == at.Addr().Is4() && local.IsLoopback() == at.Addr().IsLoopback() && !slices.Contains(out, at) && at != c.LocalAddr() {
 			out = append(out, at)
 		}

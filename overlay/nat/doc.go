@@ -29,6 +29,7 @@
 //	sources.go    which servers and members are asked for mapped addresses
 //	turn.go       TURN servers, one allocation at each RFC 8656, DESIGN §14.9
 //	allocation.go an address that one lends            RFC 8656
+//	forwarded.go  ports that the user has had forwarded
 //	portmap.go    a port of the router's
 //	natpmp.go     routers that speak NAT-PMP           RFC 6886
 //	upnp.go       routers that speak UPnP              UPnP IGD
