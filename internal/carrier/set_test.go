@@ -331,8 +331,8 @@ func FuzzProxyAnswer(f *testing.F) {
 	f.Add([]byte("HTTP/1.1 407 No\r\nContent-Length: 9999999999\r\n\r\n"))
 	f.Fuzz(func(t *testing.T, answer []byte) {
 		resp, err := readAnswer(bufio.NewReader(io.LimitReader(bytes.NewReader(answer), maxAnswer)))
-		if err == nil && (resp.StatusCode < 100 || resp.StatusCode > 999) {
-			t.Fatalf("status %d", resp.StatusCode)
+		if err == nil && resp.StatusCode/100 == 2 && !bytes.HasPrefix(answer, []byte("HTTP/")) {
+			t.Fatalf("%q is a yes", answer)
 		}
 	})
 }

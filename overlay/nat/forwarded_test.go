@@ -5,6 +5,8 @@ import (
 	"errors"
 	"net/netip"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,41 +16,53 @@ import (
 // nothing away, and is made good soon.
 func TestForwarded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex // of answer and failure
 		var answer []netip.Addr
 		var failure error
-		asked, news := 0, 0
+		say := func(ips []netip.Addr, err error) {
+			mu.Lock()
+			defer mu.Unlock()
+			answer, failure = ips, err
+		}
+		var asked, news atomic.Int32
 		lookup := func(_ context.Context, host string) ([]netip.Addr, error) {
 			if host != "vpn.example.org" {
 				t.Errorf("%q was looked up", host)
 			}
-			asked++
+			asked.Add(1)
+			mu.Lock()
+			defer mu.Unlock()
 			return answer, failure
 		}
-		f := newForwarded([]string{"192.0.2.1:443", "vpn.example.org:4000", "nonsense"}, lookup, func() { news++ })
+		f := newForwarded([]string{"192.0.2.1:443", "vpn.example.org:4000", "nonsense"}, lookup, func() { news.Add(1) })
 		fixed := netip.MustParseAddrPort("192.0.2.1:443")
 		if got := f.all(); !slices.Equal(got, []netip.AddrPort{fixed}) {
 			t.Errorf("at first %v", got)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
-		failure = errors.New("no DNS here")
+		say(nil, errors.New("no DNS here"))
 		go func() { defer close(done); f.run(ctx) }()
 		synctest.Wait()
-		if asked != 1 || news != 0 || len(f.all()) != 1 {
-			t.Errorf("without DNS: asked %d times, %d news, %v", asked, news, f.all())
+		if asked.Load() != 1 || news.Load() != 0 || len(f.all()) != 1 {
+			t.Errorf("without DNS: asked %d times, %d news, %v", asked.Load(), news.Load(), f.all())
 		}
-		answer, failure = []netip.Addr{netip.MustParseAddr("2001:db8::7"), netip.MustParseAddr("203.0.113.7")}, nil
+		one, other := netip.MustParseAddr("2001:db8::7"), netip.MustParseAddr("203.0.113.7")
+		say([]netip.Addr{one, other}, nil)
 		time.Sleep(lookUpSoon + time.Second)
+		synctest.Wait()
 		want := []netip.AddrPort{fixed, netip.MustParseAddrPort("203.0.113.7:4000"), netip.MustParseAddrPort("[2001:db8::7]:4000")}
-		if got := f.all(); asked != 2 || news != 1 || !slices.Equal(got, want) {
-			t.Errorf("with DNS: asked %d times, %d news, %v", asked, news, got)
+		if got := f.all(); asked.Load() != 2 || news.Load() != 1 || !slices.Equal(got, want) {
+			t.Errorf("with DNS: asked %d times, %d news, %v", asked.Load(), news.Load(), got)
 		}
-		slices.Reverse(answer) // the same
+		say([]netip.Addr{other, one}, nil) // the same
 		time.Sleep(lookUpAgain)
-		failure = errors.New("gone again")
+		synctest.Wait()
+		say(nil, errors.New("gone again"))
 		time.Sleep(lookUpAgain)
-		if got := f.all(); asked < 4 || news != 1 || !slices.Equal(got, want) {
-			t.Errorf("later: asked %d times, %d news, %v", asked, news, got)
+		synctest.Wait()
+		if got := f.all(); asked.Load() < 4 || news.Load() != 1 || !slices.Equal(got, want) {
+			t.Errorf("later: asked %d times, %d news, %v", asked.Load(), news.Load(), got)
 		}
 		cancel()
 		<-done
