@@ -144,6 +144,12 @@ func TestCarrierWithoutUDP(t *testing.T) {
 	if wall.lost.Load() == 0 {
 		t.Error("the firewall has had nothing to do")
 	}
+	for end := time.Now().Add(patience); venus.Status().Self.UDP != "silent"; {
+		if time.Now().After(end) {
+			t.Fatalf("UDP is %q, by %v", venus.Status().Self.UDP, venus.Status().Self.Probes)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	if _, err := venus.Ping(ctx, earth.Name()); err != nil {
