@@ -72,8 +72,8 @@
 //
 // The receiver hands on what opens as it comes; the shim has the stack see segments
 // in order (shim/pep). Bounds: 64 MiB kept by all pipes together
-// (Config.RepairBudget), 32 MiB by one, 2 KiB a packet; what is beyond is not taken,
-// and TCP sends it again. A receiver waits 5 RTT and 150 ms for what is missing, 1.5 s
+// (Config.RepairBudget), by one at most 32 MiB and not more than it leaves for the
+// others, 2 KiB a packet; what is beyond is not taken, and TCP sends it again. A receiver waits 5 RTT and 150 ms for what is missing, 1.5 s
 // at most, with no more than 32 MiB of one peer's behind it.
 //
 // # States

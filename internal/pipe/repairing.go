@@ -40,8 +40,10 @@ const (
 	repairShare = 6
 	repairLeast = 2 << 20 // of that, in bytes, before the path's rate is known
 
-	// repairStall is when sending is tried again that keys or a path were missing for.
-	repairStall = int64(10 * time.Millisecond)
+	// repairStall is when sending is tried again that keys or a path were missing for;
+	// it doubles so many times. A pipe that comes up tries at once.
+	repairStall  = int64(10 * time.Millisecond)
+	repairStalls = 7
 
 	// A receiver waits for what is missing for so many round trips and a while: three
 	// copies, the last of them after a probe.
@@ -91,6 +93,7 @@ type sending struct {
 	more    bool  // and is to look again
 	closed  bool
 	stalled bool     // there were no keys or no path
+	stalls  int      // how often in a row
 	old     *keypair // the one before key
 	key     *keypair // that sealed last
 
@@ -278,6 +281,7 @@ func (p *Pipe) startSending() {
 		return
 	}
 	x := new(sending)
+	x.closed = p.state == stateClosed // one who still knows the pipe was late
 	c := congestion.Config{Segment: p.datagram(), Random: rand.Float64}
 	if p.e.cfg.Cubic {
 		c.New = func(c congestion.Config) congestion.Controller { return congestion.NewCubic(c) }
@@ -307,11 +311,11 @@ func (p *Pipe) repairUp() {
 // close lets go of what is kept.
 func (r *repairing) close(p *Pipe) {
 	p.e.pacer.forget(&r.timed)
+	r.mode.Store(uint32(repairOff))
 	x := r.sender.Load()
 	if x == nil {
 		return
 	}
-	r.mode.Store(uint32(repairOff))
 	x.mu.Lock()
 	x.closed = true
 	if !x.sending {
@@ -429,9 +433,10 @@ func (p *Pipe) sendKept(x *sending) {
 	}
 	due := int64(x.s.Due())
 	if x.stalled && x.s.Waiting() {
-		x.stalled = false
-		due = p.e.now() + repairStall
+		due = p.e.now() + repairStall<<min(x.stalls, repairStalls)
+		x.stalls++
 	}
+	x.stalled = false
 	p.reckonShare(x)
 	x.mu.Unlock()
 	if due > 0 {
@@ -444,8 +449,8 @@ func (p *Pipe) reckonShare(x *sending) {
 	path := x.s.Path()
 	shortest, _, _ := path.RTT()
 	share := max(repairShare*path.Rate()*shortest.Seconds(), repairLeast)
-	// What TCP writes is kept twice: there and here.
-	share = min(share, float64(p.e.budget.Left()+int64(x.s.Kept()))/2)
+	// A packet costs more than its payload, and half is left for others (Sender.Room).
+	share = min(share, float64(p.e.budget.Left()+int64(x.s.Kept()))/3)
 	x.share.Store(int64(share))
 }
 
@@ -476,6 +481,9 @@ func (p *Pipe) take(x *sending) (n int) {
 		}
 		x.taken[n] = k
 		n++
+	}
+	if n > 0 {
+		x.stalls = 0
 	}
 	return n
 }
@@ -594,16 +602,16 @@ func (p *Pipe) acknowledged(kp *keypair, at Path, plain []byte, n int, now int64
 // distrust ends it with a peer that lies.
 func (p *Pipe) distrust(x *sending) {
 	p.e.log.Warn("a peer acknowledges what was not sent", "peer", p.peer)
+	p.mu.Lock()
+	p.repair.refused = true // before anything else: repairDue must not begin anew
+	p.repair.mode.Store(uint32(repairOff))
+	p.unlock()
 	x.mu.Lock()
 	x.closed = true
 	if !x.sending {
 		x.s.Close()
 	}
 	x.mu.Unlock()
-	p.repair.mode.Store(uint32(repairOff))
-	p.mu.Lock()
-	p.repair.refused = true
-	p.unlock()
 }
 
 // ackLater has the pacer come for what came under kp.

@@ -307,6 +307,54 @@ func TestRepairBudget(t *testing.T) {
 	})
 }
 
+// One who still knows a pipe that has ended has nothing kept by it.
+func TestRepairClosed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newKeepRig(t)
+		if !r.pa.Repairs() {
+			t.Fatalf("it does not repair: %+v", r.pa.Status().Repair)
+		}
+		r.pa.Close(nil)
+		if r.pa.Repairs() {
+			t.Error("it repairs after its end")
+		}
+		if n := r.keep(5, 1000); n != 0 {
+			t.Errorf("%d segments are kept", n)
+		}
+		settle(time.Second)
+		if kept, left := r.kept(); kept != 0 || left != defaultRepairBudget {
+			t.Errorf("%d bytes are kept, %d left", kept, left)
+		}
+	})
+}
+
+// A pipe that has no peer at the moment does not try again and again to send what it
+// keeps, and sends that as soon as the peer is back.
+func TestRepairSilent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newKeepRig(t)
+		r.keep(20, 1000)
+		settle(time.Second)
+		r.n.setDrop(func(netip.AddrPort, netip.AddrPort, []byte) bool { return true })
+		r.keep(20, 1000)
+		settle(5 * time.Second)
+		if r.pa.Status().Up {
+			t.Fatal("it is up")
+		}
+		r.keep(20, 1000)
+		x := r.pa.repair.sender.Load()
+		var fired atomic.Int64
+		x.fire = func(now int64) int64 { fired.Add(1); return r.pa.paced(x, now) }
+		settle(10 * time.Second)
+		if n := fired.Load(); n > 30 {
+			t.Errorf("the pacer came %d times in 10 s in which nothing can be sent", n)
+		}
+		r.n.setDrop(nil)
+		settle(8 * time.Second)
+		r.done(t)
+	})
+}
+
 // Neither keeping, sending and acknowledging nor what comes of it allocates.
 func TestRepairNoAllocs(t *testing.T) {
 	if race.Enabled {

@@ -29,13 +29,36 @@ type lastAcks struct {
 
 // lastAck is that of one flow.
 type lastAck struct {
-	mu    sync.Mutex // guards what follows
-	flow  uint64     // 0: none
-	at    time.Duration
+	mu   sync.Mutex // guards what follows
+	flow uint64     // 0: none
+	at   time.Duration
+	said
+}
+
+// said is an acknowledgement.
+type said struct {
 	v6    bool
 	class uint8
 	n     int
 	head  [lastMax]byte
+}
+
+var saidPool = sync.Pool{New: func() any { return new(said) }}
+
+// take returns a copy of what a has, which has nothing any more; say sends it. a.mu is
+// held, and is not to be when it is sent: what sends may bring another one.
+func (a *lastAck) take() *said {
+	c := saidPool.Get().(*said)
+	*c = a.said
+	a.flow = 0
+	return c
+}
+
+func (p *Proxy) say(c *said) {
+	if c != nil {
+		p.link.SendSure(c.v6, c.class, c.head[:c.n])
+		saidPool.Put(c)
+	}
 }
 
 // AckSent is told of a segment without payload that only acknowledges and leaves; th
@@ -64,12 +87,14 @@ func (p *Proxy) ackSent(flow uint64, v6 bool, th []byte, class uint8) {
 		slot.CompareAndSwap(nil, new(lastAck))
 		a = slot.Load()
 	}
+	var other *said
 	a.mu.Lock()
 	if a.flow != 0 && a.flow != flow {
-		p.link.SendSure(a.v6, a.class, a.head[:a.n])
+		other = a.take()
 	}
 	a.flow, a.at, a.v6, a.class, a.n = flow, time.Since(start), v6, class, copy(a.head[:], th)
 	a.mu.Unlock()
+	p.say(other)
 	if all.armed.CompareAndSwap(false, true) {
 		all.timer.Reset(lastAfter)
 	}
@@ -105,6 +130,7 @@ func (p *Proxy) lastTimeout(all *lastAcks) {
 		if a == nil {
 			continue
 		}
+		var c *said
 		a.mu.Lock()
 		if a.flow != 0 {
 			if left := lastAfter - (time.Since(start) - a.at); left > lastAfter/8 {
@@ -112,11 +138,11 @@ func (p *Proxy) lastTimeout(all *lastAcks) {
 					again = left
 				}
 			} else {
-				p.link.SendSure(a.v6, a.class, a.head[:a.n])
-				a.flow = 0
+				c = a.take()
 			}
 		}
 		a.mu.Unlock()
+		p.say(c)
 	}
 	if again > 0 && all.armed.CompareAndSwap(false, true) {
 		all.timer.Reset(again)

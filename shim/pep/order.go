@@ -49,6 +49,9 @@ const (
 	// Of a flow whose peer repairs: what a path holds in the time of a repair.
 	repairedMax   = orderPeerMax
 	repairedBytes = 16 << 20
+
+	// No TCP sends so far beyond what it has not been told of.
+	farBeyond = 64 << 20
 )
 
 // order is what is known of the order in which segments come in.
@@ -90,6 +93,42 @@ type gap struct {
 	shown    stamp  // of the segment after it
 }
 
+// lacks is what went up with something missing before it: of sequence numbers up to
+// from it is sure that all did, and none is missing from to on.
+type lacks struct {
+	open     bool
+	from, to uint32
+}
+
+// begin notes that what lies between from and to does not go up before the rest.
+func (l *lacks) begin(from, to uint32) {
+	if !l.open {
+		l.open, l.from = true, from
+	}
+	l.to = to
+}
+
+// fill notes that a segment goes up all the same.
+func (l *lacks) fill(seq, end uint32) {
+	if !l.open || int32(seq-l.from) > 0 || int32(end-l.from) <= 0 {
+		return
+	}
+	l.from = end
+	l.open = int32(l.to-end) > 0
+}
+
+// sure is the sequence number up to which all went up, of a flow that is at next.
+func (l *lacks) sure(next uint32) uint32 {
+	if !l.open {
+		return next
+	}
+	if int32(next-l.from) > farBeyond {
+		l.open = false
+		return next
+	}
+	return l.from
+}
+
 // orderFlow watches one flow. The zero value watches none.
 type orderFlow struct {
 	other  *orderFlow    // of the slot; does not change
@@ -101,6 +140,7 @@ type orderFlow struct {
 	used        uint32     // the slot's age when it was seen last
 	next        uint32     // sequence number after all that went up
 	index, high uint32     // the key and the highest counter that brought something
+	lacks       lacks
 	gap         gap
 	first, last *heldSegment // held, by sequence number
 	n, bytes    int
@@ -153,13 +193,14 @@ func (o *order) most() (segments, bytes int) {
 
 // double says whether the stack has a segment already: it is a copy, or datagrams that
 // left later have overtaken it, so that its copy came first. One that TCP itself sends
-// again is not: TCP wants to be told once more what has come.
+// again is not: TCP wants to be told once more what has come. Nor is one that comes
+// after it was given up: the stack lacks it.
 func (f *orderFlow) double(o *order, h *inner.Header, n int, from Datagram) bool {
 	overtaken := from.Index == f.index && from.Counter < f.high
 	if from.Index != f.index || !overtaken {
 		f.index, f.high = from.Index, from.Counter
 	}
-	old := n > 0 && h.Flags&inner.FIN == 0 && int32(h.Seq+uint32(n)-f.next) <= 0
+	old := n > 0 && h.Flags&inner.FIN == 0 && int32(h.Seq+uint32(n)-f.lacks.sure(f.next)) <= 0
 	return o.waits.Load() > 0 && old && (from.Again || overtaken)
 }
 
@@ -218,7 +259,7 @@ func (o *order) watch(flow uint64) *orderFlow {
 		return nil
 	}
 	f.flow.Store(flow)
-	f.begun, f.used, f.gap = false, s.age.Load(), gap{}
+	f.begun, f.used, f.gap, f.lacks = false, s.age.Load(), gap{}, lacks{}
 	return f
 }
 
@@ -306,6 +347,7 @@ func (p *Proxy) Deliver(h *inner.Header, n int, from Datagram, b buffer.Buffer) 
 		before = f.drain(o)
 		if int32(seq-f.next) > 0 {
 			f.gap = gap{true, f.next, seq, st}
+			f.lacks.begin(f.next, seq)
 		}
 		f.passed(seq + uint32(n))
 	}
@@ -368,6 +410,7 @@ func (f *orderFlow) fill(o *order, seq, end uint32, st stamp) *heldSegment {
 		o.learn(f.gap.shown, st)
 		f.gap.open = false
 	}
+	f.lacks.fill(seq, end)
 	f.passed(end)
 	return f.pop(o)
 }
@@ -465,6 +508,9 @@ func (f *orderFlow) pop(o *order) *heldSegment {
 // drain takes all that is held out of f. f.mu is held.
 func (f *orderFlow) drain(o *order) *heldSegment {
 	chain := f.first
+	if chain != nil {
+		f.lacks.begin(f.next, f.last.seq)
+	}
 	for e := chain; e != nil; e = e.after { // the last need not end last
 		f.passed(e.end)
 	}
@@ -495,6 +541,7 @@ func (p *Proxy) orderTimeout(o *order, f *orderFlow) {
 		default:
 			p.count.GivenUp.Add(1)
 			f.gap = gap{true, f.next, f.first.seq, f.first.stamp}
+			f.lacks.begin(f.next, f.first.seq)
 			f.next = f.first.seq
 			chain = f.pop(o)
 			if f.first != nil {

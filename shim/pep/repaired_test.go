@@ -64,6 +64,56 @@ func TestRepaired(t *testing.T) {
 	}
 }
 
+// What is given up and comes all the same goes up, copy or not: the stack lacks it, and
+// the peer's pipe, which knows that it came, does not send it again.
+func TestRepairedTooLate(t *testing.T) {
+	copied := func(i, counter uint32) seg { g := data(i); g.counter, g.again = counter, true; return g }
+	for what, c := range map[string]struct{ before, late, up, then []uint32 }{
+		"one":              {[]uint32{1, 3}, []uint32{2}, []uint32{200}, []uint32{2, 3}},
+		"two":              {[]uint32{1, 3, 5}, []uint32{2, 4}, []uint32{200, 400}, []uint32{1, 2}},
+		"the later first":  {[]uint32{1, 3, 5}, []uint32{4, 2}, []uint32{400, 200}, []uint32{1, 2}},
+		"two side by side": {[]uint32{1, 4}, []uint32{2, 3}, []uint32{200, 300}, []uint32{1, 2, 3, 4}},
+	} {
+		t.Run(what, func(t *testing.T) {
+			for how, giveUp := range map[string]func(*orderRig){
+				"time":     func(*orderRig) { time.Sleep(time.Second); synctest.Wait() },
+				"let go":   func(r *orderRig) { r.p.LetGo() },
+				"no space": func(r *orderRig) { r.in(seg{seq: 1000 + repairedBytes, counter: 50, n: 100}) },
+			} {
+				t.Run(how, func(t *testing.T) {
+					synctest.Test(t, func(t *testing.T) {
+						r := newOrderRig()
+						r.p.Repaired(300 * time.Millisecond)
+						for _, i := range c.before {
+							r.in(data(i))
+						}
+						giveUp(r)
+						if got := r.take(); len(got) < len(c.before) {
+							t.Fatalf("up %v, of %v", got, c.before)
+						}
+						for _, i := range c.late {
+							r.in(copied(i, 100+i))
+						}
+						if got := r.take(); !slices.Equal(got, c.up) {
+							t.Errorf("up %v, want %v", got, c.up)
+						}
+						defer r.p.End()
+						if how != "time" {
+							return
+						}
+						for _, i := range c.then {
+							r.in(copied(i, 200+i))
+						}
+						if got := r.take(); len(got) > 0 {
+							t.Errorf("up %v once more", got)
+						}
+					})
+				})
+			}
+		})
+	}
+}
+
 // sure notes what is sent so that it is repaired.
 type sure struct {
 	nowhere
@@ -129,5 +179,49 @@ func TestLastAck(t *testing.T) {
 			t.Errorf("%d were said once more behind a segment that says it", n)
 		}
 		p.End()
+	})
+}
+
+// loop has what is sent for sure bring another acknowledgement of the same slot, as a
+// path does that delivers at once.
+type loop struct {
+	nowhere
+	p    *Proxy
+	sent int
+	held bool // a slot was locked meanwhile
+}
+
+func (l *loop) SendSure(bool, uint8, []byte) {
+	l.sent++
+	for i := range l.p.last.Load().slots {
+		if a := l.p.last.Load().slots[i].Load(); a != nil {
+			if a.mu.TryLock() {
+				a.mu.Unlock()
+			} else {
+				l.held = true
+			}
+		}
+	}
+}
+
+// No lock is held while a last acknowledgement is sent.
+func TestLastAckUnlocked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := new(loop)
+		l.p = new(Proxy)
+		l.p.Init(l, new(Counters))
+		l.p.Repaired(time.Second)
+		pk := segment(false, 500, 100, inner.ACK, 0, 12)
+		for flow := range uint64(2 * lastSlots) {
+			l.p.ackSent(flow+1, false, pk.th, 0)
+		}
+		beside := l.sent
+		synctest.Wait()
+		time.Sleep(3 * lastAfter)
+		synctest.Wait()
+		if l.held || beside == 0 || l.sent != 2*lastSlots {
+			t.Errorf("%d sent for others' sake, %d in all, locked: %v", beside, l.sent, l.held)
+		}
+		l.p.End()
 	})
 }

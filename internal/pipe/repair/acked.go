@@ -108,8 +108,10 @@ func (s *Sender) lose(k *Packet, now time.Duration, counts bool) {
 	if s.lost == nil {
 		s.lost = lossPool.Get().(*[maxLosses]loss)
 	}
+	s.unlink(k)
 	s.lost[s.nlost%maxLosses] = loss{k, k.index, k.counter, k.Sent(), true}
 	s.nlost++
+	k.loss = s.nlost
 	if s.sinceOne++; s.sinceOne >= calmAfter {
 		s.sinceOne = 0
 		s.reorder /= 2
@@ -137,7 +139,7 @@ func (s *Sender) late(a *Ack, now time.Duration) {
 		shortest, smoothed, _ := s.path.RTT()
 		by := now - a.Delay - l.sent - smoothed
 		s.reorder = min(max(s.reorder, by, shortest/16), max(smoothed, shortest)/reorderPart)
-		if k := l.k; k.list == &s.again && k.index == l.index && k.counter == l.counter {
+		if k := l.k; k != nil && k.list == &s.again && k.index == l.index && k.counter == l.counter {
 			s.again.remove(k)
 			s.free(k)
 		}

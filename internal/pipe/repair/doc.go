@@ -12,7 +12,7 @@
 //	                             └───────── again <─────────────┘
 //
 // What is lost goes before what is new. Flows take turns by deficit round robin (RFC
-// 8290 §4.1, without its queue management: what waits here is bounded by what its
+// 8290 §4, new ones first, but once each; without its queue management: what waits here is bounded by what its
 // writers may have unread). How much is in flight, and how fast it leaves, says
 // package congestion.
 //
@@ -40,7 +40,7 @@
 // that was left out on purpose, one in about a thousand (RFC 9000 §21.4): Acked
 // returns ErrLie, after which the peer is not believed any more. One costs at most
 // the packets in flight and the 256 that were lost last. What is kept is bounded per
-// pipe and, by Budget, per node; what is beyond is not taken.
+// pipe and, by Budget, per node, of which a pipe leaves as much for others; what is beyond is not taken.
 //
 // # File table
 //

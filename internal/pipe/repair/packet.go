@@ -36,6 +36,7 @@ type Packet struct {
 	seq        uint64 // of all that were sent, 0: it was not yet
 	epoch      uint32 // of the path that it was sent on
 	tries      int
+	loss       int    // which of its Sender's losses it was last, from 1
 	index      uint32 // of the datagram that carried it last
 	counter    uint32
 	n          int
@@ -53,7 +54,7 @@ func (k *Packet) Plain() []byte {
 }
 
 func (k *Packet) free() {
-	k.next, k.prev, k.list, k.seq, k.tries, k.index, k.counter = nil, nil, nil, 0, 0, 0, 0
+	k.next, k.prev, k.list, k.seq, k.tries, k.loss, k.index, k.counter = nil, nil, nil, 0, 0, 0, 0, 0
 	packetPool.Put(k)
 }
 

@@ -8,6 +8,7 @@ type flow struct {
 	key     uint64
 	packets list
 	deficit int
+	fresh   bool  // it has not waited behind others yet
 	after   *flow // the next in turn
 }
 
@@ -27,7 +28,7 @@ func (q *queue) push(k *Packet) {
 		} else {
 			f = new(flow)
 		}
-		*f = flow{key: k.flow, deficit: quantum / 2, after: q.first}
+		*f = flow{key: k.flow, deficit: quantum / 2, fresh: true, after: q.first}
 		if q.flows == nil {
 			q.flows = make(map[uint64]*flow)
 		}
@@ -45,6 +46,10 @@ func (q *queue) push(k *Packet) {
 func (q *queue) head() *Packet {
 	for f := q.first; f != nil; f = q.first {
 		switch {
+		case f.packets.first == nil && f.fresh && f.after != nil:
+			// It keeps its place behind the others: else one that has little waiting,
+			// but always anew, would always be first (RFC 8290 §4.2).
+			q.rotate(f)
 		case f.packets.first == nil:
 			if q.first = f.after; q.first == nil {
 				q.last = nil
@@ -55,13 +60,19 @@ func (q *queue) head() *Packet {
 			return f.packets.first
 		default:
 			f.deficit += quantum
-			if f.after != nil {
-				q.first = f.after
-				q.last.after, q.last, f.after = f, f, nil
-			}
+			q.rotate(f)
 		}
 	}
 	return nil
+}
+
+// rotate puts the first flow, f, behind the others.
+func (q *queue) rotate(f *flow) {
+	f.fresh = false
+	if f.after != nil {
+		q.first = f.after
+		q.last.after, q.last, f.after = f, f, nil
+	}
 }
 
 // pop takes the packet that head returned.

@@ -105,9 +105,10 @@ func (s *Sender) Moved(rtt time.Duration) {
 }
 
 // Room returns a packet for a plaintext of n bytes, which Queue takes; nil: there is
-// no room for it.
+// no room for it. A Sender keeps no more than it leaves for all others of its Budget,
+// so that none who does not acknowledge takes all of it.
 func (s *Sender) Room(flow uint64, v6 bool, class uint8, n int) (*Packet, []byte) {
-	if n < 1 || n > MaxPlain || s.kept+cost > maxKept || !s.cfg.Budget.take() {
+	if n < 1 || n > MaxPlain || s.kept+cost > maxKept || int64(s.kept) > s.cfg.Budget.Left() || !s.cfg.Budget.take() {
 		s.Stats.Refused++
 		return nil, nil
 	}
@@ -126,6 +127,7 @@ func (s *Sender) Queue(k *Packet, overhead int) {
 }
 
 func (s *Sender) free(k *Packet) {
+	s.unlink(k)
 	s.kept -= cost
 	s.cfg.Budget.give()
 	k.free()
@@ -134,6 +136,17 @@ func (s *Sender) free(k *Packet) {
 		lossPool.Put(s.lost)
 		s.lost, s.nlost = nil, 0
 	}
+}
+
+// unlink forgets k where it is remembered as lost: it is another's soon.
+func (s *Sender) unlink(k *Packet) {
+	if s.lost == nil || k.loss == 0 {
+		return
+	}
+	if l := &s.lost[(k.loss-1)%maxLosses]; l.k == k {
+		l.k = nil
+	}
+	k.loss = 0
 }
 
 var lossPool = sync.Pool{New: func() any { return new([maxLosses]loss) }}
