@@ -355,6 +355,38 @@ func TestRepairSilent(t *testing.T) {
 	})
 }
 
+// What a path loses in a silence of many timeouts is sent when it is over: TCP, which
+// waits longer than that, need not begin anew.
+func TestRepairLongSilence(t *testing.T) {
+	for _, silence := range []time.Duration{4 * time.Second, 10 * time.Second, 20 * time.Second} {
+		synctest.Test(t, func(t *testing.T) {
+			r := newKeepRig(t)
+			r.n.mu.Lock()
+			r.n.latency = 2500 * time.Microsecond
+			r.n.mu.Unlock()
+			for range 100 {
+				r.keep(4, 1000)
+				settle(10 * time.Millisecond)
+			}
+			r.pauses(silence)
+			for range 10 {
+				r.keep(60, 1000)
+				settle(10 * time.Millisecond)
+			}
+			settle(silence + 8*time.Second)
+			x := r.pa.repair.sender.Load()
+			x.mu.Lock()
+			defer x.mu.Unlock()
+			if n := x.s.Stats.GivenUp; n > 0 {
+				t.Errorf("%d segments were given up in %v", n, silence)
+			}
+			if n := r.came(); n != r.next {
+				t.Errorf("%d of %d bytes have come after %v", n, r.next, silence)
+			}
+		})
+	}
+}
+
 // Neither keeping, sending and acknowledging nor what comes of it allocates.
 func TestRepairNoAllocs(t *testing.T) {
 	if race.Enabled {

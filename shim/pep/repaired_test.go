@@ -3,6 +3,7 @@ package pep
 import (
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -187,18 +188,18 @@ func TestLastAck(t *testing.T) {
 type loop struct {
 	nowhere
 	p    *Proxy
-	sent int
-	held bool // a slot was locked meanwhile
+	sent atomic.Int32
+	held atomic.Bool // a slot was locked meanwhile
 }
 
 func (l *loop) SendSure(bool, uint8, []byte) {
-	l.sent++
+	l.sent.Add(1)
 	for i := range l.p.last.Load().slots {
 		if a := l.p.last.Load().slots[i].Load(); a != nil {
 			if a.mu.TryLock() {
 				a.mu.Unlock()
 			} else {
-				l.held = true
+				l.held.Store(true)
 			}
 		}
 	}
@@ -215,12 +216,11 @@ func TestLastAckUnlocked(t *testing.T) {
 		for flow := range uint64(2 * lastSlots) {
 			l.p.ackSent(flow+1, false, pk.th, 0)
 		}
-		beside := l.sent
-		synctest.Wait()
+		beside := l.sent.Load()
 		time.Sleep(3 * lastAfter)
 		synctest.Wait()
-		if l.held || beside == 0 || l.sent != 2*lastSlots {
-			t.Errorf("%d sent for others' sake, %d in all, locked: %v", beside, l.sent, l.held)
+		if n := l.sent.Load(); l.held.Load() || beside == 0 || n != 2*lastSlots {
+			t.Errorf("%d sent for others' sake, %d in all, locked: %v", beside, n, l.held.Load())
 		}
 		l.p.End()
 	})

@@ -23,7 +23,8 @@
 //   - or one that was sent later has arrived and 9/8 of a round trip have passed
 //     (RFC 9002 §6.1),
 //   - or nothing was acknowledged for smoothed + 4 × variation + 6 ms, doubling each
-//     time: then the two oldest are sent again (RFC 9002 §6.2).
+//     time: then the two oldest are sent again (RFC 9002 §6.2). After 30 s without an
+//     answer what is in flight is given up.
 //
 // The reordering window begins at nothing. One that was taken for lost and arrives
 // all the same widens it to what would have spared that one, at most a quarter of a

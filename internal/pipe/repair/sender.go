@@ -21,7 +21,8 @@ const (
 
 	probeSlack  = 6 * time.Millisecond // for the peer's delay, and both hosts' scheduling
 	probePacket = 2                    // that a probe sends
-	maxProbes   = 12                   // without an answer, then what is in flight is given up
+	maxProbes   = 12                   // without an answer, then what is in flight is given up,
+	giveUpAfter = 30 * time.Second     // but not before: TCP above has as much patience
 	maxBackoff  = 5                    // doublings
 
 	maxLosses = 256 // that are remembered
@@ -65,8 +66,9 @@ type Sender struct {
 	nextAt   time.Duration
 	lastSent time.Duration
 	lastAck  time.Duration
-	probes   int // without an answer
-	probing  int // packets that leave whatever the window says
+	probes   int           // without an answer
+	asking   time.Duration // since when
+	probing  int           // packets that leave whatever the window says
 
 	skips    []uint64 // index and counter, a ring of maxSkips
 	nskips   int
@@ -298,7 +300,10 @@ func (s *Sender) Timeout(now time.Duration) {
 		return
 	}
 	s.Stats.Probes++
-	if s.probes++; s.probes > maxProbes {
+	if s.probes++; s.probes == 1 {
+		s.asking = now
+	}
+	if s.probes > maxProbes && now-s.asking >= giveUpAfter {
 		s.giveUp()
 		return
 	}
