@@ -200,6 +200,10 @@ func (p *Pipe) isShort(mode repairMode) (short, known bool) {
 	case best.srtt == 0:
 		return near(best), false
 	case mode == repairOn:
+		// What acknowledgements show is newer than what the last ping did.
+		if rtt := p.repair.measured(best); rtt > 0 && rtt < min(best.srtt, repairUntil) {
+			best.srtt = rtt
+		}
 		return best.srtt < repairUntil, true
 	}
 	return best.srtt < repairFrom, true
@@ -323,6 +327,21 @@ func (r *repairing) close(p *Pipe) {
 	}
 	x.mu.Unlock()
 	p.e.pacer.forget(&x.timed)
+}
+
+// measured is the round trip of t that acknowledgements have shown, 0 if none has.
+func (r *repairing) measured(t *path) time.Duration {
+	x := r.sender.Load()
+	if x == nil {
+		return 0
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.path != t {
+		return 0
+	}
+	_, smoothed, _ := x.s.Path().RTT()
+	return smoothed
 }
 
 // empty says whether nothing waits to be sent.

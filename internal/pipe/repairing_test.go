@@ -333,6 +333,12 @@ func TestRepairClosed(t *testing.T) {
 func TestRepairSilent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newKeepRig(t)
+		r.pa.mu.Lock()
+		r.pa.startSending()
+		r.pa.mu.Unlock()
+		x := r.pa.repair.sender.Load()
+		var fired atomic.Int64
+		x.fire = func(now int64) int64 { fired.Add(1); return r.pa.paced(x, now) }
 		r.keep(20, 1000)
 		settle(time.Second)
 		r.n.setDrop(func(netip.AddrPort, netip.AddrPort, []byte) bool { return true })
@@ -342,15 +348,42 @@ func TestRepairSilent(t *testing.T) {
 			t.Fatal("it is up")
 		}
 		r.keep(20, 1000)
-		x := r.pa.repair.sender.Load()
-		var fired atomic.Int64
-		x.fire = func(now int64) int64 { fired.Add(1); return r.pa.paced(x, now) }
+		before := fired.Load()
 		settle(10 * time.Second)
-		if n := fired.Load(); n > 30 {
+		if n := fired.Load() - before; n > 30 {
 			t.Errorf("the pacer came %d times in 10 s in which nothing can be sent", n)
 		}
 		r.n.setDrop(nil)
 		settle(8 * time.Second)
+		r.done(t)
+	})
+}
+
+// A path that becomes short is found out by the next ping or so, and not when the
+// pings' average has come down; and one that becomes long again is repaired again.
+func TestRepairShorterAndLonger(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newKeepRig(t)
+		for _, c := range []struct {
+			latency time.Duration
+			on      bool
+		}{{20 * time.Millisecond, true}, {200 * time.Microsecond, false}, {50 * time.Millisecond, true}, {100 * time.Microsecond, false}} {
+			r.n.mu.Lock()
+			r.n.latency = c.latency
+			r.n.mu.Unlock()
+			for range 1000 {
+				if r.pa.Repairs() {
+					r.keep(4, 1000)
+				} else {
+					send(r.pa, packet(10))
+				}
+				settle(40 * time.Millisecond)
+			}
+			if on := r.pa.Repairs(); on != c.on {
+				t.Errorf("at %v one way it repairs: %v, %+v, RTT %v", c.latency, on, r.pa.Status().Repair, r.pa.RTT())
+			}
+		}
+		settle(5 * time.Second)
 		r.done(t)
 	})
 }
