@@ -78,8 +78,8 @@ type RevokeOption func(*admission.Scope)
 func RevokeInvited() RevokeOption { return func(s *admission.Scope) { s.Invited = true } }
 
 // RevokeDelegated ends all members that the delegate has invited or confirmed through
-// which the peer came, and all tokens that it has made; the delegate itself stays a
-// member, and invites nobody any more. Who stands below the founder itself came through
+// which the peer came, and all tokens that it has made. The delegate itself stays a
+// member; it can invite again when the founder has renewed its membership. Who stands below the founder itself came through
 // no delegate: that is an error. To revoke a delegate ends what it has signed anyhow.
 func RevokeDelegated() RevokeOption { return func(s *admission.Scope) { s.Delegated = true } }
 

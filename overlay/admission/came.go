@@ -231,3 +231,15 @@ func (r *registry) due(m *membership.Member, now time.Time) bool {
 	v.asked = now
 	return true
 }
+
+// ends returns when nothing that an invitation has made lasts any more but confirmed
+// members, as far as that is known; else the longest that can be. It has to have been
+// seen by this peer: anybody may say when an invitation ends.
+func (r *registry) ends(invitation membership.Key, now time.Time) time.Time {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if m, ok := r.made[invitation]; ok {
+		return m.end.Add(membership.Grace + membership.Tolerance)
+	}
+	return now.Add(membership.LongestLife)
+}

@@ -213,7 +213,7 @@ func (r *Roster) withdraw(key membership.Key) error {
 	r.revoking.Lock()
 	defer r.revoking.Unlock()
 	now := r.now()
-	return r.sign([]membership.Revocation{{Kind: membership.RevokeInvitation, Key: key, Until: now.Add(membership.LongestLife)}}, now)
+	return r.sign([]membership.Revocation{{Kind: membership.RevokeInvitation, Key: key, Until: r.registry.ends(key, now)}}, now)
 }
 
 // withdrawalsMax is how many invitations one member may have the founder end, between

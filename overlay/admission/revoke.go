@@ -82,9 +82,17 @@ func (r *Roster) Revoke(id peerid.ID, scope Scope) error {
 	}
 	var entries []membership.Revocation
 	end := func(kind membership.RevocationKind, key membership.Key) {
-		if !key.IsZero() {
-			entries = append(entries, membership.Revocation{Kind: kind, Key: key, Until: now.Add(membership.LongestLife)})
+		if key.IsZero() {
+			return
 		}
+		e := membership.Revocation{Kind: kind, Key: key, Until: now.Add(membership.LongestLife)}
+		switch kind {
+		case membership.RevokeInvitation:
+			e.Until = r.registry.ends(key, now)
+		case membership.RevokeDelegate:
+			e.Before = now
+		}
+		entries = append(entries, e)
 	}
 	end(membership.RevokePeer, membership.KeyOf(id))
 	if scope.Invited {
@@ -134,7 +142,7 @@ func (r *Roster) sign(entries []membership.Revocation, now time.Time) error {
 // missing returns those of the entries that a list lacks.
 func missing(l *membership.RevocationList, entries []membership.Revocation) (out []membership.Revocation) {
 	for _, e := range entries {
-		if !l.Has(e.Kind, e.Key) {
+		if !l.Covers(e) {
 			out = append(out, e)
 		}
 	}

@@ -23,7 +23,7 @@ func TestConstants(t *testing.T) {
 	for _, c := range []struct{ got, want int }{
 		{int(KindDelegate), 1}, {int(KindInvitation), 2}, {int(KindMember), 3}, {int(RoleRelay), 1}, {int(RoleDelegate), 2}, {int(allRoles), 3},
 		{certVersion, 1}, {int(flagRelay), 1}, {int(flagDelegate), 2}, {flagConfirmed, 4}, {flagWildcard, 8}, {flagInvited, 16}, {int(flagsKnown), 31},
-		{chainVersion, 1}, {maxLinks, 3}, {MaxChain, 1024}, {listVersion, 1}, {MaxRevocations, 1024},
+		{chainVersion, 1}, {maxLinks, 3}, {MaxChain, 1024}, {listVersion, 1}, {MaxRevocations, 16384},
 		{int(RevokePeer), 1}, {int(RevokeInvitation), 2}, {int(RevokeInvited), 3}, {int(RevokeDelegate), 4},
 		{maxLabel, 63}, {maxDomain, 189}, {peerRunes, 50}, {MaxAddrs, 4}, {maxAddr, 200}, {maxToken, 4096}, {tokenVersion, '1'},
 	} {
@@ -171,8 +171,8 @@ func TestRevocationsEnd(t *testing.T) {
 		return time.Time{}
 	}
 	soon := epoch.Add(time.Hour + 5*time.Millisecond)
-	l := must(root.Revoke(nil, epoch, Revocation{RevokePeer, k, soon}, Revocation{RevokeDelegate, k, soon},
-		Revocation{RevokeInvitation, k, soon}, Revocation{RevokeInvited, k, time.Time{}}))(t)
+	l := must(root.Revoke(nil, epoch, Revocation{Kind: RevokePeer, Key: k, Until: soon}, Revocation{Kind: RevokeDelegate, Key: k, Until: soon},
+		Revocation{Kind: RevokeInvitation, Key: k, Until: soon}, Revocation{Kind: RevokeInvited, Key: k, Until: time.Time{}}))(t)
 	for kind, want := range map[RevocationKind]time.Time{
 		RevokePeer: epoch.Add(LongestLife), RevokeDelegate: epoch.Add(LongestLife), RevokeInvitation: epoch.Add(time.Hour), RevokeInvited: {},
 	} {
@@ -195,21 +195,21 @@ func TestRevocationsEnd(t *testing.T) {
 		}
 	}
 	// A clock that is behind the list before it does not shorten.
-	back := must(root.Revoke(l, epoch.Add(-1000*time.Hour), Revocation{RevokePeer, Key{1}, soon}))(t)
+	back := must(root.Revoke(l, epoch.Add(-1000*time.Hour), Revocation{Kind: RevokePeer, Key: Key{1}, Until: soon}))(t)
 	for _, e := range back.Entries() {
 		if e.Key == (Key{1}) && !e.Until.Equal(epoch.Add(LongestLife).Truncate(time.Second)) {
 			t.Errorf("with a clock that is behind: until %v", e.Until)
 		}
 	}
 	far := epoch.Add(2 * LongestLife).Truncate(time.Second)
-	if l := must(root.Revoke(nil, epoch, Revocation{RevokePeer, k, far}))(t); !until(l, RevokePeer).Equal(far) {
+	if l := must(root.Revoke(nil, epoch, Revocation{Kind: RevokePeer, Key: k, Until: far}))(t); !until(l, RevokePeer).Equal(far) {
 		t.Error("a longer life was cut")
 	}
 	for _, two := range [][]time.Time{{soon, {}}, {{}, soon}, {far, soon}, {soon, far}, {{}, {}}, {far, far}} {
 		var es []Revocation
 		longest := two[0]
 		for _, u := range two {
-			es = append(es, Revocation{RevokeInvitation, k, u})
+			es = append(es, Revocation{Kind: RevokeInvitation, Key: k, Until: u})
 			if u.IsZero() || !longest.IsZero() && u.After(longest) {
 				longest = u
 			}
@@ -217,6 +217,23 @@ func TestRevocationsEnd(t *testing.T) {
 		l := must(root.Revoke(nil, epoch, es...))(t)
 		if got := until(l, RevokeInvitation); !got.Equal(longest.Truncate(time.Second)) || len(l.Entries()) != 1 {
 			t.Errorf("of %v: %v", two, got)
+		}
+	}
+	// Of two ranges for one delegate the wider counts.
+	t1, t2 := epoch.Add(time.Hour).Truncate(time.Second).UTC(), epoch.Add(2*time.Hour).Truncate(time.Second).UTC()
+	for _, c := range []struct{ a, b, want time.Time }{{t1, t2, t2}, {t2, t1, t2}, {t1, time.Time{}, time.Time{}}, {time.Time{}, t1, time.Time{}}} {
+		l := must(root.Revoke(nil, epoch, Revocation{Kind: RevokeDelegate, Key: k, Before: c.a, Until: far}))(t)
+		l = must(root.Revoke(l, epoch, Revocation{Kind: RevokeDelegate, Key: k, Before: c.b}))(t)
+		if e := l.Entries(); len(e) != 1 || !e[0].Before.Equal(c.want) {
+			t.Errorf("%v and %v: %+v", c.a, c.b, e)
+		}
+		for _, before := range []time.Time{c.a, c.b} {
+			if !l.Covers(Revocation{Kind: RevokeDelegate, Key: k, Before: before}) {
+				t.Errorf("%v and %v: what began before %v is not hit", c.a, c.b, before)
+			}
+		}
+		if l.Covers(Revocation{Kind: RevokeDelegate, Key: k}) != c.want.IsZero() || l.Covers(Revocation{Kind: RevokeDelegate, Key: Key{7}, Before: t1}) {
+			t.Errorf("%v and %v: covers what it does not", c.a, c.b)
 		}
 	}
 	// The list is full at its bound, and not before.

@@ -255,8 +255,9 @@ type Member struct {
 	// Serial orders confirmed members; 0 for provisional ones.
 	Serial              uint64
 	NotBefore, NotAfter time.Time
-	Invitation          Key // by which it came; zero: none
-	Delegate            Key // under whom it is a member; zero: the root
+	Invitation          Key       // by which it came; zero: none
+	Delegate            Key       // under whom it is a member; zero: the root
+	Delegation          time.Time // when that delegate's certificate begins
 
 	// Of provisional members only: until when their invitation admits, and how many; 0
 	// is any number. Whether they came in time, and who came before, chains do not say.
@@ -274,7 +275,7 @@ func (ch *chain) member() *Member {
 	for _, l := range ch.links {
 		switch l.cert.Kind {
 		case KindDelegate:
-			m.Delegate = l.cert.Subject
+			m.Delegate, m.Delegation = l.cert.Subject, l.cert.NotBefore
 		case KindInvitation:
 			m.Invitation = l.cert.Subject
 			m.Wildcard = l.cert.Label == AnyLabel

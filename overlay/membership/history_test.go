@@ -99,6 +99,9 @@ func (h *history) revoke() {
 		switch e.Kind {
 		case RevokePeer, RevokeDelegate: // whatever its caller thinks of
 			e.Until = h.now.Add(time.Duration(h.r.IntN(40*24)) * time.Hour)
+			if h.r.IntN(2) == 0 {
+				e.Before = h.now.Add(time.Duration(h.r.IntN(40*24)-20*24) * time.Hour)
+			}
 		default:
 			e.Until = h.now.Add(LongestLife)
 		}
@@ -172,5 +175,75 @@ func TestRevokedDelegate(t *testing.T) {
 	back := must(root.Revoke(later, epoch.Add(-100*24*time.Hour), Revocation{Kind: RevokeDelegate, Key: Key{3}, Until: epoch}))(t)
 	if u := back.Entries()[0].Until; u.Before(epoch.Add(MaxInvitation)) {
 		t.Errorf("with a clock set back the entry ends %v", u)
+	}
+}
+
+// A delegate that is revoked for what it did up to now can be made one again: what it
+// has signed stays void, what it signs by its new delegation is good.
+func TestDelegateAgain(t *testing.T) {
+	root, key, mars := testRoot(t), seedKey(5), seedKey(6)
+	delegate := func(at time.Time) *Issuer {
+		t.Helper()
+		return must(NewDelegate(key, must(root.Delegate(idOf(key), RoleRelay, time.Time{}, at))(t), root.Overlay(), at, nil))(t)
+	}
+	old := delegate(epoch)
+	at := epoch.Add(24 * time.Hour)
+	list := must(root.Revoke(nil, at, Revocation{Kind: RevokeDelegate, Key: KeyOf(idOf(key)), Until: at.Add(LongestLife), Before: at}))(t)
+	again := delegate(at.Add(2 * backdate))
+	for _, now := range []time.Time{at.Add(time.Hour), at.Add(300 * 24 * time.Hour)} {
+		for what, i := range map[string]*Issuer{"old": old, "new": again} {
+			chain := must(i.Issue(idOf(mars), MemberOptions{Label: "mars"}, now))(t)
+			m, err := VerifyChain(chain, root.Overlay(), now, list)
+			if want := what == "old"; (errors.Is(err, ErrRevoked)) != want || !want && err != nil {
+				t.Errorf("by the %s delegation: %v", what, err)
+			}
+			if m == nil {
+				m = must(VerifyChain(chain, root.Overlay(), now, nil))(t)
+			}
+			if list.Revokes(m) != (what == "old") {
+				t.Errorf("by the %s delegation: the member is revoked: %v", what, what != "old")
+			}
+		}
+	}
+}
+
+// TestYearOfRevocations counts what a list costs that gets a peer and its invitation
+// with each of many revocations over a year.
+func TestYearOfRevocations(t *testing.T) {
+	root := testRoot(t)
+	const n, year = 12000, 365 * 24 * time.Hour
+	var list *RevocationList
+	var batch []Revocation
+	for i := range n {
+		now := epoch.Add(year / n * time.Duration(i))
+		key := Key{1: byte(i), 2: byte(i >> 8), 3: byte(i >> 16)}
+		batch = append(batch, Revocation{Kind: RevokePeer, Key: key, Until: now.Add(LongestLife)},
+			Revocation{Kind: RevokeInvitation, Key: key, Until: now.Add(24*time.Hour + Grace)})
+		if len(batch) == 200 || i == n-1 { // one after the other would sign as often
+			list = must(root.Revoke(list, now, batch...))(t)
+			batch = batch[:0]
+		}
+	}
+	invitations := 0
+	for _, e := range list.Entries() {
+		if e.Kind == RevokeInvitation {
+			invitations++
+		}
+	}
+	if size := len(list.Bytes()); size > 1<<20 || MaxRevocationList > 1<<20 {
+		t.Errorf("%d bytes", size)
+	}
+	if len(list.Entries())-invitations != n || invitations > n/30 {
+		t.Errorf("%d entries, of which %d are of invitations", len(list.Entries()), invitations)
+	}
+}
+
+// A list covers what it was made of, whatever part of a second that was in: who signs
+// one goes on until it does.
+func TestCoversItsEntries(t *testing.T) {
+	now := epoch.Add(123456789 * time.Nanosecond)
+	e := Revocation{Kind: RevokeDelegate, Key: Key{1}, Until: now.Add(LongestLife), Before: now}
+	if l := must(testRoot(t).Revoke(nil, now, e))(t); !l.Covers(e) {
+		t.Errorf("%+v is not covered by %+v", e, l.Entries())
 	}
 }

@@ -16,9 +16,9 @@ const (
 	revocationStatement = "revocation"
 
 	// MaxRevocations bounds the entries of a list.
-	MaxRevocations = 1024
+	MaxRevocations = 16384
 	// MaxRevocationList bounds a list's size in bytes.
-	MaxRevocationList = 1 + 32 + 2*binary.MaxVarintLen64 + 2 + MaxRevocations*(1+32+6) + canon.SignatureSize
+	MaxRevocationList = 1 + 32 + 2*binary.MaxVarintLen64 + 2 + MaxRevocations*(1+32+6+6) + canon.SignatureSize
 )
 
 // RevocationKind is what a revocation names.
@@ -34,7 +34,8 @@ const (
 	// RevokeInvited: as RevokeInvitation, and members confirmed out of it end
 	// too. For a token that got into wrong hands.
 	RevokeInvited RevocationKind = 3
-	// RevokeDelegate: everything the delegate signed is void. The peer itself
+	// RevokeDelegate: everything is void that the delegate has signed by a delegation
+	// that began before Revocation.Before, or by any if that is zero. The peer itself
 	// stays a member if the root made it one.
 	RevokeDelegate RevocationKind = 4
 )
@@ -63,6 +64,15 @@ type Revocation struct {
 	// certificate the peer itself had, delegates and tokens may name its key, and
 	// it may have been one.
 	Until time.Time
+	// Before is of RevokeDelegate. The root dates delegations, so that a delegate cannot
+	// evade it, and the root can make it one again.
+	Before time.Time
+}
+
+// covers says whether e, of the same kind and key as f, hits all that f hits. A list
+// has whole seconds.
+func (e Revocation) covers(f Revocation) bool {
+	return e.Before.IsZero() || !f.Before.IsZero() && !e.Before.Before(f.Before.Truncate(time.Second))
 }
 
 func (e Revocation) compare(f Revocation) int {
@@ -73,7 +83,8 @@ func (e Revocation) compare(f Revocation) int {
 // with sequence number 0. Lists are immutable and may be used concurrently.
 //
 //	version 1 | overlay ID 32 | seq uvarint | issued uvarint | entries uvarint |
-//	{ kind 1 | key 32 | until uvarint (0: never) } ... rising by kind, key | signature 64
+//	{ kind 1 | key 32 | until uvarint (0: never) | of a delegate: before uvarint (0: any) } ...
+//	rising by kind, key | signature 64
 type RevocationList struct {
 	overlay  [32]byte
 	seq      uint64
@@ -118,11 +129,32 @@ func (l *RevocationList) Bytes() []byte {
 
 // Has says whether the list names the key as kind.
 func (l *RevocationList) Has(kind RevocationKind, key Key) bool {
+	_, ok := l.find(kind, key)
+	return ok
+}
+
+// Covers says whether the list hits all that e hits.
+func (l *RevocationList) Covers(e Revocation) bool {
+	mine, ok := l.find(e.Kind, e.Key)
+	return ok && mine.covers(e)
+}
+
+func (l *RevocationList) find(kind RevocationKind, key Key) (Revocation, bool) {
 	if l == nil {
-		return false
+		return Revocation{}, false
 	}
-	_, found := slices.BinarySearchFunc(l.entries, Revocation{Kind: kind, Key: key}, Revocation.compare)
-	return found
+	i, ok := slices.BinarySearchFunc(l.entries, Revocation{Kind: kind, Key: key}, Revocation.compare)
+	if !ok {
+		return Revocation{}, false
+	}
+	return l.entries[i], true
+}
+
+// voids says whether what a delegate signs by a delegation that began at a time is
+// void.
+func (l *RevocationList) voids(delegate Key, began time.Time) bool {
+	e, ok := l.find(RevokeDelegate, delegate)
+	return ok && (e.Before.IsZero() || began.Before(e.Before)) || l.Has(RevokePeer, delegate)
 }
 
 // check says whether the list hits one certificate of a chain.
@@ -133,7 +165,7 @@ func (l *RevocationList) check(c *Certificate) error {
 	var hit bool
 	switch c.Kind {
 	case KindDelegate:
-		hit = l.Has(RevokeDelegate, c.Subject) || l.Has(RevokePeer, c.Subject)
+		hit = l.voids(c.Subject, c.NotBefore)
 	case KindInvitation:
 		hit = l.Has(RevokeInvitation, c.Subject) || l.Has(RevokeInvited, c.Subject)
 	case KindMember:
@@ -153,12 +185,12 @@ func (l *RevocationList) Revokes(m *Member) bool {
 	}
 	return l.Has(RevokePeer, KeyOf(m.Peer)) ||
 		!m.Invitation.IsZero() && (l.Has(RevokeInvited, m.Invitation) || !m.Confirmed && l.Has(RevokeInvitation, m.Invitation)) ||
-		!m.Delegate.IsZero() && (l.Has(RevokeDelegate, m.Delegate) || l.Has(RevokePeer, m.Delegate))
+		!m.Delegate.IsZero() && l.voids(m.Delegate, m.Delegation)
 }
 
 // Revoke returns the list that follows old (nil for the first) with the
-// entries added. Entries of old whose Until has passed are dropped. Of two for
-// one key the one that lives longer stays.
+// entries added. Entries of old whose Until has passed are dropped. Two for one key
+// become one that lives as long as either and hits what either hits.
 func (r *Root) Revoke(old *RevocationList, now time.Time, entries ...Revocation) (*RevocationList, error) {
 	if old != nil && (!old.verified || old.overlay != r.overlay.ID) {
 		return nil, ErrListUnverified
@@ -166,6 +198,11 @@ func (r *Root) Revoke(old *RevocationList, now time.Time, entries ...Revocation)
 	all := slices.Clone(entries)
 	for i := range all {
 		all[i].Until = lives(all[i], now, old)
+		if b := all[i].Before; all[i].Kind != RevokeDelegate || b.IsZero() {
+			all[i].Before = time.Time{}
+		} else {
+			all[i].Before = b.Truncate(time.Second).UTC()
+		}
 	}
 	for _, e := range old.Entries() {
 		if e.Until.IsZero() || e.Until.After(now.Add(-Tolerance)) {
@@ -173,7 +210,7 @@ func (r *Root) Revoke(old *RevocationList, now time.Time, entries ...Revocation)
 		}
 	}
 	slices.SortStableFunc(all, func(a, b Revocation) int { return cmp.Or(a.compare(b), longer(a.Until, b.Until)) })
-	all = slices.CompactFunc(all, func(a, b Revocation) bool { return a.compare(b) == 0 })
+	all = united(all)
 	if len(all) > MaxRevocations {
 		return nil, fmt.Errorf("%w: %d entries", ErrListFull, len(all))
 	}
@@ -200,6 +237,22 @@ func lives(e Revocation, now time.Time, old *RevocationList) time.Time {
 		u = least
 	}
 	return u.Truncate(time.Second).UTC()
+}
+
+// united makes one of all entries for one key, which follow each other, the one that
+// lives longest first.
+func united(all []Revocation) []Revocation {
+	out := all[:0]
+	for _, e := range all {
+		if last := len(out) - 1; last >= 0 && out[last].compare(e) == 0 {
+			if !out[last].covers(e) {
+				out[last].Before = e.Before
+			}
+			continue
+		}
+		out = append(out, e)
+	}
+	return out
 }
 
 // longer orders by Until, what never ends first.
@@ -229,6 +282,13 @@ func (l *RevocationList) appendBody(b []byte) []byte {
 		} else {
 			b = AppendTime(b, e.Until)
 		}
+		switch {
+		case e.Kind != RevokeDelegate:
+		case e.Before.IsZero():
+			b = append(b, 0)
+		default:
+			b = AppendTime(b, e.Before)
+		}
 	}
 	return b
 }
@@ -253,10 +313,9 @@ func ParseRevocationList(b []byte) (*RevocationList, error) {
 	}
 	for i := 0; r.Err() == nil && i < int(n); i++ {
 		e := Revocation{Kind: RevocationKind(r.Byte()), Key: r.Key()}
-		if s := r.Uvarint(); s > maxUnix {
-			r.Fail("time %d", s)
-		} else if s != 0 {
-			e.Until = time.Unix(int64(s), 0).UTC()
+		e.Until = timeOrNone(r)
+		if e.Kind == RevokeDelegate {
+			e.Before = timeOrNone(r)
 		}
 		if e.Kind < RevokePeer || e.Kind > RevokeDelegate {
 			r.Fail("entry of %v", e.Kind)
@@ -275,6 +334,17 @@ func ParseRevocationList(b []byte) (*RevocationList, error) {
 		return nil, fmt.Errorf("revocation list: %w", ErrNonCanonical)
 	}
 	return l, nil
+}
+
+// timeOrNone reads a time of which 0 is none.
+func timeOrNone(r *canon.Reader) time.Time {
+	switch s := r.Uvarint(); {
+	case s > maxUnix:
+		r.Fail("time %d", s)
+	case s != 0:
+		return time.Unix(int64(s), 0).UTC()
+	}
+	return time.Time{}
 }
 
 // Verify returns a list that counts if the root of the overlay signed l.

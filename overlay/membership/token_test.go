@@ -131,13 +131,14 @@ func TestTokenAddrs(t *testing.T) {
 
 func testList(t testing.TB) *RevocationList {
 	l := must(testRoot(t).Revoke(nil, epoch, Revocation{Kind: RevokePeer, Key: KeyOf(idOf(seedKey(9)))}))(t)
-	return must(testRoot(t).Revoke(l, epoch, Revocation{Kind: RevokeInvitation, Key: KeyOf(idOf(seedKey(8))), Until: epoch.Add(time.Hour)}))(t)
+	return must(testRoot(t).Revoke(l, epoch, Revocation{Kind: RevokeInvitation, Key: KeyOf(idOf(seedKey(8))), Until: epoch.Add(time.Hour)},
+		Revocation{Kind: RevokeDelegate, Key: KeyOf(idOf(seedKey(7))), Until: epoch.Add(time.Hour), Before: epoch}))(t)
 }
 
 func TestRevocationList(t *testing.T) {
 	root := testRoot(t)
 	l := testList(t)
-	if l.Seq() != 2 || len(l.Entries()) != 2 || !l.Has(RevokePeer, KeyOf(idOf(seedKey(9)))) {
+	if l.Seq() != 2 || len(l.Entries()) != 3 || !l.Has(RevokePeer, KeyOf(idOf(seedKey(9)))) {
 		t.Errorf("%+v", l)
 	}
 	for i := range l.Bytes() {
@@ -151,7 +152,7 @@ func TestRevocationList(t *testing.T) {
 		}
 	}
 	next := must(root.Revoke(l, epoch.Add(2*time.Hour)))(t)
-	if next.Seq() != 3 || len(next.Entries()) != 1 {
+	if next.Seq() != 3 || len(next.Entries()) != 2 {
 		t.Errorf("pruned: %+v", next.Entries())
 	}
 	fork := must(root.Revoke(l, epoch))(t) // number 3 again, one entry more
