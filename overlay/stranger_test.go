@@ -18,6 +18,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/peerstore"
 	"github.com/libp2p/go-libp2p/core/protocol"
 	rcmgr "github.com/libp2p/go-libp2p/p2p/host/resource-manager"
 	msmux "github.com/multiformats/go-multistream"
@@ -82,7 +83,8 @@ func TestStrangersExhaustNothing(t *testing.T) {
 		n := newNode(t, nil)
 		t.Cleanup(n.shut)
 		h := n.stranger(t)
-		if err := h.Connect(t.Context(), ai); err != nil {
+		h.Peerstore().AddAddrs(ai.ID, ai.Addrs, peerstore.TempAddrTTL)
+		if _, err := h.Network().DialPeer(t.Context(), ai.ID); err != nil {
 			t.Fatal(err)
 		}
 		ids = append(ids, h.ID())

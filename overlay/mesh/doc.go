@@ -53,6 +53,7 @@
 //
 //	DialTimeout      4 s     one dial: three losses of QUIC's first packet
 //	helloTimeout     5 s     a connection without a valid chain: a loss or two, a verifier that is busy
+//	negotiateTimeout 10 s    a stream says what it is for: as libp2p has it
 //	strangerEvery    125 ms  one more stranger of an address, after a burst
 //	sweepEvery       1 s     between two looks through what is counted of strangers
 //	refusalGrace     500 ms  a refused peer reads why: a long round trip
@@ -102,6 +103,7 @@
 //	dialgate.go  which addresses may be dialled
 //	limits.go    what strangers may hold, by address   DESIGN §8
 //	gate.go      connections and membership            DESIGN §8
+//	vestibule.go streams of who has not come in yet    DESIGN §8
 //	neighbor.go  what is known of one connected peer
 //	hello.go     the hello's layout
 //	keep.go      connections that are not trimmed

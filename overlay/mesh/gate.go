@@ -98,6 +98,7 @@ func newGate(h host.Host, cfg Config, mine func(peer.ID) Hello) *gate {
 	g.dialled, _ = simplelru.NewLRU[peer.ID, struct{}](dialledMax, nil) // fails for a size of zero
 	g.refusals, _ = simplelru.NewLRU[peer.ID, refusal](refusalsMax, nil)
 	g.ctx, g.cancel = context.WithCancel(context.Background())
+	h.Network().SetStreamHandler(g.serveStream)
 	return g
 }
 

@@ -150,7 +150,7 @@ func TestStranger(t *testing.T) {
 		t.Error("a stranger is served")
 		return q, nil
 	})
-	if err := b.Host().Connect(t.Context(), a.info()); err != nil {
+	if err := b.Dial(t.Context(), a.info()); err != nil {
 		t.Fatal(err)
 	}
 	s, err := stream(t.Context(), b.Host(), a.peer(), echo.ID(testPrefix))

@@ -137,6 +137,7 @@ func assemble(key crypto.PrivKey, peers peerstore.Peerstore, parts swarmParts) (
 	if err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
+	s.SetStreamHandler(func(s network.Stream) { _ = s.Reset() }) // until there is a gate
 	return h, nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"sync"
@@ -256,15 +257,22 @@ func (m *Mesh) Connect(ctx context.Context, ai peer.AddrInfo) (*membership.Membe
 	if err := m.Dial(ctx, ai); err != nil {
 		return nil, err
 	}
-	return m.gate.wait(ctx, ai.ID)
+	in, err := m.gate.wait(ctx, ai.ID)
+	if errors.Is(err, network.ErrNoConn) { // there was one
+		err = fmt.Errorf("peer %s: %w", ai.ID, errUnanswered)
+	}
+	return in, err
 }
 
 // Dial makes sure that there is a connection, not that a member is at its end.
 func (m *Mesh) Dial(ctx context.Context, ai peer.AddrInfo) error {
-	if m.host.Network().Connectedness(ai.ID) != network.Connected {
-		m.host.Peerstore().AddAddrs(ai.ID, m.Ways(ai.ID), peerstore.TempAddrTTL)
+	if m.host.Network().Connectedness(ai.ID) == network.Connected {
+		return nil
 	}
-	return m.host.Connect(ctx, ai)
+	m.host.Peerstore().AddAddrs(ai.ID, append(m.Ways(ai.ID), ai.Addrs...), peerstore.TempAddrTTL)
+	// The host's Connect would wait for identify, which is answered after the hello.
+	_, err := m.host.Network().DialPeer(ctx, ai.ID)
+	return err
 }
 
 // Wait returns once a connected peer has come through the gate.

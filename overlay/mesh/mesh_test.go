@@ -109,7 +109,7 @@ func TestBadHello(t *testing.T) {
 		t.Run(what, func(t *testing.T) {
 			t.Parallel()
 			b := f.quiet()
-			if err := b.Host().Connect(t.Context(), a.info()); err != nil {
+			if err := b.Dial(t.Context(), a.info()); err != nil {
 				t.Fatal(err)
 			}
 			s, err := stream(t.Context(), b.Host(), a.peer(), testPrefix+"/hello/1")

@@ -12,6 +12,9 @@ const (
 	// helloTimeout is how long a connection may live without a valid chain
 	// (DESIGN §8): a loss or two, and a verifier that is busy.
 	helloTimeout = 5 * time.Second
+	// negotiateTimeout is how long a peer may take to say what a stream is for: as
+	// libp2p has it.
+	negotiateTimeout = 10 * time.Second
 	// strangerEvery is after how long one address may have one more stranger, once it
 	// has had a burst of them: no more than a machine verifies in its sleep. What is
 	// counted is looked through each sweepEvery.
