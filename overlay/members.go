@@ -113,9 +113,6 @@ func (o *Overlay) RelayFor(from, to peerid.ID) (account string, ok bool) {
 	if me := o.Member(); !relays || me == nil || !me.Roles.Has(membership.RoleRelay) {
 		return "", false
 	}
-	m, ok := o.roster.Member(from)
-	if !ok {
-		return "", false
-	}
-	return string(m.Invitation[:]), true
+	_, ok = o.roster.Member(from)
+	return o.roster.Account(from), ok
 }

@@ -308,7 +308,7 @@ func (w *wiring) newEstablisher() (*establish.Establisher, error) {
 		},
 		Allocated: func() bool { return len(w.nat.Allocations()) > 0 },
 		Usable:    w.filter.Keep, Allowed: w.filter.Allowed, Carriers: w.mesh.Carriers,
-		Chain: w.chain, Verify: w.verify, Relays: func() []establish.Relay { return adapter.Relays(w.mesh.Members(), w.roster.Members()) }, Unreached: w.directory.Forget,
+		Chain: w.chain, Verify: w.verify, Account: w.roster.Account, Relays: func() []establish.Relay { return adapter.Relays(w.mesh.Members(), w.roster.Members()) }, Unreached: w.directory.Forget,
 		Flow:   func(in *pipe.Incoming) offers.Response { return w.flows.Answer(in).Response() },
 		Events: w.cfg.Events, Logger: w.cfg.Logger,
 	})

@@ -218,7 +218,7 @@
 //
 // The relay forwards for a member 8 MiB a second (Config.RelayRate), a quarter
 // of a second's worth at once, and four times that for all members of an
-// account; 64 bindings for each. What is beyond is dropped and counted.
+// account; 64 bindings for each, 512 for those of an account. What is beyond is dropped and counted.
 //
 // # Limits of the responder
 //

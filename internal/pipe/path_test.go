@@ -33,7 +33,7 @@ func TestConstants(t *testing.T) {
 		{"farewellFirst", farewellFirst, 50 * ms}, {"farewellFor", farewellFor, s}, {"farewellRTTs", farewellRTTs, 3}, {"farewellMost", farewellMost, 3 * s}, {"maxFarewells", maxFarewells, 4096}, {"maxStarts", maxStarts, 8192},
 		{"maxHalfOpen", maxHalfOpen, 256}, {"maxHalfOpenPerPeer", maxHalfOpenPerPeer, 4}, {"maxCached", maxCached, 1024}, {"maxInitiators", maxInitiators, 4096},
 		{"offersPerSecond", offersPerSecond, 20}, {"offersBurst", offersBurst, 5}, {"maxSeen", maxSeen, 16}, {"clockTolerance", int64(clockTolerance), 600_000_000},
-		{"relayLease", relayLease, 60 * s}, {"relayPerMember", relayPerMember, 64}, {"relayTotal", relayTotal, 4096}, {"relayRate", relayRate, 8 << 20},
+		{"relayLease", relayLease, 60 * s}, {"relayPerMember", relayPerMember, 64}, {"relayPerAccount", relayPerAccount, 512}, {"relayTotal", relayTotal, 4096}, {"relayRate", relayRate, 8 << 20},
 		{"relayBurst", int64(relayBurst), 250 * ms}, {"relayAccount", relayAccount, 4}, {"relayRefresh", relayRefresh, 20 * s}, {"relayIdle", relayIdle, 45 * s},
 		{"relayGrace", relayGrace, 10 * s}, {"relayRetry", relayRetry, 100 * ms}, {"maxBinds", maxBinds, 256}, {"maxLent", maxLent, 16}, {"minTable", minTable, 16},
 		{"nonceLen", nonceLen, 12}, {"recordRead", recordRead, 1}, {"recordConfirmed", recordConfirmed, 2}, {"recordHead", recordHead, 41}, {"compactAfter", compactAfter, 8192},

@@ -15,12 +15,13 @@ import (
 // between the two ends, whose keys it does not have.
 
 const (
-	relayLease     = int64(60 * time.Second) // of a binding that is not asked for again
-	relayPerMember = 64                      // bindings that one member takes part in
-	relayTotal     = 4096
-	relayRate      = 8 << 20 // bytes a second that a member may have forwarded
-	relayBurst     = time.Second / 4
-	relayAccount   = 4 // times a member's rate: all members of one account
+	relayLease      = int64(60 * time.Second) // of a binding that is not asked for again
+	relayPerMember  = 64                      // bindings that one member takes part in
+	relayPerAccount = 512                     // that all members of one account take part in
+	relayTotal      = 4096
+	relayRate       = 8 << 20 // bytes a second that a member may have forwarded
+	relayBurst      = time.Second / 4
+	relayAccount    = 4 // times a member's rate: all members of one account
 )
 
 // relays is all that an Endpoint relays. Its mu is taken without a Pipe's and
@@ -29,7 +30,7 @@ type relays struct {
 	mu       sync.Mutex // guards what follows
 	bindings map[bindingKey]*binding
 	members  map[peerid.ID]*relayMember
-	accounts map[string]*meter
+	accounts map[string]*relayAccountOf
 	sweep    timed
 
 	packets, bytes, overQuota atomic.Uint64
@@ -57,9 +58,16 @@ type leg struct {
 	channel uint16
 	open    atomic.Bool // both have asked
 	meters  [2]*meter   // of the member and of its account
+	account *relayAccountOf
 }
 
 type relayMember struct {
+	bindings int
+	meter    *meter
+}
+
+// relayAccountOf is what all members of one account have.
+type relayAccountOf struct {
 	bindings int
 	meter    *meter
 }
@@ -193,21 +201,24 @@ func (r *relays) enter(l *leg, account string, rate, now int64) bool {
 	if r.bindings == nil {
 		r.bindings = map[bindingKey]*binding{}
 		r.members = map[peerid.ID]*relayMember{}
-		r.accounts = map[string]*meter{}
+		r.accounts = map[string]*relayAccountOf{}
 	}
 	m := r.members[l.peer]
 	if m == nil {
 		m = &relayMember{meter: newMeter(rate, now)}
 		r.members[l.peer] = m
 	}
-	if m.bindings >= relayPerMember || len(r.bindings) >= relayTotal {
+	a := r.accounts[account]
+	if a == nil {
+		a = &relayAccountOf{meter: newMeter(relayAccount*rate, now)}
+		r.accounts[account] = a
+	}
+	if m.bindings >= relayPerMember || a.bindings >= relayPerAccount || len(r.bindings) >= relayTotal {
 		return false
 	}
 	m.bindings++
-	if r.accounts[account] == nil {
-		r.accounts[account] = newMeter(relayAccount*rate, now)
-	}
-	l.meters = [2]*meter{m.meter, r.accounts[account]}
+	a.bindings++
+	l.meters, l.account = [2]*meter{m.meter, a.meter}, a
 	return true
 }
 
@@ -232,6 +243,7 @@ func (r *relays) remove(b *binding) {
 		}
 		l.at = 0
 		r.members[l.peer].bindings--
+		l.account.bindings--
 	}
 }
 

@@ -131,6 +131,15 @@ func (r *Roster) Member(id peerid.ID) (*membership.Member, bool) {
 	return m, err == nil
 }
 
+// Account is to whom what a member uses is charged besides itself: its invitation. ""
+// for who is none, and who came by none.
+func (r *Roster) Account(id peerid.ID) string {
+	if m, ok := r.Member(id); ok && !m.Invitation.IsZero() {
+		return string(m.Invitation[:])
+	}
+	return ""
+}
+
 // Current returns the best membership of a peer that has shown m once, false if
 // it is no member any more. It is what the owner of a connection asks each time,
 // and cheap.

@@ -238,6 +238,43 @@ func TestManyOffers(t *testing.T) {
 	})
 }
 
+// TestManyOffersOfOneToken is the attack: keys of one token begin all establishments
+// that others may. They get a quarter, and who came by another token is answered.
+func TestManyOffersOfOneToken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t)
+		small, other, large := l.add("small", AnyPath, script{never: true}), l.add("other", AnyPath, script{never: true}), l.add("large", AnyPath, script{never: true})
+		large.cfg.Account = func(p peerid.ID) string {
+			if p == other.cfg.Self {
+				return "another token"
+			}
+			return "a token"
+		}
+		set := func(n int) {
+			large.Establisher.mu.Lock()
+			defer large.Establisher.mu.Unlock()
+			large.responding, large.accounts["a token"] = n, n
+		}
+		set(respondPerAccount)
+		if a := large.Offered(offers.Request{Offer: small.offer(large)}, small.cfg.Self); a.Status != offers.Busy || len(a.Answer) > 0 {
+			t.Errorf("one more of the token: %+v", a)
+		}
+		if a := large.Offered(offers.Request{Offer: other.offer(large)}, other.cfg.Self); a.Status != offers.Answered {
+			t.Errorf("of another token: %+v", a)
+		}
+		set(respondPerAccount - 1)
+		if a := large.Offered(offers.Request{Offer: small.offer(large)}, small.cfg.Self); a.Status != offers.Answered {
+			t.Errorf("the last of the token: %+v", a)
+		}
+		l.lasting()
+		large.Establisher.mu.Lock()
+		defer large.Establisher.mu.Unlock()
+		if n := large.accounts["a token"]; n != respondPerAccount-1 || large.accounts["another token"] != 0 {
+			t.Errorf("charged when they have ended: %v", large.accounts)
+		}
+	})
+}
+
 // TestFlows: offers about flows with null encapsulation go to whom they concern.
 func TestFlows(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -22,6 +22,7 @@ type establishment struct {
 	direct    bool           // uses no relay
 	turn      bool           // may use TURN servers
 	incoming  *pipe.Incoming // responder: the offer
+	account   string         // responder: to whom it is charged besides
 	session   [16]byte       // responder: of the offer
 
 	ctx      context.Context // ends with a reason when another takes its place
@@ -199,6 +200,9 @@ func (e *establishment) publish() {
 	}
 	if !e.initiator {
 		c.responding--
+		if c.accounts[e.account]--; c.accounts[e.account] <= 0 {
+			delete(c.accounts, e.account)
+		}
 	}
 	c.mu.Unlock()
 	if !e.initiator && e.answer == nil {

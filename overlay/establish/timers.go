@@ -88,11 +88,14 @@ var table = [timers]row{
 // Bounds that are no times.
 const (
 	respondMax = 256 // establishments that others have begun here
-	recentMax  = 256 // answers kept for offers that come once more
-	standbyMax = 3   // paths beside the first
-	tellTries  = 5
-	renewWidth = 16    // peers at a time for which paths are looked for anew
-	maxMTU     = 65507 // the largest UDP payload that a socket takes
+	// respondPerAccount is how many of them members of one account have begun: one token
+	// makes any number of keys, and must not keep all others from coming in.
+	respondPerAccount = respondMax / 4
+	recentMax         = 256 // answers kept for offers that come once more
+	standbyMax        = 3   // paths beside the first
+	tellTries         = 5
+	renewWidth        = 16    // peers at a time for which paths are looked for anew
+	maxMTU            = 65507 // the largest UDP payload that a socket takes
 )
 
 // alarms are the timers of one establishment that run, and one clock for the next
