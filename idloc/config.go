@@ -110,6 +110,13 @@ type Config struct {
 	// datagrams are forwarded only by members whose invitation says so
 	// (InviteOptions.Relay), and by the founder.
 	NoRelay bool
+	// NoLAN: do not announce this node on local networks by multicast DNS, nor look
+	// for members there. Without it members find each other on a network without
+	// internet, and when all addresses that they remember, or that a token names, are
+	// stale. A bystander sees that a node is there, at which port, and which ones are
+	// of one overlay, and neither its name nor its ID. Tunnels, bridges of containers
+	// and the like are left alone, and so is everything with PathRelayOnly.
+	NoLAN bool
 	// Admit is asked before an inbound flow is answered; nil admits all
 	// members. It is called from the packet path of the peer's pipe and
 	// must return quickly; it may be called concurrently.

@@ -37,6 +37,7 @@ type Config struct {
 
 	Name    string // the label wanted; a named token overrides it
 	NoRelay bool   // forward nothing for others
+	NoLAN   bool   // announce nothing on local networks, and look for nobody there
 	Paths   PathPolicy
 
 	Events event.Sink

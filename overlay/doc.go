@@ -135,6 +135,7 @@
 //	membership/    what is signed about members       DESIGN §14.1
 //	naming/        and about names                    DESIGN §14.2
 //	carry/         carriers, for networks that let no UDP out  package carrier
+//	lan/           members on the local network       DESIGN §14.15
 //	hearsay/       what may be sent to addresses that were only heard of
 //	nat/           how others see this host's addresses, and what those are worth
 //	ice/           connectivity checks on the shared port  RFC 8445, RFC 8489

@@ -24,6 +24,7 @@ import (
 	"github.com/idloc/idloc/overlay/hearsay"
 	"github.com/idloc/idloc/overlay/ice"
 	"github.com/idloc/idloc/overlay/ice/tcp"
+	"github.com/idloc/idloc/overlay/lan"
 	"github.com/idloc/idloc/overlay/membership"
 	"github.com/idloc/idloc/overlay/mesh"
 	"github.com/idloc/idloc/overlay/naming"
@@ -46,6 +47,7 @@ type wiring struct {
 	gate   *hearsay.Gate // for addresses that were only heard of
 	stun   func() []netip.AddrPort
 	keep   *upkeep.Upkeep
+	lan    *lan.LAN // nil: members are not looked for on local networks
 }
 
 // start brings up everything that talks, and is undone by Close. resumed says that
@@ -97,6 +99,7 @@ func (o *Overlay) compose(resumed bool) error {
 	if o.router, err = w.newRouter(); err != nil {
 		return err
 	}
+	w.lan = w.newLAN()
 	o.roaming = w.newRoaming(listening)
 	if founder := o.roster.Founder(); founder && resumed {
 		o.directory.Serve()
@@ -104,7 +107,21 @@ func (o *Overlay) compose(resumed bool) error {
 		o.directory.ServeNew()
 	}
 	o.run(resumed)
+	o.life.wg.Go(func() { w.lan.Run(o.life.ctx) })
 	return nil
+}
+
+// newLAN makes what finds members on the local networks; nil: nothing does.
+func (w *wiring) newLAN() *lan.LAN {
+	if w.cfg.NoLAN || w.cfg.Net != nil || w.cfg.Paths == PathRelayOnly {
+		return nil
+	}
+	return lan.New(lan.Config{
+		Overlay: w.ID(), Self: w.Self(), Log: w.cfg.Logger,
+		Places: func() []lan.Place { return adapter.Places(w.cfg.Socket) },
+		Wanted: func() bool { return len(w.mesh.Members()) < directory.FewServers },
+		Met:    w.mesh.Meet,
+	})
 }
 
 // run answers others and starts what the rooms do by themselves.
@@ -244,9 +261,12 @@ func (o *Overlay) heard(n mesh.Neighbor, h mesh.Hello) {
 
 // left is called when a member's last connection is gone. One that was trimmed
 // tells nothing about the member.
-func (o *Overlay) left(p peer.ID, m *membership.Member, trimmed bool) {
-	o.cfg.Events.Emit(event.Event{Kind: event.PeerGone, Peer: m.Peer, Name: o.roster.Overlay().FullName(m.Label)})
-	o.directory.Left(p, trimmed)
+func (w *wiring) left(p peer.ID, m *membership.Member, trimmed bool) {
+	w.cfg.Events.Emit(event.Event{Kind: event.PeerGone, Peer: m.Peer, Name: w.roster.Overlay().FullName(m.Label)})
+	w.directory.Left(p, trimmed)
+	if len(w.mesh.Members()) == 0 {
+		w.lan.Changed()
+	}
 }
 
 func (w *wiring) newDirectory() (*directory.Directory, error) {
@@ -373,6 +393,7 @@ func (w *wiring) newRoaming(inUse []pipe.Sender) *roaming.Follower {
 			w.nat.NetworkChanged()
 			w.carriers.Moved()
 			w.flows.NetworkChanged()
+			w.lan.Changed()
 		},
 		Changed: w.directory.Changed,
 	}, inUse)

@@ -67,6 +67,7 @@ type options struct {
 	tun, lsis                    string
 	allow                        list
 	carrier                      string
+	noLAN                        bool
 	reached                      list
 
 	// Of invite.

@@ -6,4 +6,5 @@
 //	pipes.go      pipes, by where they go           mesh
 //	members.go    members, and who relays           admission, directory, establish, mesh
 //	offers.go     ways for an offer                 offers, establish
+//	lan.go        where this peer is                lan
 package adapter

@@ -114,6 +114,7 @@
 //	known.go     members of before, across restarts
 //	told.go      who told of addresses                 package hearsay
 //	addrs.go     other members' addresses, the best first; a token's
+//	meet.go      members that say on a local network where they are, package lan
 //	peers.go     members that tell of others
 //	seek.go      looking for a first member, as long as it takes
 //	attempts.go  whom this peer has tried, and why in vain
