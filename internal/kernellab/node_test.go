@@ -38,6 +38,7 @@ type request struct {
 	Port   uint16        `json:"port,omitempty"`   // of the same
 	Carry  string        `json:"carry,omitempty"`  // of the same: Config.Carrier
 	Reach  []string      `json:"reach,omitempty"`  // of the same: Config.Reached
+	NoLAN  bool          `json:"no_lan,omitempty"` // of the same: Config.NoLAN
 	Web    string        `json:"web,omitempty"`    // of the same: serve the CarrierHandler at /idloc, and a page, by HTTP at this address
 	Bytes  int           `json:"bytes,omitempty"`  // of bulk: how many there and back
 	Clock  time.Duration `json:"clock,omitempty"`  // of clock: how far the process' one is ahead from now on
@@ -121,7 +122,7 @@ func (h *host) begin(q request) (a answer, err error) {
 	h.mu.Lock()
 	h.warns[q.As] = w
 	h.mu.Unlock()
-	cfg := idloc.Config{Name: q.Name, Dir: q.Dir, Port: q.Port, Carrier: q.Carry, Reached: q.Reach, Logger: w.logger(q.As)}
+	cfg := idloc.Config{Name: q.Name, Dir: q.Dir, Port: q.Port, Carrier: q.Carry, Reached: q.Reach, NoLAN: q.NoLAN, Logger: w.logger(q.As)}
 	if q.Null {
 		cfg.Null = idloc.NullPlain
 	}
