@@ -27,7 +27,7 @@ import (
 // cost half of a window that grew for seconds, and 16 losses 5 ms late cost
 // nothing beside that. A flow without a gap is never held up, whatever others
 // of the pipe lack. RACK's reordering window adapts alike (RFC 8985 §6.2).
-// What carries no payload is not held.
+// What carries no payload is not held, but for a FIN where the peer's pipe repairs.
 //
 // A flow that holds something keeps its place among those that are watched; one
 // that comes to a full slot takes the place of one that was quiet, and is not
@@ -302,8 +302,8 @@ func (s *orderSlot) quiet() *orderFlow {
 // for it, or has it wait. It owns b; h is borrowed.
 func (p *Proxy) Deliver(h *inner.Header, n int, from Datagram, b buffer.Buffer) {
 	if n == 0 && h.Flags&(inner.SYN|inner.RST) == 0 {
-		if h.Flags&inner.FIN != 0 {
-			p.endOrder(h)
+		if h.Flags&inner.FIN != 0 && p.endOrder(h, from, b) {
+			return
 		}
 		p.link.Deliver(h, b)
 		return
@@ -364,16 +364,26 @@ func (p *Proxy) Deliver(h *inner.Header, n int, from Datagram, b buffer.Buffer) 
 
 // endOrder is told of a FIN without payload. Its flow gives its place back: else
 // one who opens many short connections would have every place taken by one that
-// is over, and each new flow looked for among all of them.
-func (p *Proxy) endOrder(h *inner.Header) {
+// is over, and each new flow looked for among all of them. One that what is repaired
+// has yet to come before is held: gVisor forgets a FIN without payload that comes
+// early, and the peer's TCP would have to time out to say it again.
+func (p *Proxy) endOrder(h *inner.Header, from Datagram, b buffer.Buffer) (held bool) {
 	o := p.order.Load()
 	if o == nil {
-		return
+		return false
 	}
-	if f := o.find(h.Inbound().Word()); f != nil {
-		f.end(h.Seq)
-		f.mu.Unlock()
+	f := o.find(h.Inbound().Word())
+	if f == nil {
+		return false
 	}
+	defer f.mu.Unlock()
+	ahead := int32(h.Seq - f.next)
+	if o.waits.Load() > 0 && f.begun && ahead > 0 && !o.ended.Load() && f.mayHold(o, int(ahead), 0) {
+		p.hold(o, f, h, stamp{from, time.Since(start)}, 0, b)
+		return true
+	}
+	f.end(h.Seq)
+	return false
 }
 
 // end is told that the peer sends nothing after seq. The flow is not watched any

@@ -31,6 +31,10 @@ func TestRepaired(t *testing.T) {
 		"a copy of what is held":    {[]step{{data(1), []uint32{100}}, {data(3), nil}, {copied(data(3), 8), nil}, {copied(data(2), 9), []uint32{200, 300, 300}}}, nil},
 		"a copy of more":            {[]step{{data(1), []uint32{100}}, {copied(seg{seq: 100, n: 200}, 9), []uint32{100}}, {data(3), []uint32{300}}}, nil},
 		"a FIN that came before":    {[]step{{data(1), []uint32{100}}, {copied(seg{seq: 100, n: 100, flags: inner.FIN}, 9), []uint32{100}}}, nil},
+		"an early end":              {[]step{{data(1), []uint32{100}}, {seg{seq: 300, counter: 3, flags: inner.FIN}, nil}, {copied(data(2), 9), []uint32{200, 300}}}, nil},
+		"an end after what is held": {[]step{{data(1), []uint32{100}}, {data(3), nil}, {seg{seq: 400, counter: 4, flags: inner.FIN}, nil}, {copied(data(2), 9), []uint32{200, 300, 400}}}, nil},
+		"an end in time":            {[]step{{data(1), []uint32{100}}, {seg{seq: 200, counter: 2, flags: inner.FIN}, []uint32{200}}}, nil},
+		"an end of what is missing": {[]step{{data(1), []uint32{100}}, {seg{seq: 300, counter: 3, flags: inner.FIN}, nil}}, []uint32{300}},
 		"it never comes":            {[]step{{data(1), []uint32{100}}, {data(3), nil}, {data(5), nil}}, []uint32{300, 500}},
 	} {
 		t.Run(what, func(t *testing.T) {
