@@ -23,6 +23,9 @@ func (s *Sender) Acked(a *Ack, sent uint64, now time.Duration) error {
 	for k := s.in.first; k != nil; {
 		next := k.next
 		if k.index != a.Index {
+			if k.index == s.in.last.index {
+				break // the newest key's: nothing of another's comes behind
+			}
 			k = next
 			continue
 		}

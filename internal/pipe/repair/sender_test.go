@@ -129,3 +129,37 @@ func TestLossesForgotten(t *testing.T) {
 		t.Errorf("%d losses have their packet, one is kept", n)
 	}
 }
+
+// Acknowledgements of each key are for its own packets, and one of a key that has none
+// is for nothing.
+func TestAckedOfKeys(t *testing.T) {
+	s := newTestSender(NewBudget(64 << 20))
+	now := time.Second
+	for range 10 {
+		put(s, 1, 100)
+	}
+	for i := range uint32(10) {
+		k := s.Take(now, 1472, overhead)
+		if k == nil {
+			t.Fatalf("packet %d does not leave", i)
+		}
+		s.Sent(k, 7+i/5, i%5, now)
+		now += time.Millisecond
+	}
+	for _, c := range []struct {
+		index, low, high uint32
+		left             int
+	}{{9, 0, 4, 10}, {8, 0, 1, 8}, {7, 0, 4, 3}, {7, 0, 4, 3}, {9, 0, 4, 3}, {8, 2, 4, 0}} {
+		a := &Ack{Index: c.index, N: 1}
+		a.Ranges[0] = Range{c.low, c.high}
+		if err := s.Acked(a, 5, now); err != nil {
+			t.Fatal(err)
+		}
+		if n := s.in.n + s.again.n; n != c.left {
+			t.Errorf("after counters %d to %d of key %d, %d packets are kept, want %d", c.low, c.high, c.index, n, c.left)
+		}
+	}
+	if !s.Idle() {
+		t.Errorf("%d bytes are kept", s.Kept())
+	}
+}
