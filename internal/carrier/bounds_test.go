@@ -93,6 +93,53 @@ func TestPauseIsNoDeath(t *testing.T) {
 	})
 }
 
+// slowly is a stream that takes its time to close, as WebSocket does when nobody answers.
+type slowly struct{ net.Conn }
+
+const farewell = 5 * time.Second
+
+func (c slowly) Close() error {
+	time.Sleep(farewell)
+	return c.Conn.Close()
+}
+
+// Carriers whose streams close slowly do it beside each other, and keep nobody else
+// waiting.
+func TestCloseOfMany(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := New(Config{})
+		s.Start(nothing)
+		var ended []chan error
+		for i := range uint16(20) {
+			near, far := net.Pipe()
+			defer far.Close()
+			c, end := dialled(s, slowly{near})
+			ended = append(ended, end)
+			s.mu.Lock()
+			s.putLocked(netip.AddrPortFrom(c.remote.Addr(), 1+i), c)
+			s.mu.Unlock()
+		}
+		start := time.Now()
+		closed := make(chan struct{})
+		go func() { defer close(closed); _ = s.Close() }()
+		time.Sleep(time.Second)
+		if got := len(s.Status()); got != 20 { // takes the lock, or needs none
+			t.Errorf("%d carriers are left", got)
+		}
+		s.NetworkChanged(nil)
+		if got := time.Since(start); got != time.Second {
+			t.Errorf("a change of the network is taken after %v", got)
+		}
+		<-closed
+		for _, end := range ended {
+			<-end
+		}
+		if got := time.Since(start); got != farewell {
+			t.Errorf("closed after %v", got)
+		}
+	})
+}
+
 // One IPv6 subscriber has many networks, and no more carriers for it. Nor do few
 // addresses hold all places of those in TLS.
 func TestServeBoundsNetworks(t *testing.T) {

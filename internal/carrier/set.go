@@ -314,6 +314,9 @@ func (s *Set) carry(stream net.Conn, from netip.AddrPort, shared bool) {
 func (s *Set) NetworkChanged(addrs []netip.Addr) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.closed {
+		return
+	}
 	for _, e := range s.known {
 		e.failures, e.next = 0, time.Time{}
 	}
@@ -327,7 +330,7 @@ func (s *Set) NetworkChanged(addrs []netip.Addr) {
 			continue
 		}
 		if from := c.tcp.LocalAddr().(*net.TCPAddr).AddrPort().Addr().Unmap().WithZone(""); !from.IsLoopback() && !slices.Contains(addrs, from) {
-			c.end(errors.New("the local address is gone"))
+			s.wg.Go(func() { c.end(errors.New("the local address is gone")) })
 		}
 	}
 }
@@ -344,7 +347,7 @@ func (s *Set) Close() error {
 	for _, c := range *s.conns.Load() {
 		select {
 		case <-c.ready:
-			c.end(ErrClosed)
+			s.wg.Go(func() { c.end(ErrClosed) }) // WebSocket's farewell waits for an answer
 		default: // its dial ends with ctx
 		}
 	}
