@@ -20,7 +20,7 @@ const neighbourhood = "local network"
 // nothing: anybody who knows the overlay's ID may have sent it.
 func (m *Mesh) Meet(ctx context.Context, id peerid.ID, at []netip.AddrPort) {
 	p := p2p.ID(id)
-	if _, in := m.Member(p); in || p == m.host.ID() {
+	if _, in := m.Member(p); in || p == m.host.ID() || m.ctx.Err() != nil {
 		return
 	}
 	addrs := told(m.cfg.Hearsay, neighbourhood, p2p.QUICs(at))

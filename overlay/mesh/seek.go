@@ -157,6 +157,9 @@ func (m *Mesh) Round(ctx context.Context, peers []peer.AddrInfo) error {
 	defer cancel()
 	stop := context.AfterFunc(m.ctx, cancel)
 	defer stop()
+	if m.ctx.Err() != nil { // AfterFunc may take longer than a dial
+		return errClosed
+	}
 	m.ClearBackoff(peers)
 	peers = slices.DeleteFunc(slices.Clone(peers), func(ai peer.AddrInfo) bool { return ai.ID == m.host.ID() })
 	if len(peers) == 0 {
