@@ -1,8 +1,6 @@
 package shim
 
 import (
-	"encoding/binary"
-
 	"github.com/idloc/idloc/internal/inner"
 	"github.com/idloc/idloc/internal/pipe"
 )
@@ -31,15 +29,7 @@ func (s *Shim) keep(m *mapping, p *pipe.Pipe, pk *Packet, in parsed, limit int) 
 			s.count.drop(DropOutPipe)
 			break
 		}
-		r[0] = inner.TCP
-		copy(r[1:], th)
-		binary.BigEndian.PutUint32(r[1+4:], pk.h.Seq+uint32(off))
-		if off > 0 {
-			r[1+flagsAt] &^= inner.CWR
-		}
-		if off+n < pk.Size {
-			r[1+flagsAt] &^= inner.FIN | inner.PSH
-		}
+		pk.putSegment(r, th, off, n)
 		c.fill(r[hl:])
 	}
 	k.Done()

@@ -353,20 +353,26 @@ func (s *Shim) sendSegments(m *mapping, p *pipe.Pipe, pk *Packet, class uint8, l
 				break
 			}
 		}
-		r[0] = inner.TCP
-		copy(r[1:], th)
-		binary.BigEndian.PutUint32(r[1+4:], pk.h.Seq+uint32(off))
-		if off > 0 {
-			r[1+flagsAt] &^= inner.CWR
-		}
-		if off+n < pk.Size {
-			r[1+flagsAt] &^= inner.FIN | inner.PSH
-		}
+		pk.putSegment(r, th, off, n)
 		c.fill(r[hl:])
 		b.Seal()
 	}
 	s.flush(b)
 	b.Free()
+}
+
+// putSegment writes the next header and the TCP header, th, of the segment with n bytes
+// of pk's payload from off on.
+func (pk *Packet) putSegment(r, th []byte, off, n int) {
+	r[0] = inner.TCP
+	copy(r[1:], th)
+	binary.BigEndian.PutUint32(r[1+4:], pk.h.Seq+uint32(off))
+	if off > 0 {
+		r[1+flagsAt] &^= inner.CWR
+	}
+	if off+n < pk.Size {
+		r[1+flagsAt] &^= inner.FIN | inner.PSH
+	}
 }
 
 // cursor copies successive bytes out of a list of slices.

@@ -291,7 +291,9 @@
 //	batch.go      the way out                    DESIGN §6, §13
 //	again.go      what was sent into silence
 //	early.go      what waits for a path to be validated
-//	repairing.go  what is kept and sent again    RFC 9002, RFC 9000 §21.4
+//	repairing.go  what is kept and sent again    RFC 9002
+//	repairkept.go what shim gives to be kept
+//	repairack.go  what is acknowledged, both ways  RFC 9000 §13.2, §21.4
 //	fragment.go   pieces                         DESIGN §14.3
 //	ctrl.go       control frames, ping
 //	farewell.go   ends that the peer must learn

@@ -16,7 +16,7 @@ import (
 // and congestion have the rules). Here is what joins them to keys, paths and sockets:
 //
 //	idle ──a TCP segment──> asking ──the peer is able, RTT ≥ 2 ms──> on
-//	 ^                        │ 5 questions in vain                   │ RTT < 1.5 ms
+//	 ^                        │ 8 questions in vain                   │ RTT < 1.5 ms
 //	 │ another session        v                                       v
 //	 └────────────────────── off <──all was sent──────────────── leaving
 //
@@ -355,68 +355,6 @@ func (r *repairing) empty() bool {
 	return !x.s.Waiting()
 }
 
-// Kept is plaintexts of one flow that are being written; see Keep. It belongs to one
-// goroutine.
-type Kept struct {
-	p     *Pipe
-	x     *sending
-	flow  uint64
-	v6    bool
-	class uint8
-	open  *repair.Packet
-}
-
-// Keep begins to take TCP segments of a flow: each is kept until the peer has
-// acknowledged it. Room returns where to write a plaintext, next header first, until
-// Room is called again or Done, which must be called and sends what may leave now. In
-// between nothing else may be done with the pipe. class is as in Batch.SetClass.
-func (p *Pipe) Keep(flow uint64, v6 bool, class uint8) Kept {
-	x := p.repair.sender.Load()
-	if x == nil {
-		p.mu.Lock()
-		p.startSending()
-		p.mu.Unlock()
-		x = p.repair.sender.Load()
-	}
-	x.mu.Lock()
-	return Kept{p: p, x: x, flow: flow, v6: v6, class: class &^ 3}
-}
-
-// Bits of the next header in what Open returns: the peer keeps the packet, a TCP
-// segment, until it is acknowledged, which Open sees to; and it has sent it before.
-const (
-	Wanted = repair.Wanted
-	Again  = repair.Again
-)
-
-// MaxKept is the longest transport segment that Keep takes.
-const MaxKept = repair.MaxPlain - 1
-
-// Room returns n bytes, n ≤ MaxKept + 1; nil: too much is kept already.
-func (k *Kept) Room(n int) []byte {
-	k.queue()
-	if k.x.closed {
-		return nil
-	}
-	var b []byte
-	k.open, b = k.x.s.Room(k.flow, k.v6, k.class, n)
-	return b
-}
-
-func (k *Kept) queue() {
-	if k.open != nil {
-		k.x.s.Queue(k.open, around)
-		k.open = nil
-	}
-}
-
-// Done ends Keep.
-func (k *Kept) Done() {
-	k.queue()
-	k.x.mu.Unlock()
-	k.p.sendKept(k.x)
-}
-
 // paced is the pacer's.
 func (p *Pipe) paced(x *sending, now int64) int64 {
 	x.mu.Lock()
@@ -574,113 +512,6 @@ func (p *Pipe) noteSent(x *sending, kp *keypair, packets []*repair.Packet, count
 			x.s.Skipped(kp.sendIndex, uint32(c))
 		}
 	}
-}
-
-// acknowledged takes an ACK frame that came under kp from at, in a datagram of n bytes.
-// It is false if there is more to be done with that than this.
-func (p *Pipe) acknowledged(kp *keypair, at Path, plain []byte, n int, now int64) bool {
-	t, x := p.find(at.Local, at.Remote), p.repair.sender.Load()
-	if t == nil || x == nil || !kp.confirmed.Load() {
-		return false
-	}
-	f, rest, err := wire.ParseFrame(plain)
-	if err != nil || len(rest) > 0 {
-		return false
-	}
-	p.life.heard.Store(now)
-	p.life.awaiting.Store(0)
-	p.credit(kp, t, n, now)
-	ack := ackPool.Get().(*repair.Ack)
-	defer ackPool.Put(ack)
-	x.mu.Lock()
-	ok := ack.Parse(f.Message)
-	var key *keypair
-	switch {
-	case !ok || x.closed:
-	case x.key != nil && x.key.sendIndex == ack.Index:
-		key = x.key
-	case x.old != nil && x.old.sendIndex == ack.Index:
-		key = x.old
-	}
-	if key != nil {
-		err = x.s.Acked(ack, key.next.Load(), time.Duration(now))
-	}
-	x.mu.Unlock()
-	switch {
-	case !ok:
-		p.drops.count(DropMalformed)
-	case err != nil:
-		p.drops.count(DropAck)
-		p.distrust(x)
-	default:
-		p.sendKept(x)
-	}
-	return true
-}
-
-// distrust ends it with a peer that lies.
-func (p *Pipe) distrust(x *sending) {
-	p.e.log.Warn("a peer acknowledges what was not sent", "peer", p.peer)
-	p.mu.Lock()
-	p.repair.refused = true // before anything else: repairDue must not begin anew
-	p.repair.mode.Store(uint32(repairOff))
-	p.unlock()
-	x.mu.Lock()
-	x.closed = true
-	if !x.sending {
-		x.s.Close()
-	}
-	x.mu.Unlock()
-}
-
-// ackLater has the pacer come for what came under kp.
-func (p *Pipe) ackLater(kp *keypair, at int64) {
-	r := &p.repair
-	if was := r.acks[0].Load(); was != kp {
-		r.acks[1].Store(was)
-		r.acks[0].Store(kp)
-	}
-	p.e.pacer.pace(p.e, &r.timed, at)
-}
-
-// acksDue is the pacer's.
-func (p *Pipe) acksDue(now int64) int64 {
-	for i := range p.repair.acks {
-		if kp := p.repair.acks[i].Load(); kp != nil && kp.acks.Load() {
-			p.acknowledge(kp, now, false)
-		}
-	}
-	return 0
-}
-
-// acknowledge says what has come under kp if it is time, or has the pacer come for it.
-// came says that something has just come.
-func (p *Pipe) acknowledge(kp *keypair, now int64, came bool) {
-	rtt := time.Duration(p.paths.rtt.Load())
-	kp.rmu.Lock()
-	send, at := kp.came.Due(time.Duration(now), rtt, came)
-	if !send {
-		kp.rmu.Unlock()
-		if at > 0 {
-			p.ackLater(kp, int64(at))
-		}
-		return
-	}
-	key, to := p.keys.send.Load(), p.paths.best.Load()
-	if key == nil || to == nil {
-		kp.rmu.Unlock()
-		return
-	}
-	b := newBatch(p, wire.TypeCtrl)
-	b.kp, b.to = key, to
-	n := kp.came.Len()
-	r := b.Room(3 + n)
-	kp.came.Append(append(r[:0], byte(wire.FrameAck), byte(n>>8), byte(n)), kp.recvIndex, time.Duration(now))
-	kp.acks.Store(false)
-	kp.rmu.Unlock()
-	b.Seal()
-	_ = b.Flush()
-	b.Free()
 }
 
 // Repairing says how many bytes TCP may have written to the peer and not acknowledged,
