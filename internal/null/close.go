@@ -161,6 +161,7 @@ func (s *Stream) linger() {
 	scratch := make([]byte, 1<<10)
 	poll := lingerFirst
 	refused := false // the peer goes on sending to who has closed
+	var drained Conn // is dead, and nothing more will come of it
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for !s.ended {
@@ -173,9 +174,16 @@ func (s *Stream) linger() {
 			continue
 		}
 		c := s.conn
-		if c == nil || s.stopping || s.dead || s.eof || s.reading || refused {
+		switch {
+		case c == nil || s.stopping || s.eof || s.reading || refused || c == drained:
 			s.sleepLocked(poll)
-		} else {
+		case s.dead:
+			// The system calls a connection closed, too, when both ends have
+			// been said: what has come, with the peer's end, is still there.
+			drained = c
+			s.drainLocked(c)
+			continue
+		default:
 			_ = c.SetReadDeadline(time.Now().Add(poll))
 			n, _ := s.receiveLocked(scratch)
 			refused = n > 0

@@ -2,6 +2,7 @@ package null
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"flag"
 	"fmt"
@@ -160,6 +161,44 @@ func TestCloseDelivers(t *testing.T) {
 			t.Fatalf("cut after %d bytes", k)
 		}
 	}
+}
+
+// over is a connection whose both ends have been said, but whose reader is late
+// each time: the system calls it closed before the peer's end has been read.
+type over struct{ Conn }
+
+func (over) Silent() bool { return true }
+func (o over) Read([]byte) (int, error) {
+	time.Sleep(time.Millisecond)
+	return 0, os.ErrDeadlineExceeded
+}
+
+// A closed stream whose connection is found closed by Check before it has read
+// the peer's end is over at once; it does not linger.
+func TestClosedBeforeTheEndIsRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, a, b := newLink(64, 64, healthy)
+		start := time.Now()
+		var took time.Duration
+		s := New(Config{
+			Resume: func(context.Context, Report) error { return errNoWay },
+			Ended:  func(error) { took = time.Since(start) },
+		}, over{a}, 64)
+		if err := b.CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if n, err := b.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+			t.Fatalf("the peer reads %d, %v", n, err)
+		}
+		s.Check()
+		s.Wait()
+		if took > time.Second {
+			t.Errorf("ended %v after Close", took)
+		}
+	})
 }
 
 // TestResetIsNoLostPath: a side that aborted is known to be gone as soon as it
