@@ -87,12 +87,15 @@ func (v *visitors) index(p peerid.ID) int {
 	return slices.IndexFunc(v.peers, func(w visitor) bool { return w.peer == p })
 }
 
-// confirmed returns the peers that were confirmed out of an invitation, whoever
-// confirmed them.
-func (c came) confirmed(invitation membership.Key) (out []peerid.ID) {
+// confirmed returns peers that were confirmed out of an invitation, whoever confirmed
+// them: at most so many, as looking for one that is there twice costs the square.
+func (c came) confirmed(invitation membership.Key, most int) (out []peerid.ID) {
 	for _, b := range c.below {
 		if v, ok := b.invitations.Peek(invitation); ok {
 			for _, w := range v.peers {
+				if len(out) >= most {
+					return out
+				}
 				if w.confirmed && !slices.Contains(out, w.peer) {
 					out = append(out, w.peer)
 				}
@@ -102,13 +105,35 @@ func (c came) confirmed(invitation membership.Key) (out []peerid.ID) {
 	return out
 }
 
+// uses returns for how many members an invitation is; 0: any number, or not known.
+func (c came) uses(invitation membership.Key) (n int) {
+	for _, b := range c.below {
+		if v, ok := b.invitations.Peek(invitation); ok {
+			n = max(n, v.uses)
+		}
+	}
+	return n
+}
+
+// wasConfirmed says whether a peer was confirmed out of an invitation.
+func (c came) wasConfirmed(invitation membership.Key, p peerid.ID) bool {
+	for _, b := range c.below {
+		if v, ok := b.invitations.Peek(invitation); ok {
+			if i := v.index(p); i >= 0 && v.peers[i].confirmed {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // before returns how many have come by m's invitation before m: those confirmed,
 // and if first says so those that were only heard of first.
 func (c came) before(m *membership.Member, first bool) int {
-	others := c.confirmed(m.Invitation)
-	if slices.Contains(others, m.Peer) {
+	if c.wasConfirmed(m.Invitation, m.Peer) {
 		return 0 // it is one of them
 	}
+	others := c.confirmed(m.Invitation, membership.MaxUses)
 	if b := c.below[m.Delegate]; b != nil && first {
 		v, ok := b.invitations.Peek(m.Invitation)
 		for i := 0; ok && i < len(v.peers) && v.peers[i].peer != m.Peer; i++ {
@@ -147,28 +172,34 @@ func (r *registry) enter(m *membership.Member, first bool, now time.Time) error 
 			return err
 		}
 	}
-	r.note(m)
+	r.note(m, now)
 	return nil
 }
 
 // witness notes a provisional member of which a confirmed one says that it came in time.
-func (r *registry) witness(m *membership.Member) {
+func (r *registry) witness(m *membership.Member, now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.note(m)
+	r.note(m, now)
 }
 
-// note is enter without a question; mu is held.
-func (r *registry) note(m *membership.Member) {
+// note is enter without a question; mu is held. A confirmed certificate does not say when
+// the invitation ends: that it was used is remembered for as long as one can last, and
+// not for as long as who has used it is there.
+func (r *registry) note(m *membership.Member, now time.Time) {
 	v := r.came.of(m.Delegate, m.Invitation)
 	if !m.Confirmed {
 		v.end, v.uses = m.Entry, m.Uses
 		v.until = later(v.until, m.Entry.Add(membership.Grace+membership.Tolerance))
-	} else {
-		v.until = later(v.until, m.NotAfter.Add(membership.Tolerance))
+	} else if v.end.IsZero() {
+		v.until = later(v.until, now.Add(membership.LongestLife))
 	}
 	if r.came.add(m.Delegate, v, m.Peer, m.Confirmed) {
 		r.later = append(r.later, r.append(cameRecord(m.Delegate, m.Invitation, v, m.Peer, m.Confirmed)))
+		if uses := r.came.uses(m.Invitation); m.Confirmed && uses > 0 && len(r.came.confirmed(m.Invitation, uses+1)) > uses {
+			r.log.Warn("more members were confirmed out of an invitation than it is for, as two issuers may that are asked at one moment: one of them may have to be revoked",
+				"invitation", InvitationID(m.Invitation), "for", uses, "last", m.Peer)
+		}
 	}
 }
 
@@ -213,11 +244,12 @@ func (r *registry) used(m *membership.Member) bool {
 	return !m.Confirmed && m.Uses > 0 && r.came.before(m, false) >= m.Uses
 }
 
-// usedBy returns who was confirmed out of an invitation.
+// usedBy returns who was confirmed out of an invitation, up to as many as one can be for
+// that is for a number of them.
 func (r *registry) usedBy(invitation membership.Key) []peerid.ID {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.came.confirmed(invitation)
+	return r.came.confirmed(invitation, membership.MaxUses)
 }
 
 // due says whether others are to be asked who came by m's invitation: once in a while.

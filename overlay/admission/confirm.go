@@ -1,6 +1,7 @@
 package admission
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -66,17 +67,20 @@ func (r *Roster) Confirm(ctx context.Context, label string) error {
 	}
 	q := confirmQuestion{hops: 1, label: label, chain: r.Own().Chain}
 	err := error(errNobodyConfirms)
+	var refusal error
 	for _, p := range r.confirmers() {
 		var a confirmAnswer
 		a, err = r.askConfirm(ctx, p, q)
 		if err != nil || a.status == confirmNobody {
 			continue
 		}
-		if a.status == confirmUsed {
-			return fmt.Errorf("%w: %s", membership.ErrUsed, a.text)
-		}
 		if a.status != confirmOK {
-			return taken(a.text)
+			// A certificate proves itself; a refusal is anybody's word, but for the founder's.
+			refusal = cmp.Or(refusal, refused(a))
+			if m, ok := r.Member(p); ok && isFounder(m) {
+				return refused(a)
+			}
+			continue
 		}
 		if err = r.takeConfirmed(a.chain, a.text); err != nil {
 			continue
@@ -85,10 +89,15 @@ func (r *Roster) Confirm(ctx context.Context, label string) error {
 		r.cfg.Renewed()
 		return nil
 	}
-	if err == nil {
-		err = errNobodyConfirms
+	return cmp.Or(refusal, err, errNobodyConfirms)
+}
+
+// refused is the error of an answer that refuses.
+func refused(a confirmAnswer) error {
+	if a.status == confirmUsed {
+		return fmt.Errorf("%w: %s", membership.ErrUsed, a.text)
 	}
-	return err
+	return taken(a.text)
 }
 
 var errKept = errors.New("the founder's own certificate is kept for now")
@@ -119,11 +128,12 @@ func (r *Roster) confirmers() []peerid.ID {
 	var founder, first, rest, last []peerid.ID
 	keep := r.keepsFounders()
 	for _, n := range r.cfg.Network.Neighbours() {
-		switch m, ok := r.Member(n.Peer); {
-		case n.Issuer && ok && isFounder(m):
+		m, ok := r.Member(n.Peer)
+		switch issuer := n.Issuer && ok && mayIssue(m); {
+		case issuer && isFounder(m):
 			founder = append(founder, n.Peer)
-		case n.Issuer && ok && keep:
-		case n.Issuer:
+		case issuer && keep:
+		case issuer:
 			first = append(first, n.Peer)
 		case n.Server && !keep:
 			rest = append(rest, n.Peer)
@@ -140,6 +150,22 @@ func (r *Roster) confirmers() []peerid.ID {
 func (r *Roster) keepsFounders() bool {
 	own := r.Own().Member
 	return own.Confirmed && own.Delegate.IsZero() && own.NotAfter.Sub(r.now()) > membership.MaxMember/4
+}
+
+// mayIssue says whether a member's certificate lets it confirm. That it does its hello
+// says, which anybody may: a delegate is one that the founder has given the role.
+func mayIssue(m *membership.Member) bool {
+	return m.Confirmed && m.Roles.Has(membership.RoleDelegate)
+}
+
+// issuers returns the neighbours that confirm, but one.
+func (r *Roster) issuers(but peerid.ID) (out []peerid.ID) {
+	for _, n := range r.cfg.Network.Neighbours() {
+		if m, ok := r.Member(n.Peer); n.Issuer && n.Peer != but && ok && mayIssue(m) {
+			out = append(out, n.Peer)
+		}
+	}
+	return out
 }
 
 // isFounder says whether a member is the founder: only the root key makes one by no

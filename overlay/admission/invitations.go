@@ -216,8 +216,8 @@ func (r *Roster) withdraw(key membership.Key) error {
 	return r.sign([]membership.Revocation{{Kind: membership.RevokeInvitation, Key: key, Until: r.registry.ends(key, now)}}, now)
 }
 
-// withdrawalsMax is how many invitations one member may have the founder end, between
-// two starts of the founder: each is an entry of the list.
+// withdrawalsMax is how many invitations the delegates of one invitation may have the
+// founder end, between two starts of the founder: each is an entry of the list.
 const withdrawalsMax = 64
 
 // AnswerWithdraw answers the WithdrawProtocol: the founder ends an invitation for a
@@ -233,11 +233,18 @@ func (r *Roster) AnswerWithdraw(_ context.Context, from *membership.Member, requ
 	if l := r.Revocations(); l.Has(membership.RevokeInvitation, key) || l.Has(membership.RevokeInvited, key) {
 		return []byte{1}, nil
 	}
+	if !mayIssue(from) {
+		return nil, ErrNotIssuer
+	}
+	payer := from.Invitation // a token may make any number of delegates
+	if payer.IsZero() {
+		payer = membership.KeyOf(from.Peer)
+	}
 	r.mu.Lock()
-	r.withdrawals[from.Peer]++
-	n := r.withdrawals[from.Peer]
+	r.withdrawals[payer]++
+	n := r.withdrawals[payer]
 	r.mu.Unlock()
-	if n > withdrawalsMax || !from.Confirmed || !from.Roles.Has(membership.RoleDelegate) {
+	if n > withdrawalsMax {
 		return nil, ErrNotIssuer
 	}
 	r.cfg.Log.Info("a delegate withdraws an invitation", "delegate", from.Peer, "invitation", InvitationID(key))

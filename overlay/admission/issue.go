@@ -79,11 +79,8 @@ func (r *Roster) answer(ctx context.Context, q confirmQuestion, from *membership
 func (r *Roster) passOn(ctx context.Context, q confirmQuestion, from peerid.ID) confirmAnswer {
 	if q.hops > 0 {
 		q.hops--
-		for _, n := range r.cfg.Network.Neighbours() {
-			if !n.Issuer || n.Peer == from {
-				continue
-			}
-			if a, err := r.askConfirm(ctx, n.Peer, q); err == nil {
+		for _, p := range r.issuers(from) {
+			if a, err := r.askConfirm(ctx, p, q); err == nil {
 				return a
 			}
 		}
@@ -101,7 +98,7 @@ func (r *Roster) issueConfirmed(ctx context.Context, issuer *membership.Issuer, 
 		return confirmAnswer{}, err
 	}
 	if !m.Confirmed && from.Confirmed && from.Peer != m.Peer {
-		r.registry.witness(m)
+		r.registry.witness(m, now)
 	}
 	if err := r.registry.enter(m, false, now); err != nil && !errors.Is(err, membership.ErrUsed) {
 		return confirmAnswer{}, err
@@ -146,8 +143,10 @@ func (r *Roster) give(ctx context.Context, issuer *membership.Issuer, q confirmQ
 	if err != nil {
 		return "", nil, err
 	}
-	saved := r.registry.set(label, heldBy(done))
+	// In this order: after a crash between the two the token is used, and who has used it
+	// asks again. In the other one it could be used again.
 	r.Note(done)
+	saved := r.registry.set(label, heldBy(done))
 	unlock()
 	saved()
 	return label, chain, nil
@@ -262,6 +261,9 @@ func (r *Roster) noteConfirmed(m *membership.Member) {
 		if r.root != nil && !m.Delegate.IsZero() || !naming.Before(m, held.claim(), r.overlay.ID, m.Label) {
 			return
 		}
+	}
+	if ok && held.Peer == m.Peer && !m.NotAfter.After(held.NotAfter) && held.Delegate == m.Delegate {
+		return // known already: anybody may say it as often as it likes
 	}
 	r.registry.set(m.Label, heldBy(m))()
 }

@@ -30,8 +30,9 @@ type town struct {
 	peers   []*peer
 	cuts    map[[2]peerid.ID]bool
 	servers map[peerid.ID]bool
-	silent  map[peerid.ID]bool // is connected and answers nothing
-	asked   map[string]int     // questions, by protocol
+	silent  map[peerid.ID]bool              // is connected and answers nothing
+	lies    map[peerid.ID]map[string][]byte // what one answers in place of what is so, by protocol; its hello says that it confirms
+	asked   map[string]int                  // questions, by protocol
 	records map[string]*naming.Record
 }
 
@@ -171,9 +172,13 @@ func (p *peer) neighbours() (out []*peer) {
 func (p *peer) Neighbours() (out []Neighbour) {
 	for _, q := range p.neighbours() {
 		p.town.mu.Lock()
-		server := p.town.servers[q.Self()]
+		server, lies := p.town.servers[q.Self()], p.town.lies[q.Self()] != nil
 		p.town.mu.Unlock()
-		out = append(out, Neighbour{q.Self(), q.Own().Issuer, server})
+		own := q.Own()
+		if m, ok := p.Member(q.Self()); own.Member.Confirmed && (!ok || !m.Confirmed) {
+			_, _ = p.Verify(own.Chain, q.Self()) // its hello
+		}
+		out = append(out, Neighbour{q.Self(), own.Issuer || lies, server})
 	}
 	return out
 }
@@ -185,6 +190,7 @@ func (p *peer) Ask(ctx context.Context, id peerid.ID, pr Protocol, request []byt
 	w.mu.Lock()
 	w.asked[pr.Name]++
 	silent := w.silent[id]
+	lie, lies := w.lies[id][pr.Name]
 	w.mu.Unlock()
 	if silent {
 		<-ctx.Done()
@@ -193,6 +199,9 @@ func (p *peer) Ask(ctx context.Context, id peerid.ID, pr Protocol, request []byt
 	for _, q := range p.neighbours() {
 		if q.Self() != id {
 			continue
+		}
+		if lies {
+			return lie, nil
 		}
 		if len(request) > pr.MaxRequest {
 			w.t.Errorf("%s: a request of %d bytes", pr.Name, len(request))

@@ -3,6 +3,7 @@ package admission
 import (
 	"errors"
 	"fmt"
+	"sync/atomic"
 
 	"github.com/idloc/idloc/internal/peerid"
 	"github.com/idloc/idloc/overlay/membership"
@@ -16,19 +17,38 @@ const membersMax = 16384
 // known is what the Roster remembers of another member.
 type known struct {
 	member *membership.Member
-	swept  bool // Sweep has said that it is none any more
-	seen   bool // its revocation list was looked at
+	swept  bool                                      // Sweep has said that it is none any more
+	seen   bool                                      // its revocation list was looked at
+	clear  atomic.Pointer[membership.RevocationList] // that is known not to hit it
+}
+
+// stands is holds of one that is remembered: a list is looked through once.
+func (r *Roster) stands(k *known) bool {
+	if l := r.Revocations(); l == nil || k.clear.Load() != l {
+		if r.holds(k.member) != nil {
+			return false
+		}
+		k.clear.Store(l)
+		return true
+	}
+	m := k.member
+	return r.entered(m) == nil && membership.CheckTimes("", m.NotBefore, m.NotAfter, r.now()) == nil
 }
 
 // holds says why a member that was verified is none now; nil if it is one.
 func (r *Roster) holds(m *membership.Member) error {
-	if m.Confirmed {
-		return r.standing(m)
-	}
-	if err := r.registry.holds(m, r.firstCounts(), r.now()); err != nil {
+	if err := r.entered(m); err != nil {
 		return err
 	}
 	return r.standing(m)
+}
+
+// entered is the part of holds that is about invitations.
+func (r *Roster) entered(m *membership.Member) error {
+	if m.Confirmed {
+		return nil
+	}
+	return r.registry.holds(m, r.firstCounts(), r.now())
 }
 
 // firstCounts says whether a provisional member that was heard of first stands before
@@ -85,7 +105,7 @@ func (r *Roster) Note(m *membership.Member) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	old, ok := r.members.Peek(m.Peer)
-	if ok && r.holds(old.member) == nil && better(old.member, m) {
+	if ok && r.stands(old) && better(old.member, m) {
 		return
 	}
 	r.members.Add(m.Peer, &known{member: m, seen: ok && old.seen})
@@ -107,7 +127,7 @@ func (r *Roster) remembered(id peerid.ID) (*membership.Member, bool) {
 	r.mu.Lock()
 	k, ok := r.members.Get(id)
 	r.mu.Unlock()
-	if !ok || r.holds(k.member) != nil {
+	if !ok || !r.stands(k) {
 		return nil, false
 	}
 	return k.member, true
@@ -172,7 +192,7 @@ func (r *Roster) Members() []*membership.Member {
 	r.mu.Unlock()
 	var out []*membership.Member
 	for _, k := range all {
-		if r.holds(k.member) == nil {
+		if r.stands(k) {
 			out = append(out, k.member)
 		}
 	}
@@ -237,13 +257,14 @@ type Departure struct {
 // named by a new list is among them even if it is not remembered.
 func (r *Roster) Sweep() []Departure {
 	r.registry.sweep(r.now())
+	r.inquireAgain()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var out []Departure
 	l := r.Revocations()
 	said := map[peerid.ID]bool{}
 	for _, k := range r.members.Values() {
-		if k.swept || r.holds(k.member) == nil {
+		if k.swept || r.stands(k) {
 			continue
 		}
 		k.swept = true

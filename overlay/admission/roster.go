@@ -81,7 +81,7 @@ type Roster struct {
 	silence     map[peerid.ID]time.Time // when an issuer has not answered
 	members     *simplelru.LRU[peerid.ID, *known]
 	swept       *membership.RevocationList // that Sweep has seen
-	withdrawals map[peerid.ID]int          // of invitations that members have asked for
+	withdrawals map[membership.Key]int     // that delegates have asked for, by who pays for them
 }
 
 // Own is this peer's own membership. Chain and Member are not to be changed.
@@ -102,7 +102,7 @@ func newRoster(cfg Config, overlay membership.Overlay) (*Roster, error) {
 		cfg.Now = wallclock.Now
 	}
 	cfg.Log = logpace.New(cfg.Log)
-	r := &Roster{cfg: cfg, self: self, overlay: overlay, withdrawals: map[peerid.ID]int{}, silence: map[peerid.ID]time.Time{}}
+	r := &Roster{cfg: cfg, self: self, overlay: overlay, withdrawals: map[membership.Key]int{}, silence: map[peerid.ID]time.Time{}}
 	r.jumps.Since(r.now()) // before anything is judged by the clock
 	if r.members, err = simplelru.NewLRU[peerid.ID, *known](membersMax, nil); err != nil {
 		return nil, err

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -13,34 +14,71 @@ import (
 )
 
 // The uses protocol: who was confirmed out of an invitation? An issuer answers with a
-// certificate for each, which it makes for the purpose, without a name and without
-// rights; another member asks an issuer (hops 1).
+// statement for each (membership.Issuer.Attest), which makes nobody a member; another
+// member asks an issuer (hops 1). That nobody is named proves nothing.
 //
 //	question: hops 1 | invitation 32
-//	answer:   chains 1 | { length 2 | chain } ...
+//	answer:   statements 1 | { length 2 | statement } ...
 const (
 	askUsesEvery = time.Minute
 	silentFor    = time.Minute
-	proofLife    = time.Hour
+	proofLife    = 30 * time.Minute
 	proofsMax    = 4096 // remembered by an issuer
+	// askUsesMax is of how many provisional members' invitations it is asked at one sweep.
+	askUsesMax = 8
 )
 
 // inquire asks those who confirm whether a provisional member's invitation was used,
-// if it is for a number of members. If it was, the member is none from then on.
-func (r *Roster) inquire(m *membership.Member) {
-	if m.Confirmed || m.Uses == 0 || r.issuing() != nil || !r.registry.due(m, r.now()) {
-		return
+// if it is for a number of members. If it was, the member is none from then on. It says
+// whether it asks.
+func (r *Roster) inquire(m *membership.Member) bool {
+	if m.Confirmed || m.Uses == 0 || !r.registry.due(m, r.now()) {
+		return false
 	}
 	r.cfg.Network.Go(func(ctx context.Context) {
-		for _, p := range r.whoConfirms(m.Peer) {
-			if r.askUses(ctx, p, m.Invitation, 1) == nil {
-				break
-			}
-		}
+		r.findUses(ctx, m)
 		if r.holds(m) != nil {
 			r.cfg.Ended()
 		}
 	})
+	return true
+}
+
+// inquireAgain asks for those that are in and provisional still: an issuer that was not
+// reached when they came may be now.
+func (r *Roster) inquireAgain() {
+	all := r.Members()
+	rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+	left := askUsesMax
+	for _, m := range all {
+		if left > 0 && r.inquire(m) {
+			left--
+		}
+	}
+}
+
+// findUses asks all connected issuers, of which each may know what the others do not.
+// If none has answered others are asked that may reach one, until one proves that
+// somebody came: one that says nothing of the kind may lie.
+func (r *Roster) findUses(ctx context.Context, m *membership.Member) {
+	answered := false
+	for _, p := range r.issuers(m.Peer) {
+		_, err := r.askUses(ctx, p, m.Invitation, 0)
+		answered = answered || err == nil
+	}
+	if answered || r.issuing() != nil {
+		return
+	}
+	asked := 0
+	for _, n := range r.cfg.Network.Neighbours() {
+		if n.Peer == m.Peer || asked >= confirmersMax {
+			continue
+		}
+		asked++
+		if n, err := r.askUses(ctx, n.Peer, m.Invitation, 1); err == nil && n > 0 {
+			return
+		}
+	}
 }
 
 // inquireOthers asks the other issuers, before one of them confirms.
@@ -49,7 +87,8 @@ func (r *Roster) inquireOthers(ctx context.Context, m *membership.Member) {
 		return
 	}
 	r.eachIssuer(ctx, m.Peer, func(ctx context.Context, p peerid.ID) error {
-		return r.askUses(ctx, p, m.Invitation, 0)
+		_, err := r.askUses(ctx, p, m.Invitation, 0)
+		return err
 	})
 }
 
@@ -67,13 +106,11 @@ func (r *Roster) eachIssuer(ctx context.Context, but peerid.ID, do func(context.
 		}
 	}
 	var wait sync.WaitGroup
-	for _, n := range r.cfg.Network.Neighbours() {
-		switch {
-		case !n.Issuer || n.Peer == but:
-		case r.silent(n.Peer):
-			r.cfg.Network.Go(func(ctx context.Context) { ask(ctx, n.Peer) })
-		default:
-			wait.Go(func() { ask(ctx, n.Peer) })
+	for _, p := range r.issuers(but) {
+		if r.silent(p) {
+			r.cfg.Network.Go(func(ctx context.Context) { ask(ctx, p) })
+		} else {
+			wait.Go(func() { ask(ctx, p) })
 		}
 	}
 	wait.Wait()
@@ -103,43 +140,33 @@ func (r *Roster) noteSilence(p peerid.ID, silent bool) {
 	}
 }
 
-// whoConfirms returns neighbours that confirm or may reach one that does, but one.
-func (r *Roster) whoConfirms(but peerid.ID) []peerid.ID {
-	var first, rest []peerid.ID
-	for _, n := range r.cfg.Network.Neighbours() {
-		switch {
-		case n.Peer == but:
-		case n.Issuer:
-			first = append(first, n.Peer)
-		default:
-			rest = append(rest, n.Peer)
-		}
-	}
-	return append(first, rest[:min(len(rest), confirmersMax)]...)
-}
-
-// askUses notes who has used an invitation, as far as a neighbour can prove that.
-func (r *Roster) askUses(ctx context.Context, p peerid.ID, invitation membership.Key, hops byte) error {
+// askUses notes who has used an invitation, as far as a neighbour can prove that, and
+// returns of how many it can.
+func (r *Roster) askUses(ctx context.Context, p peerid.ID, invitation membership.Key, hops byte) (proven int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, confirmTimeout)
 	defer cancel()
 	b, err := r.cfg.Network.Ask(ctx, p, UsesProtocol, append([]byte{hops}, invitation[:]...))
 	if err != nil {
-		return err
+		return 0, err
 	}
-	chains, err := readUses(b)
+	statements, err := readUses(b)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	for _, c := range chains {
-		m, err := membership.VerifyChain(c, r.overlay, r.now(), r.Revocations())
-		if err == nil && m.Confirmed && m.Invitation == invitation {
-			err = r.registry.enter(m, false, r.now())
-		}
+	for _, c := range statements {
+		m, err := membership.VerifyUse(c, r.overlay, r.now(), r.Revocations())
 		if err != nil {
-			return err
+			return proven, err
 		}
+		if m.Invitation != invitation {
+			continue
+		}
+		if err := r.registry.enter(m, false, r.now()); err != nil {
+			return proven, err
+		}
+		proven++
 	}
-	return nil
+	return proven, nil
 }
 
 func readUses(b []byte) (chains [][]byte, err error) {
@@ -168,18 +195,15 @@ func (r *Roster) AnswerUses(ctx context.Context, from *membership.Member, reques
 	}
 	if issuer == nil {
 		err := error(errNobodyConfirms)
-		for _, n := range r.cfg.Network.Neighbours() {
-			if n.Issuer && n.Peer != from.Peer {
-				var b []byte
-				if b, err = r.cfg.Network.Ask(ctx, n.Peer, UsesProtocol, append([]byte{0}, invitation[:]...)); err == nil {
-					return b, nil
-				}
+		for _, p := range r.issuers(from.Peer) {
+			var b []byte
+			if b, err = r.cfg.Network.Ask(ctx, p, UsesProtocol, append([]byte{0}, invitation[:]...)); err == nil {
+				return b, nil
 			}
 		}
 		return nil, err
 	}
 	used := r.registry.usedBy(invitation)
-	used = used[:min(len(used), membership.MaxUses)]
 	answer := []byte{byte(len(used))}
 	for _, p := range used {
 		chain, err := r.registry.proof(issuer, invitation, p, r.now())
@@ -191,16 +215,16 @@ func (r *Roster) AnswerUses(ctx context.Context, from *membership.Member, reques
 	return answer, nil
 }
 
-// proof is an issuer's certificate that a peer came by an invitation. It is kept for
+// proof is an issuer's statement that a peer came by an invitation. It is kept for
 // a while, so that many questions cost no more signatures than few.
 func (r *registry) proof(issuer *membership.Issuer, invitation membership.Key, p peerid.ID, now time.Time) ([]byte, error) {
 	k := proofKey{invitation, p}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if old, ok := r.proofs.Get(k); ok && now.Before(old.made.Add(proofLife/2)) && !now.Before(old.made) {
+	if old, ok := r.proofs.Get(k); ok && now.Before(old.made.Add(proofLife)) && !now.Before(old.made) {
 		return old.chain, nil
 	}
-	chain, err := issuer.Issue(p, membership.MemberOptions{Invitation: invitation, Until: now.Add(proofLife)}, now)
+	chain, err := issuer.Attest(p, invitation, now)
 	if err == nil {
 		r.proofs.Add(k, proof{chain, now})
 	}

@@ -235,7 +235,40 @@ func VerifyChain(chain []byte, o Overlay, now time.Time, rev *RevocationList) (*
 	if ch.leaf().Kind != KindMember {
 		return nil, fmt.Errorf("%w: it ends in a %v", ErrIncomplete, ch.leaf().Kind)
 	}
+	if ch.leaf().attests() {
+		return nil, fmt.Errorf("%w: it ends in a statement of who has used an invitation", ErrIncomplete)
+	}
 	if err := ch.verify(o, now, rev); err != nil {
+		return nil, err
+	}
+	return ch.member(), nil
+}
+
+// attests says whether c is what Issuer.Attest makes.
+func (c *Certificate) attests() bool {
+	return c.Kind == KindMember && c.Confirmed && c.Label == "" && c.NotAfter.Sub(c.NotBefore) <= attestLife
+}
+
+// VerifyUse says who has used which invitation by what Issuer.Attest has made. That of a
+// delegate counts while it is one. statement is borrowed.
+func VerifyUse(statement []byte, o Overlay, now time.Time, rev *RevocationList) (*Member, error) {
+	ch, err := parseChain(statement)
+	if err != nil {
+		return nil, err
+	}
+	leaf := ch.leaf()
+	if !leaf.attests() || leaf.Invitation.IsZero() {
+		return nil, fmt.Errorf("%w: it does not say who has used an invitation", ErrIncomplete)
+	}
+	if d := ch.links[0].cert; d.Kind == KindDelegate {
+		if err := CheckTimes(d.what(), d.NotBefore, d.NotAfter, now); err != nil {
+			return nil, err
+		}
+		if rev.voids(d.Subject, d.NotBefore) {
+			return nil, fmt.Errorf("%s: %w (list %d)", d.what(), ErrRevoked, rev.Seq())
+		}
+	}
+	if err := ch.verify(o, leaf.NotBefore, nil); err != nil {
 		return nil, err
 	}
 	return ch.member(), nil

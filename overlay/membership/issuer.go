@@ -230,6 +230,28 @@ func (i *Issuer) Issue(peer peerid.ID, opts MemberOptions, now time.Time) ([]byt
 	return ch.append(nil), nil
 }
 
+// attestLife is the life of a statement that Attest makes: no membership is so short.
+const attestLife = time.Second
+
+// Attest states that a peer was confirmed out of an invitation, for others that ask how
+// often that was used. It has the form of a chain that makes the peer a member without
+// a name for one second in the past. VerifyChain takes it for none, VerifyUse reads it:
+// whoever asks is told, and must not get a membership for somebody by asking.
+func (i *Issuer) Attest(peer peerid.ID, invitation Key, now time.Time) ([]byte, error) {
+	from := time.Unix(1, 0).UTC()
+	if len(i.chain.links) > 0 {
+		from = i.chain.leaf().NotBefore // not before its delegation
+	}
+	ch, err := i.issue(&Certificate{
+		Subject: KeyOf(peer), Kind: KindMember, Confirmed: true, Invitation: invitation, Serial: i.grant.since,
+		NotBefore: from, NotAfter: from.Add(attestLife),
+	}, now)
+	if err != nil {
+		return nil, err
+	}
+	return ch.append(nil), nil
+}
+
 // Confirm replaces the chain of a member, provisional or due for renewal, by a
 // confirmed one of the issuer. The label must be one that the present chain
 // grants; "" gives none. A member that came by an invitation for any label may
