@@ -162,19 +162,19 @@ func (r *Roster) reunite(l *membership.RevocationList, from peerid.ID) {
 		other = mine
 	}
 	r.adopt(l, from)
-	var lost []membership.Revocation
-	for _, e := range missing(r.Revocations(), other.Entries()) {
-		if e.Until.IsZero() || e.Until.After(now) {
-			lost = append(lost, e)
-		}
-	}
-	if len(lost) == 0 {
+	lost := r.Revocations().Lacks(other, now)
+	if lost == 0 {
 		return
 	}
 	r.cfg.Log.Warn("the overlay has two revocation lists of this founder's, as after a start from an older copy of its state: one with the entries of both follows",
-		"here", mine.Seq(), "there", l.Seq(), "missing", len(lost))
-	if err := r.sign(lost, now); err != nil {
-		r.cfg.Log.Error("the revocation lists are not united", "err", err)
+		"here", mine.Seq(), "there", l.Seq(), "missing", lost)
+	for r.Revocations().Lacks(other, now) > 0 {
+		both, err := r.root.Unite(r.Revocations(), other, now)
+		if err != nil {
+			r.cfg.Log.Error("the revocation lists are not united", "err", err)
+			return
+		}
+		r.adopt(both, r.self) // unless a newer one has come meanwhile: then that is united with it
 	}
 }
 

@@ -23,7 +23,8 @@ func TestConstants(t *testing.T) {
 	for _, c := range []struct{ got, want int }{
 		{int(KindDelegate), 1}, {int(KindInvitation), 2}, {int(KindMember), 3}, {int(RoleRelay), 1}, {int(RoleDelegate), 2}, {int(allRoles), 3},
 		{certVersion, 1}, {int(flagRelay), 1}, {int(flagDelegate), 2}, {flagConfirmed, 4}, {flagWildcard, 8}, {flagInvited, 16}, {int(flagsKnown), 31},
-		{chainVersion, 1}, {maxLinks, 3}, {MaxChain, 1024}, {listVersion, 1}, {MaxRevocations, 16384},
+		{chainVersion, 1}, {maxLinks, 3}, {MaxChain, 1024}, {listVersion, 1}, {foldedVersion, 2}, {MaxRevocations, 110000},
+		{MaxRevocationList, 1 << 20}, {tagSize, 9}, {entriesMax, 256}, {entriesKept, 128}, {weeksMax, 128},
 		{int(RevokePeer), 1}, {int(RevokeInvitation), 2}, {int(RevokeInvited), 3}, {int(RevokeDelegate), 4},
 		{maxLabel, 63}, {maxDomain, 189}, {peerRunes, 50}, {MaxAddrs, 4}, {maxAddr, 200}, {maxToken, 4096}, {tokenVersion, '1'},
 	} {
@@ -240,11 +241,11 @@ func TestRevocationsEnd(t *testing.T) {
 	many := make([]Revocation, MaxRevocations)
 	for i := range many {
 		binary.BigEndian.PutUint32(many[i].Key[:], uint32(i))
-		many[i].Kind = RevokePeer
+		many[i].Kind, many[i].Until = RevokePeer, far
 	}
 	full := must(root.Revoke(nil, epoch, many...))(t)
-	if len(full.Entries()) != MaxRevocations || len(full.Bytes()) > MaxRevocationList {
-		t.Errorf("%d entries, %d bytes", len(full.Entries()), len(full.Bytes()))
+	if full.Len() != MaxRevocations || len(full.Entries()) != entriesKept || len(full.Bytes()) > MaxRevocationList {
+		t.Errorf("%d entries, %d bytes", full.Len(), len(full.Bytes()))
 	}
 	if _, err := root.Revoke(full, epoch, Revocation{Kind: RevokeDelegate, Key: k}); !errors.Is(err, ErrListFull) {
 		t.Errorf("one more: %v", err)
@@ -276,18 +277,11 @@ func TestRevocationListForm(t *testing.T) {
 	}
 	for what, f := range map[string]func(*RevocationList){
 		"number 0": func(l *RevocationList) { l.seq = 0 }, "issued never": func(l *RevocationList) { l.issued = time.Unix(0, 0) },
-		"kind 0": func(l *RevocationList) { l.entries[0].Kind = 0 },
-		"kind 5": func(l *RevocationList) { l.entries[2].Kind = 5 },
-		"order":  func(l *RevocationList) { l.entries[0], l.entries[1] = l.entries[1], l.entries[0] },
-		"twice":  func(l *RevocationList) { l.entries[1] = l.entries[0] },
-		"a time": func(l *RevocationList) { l.entries[1].Until = time.Unix(1<<36+1, 0) },
-		"too many": func(l *RevocationList) {
-			l.entries = make([]Revocation, MaxRevocations+1)
-			for i := range l.entries {
-				l.entries[i].Kind = RevokePeer
-				binary.BigEndian.PutUint32(l.entries[i].Key[:], uint32(i))
-			}
-		},
+		"kind 0":     func(l *RevocationList) { l.entries[0].Kind = 0 },
+		"kind 5":     func(l *RevocationList) { l.entries[2].Kind = 5 },
+		"order":      func(l *RevocationList) { l.entries[0], l.entries[1] = l.entries[1], l.entries[0] },
+		"twice":      func(l *RevocationList) { l.entries[1] = l.entries[0] },
+		"a time":     func(l *RevocationList) { l.entries[1].Until = time.Unix(1<<36+1, 0) },
 		"issue time": func(l *RevocationList) { l.issued = time.Unix(1<<36+1, 0) },
 	} {
 		l := base()
@@ -309,7 +303,7 @@ func TestRevocationListForm(t *testing.T) {
 			t.Errorf("%d bytes: %v", n, err)
 		}
 	}
-	for _, v := range []byte{0, 2} {
+	for _, v := range []byte{0, 3} {
 		if _, err := ParseRevocationList([]byte{v}); !errors.Is(err, ErrVersion) {
 			t.Errorf("version %d: %v", v, err)
 		}

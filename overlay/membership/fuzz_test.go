@@ -62,6 +62,11 @@ func FuzzChain(f *testing.F) {
 
 func FuzzRevocationList(f *testing.F) {
 	f.Add(testList(f).Bytes())
+	many := make([]Revocation, entriesMax+1)
+	for i := range many {
+		many[i] = Revocation{Kind: RevokePeer, Key: Key{byte(i), byte(i >> 8)}, Until: epoch.Add(LongestLife)}
+	}
+	f.Add(must(testRoot(f).Revoke(nil, epoch, many...))(f).Bytes())
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if l, err := ParseRevocationList(b); err == nil && !bytes.Equal(l.Bytes(), b) {
 			t.Fatalf("two forms of one list: %x, %x", b, l.Bytes())

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"math/rand/v2"
+	"runtime"
 	"testing"
 	"time"
 )
@@ -20,6 +21,7 @@ type history struct {
 	issuer []*Issuer // the root, then delegates
 	tokens []*Token
 	chains []*held
+	crowd  bool // many others are revoked
 }
 
 // held is a chain that somebody keeps, and tries again and again.
@@ -94,6 +96,11 @@ func (h *history) revoke() {
 		}
 	}
 	var entries []Revocation
+	if h.crowd { // so that most is folded soon
+		for range entriesKept / 2 {
+			entries = append(entries, Revocation{Kind: RevokePeer, Key: KeyOf(idOf(h.key())), Until: h.now})
+		}
+	}
 	if len(keys) > 0 && h.r.IntN(2) == 0 {
 		e := Revocation{Kind: RevocationKind(1 + h.r.IntN(4)), Key: pick(h.r, keys)}
 		switch e.Kind {
@@ -131,7 +138,7 @@ func (h *history) check() {
 // whatever else happens, for whoever still holds a chain.
 func TestRevokedOnce(t *testing.T) {
 	for seed := range uint64(12) {
-		h := &history{t: t, r: rand.New(rand.NewPCG(18, seed)), root: testRoot(t), now: epoch}
+		h := &history{t: t, r: rand.New(rand.NewPCG(18, seed)), root: testRoot(t), now: epoch, crowd: seed%2 == 1}
 		h.issuer = []*Issuer{h.root.Issuer()}
 		for h.now.Before(epoch.Add(800 * 24 * time.Hour)) {
 			h.now = h.now.Add(time.Duration(h.r.IntN(20*24)) * time.Hour)
@@ -207,34 +214,105 @@ func TestDelegateAgain(t *testing.T) {
 	}
 }
 
-// TestYearOfRevocations counts what a list costs that gets a peer and its invitation
-// with each of many revocations over a year.
+// TestYearOfRevocations counts what a list costs a member that gets a peer and its
+// invitation with each of 100,000 revocations over a year, and asks it for all of them. A
+// hello has its number, of eight bytes, whatever is in it.
 func TestYearOfRevocations(t *testing.T) {
 	root := testRoot(t)
-	const n, year = 12000, 365 * 24 * time.Hour
+	const n, year = 100_000, 365 * 24 * time.Hour
 	var list *RevocationList
 	var batch []Revocation
+	key := func(i int) Key { return Key{1: byte(i), 2: byte(i >> 8), 3: byte(i >> 16)} }
 	for i := range n {
 		now := epoch.Add(year / n * time.Duration(i))
-		key := Key{1: byte(i), 2: byte(i >> 8), 3: byte(i >> 16)}
-		batch = append(batch, Revocation{Kind: RevokePeer, Key: key, Until: now.Add(LongestLife)},
-			Revocation{Kind: RevokeInvitation, Key: key, Until: now.Add(24*time.Hour + Grace)})
-		if len(batch) == 200 || i == n-1 { // one after the other would sign as often
+		batch = append(batch, Revocation{Kind: RevokePeer, Key: key(i), Until: now.Add(LongestLife)},
+			Revocation{Kind: RevokeInvitation, Key: key(i), Until: now.Add(DefaultInvitation + Grace)})
+		if len(batch) == 2000 || i == n-1 { // one after the other would sign as often
 			list = must(root.Revoke(list, now, batch...))(t)
 			batch = batch[:0]
 		}
 	}
-	invitations := 0
-	for _, e := range list.Entries() {
-		if e.Kind == RevokeInvitation {
-			invitations++
+	wire := list.Bytes()
+	before := heap()
+	list = must(OpenRevocationList(wire, root.Overlay()))(t)
+	cost := heap() - before
+	t.Logf("%d entries, %d bytes on the wire, %d in memory", list.Len(), len(wire), cost)
+	if len(wire) > 1<<20 || cost > 1<<20 {
+		t.Errorf("%d bytes on the wire, %d in memory", len(wire), cost)
+	}
+	if got := list.Len(); got < n || got > n+n/12 {
+		t.Errorf("%d entries: those of invitations do not end", got)
+	}
+	for i := range n {
+		if !list.Has(RevokePeer, key(i)) {
+			t.Fatalf("peer %d of %d is not revoked any more", i, n)
 		}
 	}
-	if size := len(list.Bytes()); size > 1<<20 || MaxRevocationList > 1<<20 {
-		t.Errorf("%d bytes", size)
+	if !list.Has(RevokeInvitation, key(n-1)) || list.Has(RevokeInvitation, key(0)) || list.Has(RevokePeer, key(n)) || list.Has(RevokeInvited, key(0)) {
+		t.Error("an entry is there that is not, or is not that is")
 	}
-	if len(list.Entries())-invitations != n || invitations > n/30 {
-		t.Errorf("%d entries, of which %d are of invitations", len(list.Entries()), invitations)
+	// When all has ended nothing is left.
+	if end := must(root.Revoke(list, epoch.Add(year+LongestLife+week+Tolerance)))(t); end.Len() != 0 {
+		t.Errorf("%d entries when all has ended", end.Len())
+	}
+	runtime.KeepAlive(wire)
+}
+
+// heap returns the bytes that live.
+func heap() int64 {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
+}
+
+// TestUnite: of two lists that both have what the other lacks, folded or not, comes one
+// that has all, whichever was first.
+func TestUnite(t *testing.T) {
+	root := testRoot(t)
+	key := func(list, i int) Key { return Key{byte(list), byte(i), byte(i >> 8)} }
+	common := must(root.Revoke(nil, epoch, Revocation{Kind: RevokePeer, Key: key(0, 1), Until: epoch}))(t)
+	var lists []*RevocationList
+	for n, many := range []int{3 * entriesMax, 5, 2 * entriesMax} {
+		var entries []Revocation
+		for i := range many {
+			entries = append(entries, Revocation{Kind: RevocationKind(1 + i%3), Key: key(n+1, i), Until: epoch.Add(LongestLife - time.Duration(i)*time.Hour)})
+		}
+		entries = append(entries, Revocation{Kind: RevokeDelegate, Key: key(n+1, 0), Until: epoch.Add(time.Hour), Before: epoch})
+		lists = append(lists, must(root.Revoke(common, epoch, entries...))(t))
+	}
+	for a := range lists {
+		for b := range lists {
+			both := must(root.Unite(lists[a], lists[b], epoch))(t)
+			if both.Lacks(lists[a], epoch) != 0 || both.Lacks(lists[b], epoch) != 0 {
+				t.Errorf("%d and %d: %d and %d are lost", a, b, both.Lacks(lists[a], epoch), both.Lacks(lists[b], epoch))
+			}
+			if n := lists[a].Lacks(lists[b], epoch); a != b && n != lists[b].Len()-1 || a == b && n != 0 {
+				t.Errorf("%d lacks %d of %d", a, n, b)
+			}
+			for n, many := range []int{3 * entriesMax, 5, 2 * entriesMax} {
+				for i := range many {
+					if got := both.Has(RevocationKind(1+i%3), key(n+1, i)); got != (n == a || n == b) {
+						t.Fatalf("%d and %d: entry %d of %d: %v", a, b, i, n, got)
+					}
+				}
+			}
+			if a != b && both.Len() != lists[a].Len()+lists[b].Len()-1 {
+				t.Errorf("%d and %d: %d entries", a, b, both.Len())
+			}
+			if n := both.Lacks(lists[a], epoch.Add(2*LongestLife)); n != 0 {
+				t.Errorf("%d entries that have ended are missed", n)
+			}
+		}
+	}
+	var none *RevocationList
+	if n := none.Lacks(lists[0], epoch); n != lists[0].Len() || lists[0].Lacks(nil, epoch) != 0 {
+		t.Errorf("no list lacks %d of %d", n, lists[0].Len())
+	}
+	unverified := must(ParseRevocationList(lists[0].Bytes()))(t)
+	if _, err := root.Unite(lists[1], unverified, epoch); !errors.Is(err, ErrListUnverified) {
+		t.Errorf("with one that was not verified: %v", err)
 	}
 }
 

@@ -13,12 +13,13 @@ import (
 
 const (
 	listVersion         = 1
+	foldedVersion       = 2 // with a part that is folded
 	revocationStatement = "revocation"
 
 	// MaxRevocations bounds the entries of a list.
-	MaxRevocations = 16384
+	MaxRevocations = 110_000
 	// MaxRevocationList bounds a list's size in bytes.
-	MaxRevocationList = 1 + 32 + 2*binary.MaxVarintLen64 + 2 + MaxRevocations*(1+32+6+6) + canon.SignatureSize
+	MaxRevocationList = 1 << 20
 )
 
 // RevocationKind is what a revocation names.
@@ -82,14 +83,22 @@ func (e Revocation) compare(f Revocation) int {
 // RevocationList is what the root has taken back. A nil list is an empty one
 // with sequence number 0. Lists are immutable and may be used concurrently.
 //
-//	version 1 | overlay ID 32 | seq uvarint | issued uvarint | entries uvarint |
+//	version 1 or 2 | overlay ID 32 | seq uvarint | issued uvarint | entries uvarint |
 //	{ kind 1 | key 32 | until uvarint (0: never) | of a delegate: before uvarint (0: any) } ...
-//	rising by kind, key | signature 64
+//	rising by kind, key |
+//	of version 2: weeks uvarint | { number since 1970 uvarint | tags uvarint | { tag 9 } ... rising } ...
+//	rising by number | signature 64
+//
+// Version 2 is that of a list that has more entries than stand in it as they are: the
+// others are folded (folded.go), into the first bytes of
+//
+//	SHA-256("idloc-folded/1 " | kind 1 | key 32)
 type RevocationList struct {
 	overlay  [32]byte
 	seq      uint64
 	issued   time.Time
 	entries  []Revocation // rising
+	folded   []folded     // rising; aliases body in a list that was read
 	body     []byte       // without the signature
 	sig      []byte
 	verified bool
@@ -111,7 +120,7 @@ func (l *RevocationList) Issued() time.Time {
 	return l.issued
 }
 
-// Entries returns a copy of the entries.
+// Entries returns a copy of the entries that are not folded: the newest.
 func (l *RevocationList) Entries() []Revocation {
 	if l == nil {
 		return nil
@@ -130,13 +139,13 @@ func (l *RevocationList) Bytes() []byte {
 // Has says whether the list names the key as kind.
 func (l *RevocationList) Has(kind RevocationKind, key Key) bool {
 	_, ok := l.find(kind, key)
-	return ok
+	return ok || l.hasFolded(kind, key)
 }
 
 // Covers says whether the list hits all that e hits.
 func (l *RevocationList) Covers(e Revocation) bool {
 	mine, ok := l.find(e.Kind, e.Key)
-	return ok && mine.covers(e)
+	return ok && mine.covers(e) || l.hasFolded(e.Kind, e.Key)
 }
 
 func (l *RevocationList) find(kind RevocationKind, key Key) (Revocation, bool) {
@@ -192,6 +201,20 @@ func (l *RevocationList) Revokes(m *Member) bool {
 // entries added. Entries of old whose Until has passed are dropped. Two for one key
 // become one that lives as long as either and hits what either hits.
 func (r *Root) Revoke(old *RevocationList, now time.Time, entries ...Revocation) (*RevocationList, error) {
+	return r.follow(old, now, entries, nil)
+}
+
+// Unite returns a list that follows old and hits all that other hits, too.
+func (r *Root) Unite(old, other *RevocationList, now time.Time) (*RevocationList, error) {
+	if other != nil && (!other.verified || other.overlay != r.overlay.ID) {
+		return nil, ErrListUnverified
+	}
+	entries, tags := old.lost(other, now)
+	return r.follow(old, now, entries, tags)
+}
+
+// follow is Revoke with tags that are folded already.
+func (r *Root) follow(old *RevocationList, now time.Time, entries []Revocation, tags map[uint64][]tag) (*RevocationList, error) {
 	if old != nil && (!old.verified || old.overlay != r.overlay.ID) {
 		return nil, ErrListUnverified
 	}
@@ -210,12 +233,16 @@ func (r *Root) Revoke(old *RevocationList, now time.Time, entries ...Revocation)
 		}
 	}
 	slices.SortStableFunc(all, func(a, b Revocation) int { return cmp.Or(a.compare(b), longer(a.Until, b.Until)) })
-	all = united(all)
-	if len(all) > MaxRevocations {
-		return nil, fmt.Errorf("%w: %d entries", ErrListFull, len(all))
+	var before []folded
+	if old != nil {
+		before = slices.DeleteFunc(slices.Clone(old.folded), func(f folded) bool { return !f.until().After(now.Add(-Tolerance)) })
 	}
-	l := &RevocationList{overlay: r.overlay.ID, seq: old.Seq() + 1, issued: now.Truncate(time.Second).UTC(), entries: all}
+	l := &RevocationList{overlay: r.overlay.ID, seq: old.Seq() + 1, issued: now.Truncate(time.Second).UTC()}
+	l.entries, l.folded = fold(united(all), joinFolded(before, tags))
 	l.body = l.appendBody(nil)
+	if n := l.Len(); n > MaxRevocations || len(l.folded) > weeksMax || len(l.body)+canon.SignatureSize > MaxRevocationList {
+		return nil, fmt.Errorf("%w: %d entries", ErrListFull, n)
+	}
 	var err error
 	if l.sig, err = canon.Sign(r.key, r.overlay.domain(revocationStatement), l.body); err != nil {
 		return nil, err
@@ -269,7 +296,11 @@ func longer(a, b time.Time) int {
 }
 
 func (l *RevocationList) appendBody(b []byte) []byte {
-	b = append(b, listVersion)
+	version := byte(listVersion)
+	if len(l.folded) > 0 {
+		version = foldedVersion
+	}
+	b = append(b, version)
 	b = append(b, l.overlay[:]...)
 	b = binary.AppendUvarint(b, l.seq)
 	b = AppendTime(b, l.issued)
@@ -290,7 +321,7 @@ func (l *RevocationList) appendBody(b []byte) []byte {
 			b = AppendTime(b, e.Before)
 		}
 	}
-	return b
+	return l.appendFolded(b)
 }
 
 // ParseRevocationList reads the form of a list; it revokes nothing until
@@ -299,8 +330,10 @@ func ParseRevocationList(b []byte) (*RevocationList, error) {
 	if len(b) > MaxRevocationList {
 		return nil, fmt.Errorf("revocation list: %w: %d bytes", ErrTooLarge, len(b))
 	}
+	b = bytes.Clone(b)
 	r := canon.NewReader(b)
-	if v := r.Byte(); r.Err() == nil && v != listVersion {
+	v := r.Byte()
+	if r.Err() == nil && v != listVersion && v != foldedVersion {
 		return nil, fmt.Errorf("revocation list: %w (version %d)", ErrVersion, v)
 	}
 	l := &RevocationList{overlay: r.Key(), seq: r.Uvarint(), issued: ReadTime(r)}
@@ -325,11 +358,14 @@ func ParseRevocationList(b []byte) (*RevocationList, error) {
 		}
 		l.entries = append(l.entries, e)
 	}
-	l.sig = bytes.Clone(r.Bytes(canon.SignatureSize))
+	if v == foldedVersion {
+		l.folded = readFolded(r)
+	}
+	l.sig = r.Bytes(canon.SignatureSize)
 	if err := r.End(); err != nil {
 		return nil, fmt.Errorf("revocation list: %w", err)
 	}
-	l.body = bytes.Clone(b[:len(b)-canon.SignatureSize])
+	l.body = b[: len(b)-canon.SignatureSize : len(b)-canon.SignatureSize]
 	if !bytes.Equal(l.appendBody(nil), l.body) {
 		return nil, fmt.Errorf("revocation list: %w", ErrNonCanonical)
 	}
@@ -384,7 +420,7 @@ func Merge(a, b *RevocationList) *RevocationList {
 	case !usable(a):
 		return b
 	}
-	if cmp.Or(cmp.Compare(a.seq, b.seq), cmp.Compare(len(a.entries), len(b.entries)), bytes.Compare(a.Bytes(), b.Bytes())) >= 0 {
+	if cmp.Or(cmp.Compare(a.seq, b.seq), cmp.Compare(a.Len(), b.Len()), bytes.Compare(a.Bytes(), b.Bytes())) >= 0 {
 		return a
 	}
 	return b

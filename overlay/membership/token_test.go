@@ -170,7 +170,7 @@ func TestRevocationList(t *testing.T) {
 	}
 	var many []Revocation
 	for i := range MaxRevocations + 1 {
-		many = append(many, Revocation{Kind: RevokePeer, Key: Key{byte(i), byte(i >> 8)}, Until: time.Unix(maxUnix, 0)})
+		many = append(many, Revocation{Kind: RevokePeer, Key: Key{byte(i), byte(i >> 8), byte(i >> 16)}, Until: time.Unix(maxUnix, 0)})
 	}
 	if _, err := root.Revoke(nil, epoch, many...); !errors.Is(err, ErrListFull) {
 		t.Errorf("%d entries: %v", len(many), err)

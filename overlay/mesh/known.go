@@ -150,9 +150,13 @@ func (k *Known) Forget(id peerid.ID) {
 
 // ForgetRevoked forgets the members that a revocation list names; l may be nil.
 func (k *Known) ForgetRevoked(l *membership.RevocationList) {
-	for _, e := range l.Entries() {
-		if e.Kind == membership.RevokePeer {
-			k.Forget(e.Key.Peer())
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	revoked := func(p peerid.ID) bool { return !p.IsZero() && l.Has(membership.RevokePeer, membership.KeyOf(p)) }
+	for id, p := range k.peers {
+		if revoked(id) || revoked(p.By) {
+			delete(k.peers, id)
+			k.dirty = true
 		}
 	}
 }
