@@ -82,6 +82,9 @@ func (n *Node) makeCarriers() error {
 	if cfg.Allowed == nil {
 		cfg.Allowed = n.mayCarry
 	}
+	if cfg.OnWire == nil {
+		cfg.OnWire = func(a netip.Addr) netip.Addr { return n.sock.OnWire(a) }
+	}
 	n.carriers = carrier.New(cfg)
 	if n.cfg.Carrier == "" {
 		return nil
@@ -97,7 +100,7 @@ func (n *Node) makeCarriers() error {
 // mayCarry says whether an address that was found for a carrier's name may be connected
 // to: another host's, which a member may have named.
 func (n *Node) mayCarry(at netip.AddrPort) bool {
-	ip := at.Addr()
+	ip := n.sock.Plain(at.Addr()) // behind a NAT64 there is IPv4, with its own rules
 	if ip.IsUnspecified() || ip.IsMulticast() || ip.IsLinkLocalUnicast() || carrier.Prefix.Contains(ip) {
 		return false
 	}

@@ -193,8 +193,11 @@ func (n *Node) self() SelfStatus {
 		s.TUN = h.Name()
 	}
 	for _, c := range n.sock.Conns() {
-		s.Addrs = append(s.Addrs, c.LocalAddr())
+		if !c.Translated() {
+			s.Addrs = append(s.Addrs, c.LocalAddr())
+		}
 	}
+	s.NAT64 = n.sock.NAT64()
 	st := n.ov.Stats()
 	s.Members, s.Servers, s.Routing, s.Records = st.Members, st.Servers, st.RoutingTable, st.Records
 	s.Revoked, s.Reached, s.Mapped, s.NAT, s.UDP = st.Revocations, st.Reached, st.Mapped, st.NAT, st.UDP

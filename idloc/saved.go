@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/idloc/idloc/internal/carrier"
+	"github.com/idloc/idloc/internal/nat64"
 	"github.com/idloc/idloc/internal/socket"
 	"github.com/idloc/idloc/internal/state"
 )
@@ -70,6 +71,7 @@ func (n *Node) listen() error {
 		cfg := socket.Config{
 			Net: n.cfg.Net, Addrs: n.cfg.Addrs, Port: number, Logger: n.cfg.Logger,
 			NotReal: n.cfg.lsiRanges(), OnPipe: n.onPipe, OnSTUN: n.onSTUN, OnChange: n.onChange,
+			NAT64: nat64.System,
 		}
 		if n.carriers != nil {
 			cfg.Carrier, cfg.CarrierTooLong = n.carriers, carrier.ErrTooLong

@@ -64,7 +64,9 @@ func (o *Overlay) compose(resumed bool) error {
 	var err error
 	w := &wiring{Overlay: o}
 	w.filter = ice.NewFilter(o.cfg.Socket.Conns(), o.cfg.LSIPrefixes, o.cfg.AllowLoopback)
+	w.filter.Indirect = o.cfg.Socket.BehindNAT64
 	w.gate = hearsay.New(w.filter.Allowed, time.Now)
+	w.gate.Through(o.cfg.Socket.OnWire)
 	o.carriers = &carry.Carriers{
 		Config: o.cfg.Carriers, Socket: o.cfg.Socket, Hidden: o.cfg.Paths == PathRelayOnly,
 		NAT: func() *nat.Addresses { return o.nat }, Ways: func(p peerid.ID) []netip.AddrPort { return o.mesh.Carriers(p) },
@@ -74,7 +76,7 @@ func (o *Overlay) compose(resumed bool) error {
 		return err
 	}
 	sources := &nat.STUNSources{
-		Configured: o.cfg.servers, Given: w.gate.Given,
+		Configured: o.cfg.servers, Given: w.gate.Given, Plain: o.cfg.Socket.Plain,
 		Connected:  func() []nat.Remote { return o.mesh.Remotes() },
 		Remembered: func() []netip.AddrPort { return o.mesh.Remembered() },
 	}

@@ -127,6 +127,10 @@ func report(s idloc.Status, now time.Time) netReport {
 		findings = append(findings, finding{What: "carriers", Result: "in use, because UDP does not work: " + strings.Join(e.CarriedBy, ", "),
 			How: fmt.Sprintf("%d of %d members are connected over TCP only; UDP is tried again every few seconds", e.Carried, e.Members)})
 	}
+	if s.Self.NAT64.IsValid() {
+		findings = append(findings, finding{What: "IPv4", Result: "by the network's NAT64, with the prefix " + s.Self.NAT64.String(),
+			How: "this host has no route for IPv4, and the resolver answers for ipv4only.arpa"})
+	}
 	return netReport{
 		Local: s.Self.Addrs, Mapped: s.Self.Mapped, Members: s.Self.Members, NAT: nat.Result, Works: works.Result,
 		Findings: append(findings, nat, e.reachable(), e.mapping(), e.mtu(), e.clock(), e.members(), works),

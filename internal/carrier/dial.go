@@ -118,12 +118,21 @@ func (s *Set) connect(ctx context.Context, hostPort string) (stream net.Conn, tc
 		return throughProxy(ctx, proxy, hostPort)
 	}
 	d := net.Dialer{KeepAliveConfig: keepAlive, Control: s.allow}
-	c, err := d.DialContext(ctx, "tcp", hostPort)
+	c, err := d.DialContext(ctx, "tcp", s.onWire(hostPort))
 	if err != nil {
 		return nil, nil, err
 	}
 	tcp, _ = c.(*net.TCPConn)
 	return c, tcp, nil
+}
+
+// onWire is a host and port as they are dialled.
+func (s *Set) onWire(hostPort string) string {
+	at, err := netip.ParseAddrPort(hostPort)
+	if err != nil || s.cfg.OnWire == nil {
+		return hostPort // a name, or nothing to change
+	}
+	return netip.AddrPortFrom(s.cfg.OnWire(at.Addr()), at.Port()).String()
 }
 
 // keepAlive finds out in about 20 s that a host is gone.

@@ -32,6 +32,9 @@ type Config struct {
 	// Allowed says whether an IP address, found for the host of a carrier, may be
 	// connected to; nil: any may. What a proxy connects to is the proxy's business.
 	Allowed func(netip.AddrPort) bool
+	// OnWire returns the address that one is connected to by, another one where IPv4 is
+	// reached by a NAT64; nil: all are their own. A host that is a name DNS64 sees to.
+	OnWire func(netip.Addr) netip.Addr
 	// Proxy returns the HTTP proxy for an https URL, nil if there is none; nil is
 	// those of the environment.
 	Proxy func(*url.URL) (*url.URL, error)

@@ -81,6 +81,10 @@
 //	TestCarrierMoves       UDP is blocked in the middle of a stream: it goes on over a
 //	                       carrier within 3 s. After 45 s it is allowed again: back on UDP
 //	                       within 30 s, and nothing lost
+//	TestNAT64              Members on hosts with IPv6 only, behind tayga with prefixes of 96
+//	                       and of 56 bits and a resolver that answers for ipv4only.arpa,
+//	                       one of them without UDP: they join a founder that has IPv4
+//	                       only, dial and are dialled. One without such a resolver does not
 //	TestBlockedUDP         A member starts behind a router that lets no UDP through: its
 //	                       status says so. Once the router does, the two meet
 //
@@ -95,6 +99,7 @@
 //	node_test.go        nodes in a process: commands on its standard input
 //	scene_test.go       the scenes' flags, and how they wait
 //	matrix_test.go      the table
+//	nat64_test.go       NAT64 and DNS64
 //	null_test.go        the table of flows with null encapsulation
 //	portmap_test.go     routers that map ports
 //	powercut_test.go, office_test.go, hole_test.go, interfaces_test.go,

@@ -16,7 +16,7 @@ import (
 )
 
 // The environment variable that tells a process of this test binary what it
-// is: nothing for the test itself, "lab" inside the namespaces, "node" in one.
+// is: nothing for the test itself, "lab" inside the namespaces, "node" or "dns64" in one.
 const roleVariable = "IDLOC_KERNELLAB_ROLE"
 
 func TestMain(m *testing.M) {
@@ -24,8 +24,11 @@ func TestMain(m *testing.M) {
 	if err := os.Setenv("PATH", os.Getenv("PATH")+":/usr/sbin:/sbin"); err != nil {
 		panic(err)
 	}
-	if os.Getenv(roleVariable) == "node" {
+	switch os.Getenv(roleVariable) {
+	case "node":
 		os.Exit(runNode())
+	case "dns64":
+		os.Exit(runDNS64())
 	}
 	leaktest.Main(m)
 }
@@ -89,12 +92,13 @@ type lab struct {
 	dirs  string // a folder for the nodes'
 	nodes []*node
 
-	routers6 []space6 // that know of each other
+	routers6  []space6          // that know of each other
+	resolvers map[string]string // files in place of /etc/resolv.conf, by namespace
 }
 
 func newLab(t *testing.T) *lab {
 	t.Helper()
-	l := &lab{t: t, next: 1, dirs: t.TempDir()}
+	l := &lab{t: t, next: 1, dirs: t.TempDir(), resolvers: map[string]string{}}
 	var err error
 	if l.self, err = os.Executable(); err != nil {
 		t.Fatal(err)

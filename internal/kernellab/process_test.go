@@ -37,7 +37,11 @@ type node struct {
 func (l *lab) start(space, label string, env ...string) *node {
 	l.t.Helper()
 	p := &process{waiting: map[int]chan answer{}, done: make(chan struct{})}
-	p.cmd = exec.Command("ip", "netns", "exec", space, l.self)
+	args := []string{"netns", "exec", space, l.self}
+	if file := l.resolvers[space]; file != "" { // "ip netns exec" makes a mount namespace of its own
+		args = []string{"netns", "exec", space, "sh", "-ec", `mount --bind "$0" /etc/resolv.conf; exec "$1"`, file, l.self}
+	}
+	p.cmd = exec.Command("ip", args...)
 	p.cmd.Env = append(append(os.Environ(), roleVariable+"=node", logVariable+"="+*logs), env...)
 	p.cmd.Stderr = os.Stderr
 	var err error

@@ -46,6 +46,7 @@ var (
 type Conn struct {
 	port   *Port
 	link   link
+	under  *Conn // the socket that it sends by, of one that translates; nil: its own
 	local  netip.AddrPort
 	net    netip.Prefix              // the subnet that the address is on; a host prefix if unknown
 	iface  atomic.Pointer[Interface] // what was known of it at the last scan
@@ -72,7 +73,7 @@ func (c *Conn) String() string { return c.local.String() }
 // ReceiveBuffer returns how many bytes the socket's receive buffer holds, 0 if
 // nothing is known of it.
 func (c *Conn) ReceiveBuffer() int {
-	if l, ok := c.link.(*kernelLink); ok {
+	if l, ok := c.Under().link.(*kernelLink); ok {
 		return l.room
 	}
 	return 0
@@ -164,7 +165,13 @@ func (c *Conn) read() {
 			continue
 		case err == nil:
 			pause = 0
-			c.demux(b[:n], seg, from)
+			to := c
+			if x := c.port.xlat.Load(); x != nil && x.under == c {
+				if four, ok := x.plain(from.Addr()); ok {
+					to, from = x.conn, netip.AddrPortFrom(four, from.Port())
+				}
+			}
+			to.demux(b[:n], seg, from)
 			if taken += n; taken >= yieldAfter {
 				taken = 0
 				runtime.Gosched()

@@ -20,6 +20,9 @@
 // Beside the sockets there may be a Carrier: streams to members, as one more link with
 // addresses of its own (carrier.go). It is none of Conns.
 //
+// On a host that has IPv6 only, in a network with a NAT64, one Conn more has an IPv4
+// address and translates (nat64.go). It is one of Conns.
+//
 // A link is one bound socket: the kernel's (kernelLink: a batch of datagrams
 // is one system call where the system can do it, found out at run time, one
 // call each elsewhere) or a simulated network's (simLink).
@@ -52,6 +55,7 @@
 //	sources.go          RFC 9000 §8.1, §21.10
 //	quicview.go         net.PacketConn
 //	watch*.go           rtnetlink(7)
+//	nat64.go            RFC 6052, RFC 7050, RFC 7335; asked on each change and every 10 min
 //	carrier.go          streams in place of sockets, package carrier
 //	sim.go              sockets of a simulated network
 package socket

@@ -1,6 +1,7 @@
 package socket
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -13,6 +14,7 @@ import (
 	"github.com/pion/transport/v3"
 
 	"github.com/idloc/idloc/internal/logpace"
+	"github.com/idloc/idloc/internal/nat64"
 )
 
 // portTries bounds the search for a number that is free on every address.
@@ -35,6 +37,13 @@ type Config struct {
 	// it. CarrierTooLong is its error for a datagram that is too long.
 	Carrier        Carrier
 	CarrierTooLong error
+
+	// NAT64, if not nil, asks the resolver for the prefix by which IPv4 is sent where this
+	// host has no route for it. Listen waits for the first answer for up to a second.
+	NAT64 nat64.Lookup
+
+	// route is routedSource, of tests another.
+	route func(netip.Addr) netip.Addr
 
 	// OnPipe takes a run of pipe datagrams from one sender: seg bytes each,
 	// the last maybe shorter. b is borrowed for the call.
@@ -66,6 +75,13 @@ type Port struct {
 
 	carrier *Conn // of Config.Carrier; nil: none
 
+	route    func(netip.Addr) netip.Addr // which address the system sends from
+	xlat     atomic.Pointer[translation] // nil: IPv4 goes as such, or nowhere
+	prefixes prefixes
+	moved    chan struct{} // capacity 1: the sockets are others
+	life     context.Context
+	end      context.CancelFunc // of life, by Close
+
 	scan     sync.Mutex // held by one Rescan at a time
 	onChange sync.Mutex // held while OnChange runs
 
@@ -84,7 +100,7 @@ type Port struct {
 }
 
 // connSet is an immutable set of open sockets, in a stable order: IPv4 before
-// IPv6, loopback last, as the interfaces list them.
+// IPv6, loopback last, as the interfaces list them, and one that translates behind all.
 type connSet struct {
 	conns  []*Conn
 	byAddr map[netip.Addr]*Conn
@@ -106,19 +122,30 @@ func newConnSet(conns []*Conn, beside ...*Conn) *connSet {
 	return s
 }
 
+// newPort makes a Port without sockets.
+func newPort(cfg Config) *Port {
+	p := &Port{
+		cfg: cfg, log: logpace.New(cfg.Logger), route: cfg.route, done: make(chan struct{}), moved: make(chan struct{}, 1),
+		sources: newSources(), ids: newSources(), quicPeers: newSources(), limit: newLimiter(),
+	}
+	if p.route == nil {
+		p.route = routedSource
+	}
+	p.life, p.end = context.WithCancel(context.Background())
+	p.set.Store(newConnSet(nil))
+	return p
+}
+
 // Listen opens one socket per address, all on one port number, and reads from
 // them until Close. It fails if no address can be used, and if the number asked
 // for is taken on any of them.
 func Listen(cfg Config) (*Port, error) {
-	p := &Port{cfg: cfg, log: logpace.New(cfg.Logger), done: make(chan struct{})}
+	p := newPort(cfg)
 	for _, a := range cfg.Addrs {
 		if a = a.Unmap(); !a.IsValid() || a.IsUnspecified() || a.IsMulticast() {
 			return nil, listenError(a, cfg.Port, errors.New("not the address of an interface"))
 		}
 	}
-	p.sources, p.ids, p.quicPeers = newSources(), newSources(), newSources()
-	p.limit = newLimiter()
-	p.set.Store(newConnSet(nil))
 	want, err := p.wanted()
 	if err != nil {
 		return nil, listenError(netip.Addr{}, cfg.Port, err)
@@ -129,11 +156,19 @@ func Listen(cfg Config) (*Port, error) {
 	}
 	p.number = conns[0].local.Port()
 	p.carry()
+	if p.lacksIPv4(conns) {
+		p.findPrefix(conns, prefixFirst)
+	}
+	conns, x := p.translate(conns)
 	p.install(conns)
+	p.xlat.Store(x)
 	if p.carrier != nil {
 		p.cfg.Carrier.Start(p.carrier.demux)
 	}
 	p.watch()
+	if cfg.NAT64 != nil && cfg.Net == nil {
+		p.wg.Go(p.watchPrefix)
+	}
 	return p, nil
 }
 
@@ -234,7 +269,7 @@ func (p *Port) install(conns []*Conn) bool {
 	}
 	p.arrangeViews()
 	for _, c := range conns {
-		if old.byAddr[c.local.Addr()] != c {
+		if old.byAddr[c.local.Addr()] != c && !c.Translated() {
 			p.wg.Go(c.read)
 		}
 	}
@@ -260,8 +295,8 @@ func (p *Port) retire(c *Conn) {
 // Number returns the port number.
 func (p *Port) Number() uint16 { return p.number }
 
-// Conns returns the open sockets: IPv4 before IPv6, loopback last. The slice
-// is the caller's.
+// Conns returns the open sockets: IPv4 before IPv6, loopback last, and behind them the
+// one that sends IPv4 by a NAT64 (Conn.Translated). The slice is the caller's.
 func (p *Port) Conns() []*Conn {
 	return append([]*Conn(nil), p.set.Load().conns...)
 }
@@ -305,7 +340,7 @@ func (p *Port) rescan() (changed bool, err error) {
 	var conns []*Conn
 	var failed error
 	for _, a := range want {
-		if c := old.byAddr[a.addr]; c != nil {
+		if c := old.byAddr[a.addr]; c != nil && !c.Translated() {
 			c.iface.Store(&a.iface)
 			c.uplink.entry.Store(nil)
 			conns = append(conns, c)
@@ -321,6 +356,8 @@ func (p *Port) rescan() (changed bool, err error) {
 		changed = true
 		conns = append(conns, c)
 	}
+	conns, x := p.translate(conns)
+	changed = changed || x != nil && x != p.xlat.Load()
 	kept := newConnSet(conns)
 	for _, c := range old.conns {
 		if kept.byAddr[c.local.Addr()] != c {
@@ -330,6 +367,10 @@ func (p *Port) rescan() (changed bool, err error) {
 	}
 	if changed && !p.install(conns) {
 		return false, net.ErrClosed
+	}
+	p.xlat.Store(x)
+	if changed {
+		p.tellMoved()
 	}
 	return changed, failed
 }
@@ -341,6 +382,7 @@ func (p *Port) Close() error {
 	if !p.closed {
 		p.closed = true
 		close(p.done)
+		p.end()
 		for _, v := range p.views {
 			v.shut()
 		}

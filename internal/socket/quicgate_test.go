@@ -69,8 +69,8 @@ func (l silentLink) close() error                                   { close(l.cl
 // silentPort is a port with one socket per address that stays off any network.
 func silentPort(t testing.TB, addrs ...string) *Port {
 	t.Helper()
-	p := &Port{done: make(chan struct{}), sources: newSources(), ids: newSources(), quicPeers: newSources(), limit: newLimiter(), number: 7}
-	p.set.Store(newConnSet(nil))
+	p := newPort(Config{})
+	p.number = 7
 	var conns []*Conn
 	for _, a := range addrs {
 		c := &Conn{port: p, link: silentLink{make(chan struct{})}, local: netip.AddrPortFrom(netip.MustParseAddr(a), 7), closed: make(chan struct{}), id: p.connIDs.get()}

@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"sync"
 	"time"
+
+	"github.com/idloc/idloc/internal/nat64"
 )
 
 const (
@@ -70,11 +72,11 @@ func (p *Port) connFor(s *connSet, remote netip.Addr) *Conn {
 		return c
 	}
 	if p.cfg.Net == nil {
-		if c := s.byAddr[routedSource(remote)]; c != nil && fits(c, remote) {
+		if c := s.byAddr[p.route(remote)]; c != nil && fits(c, remote) {
 			return lively(s, c, remote)
 		}
 	}
-	var first, near *Conn
+	var first, near, over *Conn
 	for _, c := range s.conns {
 		if !fits(c, remote) {
 			continue
@@ -82,9 +84,15 @@ func (p *Port) connFor(s *connSet, remote netip.Addr) *Conn {
 		if first == nil {
 			first = c
 		}
+		if c.Translated() {
+			over = c
+		}
 		if c.net.Contains(remote) && (near == nil || c.net.Bits() > near.net.Bits()) {
 			near = c
 		}
+	}
+	if near == nil && over != nil {
+		near = over // others of IPv4 lead to their own subnets only
 	}
 	if near == nil {
 		near = first
@@ -116,7 +124,8 @@ func lively(s *connSet, c *Conn, remote netip.Addr) *Conn {
 // fits reports whether a datagram from c can get to remote at all.
 func fits(c *Conn, remote netip.Addr) bool {
 	a := c.local.Addr()
-	return a.Is4() == remote.Is4() && a.IsLoopback() == remote.IsLoopback() && c.Carried() == c.port.carries(remote)
+	return a.Is4() == remote.Is4() && a.IsLoopback() == remote.IsLoopback() && c.Carried() == c.port.carries(remote) &&
+		(!c.Translated() || nat64.Translatable(remote))
 }
 
 // routedSource asks the system which source it takes for remote, by a socket

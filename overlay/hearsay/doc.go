@@ -14,6 +14,10 @@
 //	         path of a pipe to it did; a STUN server sent the transaction ID
 //	         back. It holds for that peer alone, for a day after the last time,
 //	         also across restarts. Nothing is held back.
+//	         It holds where the answer came from: an IPv4 address that is reached by a
+//	         NAT64 is proven behind that one prefix, and elsewhere counts as given, so
+//	         that a resolver which names another prefix leads nobody there by what is
+//	         proven.
 //	given    the user said so: a token, the configuration, what this node
 //	         itself saw more than a day ago. GivenPackets a minute to one IP
 //	         address: enough to go on trying as often as before, although the

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -40,6 +41,7 @@ var ErrNoAddress = errors.New("no address of another host")
 type Gate struct {
 	allowed func(netip.AddrPort) bool
 	now     func() time.Time
+	through func(netip.Addr) netip.Addr // nil: what is sent to an address goes there
 
 	held atomic.Uint64
 
@@ -69,6 +71,19 @@ func New(allowed func(netip.AddrPort) bool, now func() time.Time) *Gate {
 	}
 }
 
+// Through tells where what is sent to an IP address really goes: elsewhere by a NAT64,
+// whose prefix a resolver has named. It is called before the gate is used.
+func (g *Gate) Through(through func(netip.Addr) netip.Addr) { g.through = through }
+
+// real is an address as proven has it: that of who answered, so that what was proven
+// where an address means one host proves nothing where it means another.
+func (g *Gate) real(at netip.AddrPort) netip.AddrPort {
+	if g.through == nil {
+		return at
+	}
+	return netip.AddrPortFrom(g.through(at.Addr()), at.Port())
+}
+
 // clean is an address as the maps have it.
 func clean(a netip.AddrPort) netip.AddrPort {
 	return netip.AddrPortFrom(a.Addr().Unmap().WithZone(""), a.Port())
@@ -86,14 +101,17 @@ func (g *Gate) Given(addrs ...netip.AddrPort) {
 	defer g.mu.Unlock()
 	now := g.now()
 	for _, at := range addrs {
-		at = clean(at)
-		if _, ok := g.given[at]; !ok && len(g.given) >= givenMax {
-			if g.sweepLocked(now); len(g.given) >= givenMax {
-				continue
-			}
-		}
-		g.given[at] = now.Add(ProvenLife)
+		g.giveLocked(clean(at), now)
 	}
+}
+
+func (g *Gate) giveLocked(at netip.AddrPort, now time.Time) {
+	if _, ok := g.given[at]; !ok && len(g.given) >= givenMax {
+		if g.sweepLocked(now); len(g.given) >= givenMax {
+			return
+		}
+	}
+	g.given[at] = now.Add(ProvenLife)
 }
 
 // Proven notes that a peer has answered at an address with what only it can
@@ -103,7 +121,11 @@ func (g *Gate) Proven(peer string, at netip.AddrPort) {
 	defer g.mu.Unlock()
 	at = clean(at)
 	now := g.now()
-	g.proveLocked(peer, at, now)
+	real := g.real(at)
+	g.proveLocked(peer, real, now)
+	if real != at { // elsewhere it is worth a try
+		g.giveLocked(at, now)
+	}
 	p, ok := g.places[at.Addr()]
 	if !ok {
 		return
@@ -189,12 +211,18 @@ func (g *Gate) Knows(peer string, at netip.AddrPort) bool {
 }
 
 func (g *Gate) knowsLocked(peer string, at netip.AddrPort, now time.Time) bool {
-	for _, p := range g.proven[at] {
-		if (peer == "" || p.peer == peer) && now.Sub(p.at) < ProvenLife {
-			return true
-		}
+	return slices.ContainsFunc(g.proven[g.real(at)], func(p proof) bool {
+		return (peer == "" || p.peer == peer) && now.Sub(p.at) < ProvenLife
+	})
+}
+
+// givenLocked says whether an address is given, or was proven where it meant another
+// host.
+func (g *Gate) givenLocked(at netip.AddrPort, now time.Time) bool {
+	if until, ok := g.given[at]; ok && now.Before(until) {
+		return true
 	}
-	return false
+	return g.real(at) != at && slices.ContainsFunc(g.proven[at], func(p proof) bool { return now.Sub(p.at) < ProvenLife })
 }
 
 // Pass says whether one datagram of n bytes may go to a peer at an address now,
@@ -251,7 +279,7 @@ func (g *Gate) take(peer string, at netip.AddrPort, packets, bytes int) (ok bool
 	}
 	maxPackets, maxBytes := ToldPackets, ToldBytes
 	var by *teller
-	if until, ok := g.given[at]; ok && now.Before(until) {
+	if g.givenLocked(at, now) {
 		maxPackets, maxBytes = GivenPackets, GivenBytes
 	} else if by = g.payerLocked(at, now); by == nil || by.left < float64(packets) {
 		return false, 0, nil

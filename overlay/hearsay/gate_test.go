@@ -241,3 +241,71 @@ func TestBeginWaits(t *testing.T) {
 		}
 	})
 }
+
+// A resolver that lies about the NAT64 prefix, or a network where an address is somebody
+// else's, has no use of what was proven elsewhere: what goes out is bounded as for
+// addresses that the user has given.
+func TestProvenBehindOnePrefix(t *testing.T) {
+	t.Parallel()
+	var prefix byte // 0: IPv4 goes as such
+	through := func(a netip.Addr) netip.Addr {
+		if prefix == 0 || !a.Is4() {
+			return a
+		}
+		b := netip.MustParseAddr("2a00::").As16()
+		four := a.As4()
+		b[1] = prefix
+		copy(b[12:], four[:])
+		return netip.AddrFrom16(b)
+	}
+	g, w := newTestGate()
+	g.Through(through)
+	sent := func() (n int) {
+		for range 100 {
+			if g.Pass("mars", at(1, 443), 1200) {
+				n++
+			}
+		}
+		return n
+	}
+	g.Proven("mars", at(1, 443))
+	if n := sent(); n != 100 {
+		t.Fatalf("%d of 100 to a peer that has answered", n)
+	}
+	prefix = 1
+	if n := sent(); n != GivenPackets {
+		t.Errorf("%d datagrams to an address behind a prefix from where nobody has answered", n)
+	}
+	if g.Knows("mars", at(1, 443)) || g.Knows("", at(1, 443)) {
+		t.Error("proven behind a prefix from where nobody has answered")
+	}
+	g.Proven("mars", at(1, 443))
+	if n := sent(); n != 100 {
+		t.Errorf("%d of 100 to a peer that has answered from behind the prefix", n)
+	}
+	prefix = 2
+	if n := sent(); n != GivenPackets {
+		t.Errorf("%d datagrams to the same behind another prefix", n)
+	}
+	w.t = w.t.Add(Window)
+	g.Proven("venus", at(2, 443))
+	prefix = 0
+	if n := sent(); n != 100 {
+		t.Errorf("%d of 100 to where a peer has answered before", n)
+	}
+	venus := 0
+	for range 100 {
+		if g.Pass("venus", at(2, 443), 1200) {
+			venus++
+		}
+	}
+	if venus != GivenPackets {
+		t.Errorf("%d datagrams to an address that was proven behind a prefix only", venus)
+	}
+	// Remembered from before the start: of which prefix is not known.
+	prefix = 3
+	g.Recalled("mars", at(3, 443), w.t)
+	if g.Knows("mars", at(3, 443)) {
+		t.Error("remembered of another network, and proven here")
+	}
+}

@@ -35,7 +35,7 @@ func LocalCandidates(conns []*socket.Conn, mapped func(*socket.Conn) []netip.Add
 	lonely := 0
 	for i, c := range conns {
 		at := c.LocalAddr()
-		if nat.OfConn(c).Lonely() && !at.Addr().IsLoopback() {
+		if k := nat.OfConn(c); k.Lonely() && k != nat.Useless && !at.Addr().IsLoopback() {
 			if lonely++; lonely > lonelyMax {
 				continue // a peer would check it, and wait for nothing
 			}

@@ -14,7 +14,10 @@ import (
 // firewalls listens on 443. That a peer may name somebody else's is bounded
 // by the pacer.
 type Filter struct {
-	Loopback bool           // this node itself uses loopback addresses
+	Loopback bool // this node itself uses loopback addresses
+	// Indirect says whether an address is another way to write one that may be refused,
+	// as those behind a NAT64 are of IPv4; nil: none is.
+	Indirect func(netip.Addr) bool
 	Never    []netip.Prefix // addresses that are no real ones, beside those of RFC 6890
 }
 
@@ -31,6 +34,7 @@ func NewFilter(conns []*socket.Conn, never []netip.Prefix, loopback bool) Filter
 // RFC 6890 and what idloc itself uses.
 var neverRemote = []netip.Prefix{
 	netip.MustParsePrefix("0.0.0.0/8"),
+	netip.MustParsePrefix("192.0.0.0/29"),  // hosts that translate have the same, RFC 7335
 	netip.MustParsePrefix("198.18.0.0/15"), // LSIs
 	netip.MustParsePrefix("240.0.0.0/4"),
 	netip.MustParsePrefix("2001:20::/28"), // LSIs, RFC 7343
@@ -67,7 +71,8 @@ func (f Filter) Allowed(a netip.AddrPort) bool {
 	case !ip.IsValid() || a.Port() == 0,
 		ip.IsUnspecified(), ip.IsMulticast(), ip.IsLinkLocalUnicast(), ip.Is4In6(), ip.Zone() != "",
 		ip == netip.AddrFrom4([4]byte{255, 255, 255, 255}),
-		ip.IsLoopback() && !f.Loopback:
+		ip.IsLoopback() && !f.Loopback,
+		f.Indirect != nil && f.Indirect(ip):
 		return false
 	}
 	for _, p := range neverRemote {

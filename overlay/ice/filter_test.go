@@ -9,7 +9,8 @@ import (
 
 func TestCandidateFilter(t *testing.T) {
 	t.Parallel()
-	plain := Filter{Never: []netip.Prefix{netip.MustParsePrefix("10.77.0.0/16")}}
+	behind := func(a netip.Addr) bool { return netip.MustParsePrefix("64:ff9b::/96").Contains(a) }
+	plain := Filter{Indirect: behind, Never: []netip.Prefix{netip.MustParsePrefix("10.77.0.0/16")}}
 	local := Filter{Loopback: true}
 	for _, c := range []struct {
 		addr        string
@@ -32,6 +33,8 @@ func TestCandidateFilter(t *testing.T) {
 		{"[::ffff:192.0.2.1]:5000", false, false, "v4-mapped"},
 		{"255.255.255.255:5000", false, false, "broadcast"},
 		{"198.18.0.7:5000", false, false, "an LSI"},
+		{"192.0.0.4:5000", false, false, "of each host that translates"},
+		{"[64:ff9b::7f00:1]:5000", false, true, "IPv4 behind a NAT64"},
 		{"[2001:20::7]:5000", false, false, "an LSI"},
 		{"10.77.1.1:5000", false, true, "an LSI of this node's prefix"},
 	} {

@@ -35,6 +35,10 @@ func (k Kind) Lonely() bool { return k >= Bridge }
 // some for networks over others.
 var carrier = netip.MustParsePrefix("100.64.0.0/10")
 
+// ofHost are addresses that a host has for translating between IPv4 and IPv6 (RFC 7335):
+// each may have the same.
+var ofHost = netip.MustParsePrefix("192.0.0.0/29")
+
 // private says whether an address means something on its own network only.
 func private(a netip.Addr) bool { return a.IsPrivate() || carrier.Contains(a) }
 
@@ -45,7 +49,7 @@ func private(a netip.Addr) bool { return a.IsPrivate() || carrier.Contains(a) }
 func Of(a netip.Addr) Kind {
 	a = a.Unmap()
 	switch {
-	case !a.IsValid() || a.IsUnspecified() || a.IsMulticast() || a.IsLinkLocalUnicast():
+	case !a.IsValid() || a.IsUnspecified() || a.IsMulticast() || a.IsLinkLocalUnicast() || ofHost.Contains(a):
 		return Useless
 	case a.IsLoopback():
 		return Loopback

@@ -21,9 +21,12 @@ type entry[T any] struct {
 	order int
 }
 
-// Add puts an address into the list. Of one that is added twice the better
-// kind counts, with its value.
+// Add puts an address into the list, but not a Useless one. Of one that is added twice
+// the better kind counts, with its value.
 func (r *Ranking[T]) Add(at netip.AddrPort, k Kind, value T) {
+	if k == Useless {
+		return
+	}
 	at = netip.AddrPortFrom(at.Addr().Unmap(), at.Port())
 	e := entry[T]{value, at.Addr().Is6(), k, len(r.entries)}
 	if i, ok := r.places[at]; ok {

@@ -16,6 +16,9 @@ type Remote struct {
 // may be called from any goroutine.
 type STUNSources struct {
 	Configured []ICEServer
+	// Plain returns the IPv4 address that one which DNS64 has made stands for, others as
+	// they are.
+	Plain func(netip.Addr) netip.Addr
 	// Given is told of the addresses of Configured, which the user has named.
 	Given func(...netip.AddrPort)
 	// Connected are the members that are connected, Remembered where others may be.
@@ -37,7 +40,12 @@ func (s *STUNSources) Servers(ctx context.Context) []netip.AddrPort {
 			addRemote(&others, m.At)
 		}
 	}
-	configured := STUNServers(ctx, s.Configured)
+	var configured []netip.AddrPort
+	for _, at := range STUNServers(ctx, s.Configured) {
+		if at = netip.AddrPortFrom(s.Plain(at.Addr()), at.Port()); !slices.Contains(configured, at) {
+			configured = append(configured, at)
+		}
+	}
 	s.Given(configured...)
 	out := slices.Concat(configured, servers.Best(servers.Len()), others.Best(others.Len()))
 	if len(out) > 0 {

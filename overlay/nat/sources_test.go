@@ -46,7 +46,7 @@ func TestSTUNSources(t *testing.T) {
 	} {
 		var told []netip.AddrPort
 		s := &STUNSources{
-			Configured: c.configured, Given: func(at ...netip.AddrPort) { told = append(told, at...) },
+			Configured: c.configured, Given: func(at ...netip.AddrPort) { told = append(told, at...) }, Plain: func(a netip.Addr) netip.Addr { return a },
 			Connected:  func() []Remote { return c.connected },
 			Remembered: func() []netip.AddrPort { return c.remembered },
 		}
@@ -64,8 +64,21 @@ func TestSTUNSources(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	s := &STUNSources{Configured: named, Given: func(...netip.AddrPort) {}, Connected: func() []Remote { return nil }, Remembered: func() []netip.AddrPort { return nil }}
+	plain := func(a netip.Addr) netip.Addr {
+		if a == netip.MustParseAddr("64:ff9b::c800:1") {
+			return netip.MustParseAddr("200.0.0.1")
+		}
+		return a
+	}
+	s := &STUNSources{Configured: named, Given: func(...netip.AddrPort) {}, Plain: plain, Connected: func() []Remote { return nil }, Remembered: func() []netip.AddrPort { return nil }}
 	if got := s.Servers(ctx); !slices.Equal(got, addrPorts(given)) {
 		t.Errorf("a name that is not found: %v", got)
+	}
+	// What DNS64 makes of a server's address is that address.
+	if s.Configured, err = ParseICEServers([]string{"stun:[64:ff9b::c800:1]:3478", "stun:200.0.0.1:3478"}); err != nil {
+		t.Fatal(err)
+	}
+	if got := s.Servers(ctx); !slices.Equal(got, addrPorts("200.0.0.1:3478")) {
+		t.Errorf("behind a NAT64: %v", got)
 	}
 }

@@ -211,7 +211,8 @@ func (s *turnServer) allocate(ctx context.Context) (*Allocation, error) {
 }
 
 func (s *turnServer) allocateFrom(ctx context.Context, c *socket.Conn, at netip.AddrPort) (*Allocation, error) {
-	base, err := s.dial(ctx, c.LocalAddr().Addr(), at)
+	at = netip.AddrPortFrom(s.cfg.Sockets.OnWire(at.Addr()), at.Port()) // from a socket of its own, which translates nothing
+	base, err := s.dial(ctx, c.Under().LocalAddr().Addr(), at)
 	if err != nil {
 		return nil, err
 	}
