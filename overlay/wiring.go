@@ -205,7 +205,7 @@ func (w *wiring) newMesh() (*mesh.Mesh, error) {
 	known.ForgetRevoked(w.roster.Revocations()) // while this peer was not there to hear of it
 	return mesh.New(mesh.Config{
 		Key: w.cfg.Key, Port: w.cfg.Socket, Prefix: w.prefix(), Log: w.cfg.Logger,
-		Carriers: w.cfg.Carriers.Set, UDPSilent: w.udpSilent,
+		Carriers: w.cfg.Carriers.Set, UDPSilent: w.udpSilent, State: w.cfg.State, Network: w.cfg.Socket.Network,
 		Hearsay: w.gate, Known: known, Pipes: adapter.Pipes{Endpoint: w.pipes},
 		Advertise: func(listening []netip.AddrPort) []netip.AddrPort { return w.nat.Listed(listening, naming.MaxAddrs) },
 		Verify:    w.roster.Verify, Current: w.roster.Current, Hello: w.hello, YoungFor: directory.YoungFor,

@@ -1,11 +1,16 @@
 package carrier
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"io"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"net/url"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -281,4 +286,84 @@ func TestOrigin(t *testing.T) {
 			}
 		}
 	})
+}
+
+// One address may begin an office's worth of handshakes at once, and then a few a second,
+// however soon it ends them; others are not held up.
+func TestHandshakesArePaced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, l := served(t, nothing)
+		defer s.Close()
+		begun := func(from string, tries int) (n int) {
+			for range tries {
+				k := tls.Client(l.dial(from), &tls.Config{InsecureSkipVerify: true, NextProtos: []string{protocol}})
+				if k.HandshakeContext(t.Context()) == nil {
+					n++
+				}
+				_ = k.NetConn().Close()
+				synctest.Wait()
+			}
+			return n
+		}
+		if n := begun("192.0.2.1:1", 2*handshakeBurst); n != handshakeBurst {
+			t.Errorf("%d handshakes at once", n)
+		}
+		if n := begun("192.0.2.2:1", 1); n != 1 {
+			t.Error("another address is held up")
+		}
+		time.Sleep(time.Second)
+		if n := begun("192.0.2.1:1", 20); n != int(time.Second/handshakeEvery) {
+			t.Errorf("%d handshakes a second later", n)
+		}
+		if n := begun("[2a00::1]:1", handshakeBurst); n != handshakeBurst {
+			t.Errorf("%d handshakes of an IPv6 address", n)
+		}
+		if n := begun("[2a00:0:0:ff::2]:1", 1); n != 0 {
+			t.Error("a subscriber with many addresses has one more")
+		}
+		now := time.Now()
+		for i := range 3 * pacedMax {
+			s.pace.take(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), now)
+		}
+		if n := len(s.pace.spent); n > pacedMax {
+			t.Errorf("%d addresses are remembered", n)
+		}
+	})
+}
+
+// A web server whose answer has no end costs no more than the head of one.
+func TestEndlessAnswer(t *testing.T) {
+	t.Parallel()
+	sent := make(chan int, 1)
+	srv := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		c, _, err := w.(http.Hijacker).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer c.Close()
+		n, err := io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\n")
+		line := []byte("X-Filler: " + strings.Repeat("x", 4000) + "\r\n")
+		for total := n; ; total += n {
+			if err != nil || total > 64<<20 {
+				sent <- total
+				return
+			}
+			n, err = c.Write(line)
+		}
+	}))
+	defer srv.Close()
+	roots := x509.NewCertPool()
+	roots.AddCert(srv.Certificate())
+	at, err := ParseAddress(strings.Replace(srv.URL, "https", "wss", 1) + "/idloc")
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, _ := started(t, Config{Proxy: direct, Roots: roots})
+	if err := client.Connect(t.Context(), at); err == nil {
+		t.Error("a carrier over it")
+	}
+	if n := <-sent; n > 8<<20 { // what the two kernels' buffers hold, too
+		t.Errorf("%d bytes were taken", n)
+	}
 }

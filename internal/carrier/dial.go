@@ -60,8 +60,9 @@ func (s *Set) dialWebSocket(ctx context.Context, a Address) (net.Conn, *net.TCPC
 			tcp = under
 			return c, err
 		},
-		TLSClientConfig:   &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: s.cfg.Roots, NextProtos: []string{"http/1.1"}},
-		DisableKeepAlives: false,
+		MaxResponseHeaderBytes: maxAnswer,
+		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: s.cfg.Roots, NextProtos: []string{"http/1.1"}},
+		DisableKeepAlives:      false,
 	}
 	defer transport.CloseIdleConnections()
 	client := &http.Client{

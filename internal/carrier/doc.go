@@ -78,6 +78,9 @@
 //	serveMax       1024    carriers from all
 //	handshakesMax  128     of these in TLS
 //	handshakeEach  16      of these from one address
+//	handshakeBurst 64   handshakes of one address at once
+//	handshakeEvery 250 ms  and then one in this time
+//	pacedMax       4096 addresses that are counted for it
 //	knownMax       512     addresses that can be written to
 //	openMax        64      carriers that a node opens: a member may have named them
 //	attemptsMax    16      attempts a minute to one host, and to one IP address, that none of has worked since

@@ -23,6 +23,12 @@ const (
 	serveMax      = 1024
 	handshakesMax = 128
 	handshakeEach = 16
+	// One address may begin handshakeBurst handshakes at once and then one every
+	// handshakeEvery: an office comes back whole, and nobody has a processor busy.
+	handshakeBurst = 64
+	handshakeEvery = time.Second / 4
+	// pacedMax bounds the addresses that this is counted for.
+	pacedMax = 4096
 )
 
 // network is what is counted as one address: of IPv6, what one subscriber has.
@@ -60,12 +66,43 @@ func (s *Set) dismiss(from netip.Addr) {
 	}
 }
 
-// greet counts one more in TLS; false: there are too many.
+// pace is how many handshakes each network may begin. The zero one has seen none.
+type pace struct {
+	spent map[netip.Addr]time.Time // until when a network has used its share
+}
+
+// take notes a handshake; false: it comes too soon.
+func (p *pace) take(n netip.Addr, now time.Time) bool {
+	at := p.spent[n]
+	if at.Before(now) {
+		at = now
+	}
+	if at.Sub(now) > (handshakeBurst-1)*handshakeEvery {
+		return false
+	}
+	if len(p.spent) >= pacedMax {
+		for old, at := range p.spent {
+			if !at.After(now) {
+				delete(p.spent, old)
+			}
+		}
+		if len(p.spent) >= pacedMax {
+			p.spent = nil // so many at once are no one's doing alone
+		}
+	}
+	if p.spent == nil {
+		p.spent = map[netip.Addr]time.Time{}
+	}
+	p.spent[n] = at.Add(handshakeEvery)
+	return true
+}
+
+// greet counts one more in TLS; false: there are too many, or come too fast.
 func (s *Set) greet(from netip.Addr) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	n := network(from)
-	if s.greeting >= handshakesMax || s.greeters[n] >= handshakeEach {
+	if s.greeting >= handshakesMax || s.greeters[n] >= handshakeEach || !s.pace.take(n, time.Now()) {
 		s.refused.Add(1)
 		return false
 	}

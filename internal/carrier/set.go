@@ -65,6 +65,7 @@ type Set struct {
 	serving   int
 	greeting  int                // of these in TLS
 	greeters  map[netip.Addr]int // the same, by network
+	pace      pace               // of handshakes that begin
 	opening   int                // carriers that this node opens or has opened
 	attempts  attempts
 	cert      *tls.Certificate

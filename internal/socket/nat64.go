@@ -163,14 +163,22 @@ func (s *prefixes) put(network string, p netip.Prefix) (changed bool) {
 
 // networkOf names the network that a host is in, by the subnets of its IPv6 addresses.
 func networkOf(conns []*Conn) string {
+	return subnets(slices.DeleteFunc(slices.Clone(conns), func(c *Conn) bool { return !c.local.Addr().Is6() }))
+}
+
+func subnets(conns []*Conn) string {
 	var nets []string
 	for _, c := range conns {
-		if c.local.Addr().Is6() {
-			nets = append(nets, c.net.Masked().String())
-		}
+		nets = append(nets, c.net.Masked().String())
 	}
 	slices.Sort(nets)
 	return strings.Join(slices.Compact(nets), " ")
+}
+
+// Network names the network that the host is in, by the subnets that lead to the
+// internet: another one where that leads elsewhere.
+func (p *Port) Network() string {
+	return subnets(slices.DeleteFunc(p.Conns(), func(c *Conn) bool { return c.Translated() || !c.Uplink() }))
 }
 
 // lacksIPv4 says whether this host has IPv6, and no way out for IPv4.

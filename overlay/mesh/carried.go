@@ -158,10 +158,26 @@ func (m *Mesh) recarry(p peer.ID) {
 	}
 }
 
-// udpSilent says whether carriers need not wait for UDP: nothing comes back over it, or a
-// pipe has just had to do without.
+// udpSilent says whether carriers need not wait for UDP: nothing comes back over it, or
+// did of late in this network, or a pipe has just had to do without.
 func (m *Mesh) udpSilent() bool {
-	return time.Since(time.Unix(0, m.udpFailed.Load())) < uncarryEvery || m.cfg.UDPSilent != nil && m.cfg.UDPSilent()
+	return time.Since(time.Unix(0, m.udpFailed.Load())) < uncarryEvery || m.cfg.UDPSilent != nil && m.cfg.UDPSilent() ||
+		m.cfg.Network != nil && m.blocked.Here(m.cfg.Network())
+}
+
+// noteBlocked remembers what UDP does in this network: that members are reached by it, or
+// by carriers only while nothing comes back over it.
+func (m *Mesh) noteBlocked() {
+	if m.cfg.Network == nil {
+		return
+	}
+	carried, _ := m.CarriedMembers()
+	switch {
+	case len(m.Members()) > carried:
+		m.blocked.Note(m.cfg.Network(), false)
+	case carried > 0 && m.cfg.UDPSilent():
+		m.blocked.Note(m.cfg.Network(), true)
+	}
 }
 
 // CarriedMembers are how many members this peer is connected to by carriers only, and
@@ -193,7 +209,7 @@ func (m *Mesh) carriedOnly(p peer.ID) bool {
 // uncarry tries, until the mesh ends, to reach by UDP whom this peer has reached by a
 // carrier, and closes what went over carriers when that has gone well for a while.
 func (m *Mesh) uncarry() {
-	for pause.For(m.ctx, uncarryEvery) {
+	for ; pause.For(m.ctx, uncarryEvery); m.noteBlocked() {
 		for _, n := range m.Members() {
 			var carried []network.Conn
 			for _, c := range m.host.Network().ConnsToPeer(n.Peer) {

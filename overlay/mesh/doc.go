@@ -87,6 +87,7 @@
 //	dialBackLess     1 s     and so much less for each next one: its answer comes in time
 //	carrierAfter     300 ms  head start of UDP before carriers: a round trip, and less than anybody minds
 //	carriedSilence   300 ms  what suspectMin is where a pipe to the same peer has just left UDP
+//	blockedFor       24 h    a network without UDP is remembered: a day's work there
 //	uncarryEvery     10 s    between two attempts by UDP while a carrier is in use
 //	suspectMin       2 s     silence after a question, at least; seven probe timeouts if that is more
 //	suspectTick      100 ms  what silence is counted in: a late tick, on a busy machine, counts once
@@ -108,6 +109,7 @@
 //	hello.go     the hello's layout
 //	keep.go      connections that are not trimmed
 //	carried.go   connections over carriers             package carrier
+//	blocked.go   networks that let no UDP through
 //	suspect.go   connections that nobody answers on
 //	protocol.go  one request, one answer, on a stream
 //	stream.go    streams to members

@@ -22,6 +22,7 @@ import (
 	"github.com/idloc/idloc/internal/carrier"
 	"github.com/idloc/idloc/internal/peerid"
 	"github.com/idloc/idloc/internal/socket"
+	"github.com/idloc/idloc/internal/state"
 	"github.com/idloc/idloc/overlay/hearsay"
 	"github.com/idloc/idloc/overlay/membership"
 	"github.com/idloc/idloc/overlay/nat"
@@ -44,6 +45,10 @@ type Config struct {
 	// whether nothing comes back over UDP here: then they need not wait for it.
 	Carriers  *carrier.Set
 	UDPSilent func() bool
+	// Network names the network that this host is in, of which State remembers that this
+	// was so; nil: it is not remembered.
+	Network func() string
+	State   *state.Dir
 	// Pipes are this peer's pipes: their addresses are tried too, and their sockets
 	// dialled from.
 	Pipes Pipes
@@ -103,6 +108,7 @@ type Mesh struct {
 	gate      *gate
 	keep      *keeper
 	known     *Known
+	blocked   *Blocked
 	tries     attempts
 	backs     dialBacks
 	suspects  *suspects
@@ -126,6 +132,10 @@ func New(cfg Config) (*Mesh, error) {
 	m := &Mesh{
 		cfg: cfg, metrics: metrics, known: cfg.Known, made: time.Now(), met: rate.NewLimiter(metRate, metBurst),
 		wake: make(chan struct{}, 1), arrived: make(chan struct{}, 1),
+	}
+	var damaged error
+	if m.blocked, damaged = LoadBlocked(cfg.State, time.Now, cfg.Log); damaged != nil {
+		cfg.Log.Warn("saved state is damaged and begun anew", "name", BlockedFile, "err", damaged)
 	}
 	h, err := newHost(cfg.Key, cfg.Port, advertised(cfg.Advertise), cfg.Pipes.Source, dialGate{cfg.Hearsay}, carrierDialer{cfg.Carriers, m.udpSilent}, metrics)
 	if err != nil {

@@ -100,6 +100,9 @@ const (
 	// carriedSilence is what suspectMin is where a pipe to the same peer has just had to
 	// leave UDP for a carrier: two times what a round trip within a continent takes.
 	carriedSilence = 300 * time.Millisecond
+	// blockedFor is how long it is remembered that a network lets no UDP through: a day's
+	// work there.
+	blockedFor = 24 * time.Hour
 	// uncarryEvery is how often UDP is tried to whom a carrier leads.
 	uncarryEvery = 10 * time.Second
 
