@@ -87,11 +87,11 @@ type DialBackStatus struct {
 	Result string    `json:"result"` // "reached", "in vain", "nobody to try", "no answer"
 }
 
-// PortMapping is what the router before this node, asked by NAT-PMP or UPnP,
+// PortMapping is what the router before this node, asked by PCP, NAT-PMP or UPnP,
 // leads to the node's port. Nothing is asked where the node's address is no
 // private one, or on a simulated network.
 type PortMapping struct {
-	Protocol string         `json:"protocol,omitempty"` // "NAT-PMP", "UPnP"
+	Protocol string         `json:"protocol,omitempty"` // "PCP", "NAT-PMP", "UPnP"
 	Addr     netip.AddrPort `json:"addr,omitzero"`      // outer address; none: there is no mapping
 	Error    string         `json:"error,omitempty"`    // why not
 }

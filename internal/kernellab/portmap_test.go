@@ -21,6 +21,10 @@ const upnpRules = `table inet filter {
 }
 `
 
+// noPCP has a box be one that does not know PCP, version 2 of the protocol, which
+// miniupnpd always speaks beside version 0.
+const noPCP = "table inet old { chain input { type filter hook input priority -1; udp dport 5351 @th,64,8 2 drop; }; }"
+
 // TestPortMapping: of two peers behind symmetric NATs, which no checks join,
 // one has a router that maps ports; the other reaches it there. When the node
 // leaves, the mapping is gone.
@@ -38,13 +42,16 @@ func TestPortMapping(t *testing.T) {
 	earth.must(request{Op: "create", Name: "earth"})
 	always(symmetric)(l, "venus", "")
 	venus := l.join(earth, "venus")
-	for _, protocol := range []string{"NAT-PMP", "UPnP"} {
+	for _, protocol := range []string{"PCP", "NAT-PMP", "UPnP"} {
 		t.Run(protocol, func(t *testing.T) {
 			label := "mars" + strings.ToLower(protocol[:1])
 			box := "box-" + label
 			ext := l.public(box)
 			l.behind(label, box, inner)
 			l.rules(box, symmetric+upnpRules)
+			if protocol == "NAT-PMP" {
+				l.rules(box, noPCP)
+			}
 			stop := miniupnpd(t, box, protocol)
 			defer stop()
 			mars := l.join(earth, label)
@@ -86,10 +93,10 @@ func listed(t *testing.T, box string) string {
 	return string(out)
 }
 
-// routerPorts are the UDP ports of the two protocols, as the kernel prints them.
-var routerPorts = map[string]string{"NAT-PMP": ":14E7 ", "UPnP": ":076C "}
+// routerPorts are the UDP ports of the protocols, as the kernel prints them.
+var routerPorts = map[string]string{"PCP": ":14E7 ", "NAT-PMP": ":14E7 ", "UPnP": ":076C "}
 
-// miniupnpd runs the daemon in a box, with one of its two protocols, and
+// miniupnpd runs the daemon in a box, with one of its protocols (PCP goes with NAT-PMP), and
 // returns when it listens: a node that finds no router asks again in a minute.
 func miniupnpd(t *testing.T, box, protocol string) (stop func()) {
 	t.Helper()
@@ -103,7 +110,7 @@ enable_upnp=%s
 secure_mode=yes
 uuid=7f7d3c0e-0000-4000-8000-000000000001
 allow 1024-65535 0.0.0.0/0 1024-65535
-`, yes[protocol == "NAT-PMP"], yes[protocol == "UPnP"])
+`, yes[protocol != "UPnP"], yes[protocol == "UPnP"])
 	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -3,7 +3,6 @@ package socket
 import (
 	"context"
 	"errors"
-	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -152,8 +151,8 @@ func (s *prefixes) put(network string, p netip.Prefix) (changed bool) {
 		s.of = map[string]netip.Prefix{}
 	}
 	if _, ok := s.of[network]; !ok && len(s.of) >= prefixesMax {
-		for any := range maps.Keys(s.of) {
-			delete(s.of, any)
+		for other := range s.of {
+			delete(s.of, other)
 			break
 		}
 	}

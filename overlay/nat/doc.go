@@ -31,6 +31,7 @@
 //	allocation.go an address that one lends            RFC 8656
 //	forwarded.go  ports that the user has had forwarded
 //	portmap.go    a port of the router's
+//	pcp.go        routers that speak PCP              RFC 6887
 //	natpmp.go     routers that speak NAT-PMP           RFC 6886
 //	upnp.go       routers that speak UPnP              UPnP IGD
 package nat

@@ -69,15 +69,25 @@ func natPMPMapping(internal, external uint16, life time.Duration) []byte {
 
 // ask sends a request until the router answers with n bytes or more.
 func (p *natPMP) ask(ctx context.Context, request []byte, n int) ([]byte, error) {
+	return askRouter(ctx, netip.AddrPort{}, p.router, request, func(b []byte) ([]byte, error) { return readNATPMP(b, request, n) })
+}
+
+// askRouter sends a request, from a local address or any, until read takes what comes
+// back for the response or for an error; it returns nil for what is neither.
+func askRouter(ctx context.Context, local, router netip.AddrPort, request []byte, read func(b []byte) ([]byte, error)) ([]byte, error) {
+	var from *net.UDPAddr
+	if local.IsValid() {
+		from = net.UDPAddrFromAddrPort(local)
+	}
 	// Connected: what others send does not come in (RFC 6886 §3.1).
-	c, err := net.DialUDP("udp4", nil, net.UDPAddrFromAddrPort(p.router))
+	c, err := net.DialUDP("udp4", from, net.UDPAddrFromAddrPort(router))
 	if err != nil {
 		return nil, err
 	}
 	defer c.Close()
 	stop := context.AfterFunc(ctx, func() { _ = c.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
-	b := make([]byte, 64)
+	b := make([]byte, 1100) // RFC 6887 §7: no message of PCP is longer
 	wait := natPMPRTO
 	for range natPMPTries {
 		if ctx.Err() != nil {
@@ -96,7 +106,7 @@ func (p *natPMP) ask(ctx context.Context, request []byte, n int) ([]byte, error)
 			if err != nil {
 				return nil, err // as ECONNREFUSED: nobody listens
 			}
-			if a, err := readNATPMP(b[:m], request, n); a != nil || err != nil {
+			if a, err := read(b[:m]); a != nil || err != nil {
 				return a, err
 			}
 		}

@@ -16,7 +16,7 @@ import (
 )
 
 // Port mapping: the router before this peer is asked to lead a port of its
-// outer address to the shared one, by NAT-PMP (RFC 6886) or UPnP IGD. That
+// outer address to the shared one, by PCP (RFC 6887), NAT-PMP (RFC 6886) or UPnP IGD. That
 // makes a peer at home one that others reach unasked. libp2p has the same; its
 // NAT-PMP half neither takes a context nor takes a mapping back, and a Close
 // that waits for it may wait for minutes, so this is ours.
@@ -34,7 +34,7 @@ const (
 )
 
 var (
-	errNoRouter   = errors.New("no router answers to NAT-PMP or UPnP")
+	errNoRouter   = errors.New("no router answers to PCP, NAT-PMP or UPnP")
 	errNotPrivate = errors.New("the local address is no private one")
 	errSimulated  = errors.New("a simulated network has no routers to ask")
 	errMapMoved   = errors.New("the local address is gone")
@@ -74,7 +74,7 @@ type PortMapper struct {
 
 // PortMapping is what a node tells of the mapping that it asked its router for.
 type PortMapping struct {
-	Protocol string         // "NAT-PMP", "UPnP"; "" without a mapping
+	Protocol string         // "PCP", "NAT-PMP", "UPnP"; "" without a mapping
 	Address  netip.AddrPort // outer address; zero without
 	Err      error          // why there is none
 }
@@ -245,14 +245,53 @@ func (m *PortMapper) uplink() (*socket.Conn, netip.Addr, error) {
 	return c, router.Unmap(), nil
 }
 
-// findGateway looks for a router that maps ports: by NAT-PMP, which answers at
+// findGateway looks for a router that maps ports: by PCP and NAT-PMP, which answer at
 // once if at all, then by UPnP.
 func findGateway(ctx context.Context, local, router netip.Addr) (gateway, error) {
 	ctx, cancel := context.WithTimeout(ctx, mapTimeout)
 	defer cancel()
-	p := &natPMP{router: netip.AddrPortFrom(router, natPMPPort)}
-	if _, err := p.external(ctx); err == nil {
-		return p, nil
+	if g := findPortControl(ctx, local, netip.AddrPortFrom(router, natPMPPort)); g != nil {
+		return g, nil
 	}
 	return findUPnP(ctx, router)
+}
+
+// findPortControl asks a router for PCP and for NAT-PMP at the same time, since one that
+// speaks neither answers neither: PCP is better if it has both. nil: it has none.
+func findPortControl(ctx context.Context, local netip.Addr, router netip.AddrPort) gateway {
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	newer, older := newPCP(local, router), &natPMP{router: router}
+	is, was := make(chan error, 1), make(chan error, 1)
+	wg.Go(func() { is <- newer.announce(ctx) })
+	wg.Go(func() { _, err := older.external(ctx); was <- err })
+	select {
+	case err := <-is:
+		if err == nil {
+			return newer
+		}
+		if <-was == nil {
+			return older
+		}
+		return nil
+	case err := <-was:
+		if err != nil {
+			if <-is == nil {
+				return newer
+			}
+			return nil
+		}
+	}
+	late := time.NewTimer(pcpGrace)
+	defer late.Stop()
+	select {
+	case err := <-is:
+		if err == nil {
+			return newer
+		}
+	case <-late.C:
+	}
+	return older
 }
