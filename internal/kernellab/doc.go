@@ -23,6 +23,11 @@
 //	double      two boxes of the kind before
 //	APDM/APDF   masquerade fully-random: a new port for every destination
 //	blocked     forwards UDP to and from one member only
+//	TCP 443     lets nothing out but TCP to port 443
+//	proxy       forwards nothing: there is an HTTP proxy, tinyproxy or squid
+//
+// TestMatrix dials once from each of these to each, and with -rounds 50 so many times,
+// nodes that dial being closed and opened again before each round, and prints p50 and p99.
 //
 // conntrack alone has neither endpoint-independent nor address-dependent
 // filtering, so that the two forwarding kinds serve one host a box. A mapping

@@ -3,7 +3,12 @@
 package kernellab
 
 import (
+	"flag"
 	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -15,6 +20,8 @@ type situation struct {
 	name                string
 	place               func(l *lab, space, relay string)
 	hard, blocked, open bool
+	carried             bool     // nothing but TCP gets out
+	env                 []string // of the processes there
 }
 
 func boxed(rules func(ext, relay string) string) func(*lab, string, string) {
@@ -46,7 +53,44 @@ var situations = []situation{
 	}},
 	{name: "APDM/APDF", place: always(symmetric), hard: true},
 	{name: "blocked", place: boxed(func(_, relay string) string { return onlyTo(relay) }), blocked: true},
+	{name: "TCP 443", place: always(tcp443), blocked: true, carried: true},
+	{name: "proxy", place: proxied, blocked: true, carried: true, env: []string{"HTTPS_PROXY=http://" + inner + ".1:8888"}},
 }
+
+// proxied has nothing but an HTTP proxy: squid for those who are dialled, if there is one,
+// and tinyproxy for all others.
+func proxied(l *lab, space, _ string) {
+	always(noWay)(l, space, "")
+	program, text := "tinyproxy", "Port 8888\nTimeout 600\nConnectPort 443\nMaxClients 50\n"
+	if _, err := exec.LookPath("squid"); err == nil && strings.HasPrefix(space, "to") {
+		program, text = "squid", squidConf
+	}
+	conf := filepath.Join(l.dirs, program+"-"+space)
+	if err := os.WriteFile(conf, []byte(text), 0o644); err != nil {
+		l.t.Fatal(err)
+	}
+	args := map[string][]string{
+		"tinyproxy": {"tinyproxy", "-d", "-c", conf},
+		// It refuses to be root, which everybody is in these namespaces.
+		"squid": {"unshare", "--user", "--map-user=13", "--map-group=13", "squid", "-N", "-f", conf},
+	}[program]
+	l.t.Logf("the proxy of %s is %s", space, program)
+	l.daemon("box-"+space, "127.0.0.1:8888", args...)
+}
+
+// squidConf has squid pass on CONNECT to port 443, and write nothing.
+const squidConf = `http_port 8888
+acl tls port 443
+http_access deny CONNECT !tls
+http_access allow all
+cache deny all
+cache_log /dev/null
+access_log none
+pid_filename none
+netdb_filename none
+pinger_enable off
+shutdown_lifetime 0 seconds
+`
 
 // direct says whether a pair must get a direct path.
 func direct(a, b situation) bool {
@@ -67,12 +111,15 @@ type cell struct {
 	err  error
 }
 
+var rounds = flag.Int("rounds", 1, "rounds of cold dials between all pairs in TestMatrix: who dials is closed and opened again before each but the first")
+
 // TestMatrix dials from every kind of place to every kind of place, on real
 // kernels.
 func TestMatrix(t *testing.T) {
 	if testing.Short() {
-		t.Skip("18 processes behind 16 NATs: not with -short")
+		t.Skip("22 processes behind 19 boxes: not with -short")
 	}
+	needs(t, "tinyproxy", "tinyproxy-bin")
 	if !inside(t) {
 		return
 	}
@@ -84,13 +131,13 @@ func TestMatrix(t *testing.T) {
 		s.place(l, fmt.Sprint("to", i), relay)
 	}
 	earth := l.start("earth", "earth")
-	earth.must(request{Op: "create", Name: "earth"})
+	earth.must(request{Op: "create", Name: "earth", Carry: ":443"})
 	l.join(earth, "moon") // so that mappings are measured in two places
-	var from, to [8]*node
-	for i := range situations {
-		from[i], to[i] = l.join(earth, fmt.Sprint("from", i)), l.join(earth, fmt.Sprint("to", i))
+	from, to := make([]*node, len(situations)), make([]*node, len(situations))
+	for i, s := range situations {
+		from[i], to[i] = l.enter(earth, fmt.Sprint("from", i), s.env), l.enter(earth, fmt.Sprint("to", i), s.env)
 	}
-	var cells [8][8]cell
+	cells := newCells()
 	for i := range situations {
 		var wg sync.WaitGroup
 		for j := range situations {
@@ -98,7 +145,7 @@ func TestMatrix(t *testing.T) {
 		}
 		wg.Wait()
 	}
-	t.Log("\n" + table(&cells))
+	t.Log("\n" + table(situations, cells))
 	for i, a := range situations {
 		if n, err := from[i].ask(request{Op: "self"}); err == nil {
 			t.Logf("%s judges its NAT %q", a.name, n.Self.NAT)
@@ -115,6 +162,79 @@ func TestMatrix(t *testing.T) {
 			}
 		}
 	}
+	coldDials(t, from, to, cells)
+	l.leaveAll(from) // before those who carry for them
+	l.leaveAll(to)
+}
+
+// enter starts a node in the namespace of its label that can be opened again.
+func (l *lab) enter(earth *node, label string, env []string) *node {
+	l.t.Helper()
+	n := l.start(label, label, env...)
+	n.must(request{Op: "join", Name: label, Token: earth.invite(label), Dir: l.dir(label)})
+	return n
+}
+
+// coldDials has everybody dial everybody in more rounds, without a pipe, and tells how
+// long it took; first is the first round.
+func coldDials(t *testing.T, from, to []*node, first [][]cell) {
+	var all, carried, others []time.Duration
+	note := func(a, b situation, took time.Duration) {
+		all = append(all, took)
+		if a.carried || b.carried {
+			carried = append(carried, took)
+		} else {
+			others = append(others, took)
+		}
+	}
+	for i, row := range first {
+		for j, c := range row {
+			note(situations[i], situations[j], c.took)
+		}
+	}
+	for round := 1; round < *rounds; round++ {
+		var opening sync.WaitGroup
+		for _, n := range from {
+			opening.Go(func() {
+				_, err := n.ask(request{Op: "close"})
+				if err == nil {
+					_, err = n.ask(request{Op: "open", Name: n.label, Dir: n.l.dir(n.label)})
+				}
+				if err != nil {
+					t.Errorf("round %d: %v", round, err)
+				}
+			})
+		}
+		opening.Wait()
+		for i, a := range situations {
+			var wg sync.WaitGroup
+			took := make([]time.Duration, len(to))
+			for j, b := range situations {
+				wg.Go(func() {
+					answer, err := from[i].ask(request{Op: "call", Name: to[j].name})
+					if took[j] = answer.Took; err != nil {
+						t.Errorf("round %d, %s to %s: %v", round, a.name, b.name, err)
+					}
+				})
+			}
+			wg.Wait()
+			for j, b := range situations {
+				note(a, b, took[j])
+			}
+		}
+	}
+	for what, took := range map[string][]time.Duration{"all pairs": all, "one of them over TCP": carried, "both over UDP": others} {
+		slices.Sort(took)
+		t.Logf("%d cold dials, %s: p50 %v, p99 %v", len(took), what, took[len(took)/2].Round(time.Millisecond), took[len(took)*99/100].Round(time.Millisecond))
+	}
+}
+
+func newCells() [][]cell {
+	cells := make([][]cell, len(situations))
+	for i := range cells {
+		cells[i] = make([]cell, len(situations))
+	}
+	return cells
 }
 
 // try calls once, and looks which path the pipe settles on: on a slow machine
@@ -135,7 +255,7 @@ func try(from, to *node, direct bool) cell {
 	}
 }
 
-func table(cells *[8][8]cell) string {
+func table(situations []situation, cells [][]cell) string {
 	var s strings.Builder
 	fmt.Fprintf(&s, "%-10s", "from \\ to")
 	for _, b := range situations {

@@ -181,11 +181,15 @@ func (l *lab) end() {
 	if l.t.Failed() {
 		l.tell()
 	}
-	left := slices.Clone(l.nodes)
-	for _, n := range left {
+	l.leaveAll(slices.Clone(l.nodes))
+}
+
+// leaveAll has nodes leave at once and waits for them.
+func (l *lab) leaveAll(nodes []*node) {
+	for _, n := range nodes {
 		_ = n.in.Close()
 	}
-	for _, n := range left {
+	for _, n := range nodes {
 		l.leave(n)
 	}
 }
