@@ -49,13 +49,9 @@ func (g *gateway) control(cmd, dir string, p *progress) error {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	l, err := net.Listen("unix", path)
+	l, err := listenPrivate(path)
 	if err != nil {
 		return fmt.Errorf("control socket: %w", err)
-	}
-	if err := os.Chmod(path, 0o600); err != nil {
-		l.Close()
-		return err
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /invite", func(w http.ResponseWriter, r *http.Request) {
@@ -88,7 +84,7 @@ func (g *gateway) control(cmd, dir string, p *progress) error {
 		res, err := g.node.Ping(ctx, r.FormValue("name"))
 		answer(w, res, err)
 	})
-	g.httpOn(l, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	g.httpOn(removedListener{l, path}, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !g.entered.Load() {
 			http.Error(w, "this gateway has not entered the overlay yet; "+p.last(), http.StatusServiceUnavailable)
 			return
@@ -100,6 +96,42 @@ func (g *gateway) control(cmd, dir string, p *progress) error {
 		mux.ServeHTTP(w, r)
 	}))
 	return nil
+}
+
+// listenPrivate listens on a Unix socket that is its owner's alone from the first moment
+// on, whatever umask and the folder's mode let others do: it is made in a folder of its
+// own, which nobody else can enter, and moved when it has its mode.
+func listenPrivate(path string) (*net.UnixListener, error) {
+	own, err := os.MkdirTemp(filepath.Dir(path), "")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(own)
+	made := filepath.Join(own, "s")
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: made, Net: "unix"})
+	if err != nil {
+		return nil, err
+	}
+	l.SetUnlinkOnClose(false) // it has another name by then
+	if err = os.Chmod(made, 0o600); err == nil {
+		err = os.Rename(made, path)
+	}
+	if err != nil {
+		l.Close()
+		return nil, err
+	}
+	return l, nil
+}
+
+// removedListener removes its socket when it closes.
+type removedListener struct {
+	net.Listener
+	path string
+}
+
+func (l removedListener) Close() error {
+	os.Remove(l.path)
+	return l.Listener.Close()
 }
 
 func answer(w http.ResponseWriter, v any, err error) {

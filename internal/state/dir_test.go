@@ -95,9 +95,11 @@ func TestModes(t *testing.T) {
 	}
 	open := filepath.Join(t.TempDir(), "open")
 	os.Mkdir(open, 0o700)
-	os.Chmod(open, 0o777)
-	if _, err := Open(open); err == nil || !strings.Contains(err.Error(), open) {
-		t.Errorf("directory of mode 0777: %v", err)
+	for _, mode := range []fs.FileMode{0o777, 0o702, 0o720, 0o770, 0o775} {
+		os.Chmod(open, mode)
+		if _, err := Open(open); err == nil || !strings.Contains(err.Error(), open) {
+			t.Errorf("directory of mode %04o: %v", mode, err)
+		}
 	}
 }
 

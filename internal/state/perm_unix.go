@@ -10,10 +10,11 @@ import (
 	"syscall"
 )
 
-// checkDir refuses a directory in which everybody could replace the files.
+// checkDir refuses a directory in which others could replace the files: everybody, or a
+// group, of which nothing says that it is the owner alone.
 func checkDir(path string, info fs.FileInfo) error {
-	if m := info.Mode().Perm(); m&0o002 != 0 {
-		return fmt.Errorf("mode %04o lets every user write to it; chmod 700 %s", m, path)
+	if m := info.Mode().Perm(); m&0o022 != 0 {
+		return fmt.Errorf("mode %04o lets other users write to it; chmod 700 %s", m, path)
 	}
 	return nil
 }
