@@ -53,7 +53,7 @@ var stair = []rule{
 	{"overlay/p2p", "internal/carrier internal/peerid"},
 	{"overlay/field", ""},
 	{"overlay/admission", "overlay/field overlay/naming overlay/membership internal/logpace internal/state internal/wallclock internal/peerid"},
-	{"overlay/mesh", "overlay/field overlay/hearsay overlay/membership overlay/naming overlay/nat overlay/p2p overlay/quictransport internal/carrier internal/pause internal/socket internal/state internal/peerid"},
+	{"overlay/mesh", "overlay/field overlay/hearsay overlay/membership overlay/naming overlay/nat overlay/p2p overlay/quictransport internal/carrier internal/logpace internal/pause internal/socket internal/state internal/peerid"},
 	{"overlay/carry", "overlay/nat overlay/p2p internal/carrier internal/pipe internal/socket internal/peerid"},
 	{"overlay/directory", "overlay/membership overlay/naming overlay/p2p internal/pause internal/state internal/peerid internal/event"},
 	{"overlay/offers", "overlay/membership overlay/p2p internal/pause internal/logpace internal/pipe internal/wire internal/peerid internal/event"},

@@ -11,7 +11,8 @@
 // the newest revocation list, name records and addresses. Until a chain was verified
 // nothing of ours is served; after five seconds the connection is closed. Who is
 // refused is told why, in words, and whether for good. Strangers have their own
-// limits, by address, from the first packet on (limits.go).
+// limits, by address, from the first packet on (limits.go). What members ask for is
+// bounded for each, and for all of one invitation: what is above that waits (pace.go).
 //
 // # Which connections are kept
 //
@@ -53,6 +54,8 @@
 //
 //	DialTimeout      4 s     one dial: three losses of QUIC's first packet
 //	helloTimeout     5 s     a connection without a valid chain: a loss or two, a verifier that is busy
+//	lateHello        10 s    a hello on its way: of a process that has ended it proves nothing
+//	twinFor          1 h     two nodes of one key, met, are told so
 //	negotiateTimeout 10 s    a stream says what it is for: as libp2p has it
 //	strangerEvery    125 ms  one more stranger of an address, after a burst
 //	sweepEvery       1 s     between two looks through what is counted of strangers
@@ -103,6 +106,8 @@
 //	host.go      libp2p's host                         DESIGN §5, §8
 //	dialgate.go  which addresses may be dialled
 //	limits.go    what strangers may hold, by address   DESIGN §8
+//	pace.go      what members may ask for
+//	twins.go     two nodes with one key
 //	gate.go      connections and membership            DESIGN §8
 //	vestibule.go streams of who has not come in yet    DESIGN §8
 //	neighbor.go  what is known of one connected peer

@@ -17,6 +17,7 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 	msmux "github.com/multiformats/go-multistream"
 
+	"github.com/idloc/idloc/internal/logpace"
 	"github.com/idloc/idloc/internal/peerid"
 	"github.com/idloc/idloc/overlay/membership"
 	"github.com/idloc/idloc/overlay/p2p"
@@ -62,6 +63,8 @@ type gate struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
+	pace   *pace
+	twins  *twins
 
 	mu     sync.Mutex // guards the rest and the doors' fields
 	closed bool
@@ -86,10 +89,12 @@ type refusal struct {
 
 func newGate(h host.Host, cfg Config, mine func(peer.ID) Hello) *gate {
 	g := &gate{
-		host: h, proto: cfg.Prefix + "/hello/1", log: cfg.Log,
+		host: h, proto: cfg.Prefix + "/hello/1", log: logpace.New(cfg.Log),
 		verify: cfg.Verify, current: cfg.Current, entered: cfg.Entered, heard: cfg.Heard, left: cfg.Left,
 		clock: cfg.Clock, answers: cfg.Answers, youngFor: cfg.YoungFor, mine: mine,
 
+		pace:   newPace(),
+		twins:  newTwins(),
 		doors:  map[peer.ID]*door{},
 		timers: map[network.Conn]*time.Timer{},
 
@@ -225,6 +230,7 @@ func (g *gate) greet(c network.Conn) {
 }
 
 func (g *gate) greetOn(ctx context.Context, c network.Conn) error {
+	asked := time.Now()
 	s, err := c.NewStream(ctx)
 	if err != nil {
 		return fmt.Errorf("hello stream: %w", err)
@@ -258,7 +264,7 @@ func (g *gate) greetOn(ctx context.Context, c network.Conn) error {
 		}
 		return err
 	}
-	return g.admit(c, h)
+	return g.admit(c, h, asked)
 }
 
 // serveHello answers a hello: a valid one with ours, any other with the
@@ -269,7 +275,7 @@ func (g *gate) serveHello(s network.Stream) {
 	c := s.Conn()
 	h, err := readHello(s)
 	if err == nil {
-		err = g.admit(c, h)
+		err = g.admit(c, h, time.Time{})
 	}
 	if err == nil {
 		if _, err = s.Write(g.mine(c.RemotePeer()).appendTo([]byte{helloWelcome})); err == nil {
@@ -300,8 +306,9 @@ func (g *gate) serveHello(s network.Stream) {
 	_ = c.Close()
 }
 
-// admit verifies a hello and opens the peer's door.
-func (g *gate) admit(c network.Conn, h Hello) error {
+// admit verifies a hello and opens the peer's door. asked is when this peer has asked for
+// the hello; zero if it did not.
+func (g *gate) admit(c network.Conn, h Hello, asked time.Time) error {
 	p := c.RemotePeer()
 	id, err := p2p.PeerID(p)
 	if err != nil {
@@ -314,7 +321,7 @@ func (g *gate) admit(c network.Conn, h Hello) error {
 	if err != nil {
 		return err
 	}
-	countMember(c)
+	countMember(c, c.Stat().Direction != network.DirInbound || g.pace.connects(m))
 	g.mu.Lock()
 	d := g.doorLocked(p)
 	if d == nil {
@@ -347,6 +354,7 @@ func (g *gate) admit(c network.Conn, h Hello) error {
 	} else {
 		g.probeOthers(c)
 	}
+	g.hearStart(p, h, asked)
 	g.heard(now, h)
 	return nil
 }

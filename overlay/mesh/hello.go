@@ -53,6 +53,7 @@ const (
 	flagIssuer  = 1 << 2
 	flagKeep    = 1 << 3
 	flagYoung   = 1 << 4
+	flagTwin    = 1 << 5
 )
 
 var errHello = errors.New("malformed hello")
@@ -62,6 +63,7 @@ type Hello struct {
 	Roles
 	Keep       bool           // the sender is found through this connection (keep.go)
 	Young      bool           // a server that has only just begun: records may be missing
+	Twin       bool           // the sender has met two nodes that have the receiver's key
 	Revocation uint64         // number of the newest revocation list it knows
 	Seconds    uint64         // the sender's time, since 1970
 	Start      uint64         // names the run of the sender's process
@@ -81,7 +83,7 @@ func (h Hello) flags() (out byte) {
 	for _, f := range []struct {
 		is  bool
 		bit byte
-	}{{h.Server, flagServer}, {h.NoRelay, flagNoRelay}, {h.Issuer, flagIssuer}, {h.Keep, flagKeep}, {h.Young, flagYoung}} {
+	}{{h.Server, flagServer}, {h.NoRelay, flagNoRelay}, {h.Issuer, flagIssuer}, {h.Keep, flagKeep}, {h.Young, flagYoung}, {h.Twin, flagTwin}} {
 		if f.is {
 			out |= f.bit
 		}
@@ -163,7 +165,7 @@ func readWelcome(f *field.Reader) (Hello, error) {
 	flags := f.Uint8()
 	h := Hello{
 		Roles: Roles{Server: flags&flagServer != 0, NoRelay: flags&flagNoRelay != 0, Issuer: flags&flagIssuer != 0},
-		Keep:  flags&flagKeep != 0, Young: flags&flagYoung != 0,
+		Keep:  flags&flagKeep != 0, Young: flags&flagYoung != 0, Twin: flags&flagTwin != 0,
 		Revocation: f.Uint64(), Seconds: f.Uint64(), Start: f.Uint64(),
 		Chain: f.Short16(membership.MaxChain), Record: f.Short16(naming.MaxRecord),
 	}

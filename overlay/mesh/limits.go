@@ -251,7 +251,8 @@ type strangerScope struct {
 	leave func(member bool)
 }
 
-func (s *strangerScope) admitted() { s.once.Do(func() { s.leave(true) }) }
+// admitted ends the count. free says that the connection costs its address nothing.
+func (s *strangerScope) admitted(free bool) { s.once.Do(func() { s.leave(free) }) }
 
 // Done implements network.ResourceScopeSpan.
 func (s *strangerScope) Done() {
@@ -259,9 +260,10 @@ func (s *strangerScope) Done() {
 	s.ConnManagementScope.Done()
 }
 
-// countMember says that a connection is a member's.
-func countMember(c network.Conn) {
+// countMember says that a connection is a member's. One of a member that has had too many
+// of late is counted no longer, but was one of those that its address may have.
+func countMember(c network.Conn, free bool) {
 	if s, ok := c.Scope().(*strangerScope); ok {
-		s.admitted()
+		s.admitted(free)
 	}
 }

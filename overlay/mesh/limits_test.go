@@ -28,7 +28,7 @@ func arrive(t *testing.T, l *limits, from string, n int) (in []network.ConnManag
 func done(in []network.ConnManagementScope, member bool) {
 	for _, s := range in {
 		if member {
-			s.(*strangerScope).admitted()
+			s.(*strangerScope).admitted(true)
 		}
 		s.Done()
 		s.Done() // who closes twice is counted once
@@ -66,7 +66,7 @@ func TestStrangersByAddress(t *testing.T) {
 					t.Error("a ninth at once")
 				}
 				for _, s := range members {
-					s.(*strangerScope).admitted()
+					s.(*strangerScope).admitted(true)
 				}
 				for range 10 { // an office comes, and is of members
 					more := arrive(t, l, from[0], 8)
@@ -185,5 +185,31 @@ func TestStrangersByCarrier(t *testing.T) {
 			}
 			done(in, false)
 		}
+	})
+}
+
+// TestMembersConnectWithoutEnd is the attack: a member connects and leaves as fast as it
+// can. It does so as a stranger of its address then; what it holds is not counted as one.
+func TestMembersConnectWithoutEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := fewStrangers(t)
+		defer l.Close()
+		got := 0
+		var held []network.ConnManagementScope
+		for range 100 {
+			for _, s := range arrive(t, l, "20.0.0.2", 1) {
+				s.(*strangerScope).admitted(false)
+				held = append(held, s)
+				got++
+			}
+		}
+		if got != l.per.burst || l.strangers() != 0 {
+			t.Errorf("%d connections of a burst of %d, of which %d are counted", got, l.per.burst, l.strangers())
+		}
+		time.Sleep(3 * l.per.every)
+		if n := len(arrive(t, l, "20.0.0.2", 8)); n != 3 {
+			t.Errorf("%d three moments later", n)
+		}
+		done(held, false)
 	})
 }

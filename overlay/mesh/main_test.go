@@ -1,11 +1,13 @@
 package mesh
 
 import (
+	"bytes"
 	"context"
 	"crypto/ed25519"
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -61,9 +63,11 @@ type ship struct {
 	*Mesh
 	t    testing.TB
 	id   peerid.ID
+	key  ed25519.PrivateKey
 	port *socket.Port
 
 	mu      sync.Mutex // guards the rest
+	logged  bytes.Buffer
 	hello   Hello
 	entered []peer.ID
 	heard   []Hello
@@ -103,7 +107,28 @@ func (f *fleet) quiet() *ship {
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	s := &ship{t: f.t, left: map[peer.ID]bool{}, pipes: map[peerid.ID][]netip.AddrPort{}, records: map[peerid.ID]string{}}
+	return f.quietWith(key)
+}
+
+// Write is what a ship's log does.
+func (s *ship) Write(b []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.logged.Write(b)
+}
+
+// warned says whether a text is in the log.
+func (s *ship) warned(text string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return strings.Contains(s.logged.String(), text)
+}
+
+// quietWith is quiet with a key.
+func (f *fleet) quietWith(key ed25519.PrivateKey) *ship {
+	f.t.Helper()
+	var err error
+	s := &ship{key: key, t: f.t, left: map[peer.ID]bool{}, pipes: map[peerid.ID][]netip.AddrPort{}, records: map[peerid.ID]string{}}
 	if s.id, err = peerid.FromPublicKey(key.Public().(ed25519.PublicKey)); err != nil {
 		f.t.Fatal(err)
 	}
@@ -122,7 +147,7 @@ func (f *fleet) quiet() *ship {
 		f.t.Fatal(err)
 	}
 	s.Mesh, err = New(Config{
-		Key: key, Port: port, Prefix: testPrefix, Log: slog.New(slog.DiscardHandler),
+		Key: key, Port: port, Prefix: testPrefix, Log: slog.New(slog.NewTextHandler(s, &slog.HandlerOptions{Level: slog.LevelWarn})),
 		Hearsay: gate, Known: known, Pipes: s,
 		Advertise: func(a []netip.AddrPort) []netip.AddrPort { return a },
 		Verify: func(chain []byte, from peerid.ID) (*membership.Member, error) {

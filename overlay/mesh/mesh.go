@@ -158,6 +158,7 @@ func New(cfg Config) (*Mesh, error) {
 func (m *Mesh) hello(p peer.ID) Hello {
 	h := m.cfg.Hello()
 	h.Keep = m.keep.needs(p)
+	h.Twin = m.gate.twins.met(p, time.Now())
 	return h
 }
 

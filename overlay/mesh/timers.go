@@ -12,6 +12,11 @@ const (
 	// helloTimeout is how long a connection may live without a valid chain
 	// (DESIGN §8): a loss or two, and a verifier that is busy.
 	helloTimeout = 5 * time.Second
+	// lateHello is how long a hello may have been on its way: one of a process that has
+	// ended is no sign that it runs. twinFor is how long it is said of a peer that two
+	// of it were met.
+	lateHello = 2 * helloTimeout
+	twinFor   = time.Hour
 	// negotiateTimeout is how long a peer may take to say what a stream is for: as
 	// libp2p has it.
 	negotiateTimeout = 10 * time.Second

@@ -35,6 +35,13 @@ func (g *gate) serveStream(s network.Stream) {
 		}
 		s = &peekedStream{s, io.MultiReader(bytes.NewReader(said), s)}
 	}
+	paid, err := g.admitStream(s)
+	if err != nil {
+		_ = s.ResetWithError(network.StreamRateLimited)
+		return
+	}
+	s = paid
+	_ = s.SetDeadline(time.Now().Add(negotiateTimeout)) // what it waited for is not its fault
 	id, handle, err := g.host.Mux().Negotiate(s)
 	if err != nil {
 		_ = s.ResetWithError(network.StreamProtocolNegotiationFailed)
