@@ -355,7 +355,7 @@ func (w *wiring) newFlows() (*nullflow.Flows, error) {
 	pacer := w.demux.Pacer()
 	return nullflow.New(nullflow.Config{
 		Self: w.Self(), Handler: w.cfg.Null, RelaysOnly: w.cfg.Paths == PathRelayOnly, Identity: identity,
-		Chain: w.chain, Usable: w.filter.Keep,
+		Chain: w.chain, Usable: w.filter.Keep, Account: w.roster.Account,
 		Offers: nullflow.RoutedOffers{
 			New: w.pipes.NewOffer, Verify: w.verify, Unreached: w.directory.Forget,
 			Deliver: func(ctx context.Context, p peerid.ID, offer *pipe.Offer) (*pipe.Session, peerid.ID, error) {

@@ -103,6 +103,9 @@ type Config struct {
 	UDP func(context.Context) (UDPChecks, error)
 	// Usable returns those of a peer's candidates that may be sent to.
 	Usable func([]wire.Candidate) []wire.Candidate
+	// Account is to whom a member's flows are charged besides itself; "" is nobody. It
+	// may be nil.
+	Account func(peerid.ID) string
 	// Answered is told that an address has answered a check. It may be nil.
 	Answered func(netip.Addr)
 
@@ -142,8 +145,6 @@ const (
 	dialTimeout  = 8 * time.Second
 	checkTimeout = 5 * time.Second
 	watchEvery   = 500 * time.Millisecond
-
-	inboundMax = 4096 // flows that peers have opened
 )
 
 // flowKey is how two peers name a flow to each other: by an ID that its opener
@@ -167,7 +168,7 @@ type Flows struct {
 	mu      sync.Mutex // guards what follows
 	closed  bool
 	flows   map[flowKey]*flow
-	inbound int // flows that peers have opened
+	inbound shares // flows that peers have opened
 }
 
 // New opens the port that TCP flows share. Close ends what it begins.
@@ -236,23 +237,26 @@ func (fs *Flows) find(k flowKey) *flow {
 	return fs.flows[k]
 }
 
-// full says whether peers have opened as many flows as they may.
-func (fs *Flows) full() bool {
+// full says whether a peer, or all peers, have opened as many flows as they may.
+func (fs *Flows) full(p peerid.ID) bool {
+	account := fs.account(p)
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	return fs.inbound >= inboundMax
+	return fs.inbound.full(account)
 }
 
 // add makes f known; false: too late, or too many.
 func (fs *Flows) add(f *flow) bool {
+	account := fs.account(f.key.peer)
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	if fs.closed || fs.flows[f.key] != nil || !f.Opener && fs.inbound >= inboundMax {
+	if fs.closed || fs.flows[f.key] != nil || !f.Opener && fs.inbound.full(account) {
 		return false
 	}
 	fs.flows[f.key] = f
 	if !f.Opener {
-		fs.inbound++
+		f.account = account
+		fs.inbound.add(account)
 	}
 	return true
 }
@@ -265,7 +269,7 @@ func (fs *Flows) remove(f *flow) {
 	}
 	delete(fs.flows, f.key)
 	if !f.Opener {
-		fs.inbound--
+		fs.inbound.remove(f.account)
 	}
 }
 
@@ -356,6 +360,8 @@ type flow struct {
 	stream *null.Stream // of TCP; set before the flow is known to others
 	ended  func()       // of a TCP flow: the node's
 	udp    *udpFlow     // of UDP; set before the flow is known to others
+
+	account string // that it is counted to; guarded by fs.mu
 
 	mu            sync.Mutex // guards what follows
 	chain         []byte     // of the peer

@@ -398,19 +398,40 @@ func TestBegin(t *testing.T) {
 	})
 }
 
-// Peers may open so many flows and no more; one's own are not counted.
+// Peers may open so many flows and no more, and those of one account a part of them;
+// one's own are not counted.
 func TestInboundLimit(t *testing.T) {
 	t.Parallel()
 	fs := &Flows{flows: map[flowKey]*flow{}}
+	fs.cfg.Account = func(p peerid.ID) string { // 0 and 1 are of one invitation
+		if p[0] < 2 {
+			return "one"
+		}
+		return ""
+	}
+	at := func(peer byte, n int) *flow {
+		return &flow{fs: fs, key: flowKey{peer: peerid.ID{peer}, id: [16]byte{byte(n), byte(n >> 8)}}}
+	}
 	var last *flow
 	for i := range inboundMax {
-		last = &flow{fs: fs, key: flowKey{id: [16]byte{byte(i), byte(i >> 8)}}}
-		if fs.full() || !fs.add(last) {
+		peer := byte(i / inboundShare)
+		if peer > 0 {
+			peer++ // 0, 2, 3, 4
+		}
+		last = at(peer, i)
+		if fs.full(last.key.peer) || !fs.add(last) {
 			t.Fatalf("flow %d was refused", i)
 		}
+		if i == inboundShare-1 {
+			for peer := range byte(3) {
+				if more := at(peer, inboundMax+1); fs.full(more.key.peer) != (peer < 2) || peer < 2 && fs.add(more) {
+					t.Errorf("one account has %d; more of peer %d: %v", inboundShare, peer, peer >= 2)
+				}
+			}
+		}
 	}
-	more := &flow{fs: fs, key: flowKey{id: [16]byte{15: 1}}}
-	if !fs.full() || fs.add(more) {
+	more := at(9, 0)
+	if !fs.full(more.key.peer) || fs.add(more) {
 		t.Error("one too many")
 	}
 	if own := (&flow{Flow: Flow{Opener: true}, fs: fs, key: flowKey{id: [16]byte{15: 2}}}); !fs.add(own) || fs.add(own) {
@@ -418,8 +439,14 @@ func TestInboundLimit(t *testing.T) {
 	}
 	fs.remove(last)
 	fs.remove(last)
-	if fs.inbound != inboundMax-1 || !fs.add(more) {
-		t.Errorf("%d flows of peers after one has ended", fs.inbound)
+	if fs.inbound.all != inboundMax-1 || !fs.add(more) {
+		t.Errorf("%d flows of peers after one has ended", fs.inbound.all)
+	}
+	for _, f := range fs.all() {
+		fs.remove(f)
+	}
+	if fs.inbound.all != 0 || len(fs.inbound.by) != 0 {
+		t.Errorf("%+v when all have ended", fs.inbound)
 	}
 }
 

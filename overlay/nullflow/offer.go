@@ -205,7 +205,7 @@ func (fs *Flows) answerOpen(in *pipe.Incoming) Answer {
 	if !allowed(f.policy, f.UDP) || fs.cfg.RelaysOnly {
 		return fs.refuse(in, wire.FlowForbidden)
 	}
-	if fs.find(f.key) != nil || fs.full() {
+	if fs.find(f.key) != nil || fs.full(f.key.peer) {
 		return fs.refuse(in, wire.FlowRefused)
 	}
 	if f.UDP {

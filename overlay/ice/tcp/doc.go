@@ -20,6 +20,7 @@
 // is read ahead, so no byte of the flow is taken for a message.
 //
 //	port.go    the port, accepting, serving   RFC 6544 §4.1
+//	held.go    what one address may hold of it
 //	session.go candidates, mapped addresses   RFC 6544 §4.2, §5.1
 //	check.go   connecting, checks, nomination RFC 6544 §6, §7
 //	message.go STUN messages and their frames RFC 8489, RFC 4571

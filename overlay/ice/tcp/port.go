@@ -40,6 +40,8 @@ const (
 	maxNameless  = 256             // accepted connections that have not
 	mappingLife  = 15 * time.Second
 	maxKept      = 1024 // connections that are held open for peers' mappings
+	// oneOf is what part of either may be of one address.
+	oneOf = 4
 )
 
 // Port is where the peers' connections come in: one TCP port number on each
@@ -53,8 +55,8 @@ type Port struct {
 	number    uint16
 	listeners map[netip.Addr]net.Listener
 	sessions  map[string]*Session
-	nameless  map[net.Conn]struct{}
-	kept      map[net.Conn]struct{}
+	nameless  held
+	kept      held
 	wg        sync.WaitGroup
 }
 
@@ -62,7 +64,7 @@ type Port struct {
 // added by Refresh.
 func Listen(cfg Config) (*Port, error) {
 	p := &Port{cfg: cfg, log: cfg.Logger, listeners: map[netip.Addr]net.Listener{},
-		sessions: map[string]*Session{}, nameless: map[net.Conn]struct{}{}, kept: map[net.Conn]struct{}{}}
+		sessions: map[string]*Session{}, nameless: held{}, kept: held{}}
 	if p.cfg.Reaches == nil {
 		p.cfg.Reaches = reaches
 	}
@@ -235,12 +237,11 @@ func (p *Port) accept(l net.Listener, s *Session) {
 			return
 		}
 		p.mu.Lock()
-		if p.closed || len(p.nameless) >= maxNameless {
+		if p.closed || !p.nameless.add(c, maxNameless) {
 			p.mu.Unlock()
 			_ = c.Close()
 			continue
 		}
-		p.nameless[c] = struct{}{}
 		p.wg.Go(func() { p.identify(c) })
 		p.mu.Unlock()
 	}
@@ -270,10 +271,7 @@ func (p *Port) identify(c net.Conn) {
 	}
 	p.mu.Lock()
 	delete(p.nameless, c)
-	keep := plain && !p.closed && len(p.kept) < maxKept
-	if keep {
-		p.kept[c] = struct{}{}
-	}
+	keep := plain && !p.closed && p.kept.add(c, maxKept)
 	p.mu.Unlock()
 	if plain {
 		p.serve(c, m, keep)

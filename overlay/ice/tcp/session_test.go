@@ -185,8 +185,9 @@ func TestConnectionsEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMemory()
 		p := m.port(t, nil, "20.0.0.1")
+		from := byte(9)
 		dial := func() net.Conn {
-			c, err := memHost{m: m}.DialTCP("tcp4", &net.TCPAddr{IP: net.IPv4(20, 0, 0, 9).To4()}, &net.TCPAddr{IP: net.IPv4(20, 0, 0, 1).To4(), Port: 4000})
+			c, err := memHost{m: m}.DialTCP("tcp4", &net.TCPAddr{IP: net.IPv4(20, 0, 0, from).To4()}, &net.TCPAddr{IP: net.IPv4(20, 0, 0, 1).To4(), Port: 4000})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -218,10 +219,15 @@ func TestConnectionsEnd(t *testing.T) {
 			t.Errorf("a mapping was kept for %v", after)
 		}
 		var silent []net.Conn
-		for range maxNameless {
-			silent = append(silent, dial())
+		for from = 9; from < 9+oneOf; from++ {
+			for range maxNameless / oneOf {
+				silent = append(silent, dial())
+			}
+			synctest.Wait()
+			if after := closedAfter(dial()); after != 0 {
+				t.Errorf("one more than an address may have was closed after %v", after)
+			}
 		}
-		synctest.Wait()
 		if after := closedAfter(dial()); after != 0 {
 			t.Errorf("one more than the bound was closed after %v", after)
 		}
