@@ -222,13 +222,23 @@ func (d *database) keeps(p peer.ID, key string) bool {
 // many have answered that there is none. each, if not nil, is called for each
 // valid record as it comes, one at a time; false ends the walk.
 func (d *database) walk(ctx context.Context, key string, each func(found) bool) walkResult {
+	if each == nil {
+		return d.walkOn(ctx, key, replicas, false, nil) // for whom to ask
+	}
+	return d.walkOn(ctx, key, depth, false, each)
+}
+
+// replicasOf is walk for those that keep a key's record: they are of several
+// invitations, as far as there are several.
+func (d *database) replicasOf(ctx context.Context, key string) walkResult {
+	return d.walkOn(ctx, key, replicas, true, nil)
+}
+
+func (d *database) walkOn(ctx context.Context, key string, depth int, spread bool, each func(found) bool) walkResult {
 	ctx, cancel := context.WithTimeout(ctx, LookupTimeout)
 	defer cancel()
-	depth := depth
-	if each == nil {
-		depth = replicas // for a put, or for whom to ask
-	}
 	w := newWalker(d, toPeer(d.cfg.Self), d.valid, key, depth, each)
+	w.spread = spread
 	if d.isServer() {
 		if rec, err := d.local.Get(ctx, key); err == nil {
 			w.answerSelf(rec.GetValue(), d.isYoung())
@@ -242,6 +252,13 @@ func (d *database) walk(ctx context.Context, key string, each func(found) bool) 
 var _ servers = (*database)(nil)
 
 func (d *database) young(p peer.ID) bool { return d.cfg.Mesh.Young(p) }
+
+func (d *database) account(p peer.ID) string {
+	if m, ok := d.cfg.Roster.Member(fromPeer(p)); ok && !m.Invitation.IsZero() {
+		return string(m.Invitation[:])
+	}
+	return ""
+}
 
 func (d *database) revoked(p peer.ID) bool { return d.cfg.Roster.Revoked(fromPeer(p)) }
 
@@ -290,7 +307,7 @@ func (d *database) place(ctx context.Context, key string, value []byte) ([]peer.
 	if err := d.keep(ctx, key, value); err != nil {
 		return nil, err
 	}
-	return giveAll(ctx, d.walk(ctx, key, nil).nearest, func(ctx context.Context, p peer.ID) error { return d.give(ctx, p, key, value) })
+	return giveAll(ctx, d.replicasOf(ctx, key).nearest, func(ctx context.Context, p peer.ID) error { return d.give(ctx, p, key, value) })
 }
 
 // give stores a record at one server.

@@ -31,6 +31,7 @@ const (
 // reader is the database as names needs it.
 type reader interface {
 	walk(ctx context.Context, key string, each func(found) bool) walkResult
+	replicasOf(ctx context.Context, key string) walkResult
 	// small says whether so few servers are known that each keeps every record.
 	small() bool
 	servers() []peer.ID
@@ -258,7 +259,7 @@ func (n *names) resolvePeer(ctx context.Context, id peerid.ID, label string) (Fo
 // is nil.
 func (n *names) contact(ctx context.Context, id peerid.ID) (rec *naming.ContactRecord, via peerid.ID, complete bool) {
 	key := naming.ContactKey(n.cfg.Overlay.ID, id)
-	res := n.db.walk(ctx, key, nil)
+	res := n.db.replicasOf(ctx, key)
 	for _, f := range res.found {
 		r, err := n.check.OpenContact(key, f.value)
 		if err != nil || r.Peer != id || rec != nil && r.Seq <= rec.Seq {

@@ -24,6 +24,12 @@ const (
 	// overlay that grows fast most have. A record that is there is found by
 	// the first few.
 	depth = 4 * replicas
+	// perAccount is how many of one invitation a walk for replicas counts, as long as
+	// there may be others: one person's keys can be ground until they are the nearest.
+	// spreadMax is how many it counts so. What is put goes to the nearest, and to those
+	// of other invitations that are the nearest but for them: a read asks as many.
+	perAccount = 2
+	spreadMax  = 3 * replicas
 	// width is how many servers a walk asks at a time, wide how many when as
 	// many as should have the record had none.
 	width = 4
@@ -56,7 +62,7 @@ type found struct {
 // walkResult is what a walk to the servers nearest a key has brought.
 type walkResult struct {
 	found    []found
-	nearest  []peer.ID // servers that answered, nearest first, at most replicas
+	nearest  []peer.ID // servers that answered, nearest first, at most replicas, or those and of other invitations as many
 	answered int       // servers that answered
 	heard    int       // of the replicas nearest the key, how many answered; this peer's own part counts, young servers do not
 	silent   int       // of those, how many did not
@@ -104,6 +110,9 @@ type servers interface {
 	// revoked says whether one's membership was taken back: it is none of the
 	// servers.
 	revoked(p peer.ID) bool
+	// account is to whom a server that has answered is charged, "" if to nobody but
+	// itself.
+	account(p peer.ID) string
 	// learn takes the addresses of a server that another one has named.
 	learn(by peer.ID, ai *peer.AddrInfo)
 }
@@ -118,6 +127,7 @@ type walker struct {
 	target kb.ID
 	each   func(found) bool
 	depth  int
+	spread bool // replicas are to be of several invitations
 	seen   map[peer.ID]bool
 	list   []*candidate // by distance
 	res    walkResult
@@ -270,6 +280,7 @@ func (w *walker) leaveOutRevoked() {
 func (w *walker) countNearest() {
 	w.res.heard, w.res.silent, w.res.nearest = 0, 0, nil
 	w.res.met = len(w.list) + w.res.itself()
+	crowd, spread := crowd{}, 0
 	self := distance(kb.ConvertPeerID(w.me), w.target)
 	counted := !w.res.self || w.young
 	for _, c := range w.list {
@@ -283,13 +294,32 @@ func (w *walker) countNearest() {
 		if c.state != answered || !w.servers.young(c.peer) {
 			w.countOne(c.state == answered)
 		}
-		if c.state == answered && len(w.res.nearest) < replicas {
+		if c.state != answered {
+			continue
+		}
+		first := w.spread && spread < replicas && !crowd.add(w.servers.account(c.peer))
+		if first {
+			spread++
+		}
+		if first || len(w.res.nearest) < replicas {
 			w.res.nearest = append(w.res.nearest, c.peer)
 		}
 	}
 	if !counted {
 		w.countOne(true)
 	}
+}
+
+// crowd counts servers by their account.
+type crowd map[string]int
+
+// add counts one, and says whether there are enough of its account without it.
+func (c crowd) add(account string) bool {
+	if account == "" {
+		return false
+	}
+	c[account]++
+	return c[account] > perAccount
 }
 
 // countOne counts the next one by distance, if it is one of the nearest.
@@ -325,12 +355,15 @@ func (w *walker) count(state uint8) int {
 // next returns the nearest candidate to ask, or nil once the nearest depth
 // that have not failed were asked.
 func (w *walker) next() *candidate {
-	n := 0
-	for _, c := range w.list {
+	n, crowd := 0, crowd{}
+	for i, c := range w.list {
 		switch c.state {
 		case waiting:
 			return c
 		case failed, revoked:
+			continue
+		}
+		if w.spread && i < spreadMax && c.state == answered && crowd.add(w.servers.account(c.peer)) {
 			continue
 		}
 		if n++; n >= w.depth {

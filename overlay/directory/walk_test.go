@@ -70,6 +70,8 @@ func (s *strata) young(peer.ID) bool { return false }
 
 func (s *strata) revoked(peer.ID) bool { return false }
 
+func (s *strata) account(peer.ID) string { return "" }
+
 func (s *strata) learn(peer.ID, *peer.AddrInfo) {}
 
 // A read asks four servers at a time, eight once as many as should have the
@@ -121,6 +123,8 @@ type pretended struct {
 	value map[peer.ID][]byte        // the record of those that have it
 	new   map[peer.ID]bool
 	out   map[peer.ID]bool // revoked
+	// accounts are those of whom not only themselves are charged.
+	accounts map[peer.ID]string
 	// revoke are those that are revoked while they are asked.
 	revoke map[peer.ID]bool
 
@@ -162,6 +166,8 @@ func (s *pretended) revoked(p peer.ID) bool {
 	defer s.mu.Unlock()
 	return s.out[p]
 }
+
+func (s *pretended) account(p peer.ID) string { return s.accounts[p] }
 
 func (s *pretended) learn(peer.ID, *peer.AddrInfo) {}
 
@@ -307,5 +313,86 @@ func TestWalkRevoked(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// TestGroundServers is the attack: of 60 servers 20 are keys of two tokens, ground until
+// they are the nearest to a name's key; they take records, and say that there are none.
+// Every name is found. Keys that can be ground are told from others by their invitation,
+// which cannot.
+func TestGroundServers(t *testing.T) {
+	t.Parallel()
+	names := 1000
+	if testing.Short() {
+		names = 100
+	}
+	lost := 0
+	for n := range names {
+		key := fmt.Sprint("name ", n)
+		pool := ranked(key, 600) // of which an attacker takes those that suit it
+		me, servers := pool[599], slices.Clone(pool[:20])
+		s := &pretended{accounts: map[peer.ID]string{}, value: map[peer.ID][]byte{}}
+		hostile := map[peer.ID]bool{}
+		for i, p := range servers {
+			hostile[p], s.accounts[p] = true, fmt.Sprint("token ", i%2)
+		}
+		for i := range 40 {
+			p := pool[20+14*i]
+			servers, s.accounts[p] = append(servers, p), fmt.Sprint("honest ", i)
+		}
+		put := newWalker(s, me, all{}, key, replicas, nil)
+		put.spread = true
+		put.offer(servers)
+		for _, p := range put.run(t.Context()).nearest {
+			if !hostile[p] {
+				s.value[p] = []byte("the record")
+			}
+		}
+		if len(s.value) < replicas-2*perAccount {
+			t.Fatalf("%s: %d honest servers have the record", key, len(s.value))
+		}
+		read := newWalker(s, me, all{}, key, depth, func(found) bool { return false })
+		read.offer(servers)
+		if len(read.run(t.Context()).found) == 0 {
+			lost++
+		}
+	}
+	if lost > 0 {
+		t.Errorf("%d of %d names are hidden", lost, names)
+	}
+}
+
+// Where all are of one invitation, or of none, there is nothing to choose: the nearest
+// have the record, and nobody else. Where one has two of the nearest they count.
+func TestReplicasOfOneToken(t *testing.T) {
+	t.Parallel()
+	const key = "a key"
+	peers := ranked(key, 61)
+	me, servers := peers[60], peers[:60]
+	for what, c := range map[string]struct {
+		account func(i int) string
+		asked   int
+		most    int
+	}{
+		"one":      {func(int) string { return "one" }, spreadMax + replicas - perAccount, replicas},
+		"none":     {func(int) string { return "" }, replicas, replicas},
+		"each":     {func(i int) string { return fmt.Sprint(i) }, replicas, replicas},
+		"in twos":  {func(i int) string { return fmt.Sprint(i / 2) }, replicas, replicas},
+		"in fours": {func(i int) string { return fmt.Sprint(i / 4) }, 14, 12}, // 8 nearest are of 2, of which 4 count, and 4 more of 2 others
+	} {
+		s := &pretended{accounts: map[peer.ID]string{}}
+		for i, p := range servers {
+			s.accounts[p] = c.account(i)
+		}
+		w := newWalker(s, me, all{}, key, replicas, nil)
+		w.spread = true
+		w.offer(servers)
+		res := w.run(t.Context())
+		if !slices.Equal(res.nearest[:replicas], servers[:replicas]) || len(res.nearest) != c.most {
+			t.Errorf("%s: %d replicas", what, len(res.nearest))
+		}
+		if len(s.asked) < c.asked-width || len(s.asked) > c.asked+width {
+			t.Errorf("%s: %d asked, want %d", what, len(s.asked), c.asked)
+		}
 	}
 }
