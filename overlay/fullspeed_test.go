@@ -200,8 +200,8 @@ func (n *node) rampage(ctx context.Context) map[string]int64 {
 }
 
 // dials has peers connect to each other as long as ctx lasts, and returns how many
-// tries there were, and how many failed. A try has ten seconds.
-func dials(ctx context.Context, peers []*node) (tries, failed int, slowest time.Duration) {
+// tries there were, and how many failed: were not there within a time.
+func dials(ctx context.Context, peers []*node, within time.Duration) (tries, failed int, slowest time.Duration) {
 	r := mrand.New(mrand.NewPCG(18, 3))
 	for ctx.Err() == nil {
 		p := r.Perm(len(peers))
@@ -211,7 +211,7 @@ func dials(ctx context.Context, peers []*node) (tries, failed int, slowest time.
 				pp.End(context.Canceled)
 			}
 		}
-		each, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+		each, cancel := context.WithTimeout(context.WithoutCancel(ctx), within)
 		start := time.Now()
 		f, err := a.Resolve(each, b.Label())
 		if err == nil && f.Peer == b.Self() {
@@ -255,7 +255,7 @@ func TestFullSpeedMember(t *testing.T) {
 		return
 	}
 	earth, peers := crowd(t, 3)
-	all := append(peers, earth)
+	honest := append(peers, earth)
 	token, err := earth.Invite(InviteOptions{})
 	if err != nil {
 		t.Fatal(err)
@@ -263,20 +263,32 @@ func TestFullSpeedMember(t *testing.T) {
 	if *fullSpeed == 0 {
 		bad := newNode(t, nil)
 		bad.run(Join(t.Context(), token, bad.config("hostile")))
-		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
-		defer cancel()
-		var did map[string]int64
-		var wg sync.WaitGroup
-		wg.Go(func() { did = bad.rampage(ctx) })
-		tries, failed, slowest := dials(ctx, all)
-		wg.Wait()
-		t.Logf("%d dials, %d failed, the slowest took %v; meanwhile %v", tries, failed, slowest, did)
-		if tries == 0 || failed > tries/100 {
-			t.Errorf("%d of %d dials failed", failed, tries)
+		did := map[string]int64{}
+		all := func() bool { // a busy machine needs longer for it
+			for _, what := range []string{"confirm", "confirmed", "uses", "revocation", "peers", "offer", "hello", "database"} {
+				if did[what] == 0 {
+					return false
+				}
+			}
+			return true
 		}
-		for _, what := range []string{"confirm", "confirmed", "uses", "revocation", "peers", "offer", "hello", "database"} {
-			if did[what] == 0 {
-				t.Errorf("no %s: the attack is none", what)
+		for begin := time.Now(); !all(); {
+			if time.Since(begin) > patience {
+				t.Fatalf("the attack is none: %v", did)
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+			var wg sync.WaitGroup
+			wg.Go(func() {
+				for what, n := range bad.rampage(ctx) {
+					did[what] += n
+				}
+			})
+			tries, failed, slowest := dials(ctx, honest, patience)
+			cancel()
+			wg.Wait()
+			t.Logf("%d dials, %d failed, the slowest took %v; meanwhile %v", tries, failed, slowest, did)
+			if tries == 0 || failed > 0 {
+				t.Fatalf("%d of %d dials failed", failed, tries)
 			}
 		}
 		return
@@ -286,9 +298,9 @@ func TestFullSpeedMember(t *testing.T) {
 		defer cancel()
 		before, _ := used()
 		start := time.Now()
-		tries, failed, slowest = dials(ctx, all)
+		tries, failed, slowest = dials(ctx, honest, 10*time.Second)
 		after, heap := used()
-		return (after - before).Seconds() / time.Since(start).Seconds() / float64(len(all)), heap, tries, failed, slowest
+		return (after - before).Seconds() / time.Since(start).Seconds() / float64(len(honest)), heap, tries, failed, slowest
 	}
 	idle, small, tries, failed, slowest := phase(15 * time.Second)
 	t.Logf("without: %.1f %% of a core for each, %d MiB; %d dials, %d failed, the slowest took %v", 100*idle, small>>20, tries, failed, slowest)
@@ -309,7 +321,7 @@ func TestFullSpeedMember(t *testing.T) {
 	if busy-idle > 0.2 {
 		t.Errorf("%.1f %% of a core for each", 100*(busy-idle))
 	}
-	if (big-small)/int64(len(all)) > 32<<20 {
+	if (big-small)/int64(len(honest)) > 32<<20 {
 		t.Errorf("%d MiB", (big-small)>>20)
 	}
 }
