@@ -86,16 +86,7 @@ func (o *Overlay) watchClock() {
 
 // NameOf returns the full name that a peer's certificate or record gives it,
 // "" if none is known.
-func (o *Overlay) NameOf(id peerid.ID) string {
-	if id == o.Self() {
-		return o.Name()
-	}
-	m, ok := o.roster.Member(id)
-	if !ok {
-		return ""
-	}
-	return o.roster.Overlay().FullName(m.Label)
-}
+func (o *Overlay) NameOf(id peerid.ID) string { return o.roster.FullName(id) }
 
 // Origin returns by which invitation another member came, as admission.InvitationID
 // has it, and the delegate below whom it is one; zero for the founder, and where
@@ -105,14 +96,11 @@ func (o *Overlay) Origin(id peerid.ID) (invitation string, delegate peerid.ID) {
 }
 
 // RelayFor says whether this peer forwards between two members, and to whom
-// from's traffic is charged: its invitation. It is pipe.Config.Relay.
+// from's traffic is charged: its invitation. It is pipe.Config.Relay. Whoever hides
+// its addresses relays for nobody: those that it relayed for would have to know them.
 func (o *Overlay) RelayFor(from, to peerid.ID) (account string, ok bool) {
-	// Whoever hides its addresses relays for nobody: those that it relayed for would
-	// have to know them.
-	relays := !o.cfg.NoRelay && o.cfg.Paths != PathRelayOnly
-	if me := o.Member(); !relays || me == nil || !me.Roles.Has(membership.RoleRelay) {
+	if o.cfg.NoRelay || o.cfg.Paths == PathRelayOnly {
 		return "", false
 	}
-	_, ok = o.roster.Member(from)
-	return o.roster.Account(from), ok
+	return o.roster.RelayFor(from)
 }

@@ -22,7 +22,6 @@ import (
 	"github.com/idloc/idloc/overlay/mesh"
 	"github.com/idloc/idloc/overlay/nat"
 	"github.com/idloc/idloc/overlay/nullflow"
-	"github.com/idloc/idloc/overlay/offers"
 	"github.com/idloc/idloc/overlay/roaming"
 )
 
@@ -38,7 +37,6 @@ type Overlay struct {
 	nat       *nat.Addresses
 	mesh      *mesh.Mesh
 	directory *directory.Directory
-	router    *offers.Router
 	establish *establish.Establisher
 	flows     *nullflow.Flows
 	roaming   *roaming.Follower

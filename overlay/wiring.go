@@ -14,7 +14,6 @@ import (
 	"github.com/idloc/idloc/internal/event"
 	"github.com/idloc/idloc/internal/peerid"
 	"github.com/idloc/idloc/internal/pipe"
-	"github.com/idloc/idloc/internal/socket"
 	"github.com/idloc/idloc/internal/wire"
 	"github.com/idloc/idloc/overlay/adapter"
 	"github.com/idloc/idloc/overlay/admission"
@@ -47,6 +46,7 @@ type wiring struct {
 	gate   *hearsay.Gate // for addresses that were only heard of
 	stun   func() []netip.AddrPort
 	keep   *upkeep.Upkeep
+	router *offers.Router
 	lan    *lan.LAN // nil: members are not looked for on local networks
 }
 
@@ -82,7 +82,7 @@ func (o *Overlay) compose(resumed bool) error {
 	}
 	w.stun = func() []netip.AddrPort { return sources.Servers(o.life.ctx) }
 	o.nat = w.newAddresses()
-	listening := senders(o.cfg.Socket)
+	listening := adapter.Senders(o.cfg.Socket)
 	if o.mesh, err = w.newMesh(); err != nil {
 		return err
 	}
@@ -98,7 +98,7 @@ func (o *Overlay) compose(resumed bool) error {
 	if o.flows, err = w.newFlows(); err != nil {
 		return err
 	}
-	if o.router, err = w.newRouter(); err != nil {
+	if w.router, err = w.newRouter(); err != nil {
 		return err
 	}
 	w.lan = w.newLAN()
@@ -108,7 +108,7 @@ func (o *Overlay) compose(resumed bool) error {
 	} else if founder {
 		o.directory.ServeNew()
 	}
-	o.run(resumed)
+	w.run(resumed)
 	o.life.wg.Go(func() { w.lan.Run(o.life.ctx) })
 	return nil
 }
@@ -127,27 +127,27 @@ func (w *wiring) newLAN() *lan.LAN {
 }
 
 // run answers others and starts what the rooms do by themselves.
-func (o *Overlay) run(resumed bool) {
-	o.mesh.Serve(adapter.OfferProtocol, func(_ context.Context, m *membership.Member, request []byte) ([]byte, error) {
-		return o.router.Serve(o.life.ctx, m.Peer, request)
+func (w *wiring) run(resumed bool) {
+	w.mesh.Serve(adapter.OfferProtocol, func(_ context.Context, m *membership.Member, request []byte) ([]byte, error) {
+		return w.router.Serve(w.life.ctx, m.Peer, request)
 	})
-	o.mesh.Serve(mesh.Protocol(admission.ConfirmProtocol), o.roster.AnswerConfirm)
-	o.mesh.Serve(mesh.Protocol(admission.ConfirmedProtocol), o.roster.AnswerConfirmed)
-	o.mesh.Serve(mesh.Protocol(admission.UsesProtocol), o.roster.AnswerUses)
-	o.mesh.Serve(mesh.Protocol(admission.WithdrawProtocol), o.roster.AnswerWithdraw)
-	o.mesh.Serve(mesh.Protocol(admission.RevocationProtocol), o.roster.AnswerList)
-	o.mesh.Start()
-	run := o.life.wg.Go
-	run(func() { o.nat.Run(o.life.ctx) })
-	run(o.directory.Run)
-	run(o.mesh.Run)
-	if resumed && o.roster.Founder() {
-		run(o.mesh.Recall)
+	w.mesh.Serve(mesh.Protocol(admission.ConfirmProtocol), w.roster.AnswerConfirm)
+	w.mesh.Serve(mesh.Protocol(admission.ConfirmedProtocol), w.roster.AnswerConfirmed)
+	w.mesh.Serve(mesh.Protocol(admission.UsesProtocol), w.roster.AnswerUses)
+	w.mesh.Serve(mesh.Protocol(admission.WithdrawProtocol), w.roster.AnswerWithdraw)
+	w.mesh.Serve(mesh.Protocol(admission.RevocationProtocol), w.roster.AnswerList)
+	w.mesh.Start()
+	run := w.life.wg.Go
+	run(func() { w.nat.Run(w.life.ctx) })
+	run(w.directory.Run)
+	run(w.mesh.Run)
+	if resumed && w.roster.Founder() {
+		run(w.mesh.Recall)
 	}
-	decide := time.AfterFunc(directory.ServerAfter, o.mesh.Wake)
-	context.AfterFunc(o.life.ctx, func() { decide.Stop() })
-	run(o.watchClock)
-	run(func() { o.roaming.Run(o.life.ctx) })
+	decide := time.AfterFunc(directory.ServerAfter, w.mesh.Wake)
+	context.AfterFunc(w.life.ctx, func() { decide.Stop() })
+	run(w.watchClock)
+	run(func() { w.roaming.Run(w.life.ctx) })
 }
 
 // prefix begins the protocol IDs of this overlay.
@@ -161,12 +161,7 @@ func (o *Overlay) rosterConfig() admission.Config {
 		Lookup:  func(ctx context.Context, label string) *naming.Record { return o.directory.Read(ctx, label) },
 		Changed: o.membersChanged, Ended: o.enforce,
 		Renewed: func() { o.directory.Renewed() },
-		Shown: func(p peerid.ID) []byte {
-			if pp := o.pipes.Pipe(p); adapter.Alive(pp) {
-				return pp.Chain()
-			}
-			return nil
-		},
+		Shown:   func(p peerid.ID) []byte { return adapter.Pipes{Endpoint: o.pipes}.Chain(p) },
 	}
 }
 
@@ -211,12 +206,9 @@ func (w *wiring) newMesh() (*mesh.Mesh, error) {
 		Verify:    w.roster.Verify, Current: w.roster.Current, Hello: w.hello, YoungFor: directory.YoungFor,
 		Entered: w.entered, Heard: w.heard, Left: w.left, Clock: w.roster.HearTime,
 		Answers: w.nat.Probes().NoteConnection, Probed: w.nat.Probes().Note,
-		ClockWrong: func() bool {
-			off, n := w.ClockOff()
-			return n > 0 && off.Abs() > membership.Tolerance
-		},
-		Alone:   func(why string) { w.cfg.Events.Emit(event.Event{Kind: event.Alone, Err: why}) },
-		Serving: w.Server, EnoughServers: directory.FewServers,
+		ClockWrong: w.roster.ClockWrong,
+		Alone:      func(why string) { w.cfg.Events.Emit(event.Event{Kind: event.Alone, Err: why}) },
+		Serving:    w.Server, EnoughServers: directory.FewServers,
 		Record: func(p peerid.ID) []byte { return w.directory.Record(p) },
 		Show:   func(p peerid.ID, record []byte) bool { return w.directory.Show(p, record) },
 		Allow:  func(p peerid.ID) bool { return w.router.Allow(p) },
@@ -276,13 +268,7 @@ func (w *wiring) newDirectory() (*directory.Directory, error) {
 		Key: w.cfg.Key, Self: w.Self(), Overlay: w.roster.Overlay(), Prefix: w.prefix(), Now: w.now,
 		Log: w.cfg.Logger, Events: w.cfg.Events, State: w.cfg.State,
 		Mesh: adapter.DirectoryMesh{Mesh: w.mesh}, Roster: adapter.DirectoryRoster{Roster: w.roster},
-		Addrs: func(n int) []string {
-			var out []string
-			for _, a := range w.carriers.Addrs(n) {
-				out = append(out, a.String())
-			}
-			return out
-		},
+		Addrs:      w.carriers.Texts,
 		Remembered: func() int { return len(w.mesh.Known().AddrInfos()) },
 		JustBack:   w.mesh.JustBack,
 		Piped:      func(p peerid.ID) bool { return adapter.Alive(w.pipes.Pipe(p)) },
@@ -301,33 +287,10 @@ func (w *wiring) newDirectory() (*directory.Directory, error) {
 }
 
 func (w *wiring) newEstablisher() (*establish.Establisher, error) {
-	checks := establish.Checks{
-		Config: func(turn bool) ice.Config {
-			cfg := ice.Config{Demux: w.demux, Conns: w.cfg.Socket.Conns(), Mapped: w.nat.Outer, Net: w.cfg.Net}
-			if turn {
-				cfg.Allocated = w.nat.AllocatedAddrs()
-			}
-			return cfg
-		},
-		Carriers: w.cfg.Carriers.Set != nil,
-		Pairs: func(turn bool, candidates []wire.Candidate) []ice.TURNPair {
-			var lent []*nat.Allocation
-			var conns []*socket.Conn
-			if turn {
-				lent, conns = w.nat.Allocations(), w.cfg.Socket.Conns()
-			}
-			return ice.TURNPairs(lent, w.carriers.Conns(conns), candidates)
-		},
-		Allocated: func(candidates []wire.Candidate) []ice.TURNPair {
-			return ice.TURNPairs(w.nat.Allocations(), nil, candidates)
-		},
-	}
+	local := adapter.Local{Demux: w.demux, Port: w.cfg.Socket, Addresses: w.nat, Carriers: w.carriers, Net: w.cfg.Net}
 	return establish.New(establish.Config{
 		Self: w.Self(), Pipes: w.pipes, Offers: adapter.Offers(func() establish.Offers { return w.router }), Policy: w.cfg.Paths,
-		NewAgent: checks.New,
-		Candidates: func() []wire.Candidate {
-			return ice.LocalCandidates(w.cfg.Socket.Conns(), w.nat.Outer, w.nat.AllocatedAddrs())
-		},
+		NewAgent: local.Checks().New, Candidates: local.Candidates,
 		Allocated: func() bool { return len(w.nat.Allocations()) > 0 },
 		Usable:    w.filter.Keep, Allowed: w.filter.Allowed, Carriers: w.mesh.Carriers,
 		Chain: w.chain, Verify: w.verify, Account: w.roster.Account, Relays: func() []establish.Relay { return adapter.Relays(w.mesh.Members(), w.roster.Members()) }, Unreached: w.directory.Forget,
@@ -389,7 +352,7 @@ func (w *wiring) newRouter() (*offers.Router, error) {
 
 func (w *wiring) newRoaming(inUse []pipe.Sender) *roaming.Follower {
 	return roaming.New(roaming.Config{
-		Sockets: func() []pipe.Sender { return senders(w.cfg.Socket) },
+		Sockets: func() []pipe.Sender { return adapter.Senders(w.cfg.Socket) },
 		Pipes:   w.pipes, Mesh: w.mesh, Mapped: w.nat.Mapped(), Establisher: w.establish,
 		Moved: func() {
 			w.nat.NetworkChanged()
@@ -399,13 +362,4 @@ func (w *wiring) newRoaming(inUse []pipe.Sender) *roaming.Follower {
 		},
 		Changed: w.directory.Changed,
 	}, inUse)
-}
-
-// senders are the port's sockets as package roaming has them.
-func senders(port *socket.Port) []pipe.Sender {
-	var out []pipe.Sender
-	for _, c := range port.Conns() {
-		out = append(out, c)
-	}
-	return out
 }

@@ -63,7 +63,7 @@ var stair = []rule{
 	{"overlay/upkeep", "overlay/admission overlay/directory overlay/membership overlay/mesh internal/pipe internal/peerid internal/event"},
 	{"overlay/entry", "overlay/membership overlay/p2p"},
 	{"overlay/lan", "internal/peerid"},
-	{"overlay/adapter", "overlay/admission overlay/directory overlay/establish overlay/lan overlay/membership overlay/mesh overlay/naming overlay/offers overlay/p2p internal/pipe internal/socket internal/peerid"},
+	{"overlay/adapter", "overlay/admission overlay/carry overlay/directory overlay/establish overlay/ice overlay/lan overlay/membership overlay/mesh overlay/naming overlay/nat overlay/offers overlay/p2p internal/pipe internal/socket internal/peerid internal/wire"},
 	{"overlay", "overlay/... internal/carrier internal/pause internal/logpace internal/null internal/socket internal/pipe internal/wire internal/state internal/wallclock internal/peerid internal/event"},
 	{"resolver", "internal/logpace internal/peerid internal/event"},
 

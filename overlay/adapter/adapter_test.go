@@ -84,8 +84,11 @@ func TestPipes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var n pipetest.Net
 		a, b := n.New(t, 1), n.New(t, 2)
-		here, _ := a.Connect(b, nil, nil)
+		here, _ := a.Connect(b, []byte("mine"), []byte("theirs"))
 		p := Pipes{a.Endpoint}
+		if got := p.Chain(b.ID); string(got) != "theirs" {
+			t.Errorf("shown %q", got)
+		}
 		if got := p.Peers(); !slices.Equal(got, []peerid.ID{b.ID}) {
 			t.Errorf("peers %v", got)
 		}
@@ -104,7 +107,7 @@ func TestPipes(t *testing.T) {
 		}
 		here.Close(errors.New("enough"))
 		synctest.Wait()
-		if Alive(here) || p.Remotes(b.ID) != nil || len(p.Peers()) != 0 {
+		if Alive(here) || p.Remotes(b.ID) != nil || p.Chain(b.ID) != nil || len(p.Peers()) != 0 {
 			t.Error("a closed pipe still has addresses")
 		}
 	})

@@ -6,5 +6,6 @@
 //	pipes.go      pipes, by where they go           mesh
 //	members.go    members, and who relays           admission, directory, establish, mesh
 //	offers.go     ways for an offer                 offers, establish
+//	checks.go     what checks of candidates need    establish
 //	lan.go        where this peer is                lan
 package adapter

@@ -5,6 +5,7 @@ import (
 
 	"github.com/idloc/idloc/internal/peerid"
 	"github.com/idloc/idloc/internal/pipe"
+	"github.com/idloc/idloc/internal/socket"
 	"github.com/idloc/idloc/overlay/mesh"
 )
 
@@ -23,6 +24,14 @@ func (p Pipes) Peers() []peerid.ID {
 		out = append(out, pp.Peer())
 	}
 	return out
+}
+
+// Chain is what a peer has shown in the pipe to it, nil if there is none now.
+func (p Pipes) Chain(id peerid.ID) []byte {
+	if pp := p.Pipe(id); Alive(pp) {
+		return pp.Chain()
+	}
+	return nil
 }
 
 // Remotes implements mesh.Pipes.
@@ -48,4 +57,13 @@ func (p Pipes) Source(remote netip.AddrPort) netip.Addr {
 		}
 	}
 	return netip.Addr{}
+}
+
+// Senders are a port's sockets as package roaming has them.
+func Senders(port *socket.Port) []pipe.Sender {
+	var out []pipe.Sender
+	for _, c := range port.Conns() {
+		out = append(out, c)
+	}
+	return out
 }

@@ -97,6 +97,13 @@ func (r *Roster) ClockOff() (time.Duration, int) {
 	return off, of
 }
 
+// ClockWrong says whether this machine's clock is too far from those of the members it
+// has met for certificates to be judged by it.
+func (r *Roster) ClockWrong() bool {
+	off, n := r.ClockOff()
+	return n > 0 && off.Abs() > membership.Tolerance
+}
+
 // HearTime notes what time a peer has said it is, in seconds since 1970, and
 // says so if one of the two clocks is wrong.
 func (r *Roster) HearTime(p peerid.ID, seconds uint64) {

@@ -43,6 +43,9 @@ func TestHearTime(t *testing.T) {
 			if off != c.off || of != len(c.ahead) {
 				t.Errorf("%s: off by %v of %d, want %v", c.what, off, of, c.off)
 			}
+			if wrong := earth.ClockWrong(); wrong != (c.off.Abs() > membership.Tolerance) {
+				t.Errorf("%s: wrong %v", c.what, wrong)
+			}
 			got := warnings(earth.log())
 			if c.said == "" && len(got) > 0 || c.said != "" && (len(got) != 1 || !strings.Contains(got[0], c.said)) {
 				t.Errorf("%s: said %q, want %q", c.what, got, c.said)

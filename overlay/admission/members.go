@@ -160,6 +160,30 @@ func (r *Roster) Account(id peerid.ID) string {
 	return ""
 }
 
+// FullName returns the full name that a peer's certificate gives it, this peer's own
+// included; "" if none is known.
+func (r *Roster) FullName(id peerid.ID) string {
+	label := r.Own().Label
+	if id != r.self {
+		m, ok := r.Member(id)
+		if !ok {
+			return ""
+		}
+		label = m.Label
+	}
+	return r.overlay.FullName(label)
+}
+
+// RelayFor says whether this peer may forward what comes from a peer, and to whom that is
+// charged: see Account.
+func (r *Roster) RelayFor(from peerid.ID) (account string, ok bool) {
+	if me := r.Own().Member; me == nil || !me.Roles.Has(membership.RoleRelay) {
+		return "", false
+	}
+	_, ok = r.Member(from)
+	return r.Account(from), ok
+}
+
 // Current returns the best membership of a peer that has shown m once, false if
 // it is no member any more. It is what the owner of a connection asks each time,
 // and cheap.

@@ -45,6 +45,35 @@ func TestVerify(t *testing.T) {
 	}
 }
 
+// Who has the role forwards for members, which are charged by invitation; names are
+// those of certificates.
+func TestRelayFor(t *testing.T) {
+	t.Parallel()
+	w := newTown(t)
+	earth := w.found("earth")
+	relay := w.join(earth.token(membership.InviteOptions{Roles: membership.RoleRelay}), "relay")
+	mars := w.join(earth.token(membership.InviteOptions{}), "mars")
+	stranger := newTown(t).found("sun")
+	meet(t, relay, mars)
+	for _, c := range []struct {
+		at    *peer
+		from  peerid.ID
+		ok    bool
+		name  string
+		whose string
+	}{
+		{relay, mars.Self(), true, "mars." + relay.Overlay().Domain, string(mars.Own().Member.Invitation[:])},
+		{relay, stranger.Self(), false, "", ""},
+		{relay, relay.Self(), false, "relay." + relay.Overlay().Domain, ""},
+		{mars, relay.Self(), false, "relay." + relay.Overlay().Domain, ""},
+	} {
+		account, ok := c.at.RelayFor(c.from)
+		if name := c.at.FullName(c.from); ok != c.ok || account != c.whose || name != c.name {
+			t.Errorf("%v for %v: %v, charged to %x, named %q; want %+v", c.at.Own().Label, c.from, ok, account, name, c)
+		}
+	}
+}
+
 // A member is none from the moment on in which the list is adopted, for all who
 // ask, and again one when it has a new membership: nobody has to drop anything
 // before.

@@ -47,6 +47,15 @@ func (c *Carriers) Addrs(n int) []ma.Multiaddr {
 	return append(p2p.QUICs(c.NAT().Own().Best(n-len(own))), own...)
 }
 
+// Texts are Addrs as records have them.
+func (c *Carriers) Texts(n int) []string {
+	var out []string
+	for _, a := range c.Addrs(n) {
+		out = append(out, a.String())
+	}
+	return out
+}
+
 // Own are up to n addresses at which this peer serves carriers: those that its user has
 // named, else those of the best of its own addresses.
 func (c *Carriers) Own(n int) (out []ma.Multiaddr) {
