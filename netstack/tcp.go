@@ -248,7 +248,7 @@ func (c *tcpConn) read(b []byte) (int, error) {
 		switch err.(type) {
 		case nil:
 			if res.Count > 0 {
-				c.took(res.Count)
+				c.noteRead(res.Count)
 				c.ep.ModerateRecvBuf(res.Count)
 				return res.Count, nil
 			}

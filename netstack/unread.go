@@ -41,9 +41,9 @@ const (
 	leastBuffer = 16 << 10
 )
 
-// besides is what a segment of n bytes costs beside them. gVisor's buffers are
+// overheadOf is what a segment of n bytes costs beside them. gVisor's buffers are
 // of powers of two up to 64 KiB.
-func besides(n int) int64 {
+func overheadOf(n int) int64 {
 	if size := 1 << bits.Len(uint(n+header.TCPHeaderMaximumSize)); size <= 64<<10 {
 		return unreadOverhead + int64(size-n)
 	}
@@ -93,9 +93,9 @@ func (h *held) has(cost, mine int64, fills bool) bool {
 	return false
 }
 
-// came counts a segment of n bytes, or says that it is too much. The receive
+// arrive counts a segment of n bytes, or says that it is too much. The receive
 // buffer is of room bytes.
-func (u *unread) came(seq uint32, n, room int) bool {
+func (u *unread) arrive(seq uint32, n, room int) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.ended || u.share == nil {
@@ -112,7 +112,7 @@ func (u *unread) came(seq uint32, n, room int) bool {
 	if int32(end-u.next) <= 0 {
 		return true // for gVisor to drop: it was read
 	}
-	h, beside := &u.share.held, besides(n)
+	h, beside := &u.share.held, overheadOf(n)
 	cost := int64(n) + beside
 	if !h.has(cost, u.bytes+u.beside, int32(seq-u.next) <= 0) {
 		return false
@@ -128,9 +128,9 @@ func (u *unread) came(seq uint32, n, room int) bool {
 	return true
 }
 
-// took is told of n bytes that were read. It returns a size for the receive
+// take is told of n bytes that were read. It returns a size for the receive
 // buffer if that is to grow again.
-func (u *unread) took(n int) (buffer int64) {
+func (u *unread) take(n int) (buffer int64) {
 	if u.share == nil {
 		return 0
 	}
@@ -218,7 +218,7 @@ func (c *tcpConn) key() inner.Flow {
 
 // withinBudget says whether n bytes that came at seq may go up to c.
 func (l *link) withinBudget(c *tcpConn, seq uint32, n int) bool {
-	if c.unread.came(seq, n, int(c.ep.SocketOptions().GetReceiveBufferSize())) {
+	if c.unread.arrive(seq, n, int(c.ep.SocketOptions().GetReceiveBufferSize())) {
 		return true
 	}
 	l.unreadDropped.Add(1)
@@ -249,10 +249,10 @@ func (u *unread) chosen() {
 	u.mu.Unlock()
 }
 
-// took is told of n bytes that were read.
-func (c *tcpConn) took(n int) {
+// noteRead is told of n bytes that the application has read.
+func (c *tcpConn) noteRead(n int) {
 	c.traffic.read.Add(uint64(n))
-	if size := c.unread.took(n); size > 0 {
+	if size := c.unread.take(n); size > 0 {
 		c.ep.SocketOptions().SetReceiveBufferSize(size, false)
 	}
 }

@@ -320,34 +320,34 @@ func TestUnreadCounts(t *testing.T) {
 	wrapped.begin(h, 0)
 	overtaken, early := new(unread), new(unread)
 	const room = 1 << 20
-	o := 10 + besides(10) // a segment of 10 bytes
+	o := 10 + overheadOf(10) // a segment of 10 bytes
 	for _, step := range []struct {
 		what string
 		do   func()
 		want int64
 	}{
 		{"before it was known", func() {}, 100},
-		{"a segment", func() { u.came(1000, 10, room) }, 100 + o},
-		{"again", func() { u.came(1000, 10, room) }, 100 + 2*o},
-		{"too early", func() { u.came(1020, 10, room) }, 100 + 3*o},
-		{"what was there is read", func() { u.took(110); u.empty() }, 20 + 3*(o-10) - 3*(o-10)*110/130},
-		{"what lacked", func() { u.came(1010, 10, room); u.took(20); u.empty() }, 0},
-		{"what was read", func() { u.came(1020, 10, room) }, 0},
-		{"twice", func() { u.came(1030, 10, room); u.came(1030, 10, room) }, 2 * o},
-		{"read once", func() { u.took(10); u.empty() }, 0},
-		{"up to the last sequence number", func() { wrapped.came(0xffff_fff6, 10, room) }, o},
-		{"beyond it", func() { wrapped.came(0, 10, room); wrapped.took(20); wrapped.empty() }, 0},
-		{"the first overtaken", func() { overtaken.begin(h, 20); overtaken.came(2010, 10, room); overtaken.came(2000, 10, room) }, 20 + 2*o},
-		{"read with what was before", func() { overtaken.took(40); overtaken.came(2000, 10, room) }, 0},
-		{"all was read before anything came", func() { early.begin(h, 20); early.took(20); early.came(2000, 10, room); early.took(10) }, 0},
-		{"more than there is room for", func() { u.came(1040, 10, 0); u.came(1050, 10, 0) }, o},
-		{"all is read", func() { u.took(20); u.empty() }, 0},
-		{"too much", func() { u.came(1060, 1<<20, room) }, 0},
+		{"a segment", func() { u.arrive(1000, 10, room) }, 100 + o},
+		{"again", func() { u.arrive(1000, 10, room) }, 100 + 2*o},
+		{"too early", func() { u.arrive(1020, 10, room) }, 100 + 3*o},
+		{"what was there is read", func() { u.take(110); u.empty() }, 20 + 3*(o-10) - 3*(o-10)*110/130},
+		{"what lacked", func() { u.arrive(1010, 10, room); u.take(20); u.empty() }, 0},
+		{"what was read", func() { u.arrive(1020, 10, room) }, 0},
+		{"twice", func() { u.arrive(1030, 10, room); u.arrive(1030, 10, room) }, 2 * o},
+		{"read once", func() { u.take(10); u.empty() }, 0},
+		{"up to the last sequence number", func() { wrapped.arrive(0xffff_fff6, 10, room) }, o},
+		{"beyond it", func() { wrapped.arrive(0, 10, room); wrapped.take(20); wrapped.empty() }, 0},
+		{"the first overtaken", func() { overtaken.begin(h, 20); overtaken.arrive(2010, 10, room); overtaken.arrive(2000, 10, room) }, 20 + 2*o},
+		{"read with what was before", func() { overtaken.take(40); overtaken.arrive(2000, 10, room) }, 0},
+		{"all was read before anything came", func() { early.begin(h, 20); early.take(20); early.arrive(2000, 10, room); early.take(10) }, 0},
+		{"more than there is room for", func() { u.arrive(1040, 10, 0); u.arrive(1050, 10, 0) }, o},
+		{"all is read", func() { u.take(20); u.empty() }, 0},
+		{"too much", func() { u.arrive(1060, 1<<20, room) }, 0},
 		{"over", func() {
-			u.came(1050, 10, room)
+			u.arrive(1050, 10, room)
 			u.end()
-			u.came(1060, 10, room)
-			u.took(3)
+			u.arrive(1060, 10, room)
+			u.take(3)
 			u.empty()
 			u.end()
 		}, 0},

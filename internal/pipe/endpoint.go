@@ -188,7 +188,7 @@ func (e *Endpoint) AddLocal(s Sender) {
 // silent.
 func (e *Endpoint) Doubt() {
 	for _, p := range e.Pipes() {
-		p.hurryUp()
+		p.probeNow()
 	}
 }
 

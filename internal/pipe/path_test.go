@@ -23,7 +23,7 @@ func TestConstants(t *testing.T) {
 		{"consentFor", consentFor, 30 * s}, {"keepaliveAfter", keepaliveAfter, 15 * s}, {"defaultIdle", int64(defaultIdle), 300 * s},
 		{"kemEvery", kemEvery, 8}, {"rekeyPause", rekeyPause, 10 * s}, {"forceAfter", forceAfter, 150 * s}, {"maxRekeys", maxRekeys, 1<<32 - 1},
 		{"deadAfter", deadAfter, 500 * ms}, {"deadRTTs", deadRTTs, 3}, {"probeFor", probeFor, 500 * ms}, {"probeRTTs", probeRTTs, 2},
-		{"hurryFor", hurryFor, 150 * ms}, {"wantedFor", wantedFor, 10 * s}, {"flowStopped", flowStopped, 300 * ms}, {"flowPackets", flowPackets, 16},
+		{"suspectFor", suspectFor, 150 * ms}, {"wantedFor", wantedFor, 10 * s}, {"flowStopped", flowStopped, 300 * ms}, {"flowPackets", flowPackets, 16},
 		{"silentEvery", silentEvery, s}, {"pingEvery", pingEvery, 3 * s}, {"measureEvery", measureEvery, s},
 		{"probeTries", probeTries, 3}, {"searchAgain", searchAgain, 600 * s}, {"checkEvery", checkEvery, 2500 * ms}, {"probeWait", probeWait, 250 * ms},
 		{"ethernetSteps", ethernetSteps, 7}, {"defaultMTU", defaultMTU, 65507}, {"maxBatch", maxBatch, 65507}, {"maxSegments", maxSegments, 64},

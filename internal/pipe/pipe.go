@@ -172,7 +172,7 @@ func (p *Pipe) setState(s state, err error) {
 		p.life.alert.Store(true)
 		p.life.awaiting.Store(0)
 		p.keys.rekey.abort(p)
-		p.life.hurry = false
+		p.life.suspected = false
 		p.outbox.calls = append(p.outbox.calls, call{down: true, err: err})
 	case stateClosed:
 		p.keys.send.Store(nil)

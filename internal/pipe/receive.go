@@ -321,7 +321,7 @@ func (p *Pipe) heardFrom(t *path, now int64) {
 	if p.life.probeAt != 0 && p.state == stateUp {
 		p.sendAgain() // else it is too old to matter
 	}
-	p.life.probeAt, p.life.probe, p.life.hurry = 0, retry{}, false
+	p.life.probeAt, p.life.probe, p.life.suspected = 0, retry{}, false
 	p.life.alert.Store(false)
 	if p.state != stateUp {
 		p.update(now)

@@ -12,7 +12,7 @@ const (
 	deadRTTs     = 3
 	probeFor     = int64(500 * time.Millisecond) // probing without one, at least
 	probeRTTs    = 2
-	hurryFor     = int64(150 * time.Millisecond) // the same after a change of the network
+	suspectFor   = int64(150 * time.Millisecond) // the same after a change of the network
 	wantedFor    = int64(10 * time.Second)       // a pipe without data for longer is not missed
 	flowStopped  = int64(300 * time.Millisecond) // a flow of the peer's that pauses is asked after
 	flowPackets  = 16                            // what makes a flow
@@ -29,11 +29,11 @@ type liveness struct {
 	data     atomic.Int64 // last data in either direction
 	alert    atomic.Bool  // probing or silent: tell mu when the peer is heard
 
-	probeAt int64  // when dead-pipe probing began; 0: not
-	probe   retry  // of its pings
-	hurry   bool   // there is a reason to expect the worst of it
-	tailed  uint64 // packets that had come when a flow was last seen to stop
-	again   again  // what was sent since an answer is overdue
+	probeAt   int64  // when dead-pipe probing began; 0: not
+	probe     retry  // of its pings
+	suspected bool   // there is a reason to expect the worst of it
+	tailed    uint64 // packets that had come when a flow was last seen to stop
+	again     again  // what was sent since an answer is overdue
 }
 
 // tick does what is due and says when there is something to do again. It is
@@ -128,8 +128,8 @@ func (p *Pipe) probeDue(now int64) (next int64) {
 			p.outbox.calls = append(p.outbox.calls, call{spare: true})
 		}
 		wait := max(probeFor, probeRTTs*p.rtt())
-		if p.life.hurry {
-			wait = max(hurryFor, probeRTTs*p.rtt())
+		if p.life.suspected {
+			wait = max(suspectFor, probeRTTs*p.rtt())
 		}
 		if now >= p.life.probeAt+wait {
 			for _, t := range *p.paths.list.Load() {
@@ -162,16 +162,16 @@ func (p *Pipe) probeDue(now int64) (next int64) {
 	return 0
 }
 
-// hurryUp begins to look for the peer without waiting for data that is not
+// probeNow begins to look for the peer without waiting for data that is not
 // answered.
-func (p *Pipe) hurryUp() {
+func (p *Pipe) probeNow() {
 	now := p.e.now()
 	p.mu.Lock()
 	defer p.unlock()
 	if p.state != stateUp || p.life.probeAt != 0 {
 		return
 	}
-	p.life.probeAt, p.life.probe, p.life.hurry = now, retry{at: now}, true
+	p.life.probeAt, p.life.probe, p.life.suspected = now, retry{at: now}, true
 	p.life.alert.Store(true)
 	p.life.awaiting.CompareAndSwap(0, now)
 	p.outbox.calls = append(p.outbox.calls, call{spare: true})

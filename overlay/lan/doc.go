@@ -2,7 +2,7 @@
 // where there is no internet, or the addresses that are known of others are stale.
 //
 //	peer ── question ──► 224.0.0.251:5353, [ff02::fb]:5353 ──► members there
-//	peer ◄── announcement ── each of them, at most voices of them
+//	peer ◄── announcement ── each of them, at most enough (3) of them
 //
 // A peer announces itself when it starts and when its addresses change, and answers
 // questions for its overlay. It asks while it knows too few members, when its addresses
@@ -28,7 +28,7 @@
 //	askMost     1 min   the most of it
 //	answerMost  120 ms  until an answer, at random: RFC 6762 §6 has others answer first
 //	answerEvery 1 s     between two announcements on one interface (RFC 6762 §6)
-//	voices      3       announcements of others after a question that make ours needless
+//	enough      3       announcements of others after a question that make ours needless
 //
 //	file           what it is
 //	lan.go         LAN: when what is said

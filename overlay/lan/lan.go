@@ -20,7 +20,7 @@ const (
 	answerLeast = 20 * time.Millisecond
 	answerMost  = 120 * time.Millisecond
 	answerEvery = time.Second
-	voices      = 3
+	enough      = 3
 	maxMeetings = 8    // members that are being met at once
 	maxMessage  = 9000 // bytes; RFC 6762 §17
 )
@@ -69,7 +69,7 @@ type link struct {
 	said   time.Time // when this peer was last announced
 	answer time.Time // when it is to be; zero: it is not
 	asked  bool      // by a question, so that others' answers may make ours needless
-	voices int       // of others since then
+	others int       // announcements of theirs since then
 }
 
 type place struct {
@@ -235,14 +235,14 @@ func (l *LAN) hear(ctx context.Context, wg *sync.WaitGroup, h heard) {
 	}
 	if h.asks && k.answer.IsZero() {
 		wait := answerLeast + mrand.N(answerMost-answerLeast)
-		k.answer, k.asked, k.voices = later(time.Now().Add(wait), k.said.Add(answerEvery)), true, 0
+		k.answer, k.asked, k.others = later(time.Now().Add(wait), k.said.Add(answerEvery)), true, 0
 	}
 	for _, text := range h.sealed {
 		id, at, err := l.keys.open(text)
 		if err != nil || id == l.cfg.Self {
 			continue
 		}
-		if k.voices++; k.asked && k.voices >= voices {
+		if k.others++; k.asked && k.others >= enough {
 			k.answer = time.Time{}
 		}
 		if len(at) > 0 && l.cfg.Wanted() {

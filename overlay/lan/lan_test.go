@@ -220,7 +220,7 @@ func TestQuiet(t *testing.T) {
 		stop := a.run(t)
 		time.Sleep(200 * time.Millisecond)
 		_, after := w.count(service)
-		if n := after - before - 1; n < voices || n > crowd/4 {
+		if n := after - before - 1; n < enough || n > crowd/4 {
 			t.Errorf("%d of %d answered", n, crowd)
 		}
 		stop()
