@@ -17,7 +17,8 @@
 // instance is random and new with each start. So a bystander learns that a node is here, at the
 // source address of its packets, the port that SRV names, and which nodes are of one overlay:
 // what its traffic shows as well. One who has the overlay ID can make members dial
-// addresses of his choice; the gate for hearsay bounds that.
+// addresses of his choice; the gate for hearsay bounds that. Announcements can be replayed: the
+// peer is where they say or is not found there, and one that comes again silences nobody.
 //
 // Sockets are opened on interfaces that lead to a network others may be on, and to which one
 // of the node's sockets is bound. They share port 5353 with whatever responder the host has.
@@ -28,7 +29,9 @@
 //	askMost     1 min   the most of it
 //	answerMost  120 ms  until an answer, at random: RFC 6762 §6 has others answer first
 //	answerEvery 1 s     between two announcements on one interface (RFC 6762 §6)
-//	enough      3       announcements of others after a question that make ours needless
+//	enough      3       others announced after a question make our announcement needless
+//	meetEvery   15 s    between two members met because of one source address, after the
+//	                    first four: one host that makes members up takes no other's turn
 //
 //	file           what it is
 //	lan.go         LAN: when what is said

@@ -11,6 +11,9 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+	"golang.org/x/time/rate"
+
 	"github.com/idloc/idloc/internal/peerid"
 )
 
@@ -21,7 +24,10 @@ const (
 	answerMost  = 120 * time.Millisecond
 	answerEvery = time.Second
 	enough      = 3
-	maxMeetings = 8    // members that are being met at once
+	maxMeetings = 8 // members that are being met at once
+	meetEvery   = 15 * time.Second
+	meetBurst   = 4
+	sourcesMax  = 256  // whose meetings are counted
 	maxMessage  = 9000 // bytes; RFC 6762 §17
 )
 
@@ -57,6 +63,9 @@ type LAN struct {
 	changes  chan struct{}
 	heard    chan heard
 
+	// sources are who had members met, by source address. It belongs to Run.
+	sources *simplelru.LRU[netip.Addr, *rate.Limiter]
+
 	mu       sync.Mutex // guards meetings
 	meetings map[peerid.ID]bool
 }
@@ -66,10 +75,10 @@ type link struct {
 	place
 	conn   conn
 	at     []Place
-	said   time.Time // when this peer was last announced
-	answer time.Time // when it is to be; zero: it is not
-	asked  bool      // by a question, so that others' answers may make ours needless
-	others int       // announcements of theirs since then
+	said   time.Time   // when this peer was last announced
+	answer time.Time   // when it is to be; zero: it is not
+	asked  bool        // by a question, so that others' answers may make ours needless
+	others []peerid.ID // that have announced themselves since then, at most enough
 }
 
 type place struct {
@@ -87,10 +96,11 @@ type heard struct {
 // New makes a LAN that says nothing until Run.
 func New(cfg Config) *LAN {
 	name := make([]byte, 8)
-	_, _ = rand.Read(name) // does not fail
+	_, _ = rand.Read(name)                                                     // does not fail
+	sources, _ := simplelru.NewLRU[netip.Addr, *rate.Limiter](sourcesMax, nil) // fails for sizes below 1
 	return &LAN{
 		cfg: cfg, keys: newKeys(cfg.Overlay), instance: hex.EncodeToString(name), listen: listen,
-		changes: make(chan struct{}, 1), heard: make(chan heard), meetings: map[peerid.ID]bool{},
+		changes: make(chan struct{}, 1), heard: make(chan heard), sources: sources, meetings: map[peerid.ID]bool{},
 	}
 }
 
@@ -235,27 +245,41 @@ func (l *LAN) hear(ctx context.Context, wg *sync.WaitGroup, h heard) {
 	}
 	if h.asks && k.answer.IsZero() {
 		wait := answerLeast + mrand.N(answerMost-answerLeast)
-		k.answer, k.asked, k.others = later(time.Now().Add(wait), k.said.Add(answerEvery)), true, 0
+		k.answer, k.asked, k.others = later(time.Now().Add(wait), k.said.Add(answerEvery)), true, nil
 	}
 	for _, text := range h.sealed {
 		id, at, err := l.keys.open(text)
 		if err != nil || id == l.cfg.Self {
 			continue
 		}
-		if k.others++; k.asked && k.others >= enough {
+		if k.asked && !slices.Contains(k.others, id) {
+			k.others = append(k.others, id)
+		}
+		if k.asked && len(k.others) >= enough {
 			k.answer = time.Time{}
 		}
 		if len(at) > 0 && l.cfg.Wanted() {
-			l.meet(ctx, wg, id, at)
+			l.meet(ctx, wg, h.from, id, at)
 		}
 	}
 }
 
-// meet has a member met, if that is not under way.
-func (l *LAN) meet(ctx context.Context, wg *sync.WaitGroup, id peerid.ID, at []netip.AddrPort) {
+// mayMeet says whether another member may be met because of what a source address has
+// sent, and counts it.
+func (l *LAN) mayMeet(source netip.Addr) bool {
+	r, ok := l.sources.Get(source)
+	if !ok {
+		r = rate.NewLimiter(rate.Every(meetEvery), meetBurst)
+		l.sources.Add(source, r)
+	}
+	return r.Allow()
+}
+
+// meet has a member met of whom source has told, if that is not under way.
+func (l *LAN) meet(ctx context.Context, wg *sync.WaitGroup, source netip.Addr, id peerid.ID, at []netip.AddrPort) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.meetings[id] || len(l.meetings) >= maxMeetings {
+	if l.meetings[id] || len(l.meetings) >= maxMeetings || !l.mayMeet(source) {
 		return
 	}
 	l.meetings[id] = true

@@ -309,6 +309,73 @@ func TestNotBelieved(t *testing.T) {
 	})
 }
 
+// One host that makes members up takes nobody else's turn, and an announcement that is
+// replayed silences nobody.
+func TestOneHostLies(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &wire{}
+		a := newPeer(t, w, 1, overlayID)
+		met := map[peerid.ID]bool{}
+		a.cfg.Met = func(ctx context.Context, id peerid.ID, _ []netip.AddrPort) {
+			a.set(func() { met[id] = true })
+			select {
+			case <-ctx.Done():
+			case <-time.After(5 * time.Second):
+			}
+		}
+		defer a.run(t)()
+		time.Sleep(time.Minute)
+		say := func(from string, id peerid.ID) {
+			at := []netip.AddrPort{netip.AddrPortFrom(netip.MustParseAddr(from), 7)}
+			b, err := announcement(a.keys.service, "x", a.keys.seal(id, at), 1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c := w.join(netip.MustParseAddr(from))
+			defer c.Close()
+			if err := c.Send(b); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Millisecond)
+		}
+		const minute = 600
+		for i := range minute {
+			say("192.168.5.66", peerid.ID{66, byte(i), byte(i >> 8)})
+			time.Sleep(time.Minute / minute)
+		}
+		say("192.168.5.7", peerid.ID{7})
+		a.set(func() {
+			if !met[peerid.ID{7}] {
+				t.Error("one host has taken all turns")
+			}
+			if n := len(met) - 1; n < meetBurst || n > meetBurst+int(time.Minute/meetEvery)+1 {
+				t.Errorf("%d members that one host has made up were met in a minute", n)
+			}
+			a.wanted = false
+		})
+
+		time.Sleep(time.Minute)
+		_, before := w.count(a.keys.service)
+		q, err := question(a.keys.service)
+		if err != nil {
+			t.Fatal(err)
+		}
+		asker := w.join(netip.MustParseAddr("192.168.5.200"))
+		if err := asker.Send(q); err != nil {
+			t.Fatal(err)
+		}
+		asker.Close()
+		const replays = 2 * enough
+		for range replays {
+			say("192.168.5.66", peerid.ID{7})
+		}
+		time.Sleep(time.Second)
+		if _, after := w.count(a.keys.service); after-before != replays+1 {
+			t.Errorf("%d announcements after a question, %d of them replayed", after-before, replays)
+		}
+	})
+}
+
 // No more than maxMeetings are under way, and each member is met once at a time.
 func TestMeetings(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -324,9 +391,8 @@ func TestMeetings(t *testing.T) {
 		}
 		defer a.run(t)()
 		time.Sleep(time.Second)
-		c := w.join(netip.MustParseAddr("192.168.5.7"))
-		defer c.Close()
 		for i := range 100 {
+			c := w.join(netip.AddrFrom4([4]byte{192, 168, 5, 100 + byte(i)}))
 			b, err := announcement(a.keys.service, "x", a.keys.seal(peerid.ID{7, byte(i / 2)}, []netip.AddrPort{netip.MustParseAddrPort("192.168.5.7:7")}), 1)
 			if err != nil {
 				t.Fatal(err)
@@ -334,6 +400,7 @@ func TestMeetings(t *testing.T) {
 			if err := c.Send(b); err != nil {
 				t.Fatal(err)
 			}
+			c.Close()
 		}
 		time.Sleep(time.Second)
 		mu.Lock()
