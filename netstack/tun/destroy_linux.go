@@ -33,10 +33,10 @@ func (d *device) destroy(which func(socket) bool) error {
 			continue
 		}
 		for _, m := range all {
-			if len(m.Data) < diagMessage+diagSockID {
+			if len(m) < diagMessage+diagSockID {
 				continue
 			}
-			id := m.Data[diagMessage:][:diagSockID]
+			id := m[diagMessage:][:diagSockID]
 			if s := socketOf(family, id); which(s) {
 				_, err := d.diag.ask(sockDestroy, unix.NLM_F_ACK, 0, diag(family, id))
 				if err != nil && !errors.Is(err, unix.ENOENT) { // it is over already

@@ -6,11 +6,10 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
-	"sync"
-	"syscall"
+	"sync/atomic"
 	"time"
 
+	nl "github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -18,132 +17,107 @@ import (
 // (rtnetlink(7)), or about sockets (sock_diag(7)). It stays in the network namespace in which it was made. Its
 // methods may be used concurrently.
 type netlink struct {
-	mu  sync.Mutex // one request at a time
-	fd  int
-	seq uint32
+	conn   *nl.Conn
+	closed atomic.Bool
 }
 
 func newNetlink() (*netlink, error) { return netlinkOf(unix.NETLINK_ROUTE) }
 
 func netlinkOf(protocol int) (*netlink, error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, protocol)
+	c, err := nl.Dial(protocol, nil)
 	if err != nil {
-		return nil, os.NewSyscallError("socket", err)
+		return nil, err
 	}
-	return &netlink{fd: fd}, nil
+	return &netlink{conn: c}, nil
 }
 
 func (n *netlink) close() {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.fd >= 0 {
-		unix.Close(n.fd)
-		n.fd = -1
+	if !n.closed.Swap(true) {
+		_ = n.conn.Close()
 	}
 }
 
 // ask sends a request, the body after its nlmsghdr, and returns the body of
 // the answer of type want, nil for a mere acknowledgement.
 func (n *netlink) ask(kind, flags uint16, want uint16, body []byte) (answer []byte, err error) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	err = n.exchange(kind, flags, body, func(m syscall.NetlinkMessage) bool {
-		if m.Header.Type == want {
-			answer = m.Data
+	all, err := n.execute(kind, flags, body)
+	for _, m := range all {
+		if want != 0 && m.Header.Type == nl.HeaderType(want) {
+			return m.Data, err
 		}
-		return m.Header.Type == want
-	})
-	return answer, err
+	}
+	return nil, err
 }
 
-// list sends a request for all there is of something, and returns the answers
-// of type want.
-func (n *netlink) list(kind, want uint16, body []byte) (all []syscall.NetlinkMessage, err error) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
+// list sends a request for all there is of something, and returns the bodies of the
+// answers of type want.
+func (n *netlink) list(kind, want uint16, body []byte) (bodies [][]byte, err error) {
 	for range 8 { // what changes meanwhile makes a list that is none
-		all = nil
+		bodies = nil
 		changed := false
-		err = n.exchange(kind, unix.NLM_F_DUMP, body, func(m syscall.NetlinkMessage) bool {
-			changed = changed || m.Header.Flags&unix.NLM_F_DUMP_INTR != 0
-			if m.Header.Type == want {
-				all = append(all, m)
+		all, err := n.execute(kind, unix.NLM_F_DUMP, body)
+		if err != nil {
+			return nil, err
+		}
+		for _, m := range all {
+			changed = changed || m.Header.Flags&nl.DumpInterrupted != 0
+			if m.Header.Type == nl.HeaderType(want) {
+				bodies = append(bodies, m.Data)
 			}
-			return m.Header.Type == unix.NLMSG_DONE
-		})
-		if err != nil || !changed {
+		}
+		if !changed {
 			break
 		}
+	}
+	return bodies, nil
+}
+
+// execute sends a request and returns the answers. An error of the kernel's is a
+// unix.Errno.
+func (n *netlink) execute(kind, flags uint16, body []byte) ([]nl.Message, error) {
+	if n.closed.Load() {
+		return nil, net.ErrClosed
+	}
+	all, err := n.conn.Execute(nl.Message{
+		Header: nl.Header{Type: nl.HeaderType(kind), Flags: nl.Request | nl.HeaderFlags(flags)}, Data: body,
+	})
+	var errno unix.Errno
+	if errors.As(err, &errno) {
+		return nil, errno
 	}
 	return all, err
 }
 
-// exchange sends a request and shows the answers to each until that is true or
-// an acknowledgement or an error comes. The caller has n.mu.
-func (n *netlink) exchange(kind, flags uint16, body []byte, each func(syscall.NetlinkMessage) bool) error {
-	if n.fd < 0 {
-		return net.ErrClosed
-	}
-	n.seq++
-	m := binary.NativeEndian.AppendUint32(nil, uint32(unix.NLMSG_HDRLEN+len(body)))
-	m = binary.NativeEndian.AppendUint16(m, kind)
-	m = binary.NativeEndian.AppendUint16(m, unix.NLM_F_REQUEST|flags)
-	m = binary.NativeEndian.AppendUint32(m, n.seq)
-	m = binary.NativeEndian.AppendUint32(m, 0)
-	m = append(m, body...)
-	if err := unix.Sendto(n.fd, m, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
-		return err
-	}
-	for {
-		b := make([]byte, 1<<16)
-		k, _, err := unix.Recvfrom(n.fd, b, 0)
-		if err == unix.EINTR {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		messages, err := syscall.ParseNetlinkMessage(b[:k])
-		if err != nil {
-			return err
-		}
-		for _, a := range messages {
-			if a.Header.Seq != n.seq {
-				continue
-			}
-			if a.Header.Type == unix.NLMSG_ERROR && len(a.Data) >= 4 {
-				if code := int32(binary.NativeEndian.Uint32(a.Data)); code != 0 {
-					return syscall.Errno(-code)
-				}
-				return nil
-			}
-			if each(a) {
-				return nil
-			}
-		}
-	}
-}
-
-// attr appends a route attribute to b.
-func attr(b []byte, kind uint16, value []byte) []byte {
-	b = binary.NativeEndian.AppendUint16(b, uint16(unix.SizeofRtAttr+len(value)))
-	b = binary.NativeEndian.AppendUint16(b, kind)
-	b = append(b, value...)
-	for len(b)%unix.RTA_ALIGNTO != 0 {
-		b = append(b, 0)
+// attributes encodes what f adds.
+func attributes(f func(*nl.AttributeEncoder)) []byte {
+	ae := nl.NewAttributeEncoder()
+	f(ae)
+	b, err := ae.Encode()
+	if err != nil {
+		panic(err) // one is longer than 64 KiB
 	}
 	return b
 }
 
 func attr32(kind uint16, v uint32) []byte {
-	return attr(nil, kind, binary.NativeEndian.AppendUint32(nil, v))
+	return attributes(func(ae *nl.AttributeEncoder) {
+		ae.Uint32(kind, v)
+	})
 }
 
 // quietIPv6 asks for no link-local address: there is no link, and the kernel
 // would look for routers from it.
 func quietIPv6() []byte {
 	const addrGenMode, none = 8, 1 // IFLA_INET6_ADDR_GEN_MODE, IN6_ADDR_GEN_MODE_NONE
-	return attr(nil, unix.IFLA_AF_SPEC, attr(nil, unix.AF_INET6, attr(nil, addrGenMode, []byte{none})))
+	return attributes(func(ae *nl.AttributeEncoder) {
+		ae.Nested(unix.IFLA_AF_SPEC, func(ae *nl.AttributeEncoder) error {
+			ae.Nested(unix.AF_INET6, func(ae *nl.AttributeEncoder) error {
+				ae.Uint8(addrGenMode, none)
+				return nil
+			})
+			return nil
+		})
+	})
 }
 
 // link changes the device with attributes.
@@ -174,8 +148,10 @@ func family(a netip.Addr) byte {
 func (d *device) addAddr(a netip.Addr) error {
 	b := []byte{family(a), byte(a.BitLen()), unix.IFA_F_NODAD, unix.RT_SCOPE_UNIVERSE}
 	b = binary.NativeEndian.AppendUint32(b, uint32(d.index))
-	b = attr(b, unix.IFA_LOCAL, a.AsSlice())
-	b = attr(b, unix.IFA_ADDRESS, a.AsSlice())
+	b = append(b, attributes(func(ae *nl.AttributeEncoder) {
+		ae.Bytes(unix.IFA_LOCAL, a.AsSlice())
+		ae.Bytes(unix.IFA_ADDRESS, a.AsSlice())
+	})...)
 	_, err := d.netlink.ask(unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_EXCL|unix.NLM_F_ACK, 0, b)
 	if err != nil && !errors.Is(err, unix.EEXIST) {
 		return explain(fmt.Sprintf("giving %s the address %v", d.name, a), err)
@@ -211,10 +187,15 @@ const advertisedMSS = 1472 - 25 - 20
 func (d *device) addRoute(r route) error {
 	b := []byte{family(r.from), byte(r.to.Bits()), 0, 0, unix.RT_TABLE_MAIN, protocol, unix.RT_SCOPE_LINK, unix.RTN_UNICAST}
 	b = append(b, 0, 0, 0, 0) // flags
-	b = attr(b, unix.RTA_DST, r.to.Masked().Addr().AsSlice())
-	b = append(b, attr32(unix.RTA_OIF, uint32(d.index))...)
-	b = attr(b, unix.RTA_PREFSRC, r.from.AsSlice())
-	b = attr(b, unix.RTA_METRICS, attr32(unix.RTAX_ADVMSS, advertisedMSS))
+	b = append(b, attributes(func(ae *nl.AttributeEncoder) {
+		ae.Bytes(unix.RTA_DST, r.to.Masked().Addr().AsSlice())
+		ae.Uint32(unix.RTA_OIF, uint32(d.index))
+		ae.Bytes(unix.RTA_PREFSRC, r.from.AsSlice())
+		ae.Nested(unix.RTA_METRICS, func(ae *nl.AttributeEncoder) error {
+			ae.Uint32(unix.RTAX_ADVMSS, advertisedMSS)
+			return nil
+		})
+	})...)
 	_, err := d.netlink.ask(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_EXCL|unix.NLM_F_ACK, 0, b)
 	if errors.Is(err, unix.EEXIST) {
 		var other int
@@ -236,7 +217,9 @@ func (d *device) addRoute(r route) error {
 // to a.
 func (n *netlink) lookUp(a netip.Addr) ([]byte, error) {
 	b := []byte{family(a), byte(a.BitLen()), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
-	return n.ask(unix.RTM_GETROUTE, 0, unix.RTM_NEWROUTE, attr(b, unix.RTA_DST, a.AsSlice()))
+	return n.ask(unix.RTM_GETROUTE, 0, unix.RTM_NEWROUTE, append(b, attributes(func(ae *nl.AttributeEncoder) {
+		ae.Bytes(unix.RTA_DST, a.AsSlice())
+	})...))
 }
 
 // leads returns the index of the interface by which the kernel sends to a.
@@ -245,13 +228,16 @@ func (n *netlink) leads(a netip.Addr) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	attrs, err := syscall.ParseNetlinkRouteAttr(&syscall.NetlinkMessage{Header: syscall.NlMsghdr{Type: unix.RTM_NEWROUTE}, Data: m})
+	if len(m) < unix.SizeofRtMsg {
+		return 0, unix.ENODEV
+	}
+	ad, err := nl.NewAttributeDecoder(m[unix.SizeofRtMsg:])
 	if err != nil {
 		return 0, err
 	}
-	for _, a := range attrs {
-		if a.Attr.Type == unix.RTA_OIF && len(a.Value) == 4 {
-			return int(binary.NativeEndian.Uint32(a.Value)), nil
+	for ad.Next() {
+		if ad.Type() == unix.RTA_OIF {
+			return int(ad.Uint32()), ad.Err()
 		}
 	}
 	return 0, unix.ENODEV

@@ -7,8 +7,8 @@ import (
 	"net"
 	"net/netip"
 	"slices"
-	"syscall"
 
+	nl "github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -45,8 +45,10 @@ func (d *device) unguard(p netip.Prefix) error {
 func guardRoute(p netip.Prefix, scope byte) []byte {
 	b := []byte{family(p.Addr()), byte(p.Bits()), 0, 0, unix.RT_TABLE_MAIN, protocol, scope, unix.RTN_UNREACHABLE}
 	b = append(b, 0, 0, 0, 0) // flags
-	b = attr(b, unix.RTA_DST, p.Masked().Addr().AsSlice())
-	return append(b, attr32(unix.RTA_PRIORITY, guardMetric)...)
+	return append(b, attributes(func(ae *nl.AttributeEncoder) {
+		ae.Bytes(unix.RTA_DST, p.Masked().Addr().AsSlice())
+		ae.Uint32(unix.RTA_PRIORITY, guardMetric)
+	})...)
 }
 
 // settle looks whether LSIs in the prefixes would hide something of the host,
@@ -142,49 +144,57 @@ func (d *device) networks() ([]network, error) {
 }
 
 // parseAddr reads an ifaddrmsg.
-func parseAddr(m syscall.NetlinkMessage) (n network, ok bool) {
-	attrs, err := syscall.ParseNetlinkRouteAttr(&m)
-	if err != nil || len(m.Data) < unix.SizeofIfAddrmsg {
+func parseAddr(m []byte) (n network, ok bool) {
+	if len(m) < unix.SizeofIfAddrmsg {
 		return n, false
 	}
-	n = network{address: true, index: int32(binary.NativeEndian.Uint32(m.Data[4:]))}
+	ad, err := nl.NewAttributeDecoder(m[unix.SizeofIfAddrmsg:])
+	if err != nil {
+		return n, false
+	}
+	n = network{address: true, index: int32(binary.NativeEndian.Uint32(m[4:]))}
 	var a netip.Addr
-	for _, at := range attrs {
+	for ad.Next() {
 		// IFA_ADDRESS is the other end's, if there is one.
-		if at.Attr.Type == unix.IFA_LOCAL || at.Attr.Type == unix.IFA_ADDRESS && !a.IsValid() {
-			a, _ = netip.AddrFromSlice(at.Value)
+		if ad.Type() == unix.IFA_LOCAL || ad.Type() == unix.IFA_ADDRESS && !a.IsValid() {
+			a, _ = netip.AddrFromSlice(ad.Bytes())
 		}
 	}
-	n.prefix, err = a.Prefix(int(m.Data[1]))
-	return n, err == nil && n.prefix.IsValid()
+	n.prefix, err = a.Prefix(int(m[1]))
+	return n, ad.Err() == nil && err == nil && n.prefix.IsValid()
 }
 
 // parseRoute reads an rtmsg. It is false for what leads to no network.
-func parseRoute(m syscall.NetlinkMessage) (n network, ok bool) {
-	attrs, err := syscall.ParseNetlinkRouteAttr(&m)
-	if err != nil || len(m.Data) < unix.SizeofRtMsg {
+func parseRoute(m []byte) (n network, ok bool) {
+	if len(m) < unix.SizeofRtMsg {
 		return n, false
 	}
-	n.ours = m.Data[5] == protocol
-	table := uint32(m.Data[4])
+	ad, err := nl.NewAttributeDecoder(m[unix.SizeofRtMsg:])
+	if err != nil {
+		return n, false
+	}
+	n.ours = m[5] == protocol
+	table := uint32(m[4])
 	to := netip.IPv4Unspecified()
-	if m.Data[0] == unix.AF_INET6 {
+	if m[0] == unix.AF_INET6 {
 		to = netip.IPv6Unspecified()
 	}
-	for _, at := range attrs {
-		switch {
-		case at.Attr.Type == unix.RTA_DST:
-			to, _ = netip.AddrFromSlice(at.Value)
-		case len(at.Value) != 4:
-		case at.Attr.Type == unix.RTA_OIF:
-			n.index = int32(binary.NativeEndian.Uint32(at.Value))
-		case at.Attr.Type == unix.RTA_PRIORITY:
-			n.metric = binary.NativeEndian.Uint32(at.Value)
-		case at.Attr.Type == unix.RTA_TABLE:
-			table = binary.NativeEndian.Uint32(at.Value)
+	for ad.Next() {
+		switch ad.Type() {
+		case unix.RTA_DST:
+			to, _ = netip.AddrFromSlice(ad.Bytes())
+		case unix.RTA_OIF:
+			n.index = int32(ad.Uint32())
+		case unix.RTA_PRIORITY:
+			n.metric = ad.Uint32()
+		case unix.RTA_TABLE:
+			table = ad.Uint32()
 		}
 	}
-	switch m.Data[7] {
+	if ad.Err() != nil {
+		return n, false
+	}
+	switch m[7] {
 	case unix.RTN_UNICAST, unix.RTN_LOCAL, unix.RTN_ANYCAST, unix.RTN_NAT:
 	case unix.RTN_UNREACHABLE, unix.RTN_BLACKHOLE, unix.RTN_PROHIBIT, unix.RTN_THROW:
 		n.reject = true
@@ -195,6 +205,6 @@ func parseRoute(m syscall.NetlinkMessage) (n network, ok bool) {
 	if table == unix.RT_TABLE_LOCAL { // own addresses, and multicast
 		return n, false
 	}
-	n.prefix, err = to.Prefix(int(m.Data[1]))
+	n.prefix, err = to.Prefix(int(m[1]))
 	return n, err == nil && n.prefix.IsValid()
 }

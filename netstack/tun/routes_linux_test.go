@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	nl "github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/idloc/idloc/internal/inner"
@@ -53,7 +54,7 @@ func newEth0(tb testing.TB, s *space) *eth0 {
 func (d *device) route(to string, kind byte) error {
 	p := netip.MustParsePrefix(to)
 	b := []byte{family(p.Addr()), byte(p.Bits()), 0, 0, unix.RT_TABLE_MAIN, unix.RTPROT_BOOT, unix.RT_SCOPE_LINK, max(kind, unix.RTN_UNICAST), 0, 0, 0, 0}
-	b = attr(b, unix.RTA_DST, p.Addr().AsSlice())
+	b = append(b, attributes(func(ae *nl.AttributeEncoder) { ae.Bytes(unix.RTA_DST, p.Addr().AsSlice()) })...)
 	if kind == 0 {
 		b = append(b, attr32(unix.RTA_OIF, uint32(d.index))...)
 	} else {
