@@ -161,8 +161,14 @@ func textsOfCut(t *testing.T) {
 	if err := peer.(idloc.TCPConn).SetReadBuffer(64 << 10); err != nil {
 		t.Fatal(err)
 	}
-	// Until neither end takes more: a write that gets nothing in while it waits.
-	for n := 1; n > 0; {
+	// Until neither end takes more: a write that gets nothing in while it waits, and more
+	// written than the peer has room for, since on a busy machine nothing may have moved yet.
+	const room = 1 << 20
+	begun := time.Now()
+	for n, total := 1, 0; n > 0 || total < 2*room; total += n {
+		if time.Since(begun) > patience {
+			t.Fatalf("after %v %d bytes were taken", patience, total)
+		}
 		_ = c.SetWriteDeadline(time.Now().Add(500 * time.Millisecond))
 		if n, err = c.Write(make([]byte, 64<<20)); !errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Fatalf("wrote %d bytes, %v", n, err)
