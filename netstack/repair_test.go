@@ -5,11 +5,50 @@ import (
 	"context"
 	"io"
 	"math/rand/v2"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/idloc/idloc/internal/wire"
 	"github.com/idloc/idloc/shim/shimtest"
 )
+
+// The first segment of a connection is repaired as any other: TCP hears nothing of its
+// loss, and does not begin with half of a window that has hardly grown.
+func TestRepairedFirst(t *testing.T) {
+	t.Parallel()
+	n := shimtest.NewNet()
+	n.SetDelay(10 * time.Millisecond)
+	r := newRigOn(t, n, nil)
+	one, other := r.pair(t, r.b4)
+	bulk(t, one, other, 200<<10)
+	eventually(t, "it is not repaired", func() bool { _, ok := r.a.shim.Repairing(r.b4); return ok })
+	for range 4 {
+		client, server := r.pair(t, r.b4)
+		var lost atomic.Bool
+		n.SetFilter(func(from, _ *shimtest.Node, b []byte, seg int) []byte {
+			if from == r.a.Node && len(b) > 1000 && b[0] == wire.TypeData4 && lost.CompareAndSwap(false, true) {
+				return b[min(seg, len(b)):]
+			}
+			return b
+		})
+		for range 9 { // each in a datagram that comes alone
+			if _, err := client.Write(make([]byte, 1200)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		bulk(t, client, server, 1<<20)
+		n.SetFilter(func(_, _ *shimtest.Node, b []byte, _ int) []byte { return b })
+		i, err := client.Info()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !lost.Load() || i.Retransmits > 0 || i.SlowStartThreshold != 0 {
+			t.Errorf("lost %v, %+v", lost.Load(), i)
+		}
+		_, _ = client.Close(), server.Close()
+	}
+}
 
 // Where the pipe repairs, what a path loses, in bursts, at random, or all of it for a
 // while, costs TCP nothing but time, and what was written before the end of the stack

@@ -58,7 +58,8 @@
 // Connect per peer at a time; 64 answers waiting for the stack; all drops are
 // counted by reason (Stats); 20 ms of waiting for a segment, twice that while
 // nothing comes in, and 2048 segments or 4 MiB of a flow and 32 MiB of a peer meanwhile,
-// 512 flows a peer.
+// 64 MiB of all peers, of which one leaves as much for others as it takes; 512 flows a
+// peer.
 //
 // The package uses gVisor's buffer package, so that what a pipe opened goes
 // to the stack without another copy. It does not import the stack: that is

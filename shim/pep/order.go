@@ -18,6 +18,7 @@ import (
 // long as late ones take on this path, and not where none come late:
 //
 //	segment the flow expects ──► goes, and those held after it
+//	SYN ──► the flow expects what comes after
 //	one ahead, window 0 ──► goes; the gap is remembered
 //	one ahead, window > 0 ──► held, at most for the window
 //	a gap filled by a lower counter, late by t ──► window = 1.5 t and a little
@@ -45,6 +46,7 @@ const (
 	orderBytes     = 4 << 20  // bytes held of a flow
 	orderPeerMax   = 16384    // segments held of all flows of a peer
 	orderPeerBytes = 32 << 20 // bytes held of all flows of a peer
+	orderNodeBytes = 64 << 20 // and of all peers, of which a peer leaves as much for others
 
 	// Of a flow whose peer repairs: what a path holds in the time of a repair.
 	repairedMax   = orderPeerMax
@@ -56,12 +58,13 @@ const (
 
 // order is what is known of the order in which segments come in.
 type order struct {
-	window atomic.Int64 // a time.Duration
-	waits  atomic.Int64 // the same, of a peer whose pipe repairs; 0: it does not
-	losses atomic.Int32 // gaps in a row that were losses
-	ended  atomic.Bool  // nothing is held any more
-	n      atomic.Int64 // segments held
-	bytes  atomic.Int64 // of these, payload
+	window atomic.Int64  // a time.Duration
+	waits  atomic.Int64  // the same, of a peer whose pipe repairs; 0: it does not
+	losses atomic.Int32  // gaps in a row that were losses
+	ended  atomic.Bool   // nothing is held any more
+	n      atomic.Int64  // segments held
+	bytes  atomic.Int64  // of these, payload
+	all    *atomic.Int64 // the same of all peers
 	slots  [orderSlots]orderSlot
 }
 
@@ -216,7 +219,7 @@ func (p *Proxy) watchOrder() *order {
 	if o := p.order.Load(); o != nil {
 		return o
 	}
-	o := new(order)
+	o := &order{all: &p.count.bytes}
 	o.window.Store(int64(orderFirst))
 	p.order.CompareAndSwap(nil, o)
 	return p.order.Load()
@@ -310,7 +313,7 @@ func (p *Proxy) Deliver(h *inner.Header, n int, from Datagram, b buffer.Buffer) 
 	}
 	o := p.watchOrder()
 	flow, seq := h.Inbound().Word(), h.Seq
-	resets := h.Flags&(inner.SYN|inner.RST) != 0
+	resets := h.Flags&inner.RST != 0
 	f := o.find(flow)
 	if f == nil && !resets {
 		f = o.watch(flow)
@@ -326,6 +329,8 @@ func (p *Proxy) Deliver(h *inner.Header, n int, from Datagram, b buffer.Buffer) 
 	case resets:
 		before = f.drain(o)
 		f.flow.Store(0)
+	case h.Flags&inner.SYN != 0:
+		before = f.begins(o, seq+1+uint32(n))
 	case !f.begun:
 		f.begun, f.next = true, seq+uint32(n)
 	default:
@@ -394,10 +399,12 @@ func (f *orderFlow) end(seq uint32) {
 	}
 }
 
-// take counts a segment of n bytes as held if the peer's flows may hold as much.
+// take counts a segment of n bytes as held if the peer's flows may hold as much, and
+// those of all peers.
 func (o *order) take(n int) bool {
 	segments, bytes := o.n.Add(1), o.bytes.Add(int64(n))
-	if segments <= orderPeerMax && bytes <= orderPeerBytes {
+	all := o.all.Add(int64(n))
+	if segments <= orderPeerMax && bytes <= orderPeerBytes && bytes <= orderNodeBytes-all {
 		return true
 	}
 	o.give(1, n)
@@ -408,6 +415,7 @@ func (o *order) take(n int) bool {
 func (o *order) give(segments, bytes int) {
 	o.n.Add(-int64(segments))
 	o.bytes.Add(-int64(bytes))
+	o.all.Add(-int64(bytes))
 }
 
 // fill takes a segment that does not leave a gap, learns from it if it closes
@@ -423,6 +431,19 @@ func (f *orderFlow) fill(o *order, seq, end uint32, st stamp) *heldSegment {
 	f.lacks.fill(seq, end)
 	f.passed(end)
 	return f.pop(o)
+}
+
+// begins is told of a SYN: next is what comes first. If that is lost and what follows
+// is not, nobody else knows that something is missing, and a sender that is told of it
+// has a window of half of what it began with. It returns what was held, of another
+// connection; nothing begins with a copy of a SYN. f.mu is held.
+func (f *orderFlow) begins(o *order, next uint32) (before *heldSegment) {
+	if since := int32(f.next - next); f.begun && since >= 0 && since < farBeyond {
+		return nil
+	}
+	before = f.drain(o)
+	f.begun, f.next, f.gap, f.lacks = true, next, gap{}, lacks{}
+	return before
 }
 
 // passed is told of the end of a segment that goes up. f.mu is held.

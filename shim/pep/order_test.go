@@ -94,7 +94,10 @@ func TestOrder(t *testing.T) {
 		"half of what lacks": {[]step{{data(1), []uint32{100}}, {data(3), nil}, {late, []uint32{200}}}, []uint32{300}},
 		"other flows go":     {[]step{{data(1), []uint32{100}}, {data(3), nil}, {other, []uint32{7000}}, {data(2), []uint32{200, 300}}}, nil},
 		"other keys":         {[]step{{data(1), []uint32{100}}, {data(3), nil}, {moved, []uint32{200, 300}}}, nil},
-		"a SYN ends it":      {[]step{{data(1), []uint32{100}}, {data(3), nil}, {seg{seq: 9, counter: 8, flags: inner.SYN}, []uint32{300, 9}}, {data(7), []uint32{700}}}, nil},
+		"a SYN ends it":      {[]step{{data(1), []uint32{100}}, {data(3), nil}, {seg{seq: 699, counter: 8, flags: inner.SYN}, []uint32{300, 699}}, {data(7), []uint32{700}}}, nil},
+		"it begins":          {[]step{{seg{seq: 99, flags: inner.SYN}, []uint32{99}}, {data(2), nil}, {data(1), []uint32{100, 200}}}, nil},
+		"the first is lost":  {[]step{{seg{seq: 99, flags: inner.SYN}, []uint32{99}}, {data(2), nil}, {data(3), nil}}, []uint32{200, 300}},
+		"a SYN comes again":  {[]step{{seg{seq: 99, flags: inner.SYN}, []uint32{99}}, {data(1), []uint32{100}}, {data(3), nil}, {seg{seq: 99, counter: 4, flags: inner.SYN}, []uint32{99}}, {data(2), []uint32{200, 300}}}, nil},
 		"a reset ends it":    {[]step{{data(1), []uint32{100}}, {data(3), nil}, {seg{seq: 9, counter: 8, flags: inner.RST}, []uint32{300, 9}}}, nil},
 		"no payload":         {[]step{{data(1), []uint32{100}}, {data(3), nil}, {seg{seq: 400, counter: 4}, []uint32{400}}}, []uint32{300}},
 		"far ahead":          {[]step{{data(1), []uint32{100}}, {seg{seq: 200 + orderBytes, counter: 3, n: 100}, []uint32{200 + orderBytes}}}, nil},
@@ -394,6 +397,38 @@ func TestOrderPeerLimit(t *testing.T) {
 		r.p.End()
 		if b, k := o.bytes.Load(), o.n.Load(); b != 0 || k != 0 {
 			t.Errorf("%d bytes, %d segments counted when none are held", b, k)
+		}
+	})
+}
+
+// What all peers of a node can have held together is bounded, and however many take
+// what they can, there is room for one more.
+func TestOrderNodeLimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const n = 60000
+		var count Counters
+		rigs := make([]*orderRig, 8)
+		for k := range rigs {
+			r := new(orderRig)
+			r.p.Init(r, &count)
+			rigs[k] = r
+			for i := range uint32(20) {
+				for port := range uint16(64) {
+					r.in(seg{seq: (2*i + 1) * n, counter: i, n: n, port: port})
+					if held := count.bytes.Load(); held > orderNodeBytes {
+						t.Fatalf("%d bytes are held, of %d", held, orderNodeBytes)
+					}
+				}
+			}
+			if k < 4 && r.p.order.Load().bytes.Load() == 0 {
+				t.Errorf("peer %d finds no room, %d bytes are held", k, count.bytes.Load())
+			}
+		}
+		for _, r := range rigs {
+			r.p.End()
+		}
+		if b := count.bytes.Load(); b != 0 {
+			t.Errorf("%d bytes counted when none are held", b)
 		}
 	})
 }

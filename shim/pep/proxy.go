@@ -21,10 +21,13 @@ type Link interface {
 	Deliver(h *inner.Header, packet buffer.Buffer)
 }
 
-// Counters may be read at any time; several Proxies may share one.
+// Counters may be read at any time. The Proxies of a node share one, and what all of
+// them hold is bounded by it.
 type Counters struct {
 	Held    atomic.Uint64 // segments that waited for those before them
 	GivenUp atomic.Uint64 // gaps that lasted too long
+
+	bytes atomic.Int64 // of payload that waits now
 }
 
 // Batch is what packets for the peer leave in: a pipe.Batch.
