@@ -2,9 +2,13 @@ package main
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
+	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -123,8 +127,119 @@ func idlocServe(ctx context.Context, e *end) (hello string, accept func() (strea
 	if err != nil {
 		return "", nil, err
 	}
+	if *pings {
+		if err := echo(server); err != nil {
+			return "", nil, err
+		}
+	}
 	token, err = founder.Invite(idloc.InviteOptions{Name: "client"})
 	return token, func() (stream, error) { return l.Accept() }, err
+}
+
+// echo answers pings on ports 7001 (TCP) and 7002 (UDP).
+func echo(n *idloc.Node) error {
+	l, err := n.Listen("tcp", ":7001")
+	if err != nil {
+		return err
+	}
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() { _, _ = io.Copy(c, c) }()
+		}
+	}()
+	pc, err := n.ListenPacket("udp", ":7002")
+	if err != nil {
+		return err
+	}
+	go func() {
+		b := make([]byte, 1500)
+		for {
+			n, from, err := pc.ReadFrom(b)
+			if err != nil {
+				return
+			}
+			_, _ = pc.WriteTo(b[:n], from)
+		}
+	}()
+	return nil
+}
+
+// pinged prints, once a second after the warm-up, how long round trips take: of 64
+// bytes over a TCP conn of its own, one at a time, and of UDP datagrams of 160 bytes, of
+// which one leaves each 20 ms.
+func pinged(ctx context.Context, n *idloc.Node) {
+	t, err := n.Dial(ctx, "tcp", "server.bench.example:7001")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return
+	}
+	u, err := n.Dial(ctx, "udp", "server.bench.example:7002")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return
+	}
+	began := time.Now()
+	var mu sync.Mutex // guards what follows
+	var tcp, udp []time.Duration
+	sent := 0
+	note := func(l *[]time.Duration, d time.Duration) {
+		mu.Lock()
+		defer mu.Unlock()
+		if time.Since(began) > *warm {
+			*l = append(*l, d)
+		}
+	}
+	go func() {
+		b := make([]byte, 64)
+		for {
+			at := time.Now()
+			if _, err := t.Write(b); err != nil {
+				return
+			}
+			if _, err := io.ReadFull(t, b); err != nil {
+				return
+			}
+			note(&tcp, time.Since(at))
+			time.Sleep(20 * time.Millisecond)
+		}
+	}()
+	go func() {
+		b := make([]byte, 1500)
+		for {
+			if _, err := u.Read(b); err != nil {
+				return
+			}
+			note(&udp, time.Since(began)-time.Duration(binary.BigEndian.Uint64(b)))
+		}
+	}()
+	b := make([]byte, 160)
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for i := 0; ; i++ {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		binary.BigEndian.PutUint64(b, uint64(time.Since(began)))
+		_, _ = u.Write(b)
+		mu.Lock()
+		if time.Since(began) > *warm {
+			sent++
+		}
+		if i%50 == 49 && len(tcp) > 0 && len(udp) > 0 {
+			slices.Sort(tcp)
+			slices.Sort(udp)
+			fmt.Fprintf(os.Stderr, "pings: TCP %v, p99 %v of %d; UDP %v, p99 %v of %d, %d sent\n",
+				tcp[len(tcp)/2].Round(10*time.Microsecond), tcp[len(tcp)*99/100].Round(10*time.Microsecond), len(tcp),
+				udp[len(udp)/2].Round(10*time.Microsecond), udp[len(udp)*99/100].Round(10*time.Microsecond), len(udp), sent)
+		}
+		mu.Unlock()
+	}
 }
 
 // idlocServeCarried is a founder that is reached by a carrier only: its UDP port is on
@@ -152,6 +267,12 @@ func idlocConnect(ctx context.Context, e *end, token string) (stream, error) {
 	}
 	for { // until the server's name is published
 		c, err := client.Dial(ctx, "tcp", "server.bench.example:7000")
+		if err == nil && *trace {
+			go traced(ctx, client, c)
+		}
+		if err == nil && *pings {
+			go pinged(ctx, client)
+		}
 		if err == nil || ctx.Err() != nil {
 			return c, err
 		}
@@ -159,6 +280,37 @@ func idlocConnect(ctx context.Context, e *end, token string) (stream, error) {
 		case <-ctx.Done():
 			return nil, err
 		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+// traced prints how c and the pipe below it are.
+func traced(ctx context.Context, n *idloc.Node, c net.Conn) {
+	began := time.Now()
+	tick := time.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		for _, p := range n.Status().Peers {
+			r := p.Repair
+			if r.Sent == 0 {
+				continue
+			}
+			fmt.Fprintf(os.Stderr, "%5.1f s %s %.1f Mbit/s RTT %v %v, %d of %d in flight, kept %d, sent %d repaired %d late %d probes %d refused %d",
+				time.Since(began).Seconds(), r.State, r.Rate/1e6, r.RTT.Round(10*time.Microsecond), r.Smoothed.Round(10*time.Microsecond),
+				r.InFlight, r.Window, r.Kept, r.Sent, r.Repaired, r.Late, r.Probes, r.Refused)
+			if i, ok := c.(interface {
+				Info() (idloc.TCPInfo, error)
+			}); ok {
+				if t, err := i.Info(); err == nil {
+					fmt.Fprintf(os.Stderr, "; TCP window %d of %d, RTT %v, RTO %v, %d again", t.CongestionWindow, t.SlowStartThreshold, t.RTT, t.RTO, t.Retransmits)
+				}
+			}
+			fmt.Fprintln(os.Stderr)
 		}
 	}
 }

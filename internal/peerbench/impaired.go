@@ -22,12 +22,20 @@ type cell struct {
 	Late    time.Duration // by how much
 	Rate    float64       // bit/s of the bottleneck
 	Queue   time.Duration // what the bottleneck holds before it drops, at its rate
+	Burst   float64       // packets that are lost together, on average (Gilbert); 0: one by one
+	Dips    time.Duration // so often the rate is a tenth, for a quarter of that time; 0: never
 }
 
 func (c cell) String() string {
 	s := fmt.Sprintf("%v, %.0f Mbit/s", c.Delay, c.Rate/1e6)
 	if c.Loss > 0 {
 		s += fmt.Sprintf(", %.4g %% lost", c.Loss*100)
+	}
+	if c.Burst > 0 {
+		s += fmt.Sprintf(" %.4g at once", c.Burst)
+	}
+	if c.Dips > 0 {
+		s += fmt.Sprintf(", a tenth of it for a quarter of each %v", c.Dips)
 	}
 	if c.Reorder > 0 {
 		s += fmt.Sprintf(", %.4g %% late by %v", c.Reorder*100, c.Late)
@@ -36,7 +44,9 @@ func (c cell) String() string {
 }
 
 // impairments is the table's rows: two delays, each clean, with four rates of
-// loss, with two of reordering and with both; then narrow bottlenecks.
+// loss, with two of reordering and with both; then narrow bottlenecks; then what Wi-Fi,
+// mobile and satellite links are like, one wide and long one, and one to be shared
+// (-together).
 func impairments() []cell {
 	const wide, narrow = 200e6, 20e6
 	var cells []cell
@@ -57,6 +67,20 @@ func impairments() []cell {
 		c.Loss, c.Reorder, c.Late = .001, .01, 2*time.Millisecond
 		cells = append(cells, c, cell{Delay: delay, Rate: narrow, Queue: 50 * time.Millisecond})
 	}
+	odd := func(change func(c *cell)) {
+		c := cell{Delay: 20 * time.Millisecond, Rate: wide / 2, Queue: 50 * time.Millisecond}
+		change(&c)
+		cells = append(cells, c)
+	}
+	odd(func(c *cell) { c.Loss, c.Burst = .02, 8 })
+	odd(func(c *cell) { c.Reorder, c.Late = .01, 2*time.Millisecond })
+	odd(func(c *cell) { c.Reorder, c.Late = .01, 20*time.Millisecond })
+	odd(func(c *cell) { c.Dips = 4 * time.Second })
+	odd(func(c *cell) {
+		c.Delay, c.Rate, c.Queue, c.Loss = 300*time.Millisecond, 50e6, 100*time.Millisecond, .01
+	})
+	odd(func(c *cell) { c.Delay, c.Rate, c.Loss = 10*time.Millisecond, 1e9, .001 })
+	odd(func(c *cell) { c.Rate = 50e6 })
 	return cells
 }
 
@@ -167,6 +191,9 @@ func impaired(ctx context.Context) error {
 			return exact && c.String() != *only || !strings.Contains(c.String(), *only)
 		})
 	}
+	if *together {
+		return shared(ctx, l, cells)
+	}
 	var names []string
 	for _, r := range rivals {
 		if *who == "" || slices.Contains(strings.Split(*who, ","), r.name) {
@@ -201,6 +228,25 @@ func impaired(ctx context.Context) error {
 			return err
 		}
 		return os.WriteFile(*jsonFile, append(b, '\n'), 0o644)
+	}
+	return nil
+}
+
+// shared has all of -peers share each path, and prints what each got.
+func shared(ctx context.Context, l *lab, cells []cell) error {
+	names := strings.Split(*who, ",")
+	for round := range *rounds {
+		for _, c := range cells {
+			rates, err := l.together(ctx, names, c, *firstSeed+uint64(round))
+			if err != nil {
+				return err
+			}
+			fmt.Printf("seed %d %s:", *firstSeed+uint64(round), c)
+			for i, rate := range rates {
+				fmt.Printf(" %s %.4g Mbit/s (%.0f %%)", names[i], rate/1e6, 100*rate/c.Rate)
+			}
+			fmt.Println()
+		}
 	}
 	return nil
 }

@@ -4,12 +4,14 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
 	"os/exec"
 	"runtime"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -156,11 +158,34 @@ func (l *lab) measure(ctx context.Context, name string, c cell, seed uint64) (bi
 	defer cancel()
 	p := newPath(c, seed, l.hosts[0].tun, l.hosts[1].tun)
 	defer p.close()
+	return l.pair(ctx, name, nil)
+}
 
+// together is measure of several rivals that share the path.
+func (l *lab) together(ctx context.Context, names []string, c cell, seed uint64) ([]float64, error) {
+	ctx, cancel := context.WithTimeout(ctx, 60*time.Second+*warm+*dur)
+	defer cancel()
+	p := newPath(c, seed, l.hosts[0].tun, l.hosts[1].tun)
+	defer p.close()
+	rates, errs := make([]float64, len(names)), make([]error, len(names))
+	var ready, done sync.WaitGroup
+	for i, name := range names {
+		ready.Add(1)
+		done.Go(func() { rates[i], errs[i] = l.pair(ctx, name, &ready) })
+	}
+	done.Wait()
+	return rates, errors.Join(errs...)
+}
+
+// pair runs the two ends of one rival. The client begins when all that ready counts
+// have a server.
+func (l *lab) pair(ctx context.Context, name string, ready *sync.WaitGroup) (bitsPerSecond float64, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	args := func(role string, i int, more ...string) []string {
 		return append([]string{
 			"-child", name, "-end", role, "-local", labAddrs[i].String(), "-remote", labAddrs[1-i].String(),
-			"-dur", dur.String(), "-warm", warm.String(),
+			"-dur", dur.String(), "-warm", warm.String(), fmt.Sprintf("-trace=%v", *trace), fmt.Sprintf("-pings=%v", *pings),
 		}, more...)
 	}
 	var stderr [2]strings.Builder
@@ -180,11 +205,23 @@ func (l *lab) measure(ctx context.Context, name string, c cell, seed uint64) (bi
 	if err := dec.Decode(&hello); err != nil {
 		return 0, err
 	}
+	if ready != nil {
+		ready.Done()
+		ready.Wait()
+	}
 	client, _, err := l.hosts[0].start(ctx, &stderr[0], args("dial", 0, "-hello", hello)...)
 	if err != nil {
 		return 0, err
 	}
-	defer func() { cancel(); _ = client.Wait() }()
+	defer func() {
+		cancel()
+		_ = client.Wait()
+		if *trace {
+			fmt.Fprint(os.Stderr, stderr[0].String())
+		} else if *pings {
+			fmt.Fprintln(os.Stderr, lastLine(stderr[0].String()))
+		}
+	}()
 	return bitsPerSecond, dec.Decode(&bitsPerSecond)
 }
 

@@ -13,4 +13,7 @@ func (*lab) close()                        {}
 func (*lab) measure(context.Context, string, cell, uint64) (float64, error) {
 	return 0, errNoNamespace
 }
+func (*lab) together(context.Context, []string, cell, uint64) ([]float64, error) {
+	return nil, errNoNamespace
+}
 func setCongestion(uintptr, string) error { return errNoNamespace }

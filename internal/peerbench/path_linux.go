@@ -21,6 +21,8 @@ type path struct {
 type direction struct {
 	cell
 	rnd      *rand.Rand // of the reading goroutine
+	bad      bool       // a burst of losses is on; its as well
+	began    time.Time
 	from, to *os.File
 
 	mu     sync.Mutex // guards what follows
@@ -60,7 +62,7 @@ func newPath(c cell, seed uint64, a, b *os.File) *path {
 	for i, ends := range [2][2]*os.File{{a, b}, {b, a}} {
 		d := &direction{
 			cell: c, rnd: rand.New(rand.NewPCG(seed, uint64(i))),
-			from: ends[0], to: ends[1], wake: make(chan struct{}, 1),
+			from: ends[0], to: ends[1], wake: make(chan struct{}, 1), began: time.Now(),
 		}
 		p.dirs[i] = d
 		_ = d.from.SetReadDeadline(time.Time{})
@@ -100,15 +102,19 @@ func (d *direction) read() {
 		if err != nil {
 			continue
 		}
-		lost, late := d.rnd.Float64() < d.Loss, d.rnd.Float64() < d.Reorder
+		lost, late := d.loses(), d.rnd.Float64() < d.Reorder
 		now := time.Now()
+		rate := d.Rate
+		if d.Dips > 0 && now.Sub(d.began)%d.Dips > d.Dips*3/4 {
+			rate /= 10
+		}
 		if free.Before(now) {
 			free = now
 		}
 		if free.Sub(now) > d.Queue {
 			continue
 		}
-		free = free.Add(time.Duration(float64(n*8) / d.Rate * 1e9))
+		free = free.Add(time.Duration(float64(n*8) / rate * 1e9))
 		if lost {
 			continue
 		}
@@ -118,6 +124,19 @@ func (d *direction) read() {
 		}
 		d.push(at, buf[:n])
 	}
+}
+
+// loses says whether the next packet is lost: of its own, or as one of a burst.
+func (d *direction) loses() bool {
+	if d.Burst == 0 {
+		return d.rnd.Float64() < d.Loss
+	}
+	if d.bad {
+		d.bad = d.rnd.Float64() >= 1/d.Burst
+	} else {
+		d.bad = d.rnd.Float64() < d.Loss/(1-d.Loss)/d.Burst
+	}
+	return d.bad
 }
 
 func (d *direction) push(at time.Time, b []byte) {
