@@ -219,6 +219,13 @@ var (
 	mPipePkts  = counter("pipe_packets_total", "Datagrams of all pipes to the peer, those that have ended included.", "peer", "name", "direction")
 	mPipeLost  = gauge("pipe_lost_packets", "Datagrams of the peer that have not come, since the last rekey; 0 without a pipe.", "peer", "name")
 	mPipeSaved = counter("pipe_repaired_total", "Packets sent again of all pipes to the peer, those that have ended included.", "peer", "name")
+	mPipeLate  = counter("pipe_repaired_late_total", "Of the packets sent again, those of which the first had only been late.", "peer", "name")
+	mPipeShed  = counter("pipe_shed_total", "UDP datagrams that waited behind too many others for the path to the peer.", "peer", "name")
+	mPipeMark  = counter("pipe_marked_total", "Datagrams to the peer that routers have marked for congestion (ECN).", "peer", "name")
+	mPipeOn    = gauge("pipe_repair", "1 if the pipe repairs what its path loses, and paces.", "peer", "name")
+	mPipeRate  = gauge("pipe_pacing_rate_bytes_per_second", "Rate at which a pipe that repairs may send; 0 without one.", "peer", "name")
+	mPipeMin   = gauge("pipe_min_rtt_seconds", "Shortest round-trip time of late, of a pipe that repairs; NaN if there is none.", "peer", "name")
+	mPipeFly   = gauge("pipe_in_flight_bytes", "Bytes sent and neither acknowledged nor lost, of a pipe that repairs; 0 without one.", "peer", "name")
 	mPipeKeys  = counter("pipe_rekeys_total", "Rekeys of all pipes to the peer, those that have ended included.", "peer", "name")
 	mPipeDrops = counter("pipe_drops_total", "Datagrams that the pipes to the peer dropped; a reason is there from its first on.", "peer", "name", "reason")
 	mPeerDrops = counter("peers_drops_total", "Datagrams that the pipes to all peers dropped.", "reason")
@@ -245,7 +252,7 @@ var (
 
 var allMetrics = []metric{
 	mMembers, mServers, mRouting, mRecords, mIsServer, mReached, mNotAfter, mRevSeq, mPipes, mLSIs,
-	mPaths, mPipeUp, mPipeRTT, mPipeMTU, mPipeBytes, mPipePkts, mPipeLost, mPipeSaved, mPipeKeys, mPipeDrops, mPeerDrops,
+	mPaths, mPipeUp, mPipeRTT, mPipeMTU, mPipeBytes, mPipePkts, mPipeLost, mPipeSaved, mPipeLate, mPipeShed, mPipeMark, mPipeOn, mPipeRate, mPipeMin, mPipeFly, mPipeKeys, mPipeDrops, mPeerDrops,
 	mRelays, mRelayPkts, mRelayB, mRelayOver,
 	mSockIn, mSockInB, mSockReads, mSockOut, mSockOutB, mDrops, mShimPkts, mShimMiss,
 	mConns, mRetrans, mSegments, mResets, mDatagrams, mMissed, mRefused,
@@ -318,6 +325,7 @@ func (k sink) pipes(n *Node, s *Status) {
 		k.put(mPipeRTT, rtt, id, name)
 		k.put(mPipeMTU, float64(p.MTU), id, name)
 		k.count(mPipeLost, p.Lost, id, name)
+		k.repair(&p, id, name)
 		k.totals(totals[p.ID], id, name)
 		delete(totals, p.ID)
 		if !p.Connected {
@@ -342,6 +350,22 @@ func (k sink) pipes(n *Node, s *Status) {
 	}
 }
 
+// repair is what a pipe that repairs knows of its path.
+func (k sink) repair(p *PeerStatus, id, name string) {
+	r := RepairStatus{}
+	if p.Connected && p.Repair.On {
+		r = p.Repair
+	}
+	shortest := math.NaN()
+	if r.RTT > 0 {
+		shortest = r.RTT.Seconds()
+	}
+	k.put(mPipeOn, truth(r.On), id, name)
+	k.put(mPipeRate, r.Rate/8, id, name)
+	k.put(mPipeMin, shortest, id, name)
+	k.put(mPipeFly, float64(r.InFlight), id, name)
+}
+
 func (k sink) totals(t pipe.Totals, id, name string) {
 	k.count(mPipeBytes, t.BytesSent, id, name, "sent")
 	k.count(mPipeBytes, t.BytesReceived, id, name, "received")
@@ -349,6 +373,9 @@ func (k sink) totals(t pipe.Totals, id, name string) {
 	k.count(mPipePkts, t.PacketsReceived, id, name, "received")
 	k.count(mPipeKeys, t.Rekeys, id, name)
 	k.count(mPipeSaved, t.Repaired, id, name)
+	k.count(mPipeLate, t.Late, id, name)
+	k.count(mPipeShed, t.Shed, id, name)
+	k.count(mPipeMark, t.Marked, id, name)
 	for reason, v := range t.Drops {
 		k.count(mPipeDrops, v, id, name, reason)
 	}

@@ -237,7 +237,7 @@ func (n *Node) assemble(ov *overlay.Overlay, key ed25519.PrivateKey) (*pipe.Endp
 // before the layer above exists are dropped.
 func (n *Node) onPipe(c *socket.Conn, from netip.AddrPort, b []byte, seg int) {
 	if pipes := n.pipes.Load(); pipes != nil {
-		pipes.Receive(c, from, b, seg)
+		pipes.ReceiveMarked(c, from, b, seg, c.ECN())
 	}
 }
 

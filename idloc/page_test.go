@@ -33,7 +33,8 @@ func TestPageShowsHowPeersAreReached(t *testing.T) {
 		Self: idloc.SelfStatus{Peer: peer(1, "earth")},
 		Peers: []idloc.PeerStatus{
 			{Peer: peer(2, "luna"), LastError: "offer: the peer is offline"},
-			{Peer: peer(3, "mars"), Connected: true, Paths: path("direct"), RTT: 5 * time.Millisecond, Invitation: "0123456789abcdef", Delegate: "juno.example.com"},
+			{Peer: peer(3, "mars"), Connected: true, Paths: path("direct"), RTT: 5 * time.Millisecond, Invitation: "0123456789abcdef", Delegate: "juno.example.com",
+				Repair: idloc.RepairStatus{On: true, State: "on, cruise", Rate: 92.1e6, RTT: 50 * time.Millisecond, Smoothed: 57 * time.Millisecond, InFlight: 120_000, Window: 240_000, Sent: 3100, Repaired: 31, Late: 2}},
 			{Peer: peer(4, "titan"), Contact: idloc.ContactStatus{Addr: at("203.0.113.7:1"), RTT: 12 * time.Millisecond, Server: true}},
 			{Peer: peer(5, "venus"), Connected: true, Paths: path("relayed"), Contact: idloc.ContactStatus{Addr: at("203.0.113.8:1")}},
 		},
@@ -75,7 +76,8 @@ func TestPageShowsHowPeersAreReached(t *testing.T) {
 	// Peers stand in the order of how near they are, and each says how.
 	rest := dom
 	for _, want := range []string{
-		"<h3>mars.example.com</h3>", "direct 192.0.2.1:1", "came by invitation 0123456789abcdef, through juno.example.com",
+		"<h3>mars.example.com</h3>", "direct 192.0.2.1:1",
+		"repair on, cruise · RTT 50 ms, smoothed 57 ms · 31 repaired of 3100, 2 late", "rate 92.1 Mbit/s", "in flight 120.0 kB", "window 240.0 kB", "came by invitation 0123456789abcdef, through juno.example.com",
 		"<h3>venus.example.com</h3>", "relayed 192.0.2.1:1",
 		"<h3>titan.example.com</h3>", "connected, no pipe · at 203.0.113.7:1 · RTT 12 ms · serves the database",
 		"<h3>luna.example.com</h3>", "not connected", "offer: the peer is offline",

@@ -158,6 +158,10 @@ type RepairStatus struct {
 	Late     uint64        `json:"late,omitempty"`      // copies of what had only been late
 	Probes   uint64        `json:"probes,omitempty"`    // questions after what nobody had acknowledged
 	Refused  uint64        `json:"refused,omitempty"`   // packets that there was no room to keep
+
+	Datagrams uint64 `json:"datagrams,omitempty"` // of what was sent, UDP, which is not repaired
+	Marked    uint64 `json:"marked,omitempty"`    // datagrams that routers have marked instead of dropping others (RFC 3168)
+	Shed      uint64 `json:"shed,omitempty"`      // UDP that waited behind too much of its kind
 }
 
 // ContactStatus is a connection on the peer protocol, over which members ask each

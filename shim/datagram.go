@@ -60,7 +60,11 @@ func (s *Shim) SendDatagram(src uint16, dst netip.AddrPort, b []byte, class uint
 	d.payload[0] = b
 	d.pk = Packet{V6: a.Is6(), Transport: d.head[:], Payload: d.payload[:], Size: len(b)}
 	s.count.out.Add(1)
-	s.sendOne(m, p, &d.pk, parsed{next: inner.UDP, class: class}, n)
+	if in := (parsed{next: inner.UDP, class: class}); keepsDatagram(p, n) {
+		s.keepDatagram(m, p, &d.pk, in, n)
+	} else {
+		s.sendOne(m, p, &d.pk, in, n)
+	}
 	d.payload[0] = nil
 	datagramPool.Put(d)
 	return true
@@ -77,6 +81,7 @@ type Burst struct {
 	b     *pipe.Batch // nil: empty
 	v6    bool
 	class uint8
+	kept  *pipe.Pipe // what waits there is to be sent; nil: nothing does
 }
 
 // Burst returns an empty one.
@@ -102,6 +107,10 @@ func (u *Burst) Send(src uint16, dst netip.AddrPort, b []byte, class uint8) bool
 	if u.b != nil && (u.m != m || u.p != p || u.v6 != v6 || u.class != class) {
 		u.Flush()
 	}
+	if keepsDatagram(p, n) {
+		u.keep(m, p, src, dst, b, class, n)
+		return true
+	}
 	if u.b == nil {
 		s.flushCoalesced(m) // what was sent before stays before
 		u.m, u.p, u.b, u.v6, u.class = m, p, p.Batch(v6), v6, class
@@ -114,19 +123,45 @@ func (u *Burst) Send(src uint16, dst netip.AddrPort, b []byte, class uint8) bool
 			return false
 		}
 	}
-	r[0] = inner.UDP
-	binary.BigEndian.PutUint16(r[1:], src)
-	binary.BigEndian.PutUint16(r[3:], dst.Port())
-	binary.BigEndian.PutUint16(r[5:], uint16(inner.UDPLen+len(b)))
-	binary.BigEndian.PutUint16(r[7:], 0)
-	copy(r[1+inner.UDPLen:], b)
+	putDatagram(r, src, dst.Port(), b)
 	u.b.Seal()
 	s.count.out.Add(1)
 	return true
 }
 
+// putDatagram writes the plaintext of a UDP datagram.
+func putDatagram(r []byte, src, dst uint16, b []byte) {
+	r[0] = inner.UDP
+	binary.BigEndian.PutUint16(r[1:], src)
+	binary.BigEndian.PutUint16(r[3:], dst)
+	binary.BigEndian.PutUint16(r[5:], uint16(inner.UDPLen+len(b)))
+	binary.BigEndian.PutUint16(r[7:], 0)
+	copy(r[1+inner.UDPLen:], b)
+}
+
+// keep is Send to a pipe that paces what it sends: Flush has it begin.
+func (u *Burst) keep(m *mapping, p *pipe.Pipe, src uint16, dst netip.AddrPort, b []byte, class uint8, n int) {
+	if u.b != nil || u.kept != p {
+		u.Flush()
+		u.s.flushCoalesced(m) // what was sent before stays before
+	}
+	k := p.KeepOnce(uint64(src)<<16|uint64(dst.Port()), dst.Addr().Is6(), class)
+	if r := k.Room(n); r != nil {
+		putDatagram(r, src, dst.Port(), b)
+	} else {
+		u.s.count.drop(DropOutPipe)
+	}
+	k.Leave()
+	u.kept = p
+	u.s.count.out.Add(1)
+}
+
 // Flush sends what is left.
 func (u *Burst) Flush() {
+	if u.kept != nil {
+		u.kept.SendKept()
+		u.kept = nil
+	}
 	if u.b == nil {
 		return
 	}
@@ -150,6 +185,10 @@ func (s *Shim) sendDatagrams(m *mapping, p *pipe.Pipe, pk *Packet, in parsed, li
 		defer plainPool.Put(large)
 	}
 	c := cursor{pieces: pk.Payload}
+	if n := 1 + inner.UDPLen + pk.MSS; n <= limit && keepsDatagram(p, n) {
+		s.keepDatagrams(p, pk, in, &c)
+		return
+	}
 	b := p.Batch(pk.V6)
 	b.SetClass(in.class)
 	for off := 0; off < pk.Size; off += pk.MSS {
@@ -177,6 +216,25 @@ func (s *Shim) sendDatagrams(m *mapping, p *pipe.Pipe, pk *Packet, in parsed, li
 	}
 	s.flush(b)
 	b.Free()
+}
+
+// keepDatagrams is sendDatagrams to a pipe that paces what it sends; c is at the
+// payload's beginning.
+func (s *Shim) keepDatagrams(p *pipe.Pipe, pk *Packet, in parsed, c *cursor) {
+	k := p.KeepOnce(portsOf(pk.Transport), pk.V6, in.class)
+	for off := 0; off < pk.Size; off += pk.MSS {
+		n := 1 + inner.UDPLen + min(pk.MSS, pk.Size-off)
+		r := k.Room(n)
+		if r == nil {
+			s.count.drop(DropOutPipe)
+			break
+		}
+		r[0] = inner.UDP
+		copy(r[1:], pk.Transport)
+		binary.BigEndian.PutUint16(r[1+4:], uint16(n-1))
+		c.fill(r[1+inner.UDPLen:])
+	}
+	k.Done()
 }
 
 // deliverDatagram offers k to u, which may be nil, as a datagram.

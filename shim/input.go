@@ -48,7 +48,7 @@ type packet struct {
 	pay, n   int      // offset and length of the payload
 	seg      int      // the largest payload of those that were merged into it
 	merged   int      // how many were merged into it
-	wanted   bool     // the pipe repairs it
+	wanted   bool     // the pipe acknowledges it, and repairs it if it is TCP
 	again    bool     // and has sent it before; of merged ones, all
 	fragment fragment // if h.Fragment
 	head     [maxHead]byte
@@ -181,7 +181,7 @@ func (k *packet) parse(plain []byte, v6 bool, src, dst netip.Addr) (Drop, bool) 
 	b := plain[1:]
 	next := plain[0]
 	if k.wanted = next&pipe.Wanted != 0; k.wanted {
-		if next &^= pipe.Wanted | pipe.Again; next != inner.TCP {
+		if next &^= pipe.Wanted | pipe.Again; !mayBeWanted(next) {
 			return DropInProtocol, false
 		}
 	}
@@ -237,6 +237,9 @@ func (k *packet) parse(plain []byte, v6 bool, src, dst netip.Addr) (Drop, bool) 
 	k.n = len(b) - k.hl
 	return 0, true
 }
+
+// mayBeWanted says whether packets of a protocol may want to be acknowledged.
+func mayBeWanted(proto uint8) bool { return proto == inner.TCP || proto == inner.UDP }
 
 func (k *packet) isTCP() bool { return k.h.Protocol == inner.TCP && !k.h.Fragment }
 func (k *packet) isUDP() bool { return k.h.Protocol == inner.UDP && !k.h.Fragment }

@@ -1,6 +1,8 @@
 package shim
 
 import (
+	"encoding/binary"
+
 	"github.com/idloc/idloc/internal/inner"
 	"github.com/idloc/idloc/internal/pipe"
 )
@@ -31,6 +33,25 @@ func (s *Shim) keep(m *mapping, p *pipe.Pipe, pk *Packet, in parsed, limit int) 
 		}
 		pk.putSegment(r, th, off, n)
 		c.fill(r[hl:])
+	}
+	k.Done()
+}
+
+// keepsDatagram says whether p is to be given a UDP datagram, whose plaintext has n
+// bytes, by keepDatagram.
+func keepsDatagram(p *pipe.Pipe, n int) bool { return n <= pipe.MaxKept+1 && p.KeepsDatagrams() }
+
+// portsOf is how the flow of a UDP datagram to a peer is known.
+func portsOf(th []byte) uint64 { return uint64(binary.BigEndian.Uint32(th)) }
+
+// keepDatagram gives a pipe that paces what it sends a UDP datagram.
+func (s *Shim) keepDatagram(m *mapping, p *pipe.Pipe, pk *Packet, in parsed, n int) {
+	s.flushCoalesced(m) // what was sent before stays before
+	k := p.KeepOnce(portsOf(pk.Transport), pk.V6, in.class)
+	if r := k.Room(n); r != nil {
+		in.write(r, pk)
+	} else {
+		s.count.drop(DropOutPipe)
 	}
 	k.Done()
 }

@@ -255,6 +255,8 @@ func (s *Shim) send(m *mapping, p *pipe.Pipe, pk *Packet, in parsed) error {
 		s.sendTCP(m, p, pk, in, n, limit)
 	case pk.MSS > 0 && pk.Size > pk.MSS:
 		s.sendDatagrams(m, p, pk, in, limit)
+	case in.next == inner.UDP && keepsDatagram(p, n) && n <= limit:
+		s.keepDatagram(m, p, pk, in, n)
 	case n > limit:
 		return s.sendLarge(p, pk, in, n)
 	default:

@@ -48,7 +48,8 @@ function sample(status, now) {
     const h = history.get(p.id) || [];
     history.set(p.id, h);
     const last = h[h.length - 1];
-    const s = { t: now, sent: p.bytes_sent || 0, received: p.bytes_received || 0, rtt: p.rtt || 0, outRate: 0, inRate: 0 };
+    const s = { t: now, sent: p.bytes_sent || 0, received: p.bytes_received || 0, rtt: p.rtt || 0, outRate: 0, inRate: 0,
+      pace: (p.repair?.rate || 0) / 8, flight: p.repair?.in_flight || 0, window: p.repair?.window || 0 };
     if (last && now > last.t) {
       const dt = (now - last.t) / 1000;
       s.outRate = Math.max(0, s.sent - last.sent) / dt; // a new pipe counts from zero
@@ -97,6 +98,20 @@ function line(samples, value, max, cls) {
   return el("polyline", { points: points.join(" "), class: cls });
 }
 
+const mbit = n => (n / 1e6).toFixed(n < 1e7 ? 2 : 1) + " Mbit/s";
+
+// repair draws how the pipe to p makes good what its path loses.
+function repair(p, h) {
+  const r = p.repair, most = Math.max(1, ...h.map(s => s.pace)), window = Math.max(1, ...h.map(s => Math.max(s.window, s.flight)));
+  return [
+    el("p", {}, `repair ${r.state} · RTT ${duration(r.rtt)}, smoothed ${duration(r.smoothed)} · ${r.repaired || 0} repaired of ${r.sent}` +
+      (r.late ? `, ${r.late} late` : "") + (r.marked ? `, ${r.marked} marked` : "") + (r.shed ? `, ${r.shed} shed` : "")),
+    el("svg", { class: "chart", viewBox: "0 0 300 60", preserveAspectRatio: "none", role: "img", "aria-label": `Rate and bytes in flight to ${label(p)}, last two minutes` },
+      line(h, s => s.pace, most, "sent"), line(h, s => s.flight, window, "received"), line(h, s => s.window, window, "rtt")),
+    el("p", { class: "key soft" }, el("span", { class: "sent" }, "rate " + mbit(r.rate || 0)),
+      el("span", { class: "received" }, "in flight " + size(r.in_flight || 0)), el("span", { class: "rtt" }, "window " + size(r.window || 0)))];
+}
+
 function card(p) {
   const h = history.get(p.id) || [], last = h[h.length - 1] || { outRate: 0, inRate: 0 };
   const a = active(p);
@@ -111,6 +126,7 @@ function card(p) {
       line(h, s => s.outRate, most, "sent"), line(h, s => s.inRate, most, "received"), line(h, s => s.rtt, slow, "rtt")),
       el("p", { class: "key soft" }, el("span", { class: "sent" }, "sent " + size(last.outRate) + "/s"),
         el("span", { class: "received" }, "received " + size(last.inRate) + "/s"), el("span", { class: "rtt" }, "RTT " + (duration(p.rtt) || "–"))));
+    if (p.repair?.sent) art.append(...repair(p, h));
   } else if (p.contact) {
     art.append(el("p", {}, `connected, no pipe · at ${p.contact.addr}` + (p.contact.rtt ? ` · RTT ${duration(p.contact.rtt)}` : "") + (p.contact.server ? " · serves the database" : "")));
   } else {

@@ -172,7 +172,7 @@ func (b *Batch) Flush() error {
 		return p.drops.count(DropNoPath)
 	}
 	n, seg, count := b.n, b.seg, b.count
-	err := to.write(b.buf[:n], min(seg, n), b.class)
+	err := to.write(b.buf[:n], min(seg, n), b.outer(to))
 	now := p.e.now()
 	if count <= keepAgain && b.to == nil && !b.kept && b.typ <= wire.TypeData6 && p.doubtful(now) {
 		p.keep(b.buf[:n], seg)
@@ -196,6 +196,14 @@ func (b *Batch) Flush() error {
 		p.e.timers.plan(&p.timed, now)
 	}
 	return nil
+}
+
+// outer is the traffic class of what leaves on t, with the bits of ECN.
+func (b *Batch) outer(t *path) uint8 {
+	if !b.kept {
+		return b.class
+	}
+	return b.class | b.p.repair.ecn(t)
 }
 
 // write sends datagrams of seg bytes on t.

@@ -21,7 +21,7 @@ type Sender interface {
 }
 
 // ClassSender is a Sender that can send datagrams with a traffic class (RFC
-// 2474): WriteClass is WriteBatch of class, whose lower two bits are 0. Others
+// 2474): WriteClass is WriteBatch of class, the lower two bits of which are ECN's (RFC 3168). Others
 // send them without.
 type ClassSender interface {
 	Sender

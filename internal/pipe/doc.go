@@ -46,10 +46,14 @@
 // them sends as DATA with 0x80 set in the next header it keeps, and sends anew until
 // the other acknowledges it; 0x40 beside that says that it was sent before. Only TCP
 // segments are kept, and of those that only acknowledge just the last one before a
-// pause. All else, UDP above all, is sent at once and once.
+// pause. UDP has 0x80 too, to be counted and paced with the rest, but is sent once: it
+// goes before all else as long as it takes no more than half of the path's rate. What
+// only acknowledges, and all else, is sent at once and once.
 //
 // REPAIR asks (0) whether the peer acknowledges, with a number, and is answered (1)
-// with that number: twice at once when a pipe comes up, unless its path is within the
+// with that number; both have a third byte with what their sender can beside that: 1,
+// acknowledge UDP with 0x80; 2, tell and be told of marks (below). Who has not said so
+// is sent neither. It asks twice at once when a pipe comes up, unless its path is within the
 // host, again after 20 ms twice, then at 200 ms or 2 RTT and doubling, 8 times in all.
 // Whoever does not know it skips it. A packet with 0x80 set is an answer as well. The
 // answer holds for the session, and for later ones with the same start number. Nothing
@@ -61,7 +65,7 @@
 // since the first with 0x80, in at most 32 ranges, the newest first, and how long ago
 // the newest came. It is sent when 16 packets with 0x80 have come, when a counter was
 // passed over, or an eighth of the RTT after the first that it is for, between 1 and 5
-// ms. It is no question and draws no answer, and a lost one is made good by the next.
+// ms, but never of a part of what one read of a socket has brought. It is no question and draws no answer, and a lost one is made good by the next.
 //
 // What is lost leaves under a new counter, so neither the replay window nor a round
 // trip is in doubt, and under whatever keys, path and size there are then: what has
@@ -70,10 +74,16 @@
 // worth where the peer lies. One counter in about a thousand is left out on purpose,
 // and a peer that acknowledges it, or one not used yet, is kept nothing for any more.
 //
+// Between two that can, DATA with 0x80 leaves with ECT(0) in its outer header on a
+// direct path, and ACK says last how many DATA datagrams have come with CE under the
+// key (RFC 3168), which the congestion control takes for losses by congestion. A path
+// on which nothing is acknowledged, and two probes neither, may eat what has ECT: from
+// then on the pipe's leave without.
+//
 // The receiver hands on what opens as it comes; the shim has the stack see segments
 // in order (shim/pep). Bounds: 64 MiB kept by all pipes together
 // (Config.RepairBudget), by one at most 32 MiB and not more than it leaves for the
-// others, 2 KiB a packet; what is beyond is not taken, and TCP sends it again. A receiver waits 5 RTT and 150 ms for what is missing, 1.5 s
+// others, 2 KiB a packet; what is beyond is not taken, and TCP sends it again. A receiver waits 5 RTT and 150 ms for what is missing, 3 s
 // at most, with no more than 32 MiB of one peer's behind it.
 //
 // # States

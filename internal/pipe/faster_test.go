@@ -36,13 +36,13 @@ func (c *copier) carry(from, to netip.AddrPort, d []byte) bool {
 			c.through++
 		}
 		if h := other[from]; h != nil && !c.black && (c.data || !isData) {
-			h.s.deliver(c.x, bytes.Clone(d), len(d), c.fast)
+			h.s.deliver(c.x, bytes.Clone(d), len(d), c.fast, 0)
 		}
 		return true
 	}
 	for _, h := range other {
 		if to == h.s.addr && !c.black && (c.data || !isData) {
-			h.s.deliver(c.x, bytes.Clone(d), len(d), c.fast)
+			h.s.deliver(c.x, bytes.Clone(d), len(d), c.fast, 0)
 		}
 	}
 	return c.r.Float64() < c.loss

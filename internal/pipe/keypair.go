@@ -43,6 +43,9 @@ type keypair struct {
 
 	highest atomic.Uint64 // 1 + highest counter received; written under rmu
 
+	marked atomic.Uint32 // DATA datagrams that routers have marked
+	said   uint32        // what the peer has said of that; the sending's mu
+
 	acks atomic.Bool // there is something in came that is to be acknowledged
 
 	rmu    sync.Mutex // guards what follows

@@ -29,7 +29,9 @@ type network struct {
 	drop func(from, to netip.AddrPort, d []byte) bool
 	// rewrite changes the addresses on the way, as a NAT does.
 	rewrite func(from, to netip.AddrPort) (netip.AddrPort, netip.AddrPort)
-	sent    int // datagrams
+	// mark is asked for each run of what may be marked.
+	mark func(from, to netip.AddrPort, d []byte) bool
+	sent int // datagrams
 }
 
 func newNetwork(latency time.Duration) *network {
@@ -43,6 +45,7 @@ type sender struct {
 	mtu  int            // larger datagrams are refused with EMSGSIZE; 0: none are
 	link int            // what the interface takes, with headers; 0: unknown
 	tap  func(b []byte) // takes batches of data instead of the network
+	ecn  bool           // it tells marks
 	e    *Endpoint
 }
 
@@ -58,7 +61,13 @@ func (s *sender) LocalAddr() netip.AddrPort { return s.addr }
 
 func (s *sender) LinkMTU() int { return s.link }
 
+func (s *sender) Marks() bool { return s.ecn }
+
 func (s *sender) WriteBatch(b []byte, seg int, to netip.AddrPort) error {
+	return s.WriteClass(b, seg, to, 0)
+}
+
+func (s *sender) WriteClass(b []byte, seg int, to netip.AddrPort, class uint8) error {
 	if s.mtu > 0 && seg > s.mtu {
 		return syscall.EMSGSIZE
 	}
@@ -74,6 +83,10 @@ func (s *sender) WriteBatch(b []byte, seg int, to netip.AddrPort) error {
 		from, to = n.rewrite(from, to)
 	}
 	drop, latency, target := n.drop, n.latency, n.at[to]
+	ecn := class & 3
+	if ecn != 0 && n.mark != nil && n.mark(from, to, b) {
+		ecn = ecnCE
+	}
 	n.sent += (len(b) + seg - 1) / seg
 	n.mu.Unlock()
 	if target == nil {
@@ -85,7 +98,7 @@ func (s *sender) WriteBatch(b []byte, seg int, to netip.AddrPort) error {
 		b = b[len(d):]
 		if drop != nil && n.drops(drop, from, to, d) {
 			if len(run) > 0 {
-				target.deliver(from, run, seg, latency)
+				target.deliver(from, run, seg, latency, ecn)
 				run = nil
 			}
 			continue
@@ -93,17 +106,17 @@ func (s *sender) WriteBatch(b []byte, seg int, to netip.AddrPort) error {
 		run = append(run, d...)
 	}
 	if len(run) > 0 {
-		target.deliver(from, run, seg, latency)
+		target.deliver(from, run, seg, latency, ecn)
 	}
 	return nil
 }
 
-func (s *sender) deliver(from netip.AddrPort, b []byte, seg int, latency time.Duration) {
+func (s *sender) deliver(from netip.AddrPort, b []byte, seg int, latency time.Duration, ecn uint8) {
 	if latency == 0 {
-		s.e.Receive(s, from, b, seg)
+		s.e.ReceiveMarked(s, from, b, seg, ecn)
 		return
 	}
-	time.AfterFunc(latency, func() { s.e.Receive(s, from, b, seg) })
+	time.AfterFunc(latency, func() { s.e.ReceiveMarked(s, from, b, seg, ecn) })
 }
 
 // divert has s's data go to a buffer that holds the last batch.

@@ -68,7 +68,6 @@ func newPipe(e *Endpoint, peer peerid.ID) *Pipe {
 	p := &Pipe{e: e, peer: peer, ready: make(chan struct{}), closed: make(chan struct{}), keys: keyring{work: newBucket(e.now())}}
 	p.paths.list.Store(new([]*path))
 	p.timed.fire = p.tick
-	p.repair.fire = p.acksDue
 	p.life.data.Store(e.now())
 	p.err = ErrNotUp
 	return p

@@ -51,6 +51,12 @@ var noncePool = sync.Pool{New: func() any { return new([nonceLen]byte) }}
 // Receive takes what came in on from: datagrams of seg bytes back to back,
 // the last perhaps shorter. b is borrowed for the call.
 func (e *Endpoint) Receive(from Sender, remote netip.AddrPort, b []byte, seg int) {
+	e.ReceiveMarked(from, remote, b, seg, 0)
+}
+
+// ReceiveMarked is Receive of datagrams whose IP headers had these bits of ECN (RFC
+// 3168 §5).
+func (e *Endpoint) ReceiveMarked(from Sender, remote netip.AddrPort, b []byte, seg int, ecn uint8) {
 	if seg <= 0 || seg > len(b) {
 		seg = len(b)
 	}
@@ -77,7 +83,7 @@ func (e *Endpoint) Receive(from Sender, remote netip.AddrPort, b []byte, seg int
 			if h.Type == wire.TypeRelay {
 				e.receiveRelay(kp, Path{from, remote}, b[:n], seg)
 			} else {
-				e.receiveData(kp, Path{from, remote}, b[:n], seg)
+				e.receiveData(kp, Path{from, remote}, b[:n], seg, ecn == ecnCE)
 			}
 		} else {
 			e.receiveCtrl(kp, Path{from, remote}, b[:n], h)
@@ -93,7 +99,7 @@ func (e *Endpoint) Receive(from Sender, remote netip.AddrPort, b []byte, seg int
 // is exact only if no other goroutine passed on a run of this pipe meanwhile,
 // so that nobody can lend life to a dead path by sending garbage from its
 // address beside another path's packets; else this run credits no path.
-func (e *Endpoint) receiveData(kp *keypair, at Path, run []byte, seg int) {
+func (e *Endpoint) receiveData(kp *keypair, at Path, run []byte, seg int, marked bool) {
 	p := kp.pipe.Load()
 	var t *path
 	if p != nil {
@@ -119,6 +125,9 @@ func (e *Endpoint) receiveData(kp *keypair, at Path, run []byte, seg int) {
 			p.lateCopy(kp, at, p.traffic.copied.Load())
 		}
 		return
+	}
+	if marked {
+		kp.marked.Add(uint32((opened + seg - 1) / seg))
 	}
 	now := e.now()
 	p.life.data.Store(now)

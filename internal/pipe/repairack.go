@@ -1,11 +1,15 @@
 package pipe
 
 import (
+	"encoding/binary"
 	"time"
 
 	"github.com/idloc/idloc/internal/pipe/repair"
 	"github.com/idloc/idloc/internal/wire"
 )
+
+// ackHeld is when an acknowledgement is looked for again that a run was in the way of.
+const ackHeld = int64(time.Millisecond)
 
 // acknowledged takes an ACK frame that came under kp from at, in a datagram of n bytes.
 // It is false if there is more to be done with that than this.
@@ -34,6 +38,10 @@ func (p *Pipe) acknowledged(kp *keypair, at Path, plain []byte, n int, now int64
 		key = x.old
 	}
 	if key != nil {
+		if more := int32(ack.Marked - key.said); ack.Marks && more > 0 {
+			key.said = ack.Marked
+			x.s.Marked(int(more))
+		}
 		err = x.s.Acked(ack, key.next.Load(), time.Duration(now))
 	}
 	x.mu.Unlock()
@@ -66,18 +74,26 @@ func (p *Pipe) distrust(x *sending) {
 
 // ackLater has the pacer come for what came under kp.
 func (p *Pipe) ackLater(kp *keypair, at int64) {
-	r := &p.repair
-	if was := r.acks[0].Load(); was != kp {
-		r.acks[1].Store(was)
-		r.acks[0].Store(kp)
+	a := p.repair.acking.Load()
+	if a == nil {
+		p.repair.acking.CompareAndSwap(nil, &acking{timed: timed{fire: p.acksDue}})
+		a = p.repair.acking.Load()
 	}
-	p.e.pacer.pace(p.e, &r.timed, at)
+	if was := a.keys[0].Load(); was != kp {
+		a.keys[1].Store(was)
+		a.keys[0].Store(kp)
+	}
+	p.e.pacer.pace(p.e, &a.timed, at)
 }
 
 // acksDue is the pacer's.
 func (p *Pipe) acksDue(now int64) int64 {
-	for i := range p.repair.acks {
-		if kp := p.repair.acks[i].Load(); kp != nil && kp.acks.Load() {
+	a := p.repair.acking.Load()
+	if a == nil {
+		return 0
+	}
+	for i := range a.keys {
+		if kp := a.keys[i].Load(); kp != nil && kp.acks.Load() {
 			p.acknowledge(kp, now, false)
 		}
 	}
@@ -85,10 +101,16 @@ func (p *Pipe) acksDue(now int64) int64 {
 }
 
 // acknowledge says what has come under kp if it is time, or has the pacer come for it.
-// came says that something has just come.
+// came says that something has just come. Not while a run is being opened, which is
+// noted back to front: whoever opens the last one comes here when it is done.
 func (p *Pipe) acknowledge(kp *keypair, now int64, came bool) {
 	rtt := time.Duration(p.paths.rtt.Load())
 	kp.rmu.Lock()
+	if p.traffic.running.Load() > 0 {
+		kp.rmu.Unlock()
+		p.ackLater(kp, now+ackHeld)
+		return
+	}
 	send, at := kp.came.Due(time.Duration(now), rtt, came)
 	if !send {
 		kp.rmu.Unlock()
@@ -104,9 +126,15 @@ func (p *Pipe) acknowledge(kp *keypair, now int64, came bool) {
 	}
 	b := newBatch(p, wire.TypeCtrl)
 	b.kp, b.to = key, to
-	n := kp.came.Len()
+	n, marks := kp.came.Len(), p.repair.marks.Load()
+	if marks {
+		n += repair.MarkedLen
+	}
 	r := b.Room(3 + n)
-	kp.came.Append(append(r[:0], byte(wire.FrameAck), byte(n>>8), byte(n)), kp.recvIndex, time.Duration(now))
+	r = kp.came.Append(append(r[:0], byte(wire.FrameAck), byte(n>>8), byte(n)), kp.recvIndex, time.Duration(now))
+	if marks {
+		binary.BigEndian.AppendUint32(r, kp.marked.Load())
+	}
 	kp.acks.Store(false)
 	kp.rmu.Unlock()
 	b.Seal()

@@ -49,7 +49,15 @@ const (
 	// copies, the last of them after a probe.
 	repairWaits      = 5
 	repairWaitsLeast = 150 * time.Millisecond
-	repairWaitsMost  = 1500 * time.Millisecond
+	repairWaitsMost  = 3 * time.Second
+
+	// What a peer can beside repairing TCP, in REPAIR frames.
+	canDatagrams = 1 // it acknowledges UDP
+	canMarks     = 2 // it says how many datagrams routers have marked, and understands that
+
+	// Of a traffic class (RFC 3168 §5): not to be dropped but marked, and marked.
+	ecnECT = 2
+	ecnCE  = 3
 
 	around = wire.HeaderLen + wire.TagLen
 )
@@ -69,16 +77,29 @@ var repairModes = [...]string{"idle", "asking", "on", "leaving", "off"}
 // repairing is a pipe's part in it. The atomics are the data path's; the pipe's mu
 // guards the rest.
 type repairing struct {
-	mode   atomic.Uint32
-	sender atomic.Pointer[sending] // nil until needed
+	mode      atomic.Uint32
+	datagrams atomic.Bool             // the peer acknowledges UDP too
+	marks     atomic.Bool             // and says what of DATA routers have marked, and so do we
+	unmarked  atomic.Bool             // the path may not take what could be marked
+	sender    atomic.Pointer[sending] // nil until needed
+	acking    atomic.Pointer[acking]  // nil until needed
 
-	acks  [2]atomic.Pointer[keypair] // under which something came that the pacer is to acknowledge
-	timed                            // of the pacer, for these
+	question *question // nil: the peer is not being asked, or has answered
+	answered bool
+	session  *Session // that the mode is about
+	refused  bool     // the peer has lied
+}
 
-	ask     retry
-	asked   [repairTries]int64 // when each of the questions left
-	session *Session           // that the mode is about
-	refused bool               // the peer has lied
+// acking is the keys under which something came that the pacer is to acknowledge.
+type acking struct {
+	timed // of the pacer
+	keys  [2]atomic.Pointer[keypair]
+}
+
+// question is whether the peer is able.
+type question struct {
+	retry
+	asked [repairTries]int64 // when each left
 }
 
 // sending is what a pipe keeps and sends.
@@ -164,6 +185,9 @@ func (p *Pipe) repairDue(now int64) (next int64) {
 	}
 	short, known := p.isShort(mode)
 	able := r.session.repairs.Load()
+	both := r.session.can & p.can()
+	r.datagrams.Store(both&canDatagrams != 0)
+	r.marks.Store(both&canMarks != 0)
 	switch {
 	case mode == repairOn || mode == repairLeaving:
 		if short && known || !able {
@@ -179,10 +203,13 @@ func (p *Pipe) repairDue(now int64) (next int64) {
 		mode = repairAsking
 	case able:
 		mode = repairOn
-	case r.ask.tries >= repairTries:
+	case r.tries() >= repairTries:
 		mode = repairOff
 	default:
 		mode, next = repairAsking, p.askRepair(now)
+	}
+	if mode == repairOn && p.asksMore() {
+		next = earlier(next, p.askRepair(now))
 	}
 	r.mode.Store(uint32(mode))
 	return next
@@ -217,29 +244,67 @@ func (r *repairing) begins(s *Session) bool {
 	}
 	if old != nil && old.remote.Start == s.remote.Start && old.repairs.Load() {
 		s.repairs.Store(true)
+		s.told, s.can = s.told || old.told, s.can|old.can
 	}
-	r.session, r.ask = s, retry{}
+	r.session, r.question, r.answered = s, nil, false
 	return true
+}
+
+// can is what this side can beside repairing TCP. The caller holds mu.
+func (p *Pipe) can() byte {
+	if t := p.paths.best.Load(); t != nil {
+		if s, ok := t.Local.(interface{ Marks() bool }); ok && s.Marks() {
+			return canDatagrams | canMarks
+		}
+	}
+	return canDatagrams
+}
+
+// ecn is the bits of ECN of what is kept and leaves on t: where marks come back from.
+func (r *repairing) ecn(t *path) uint8 {
+	if !r.marks.Load() || r.unmarked.Load() || t.relayed.Load() {
+		return 0
+	}
+	return ecnECT
+}
+
+// asksMore says whether a peer that is known to be able is to be asked what else it can,
+// and how far it is. The caller holds mu.
+func (p *Pipe) asksMore() bool {
+	r, best := &p.repair, p.paths.best.Load()
+	return best != nil && !r.answered && (!r.session.told || best.srtt == 0) && r.tries() < repairTries
+}
+
+// tries is how often the peer was asked.
+func (r *repairing) tries() int {
+	if r.question == nil {
+		return 0
+	}
+	return r.question.tries
 }
 
 // askRepair asks whether the peer is able if it is time. The caller holds mu.
 func (p *Pipe) askRepair(now int64) (next int64) {
-	r := &p.repair
-	if now < r.ask.at {
-		return r.ask.at
+	q := p.repair.question
+	if q == nil {
+		q = new(question)
+		p.repair.question = q
 	}
-	ask := wire.Frame{Type: wire.FrameRepair, Message: []byte{0, byte(r.ask.tries)}}
+	if now < q.at {
+		return q.at
+	}
+	ask := wire.Frame{Type: wire.FrameRepair, Message: []byte{0, byte(q.tries), p.can()}}
 	p.queue(p.keys.cur, p.paths.best.Load(), ask)
-	if r.ask.tries == 0 {
+	if q.tries == 0 {
 		p.queue(p.keys.cur, p.paths.best.Load(), ask) // one of the two may be lost
 	}
-	r.asked[r.ask.tries] = now
-	if r.ask.tries++; r.ask.tries < repairSoons {
-		r.ask.at = now + repairAgain
+	q.asked[q.tries] = now
+	if q.tries++; q.tries < repairSoons {
+		q.at = now + repairAgain
 	} else {
-		r.ask.at = now + max(int64(initialRTT), 2*p.rtt())<<(r.ask.tries-repairSoons)
+		q.at = now + max(int64(initialRTT), 2*p.rtt())<<(q.tries-repairSoons)
 	}
-	return r.ask.at
+	return q.at
 }
 
 // repairSeen is told that something came under kp that the peer keeps: so it is able.
@@ -266,12 +331,19 @@ func (p *Pipe) repairTold(kp *keypair, t *path, f wire.Frame, now int64) {
 	}
 	r := &p.repair
 	kp.sess.repairs.Store(true)
+	kp.sess.told = true
+	if len(f.Message) > 2 {
+		kp.sess.can = f.Message[2]
+	}
 	switch n := f.Message[1]; {
 	case f.Message[0] == 0:
-		p.queue(kp, t, wire.Frame{Type: wire.FrameRepair, Message: []byte{1, n}})
-	case n < repairTries && r.asked[n] != 0 && t != nil && t == p.paths.best.Load():
-		t.sample(time.Duration(now - r.asked[n]))
-		r.asked[n] = 0
+		p.queue(kp, t, wire.Frame{Type: wire.FrameRepair, Message: []byte{1, n, p.can()}})
+	case n < repairTries && r.question != nil:
+		if at := r.question.asked[n]; at != 0 && t != nil && t == p.paths.best.Load() {
+			t.sample(time.Duration(now - at))
+			p.paths.rtt.Store(p.rtt())
+		}
+		r.question, r.answered = nil, true
 	}
 	if repairMode(p.repair.mode.Load()) != repairIdle {
 		p.repairDue(now) // at once: what follows is a segment
@@ -314,7 +386,9 @@ func (p *Pipe) repairUp() {
 
 // close lets go of what is kept.
 func (r *repairing) close(p *Pipe) {
-	p.e.pacer.forget(&r.timed)
+	if a := r.acking.Load(); a != nil {
+		p.e.pacer.forget(&a.timed)
+	}
 	r.mode.Store(uint32(repairOff))
 	x := r.sender.Load()
 	if x == nil {
@@ -360,6 +434,9 @@ func (p *Pipe) paced(x *sending, now int64) int64 {
 	x.mu.Lock()
 	if !x.closed {
 		x.s.Timeout(time.Duration(now))
+		if x.s.Unanswered() {
+			p.repair.unmarked.Store(true)
+		}
 	}
 	x.mu.Unlock()
 	p.sendKept(x)
@@ -548,6 +625,7 @@ func (p *Pipe) repairStatus() RepairStatus {
 	s.RTT, s.Smoothed, _ = path.RTT()
 	s.InFlight, s.Window, s.Kept = path.InFlight(), path.Window(), x.s.Kept()
 	s.Sent, s.Repaired, s.Late, s.Probes, s.Refused = st.Sent, st.Repaired, st.Late, st.Probes, st.Refused
+	s.Datagrams, s.Shed, s.Marked = st.Once, st.Shed, st.Marked
 	return s
 }
 
@@ -565,13 +643,13 @@ func (p *Pipe) MayRepair() bool {
 	return false
 }
 
-// repaired is how many packets were sent again.
-func (p *Pipe) repaired() uint64 {
+// repairStats is what was counted.
+func (p *Pipe) repairStats() repair.Stats {
 	x := p.repair.sender.Load()
 	if x == nil {
-		return 0
+		return repair.Stats{}
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	return x.s.Stats.Repaired
+	return x.s.Stats
 }

@@ -420,6 +420,147 @@ func TestRepairLongSilence(t *testing.T) {
 	}
 }
 
+// A run that is opened back to front is acknowledged when it is done, and not what of it
+// is open when the pacer comes: all before that would be taken for lost.
+func TestRepairNoAckWithinRun(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newKeepRig(t)
+		dst := make([]byte, 0, 2048)
+		runs := 0
+		r.b.cfg.Handler = opener{func(p *Pipe, d []byte, seg int) {
+			count := (len(d) + seg - 1) / seg
+			if count >= 8 {
+				runs++
+			}
+			for i := count - 1; i >= 0; i-- {
+				_, _ = p.Open(dst, d[i*seg:min(len(d), (i+1)*seg)])
+				if i == count/2 {
+					p.acksDue(p.e.now() + int64(time.Second))
+				}
+			}
+		}}
+		for range 200 {
+			r.keep(40, 1000)
+			settle(20 * time.Millisecond)
+		}
+		s := r.pa.Status().Repair
+		if runs == 0 {
+			t.Fatal("there were no runs")
+		}
+		if s.Late > 0 || s.Repaired > 0 {
+			t.Errorf("nothing is lost, %d runs, %+v", runs, s)
+		}
+	})
+}
+
+// What a peer of before the third byte of REPAIR says and does not say: its UDP does not
+// go to what is kept.
+func TestRepairDatagrams(t *testing.T) {
+	for _, knows := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			r := newKeepRig(t)
+			if !knows {
+				r.pa.mu.Lock()
+				r.pa.keys.sess.can = 0
+				r.pa.repairDue(r.a.now())
+				r.pa.mu.Unlock()
+			}
+			if got := r.pa.KeepsDatagrams(); got != knows {
+				t.Fatalf("it keeps datagrams: %v, the peer knows them: %v", got, knows)
+			}
+			if !knows {
+				return
+			}
+			var got atomic.Int64
+			r.b.r.onData = func(_ *Pipe, plain []byte) {
+				if plain[0]&^repair.Bits == 17 {
+					got.Add(1)
+				}
+			}
+			r.lossy(.2)
+			const n = 500
+			for range n {
+				k := r.pa.KeepOnce(1, false, 0)
+				b := k.Room(200)
+				clear(b)
+				b[0] = 17
+				k.Done()
+				settle(5 * time.Millisecond)
+			}
+			settle(5 * time.Second)
+			s, came := r.pa.Status().Repair, got.Load()
+			if came < n*7/10 || came >= n || s.Datagrams != n || s.Repaired != 0 {
+				t.Errorf("%d of %d have come, %+v", came, n, s)
+			}
+			if kept, left := r.kept(); kept != 0 || left != defaultRepairBudget {
+				t.Errorf("%d bytes are kept, %d left", kept, left)
+			}
+		})
+	}
+}
+
+// What routers mark where both ends can be told of it is counted and reaches the
+// sender; where one cannot, or the path takes nothing that could be marked, nothing is
+// sent that could be.
+func TestRepairMarks(t *testing.T) {
+	for what, c := range map[string]struct {
+		a, b  bool
+		eaten bool
+		marks bool
+	}{
+		"both":           {true, true, false, true},
+		"only one":       {true, false, false, false},
+		"only the other": {false, true, false, false},
+		"eaten":          {true, true, true, false},
+	} {
+		t.Run(what, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n := newNetwork(20 * time.Millisecond)
+				a, b := newHost(t, n, 1, "192.0.2.1:1000"), newHost(t, n, 2, "192.0.2.2:1000")
+				a.s.ecn, b.s.ecn = c.a, c.b
+				var able, marked int
+				n.mark = func(_, to netip.AddrPort, d []byte) bool {
+					able++
+					if c.eaten {
+						clear(d)
+					}
+					if to == b.s.addr && able%10 == 0 {
+						marked++
+						return true
+					}
+					return false
+				}
+				pa, pb := connect(t, a, b)
+				send(pa, packet(100))
+				<-pb.Ready()
+				settle(500 * time.Millisecond)
+				keep := func() {
+					for range 100 {
+						k := pa.Keep(1, false, 0)
+						r := k.Room(1000)
+						clear(r)
+						r[0] = 6
+						k.Done()
+						settle(5 * time.Millisecond)
+					}
+				}
+				keep()
+				settle(10 * time.Second)
+				was := able
+				keep()
+				settle(3 * time.Second)
+				s := pa.Status().Repair
+				if got := s.Marked > 0; got != c.marks || c.marks && int(s.Marked) < marked {
+					t.Errorf("%d were marked, %d counted", marked, s.Marked)
+				}
+				if able > 0 != c.marks && !c.eaten || c.eaten && able != was || s.Kept > 0 {
+					t.Errorf("%d could be marked, %d of these at first: %+v", able, was, s)
+				}
+			})
+		})
+	}
+}
+
 // Neither keeping, sending and acknowledging nor what comes of it allocates.
 func TestRepairNoAllocs(t *testing.T) {
 	if race.Enabled {

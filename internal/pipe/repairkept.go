@@ -10,6 +10,7 @@ type Kept struct {
 	flow  uint64
 	v6    bool
 	class uint8
+	once  bool
 	open  *repair.Packet
 }
 
@@ -29,8 +30,22 @@ func (p *Pipe) Keep(flow uint64, v6 bool, class uint8) Kept {
 	return Kept{p: p, x: x, flow: flow, v6: v6, class: class &^ 3}
 }
 
-// Bits of the next header in what Open returns: the peer keeps the packet, a TCP
-// segment, until it is acknowledged, which Open sees to; and it has sent it before.
+// KeepsDatagrams says whether UDP datagrams, of MaxKept bytes at most, are to be given
+// to KeepOnce.
+func (p *Pipe) KeepsDatagrams() bool {
+	return p.repair.datagrams.Load() && repairMode(p.repair.mode.Load()) == repairOn
+}
+
+// KeepOnce is Keep for UDP datagrams: each is counted and paced with all else, leaves
+// before that within its share, and is not sent again.
+func (p *Pipe) KeepOnce(flow uint64, v6 bool, class uint8) Kept {
+	k := p.Keep(flow, v6, class)
+	k.once = true
+	return k
+}
+
+// Bits of the next header in what Open returns: the peer wants the packet acknowledged,
+// which Open sees to, and repairs it if it is a TCP segment; and it has sent it before.
 const (
 	Wanted = repair.Wanted
 	Again  = repair.Again
@@ -46,7 +61,11 @@ func (k *Kept) Room(n int) []byte {
 		return nil
 	}
 	var b []byte
-	k.open, b = k.x.s.Room(k.flow, k.v6, k.class, n)
+	if k.once {
+		k.open, b = k.x.s.Once(k.flow, k.v6, k.class, n)
+	} else {
+		k.open, b = k.x.s.Room(k.flow, k.v6, k.class, n)
+	}
 	return b
 }
 
@@ -59,7 +78,19 @@ func (k *Kept) queue() {
 
 // Done ends Keep.
 func (k *Kept) Done() {
+	k.Leave()
+	k.p.sendKept(k.x)
+}
+
+// Leave is Done, but that SendKept is to follow soon, perhaps after more of it.
+func (k *Kept) Leave() {
 	k.queue()
 	k.x.mu.Unlock()
-	k.p.sendKept(k.x)
+}
+
+// SendKept sends what may leave now.
+func (p *Pipe) SendKept() {
+	if x := p.repair.sender.Load(); x != nil {
+		p.sendKept(x)
+	}
 }

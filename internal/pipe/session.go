@@ -23,6 +23,8 @@ type Session struct {
 	kp        *keypair // of the handshake, until installed: then the pipe has it; guarded by e.mu
 
 	repairs atomic.Bool // the peer has said that it acknowledges what wants it
+	told    bool        // and what else it can; the pipe's mu
+	can     uint8
 
 	lent atomic.Pointer[[]netip.AddrPort] // addresses of TURN servers that the peer told late
 

@@ -43,6 +43,10 @@ type RepairStatus struct {
 	Late     uint64        `json:"late"` // of these, such as had only been late
 	Probes   uint64        `json:"probes"`
 	Refused  uint64        `json:"refused"` // packets that there was no room to keep
+
+	Datagrams uint64 `json:"datagrams"` // of what was sent, UDP, which is not repaired
+	Marked    uint64 `json:"marked"`    // datagrams that routers have marked instead of dropping others (RFC 3168)
+	Shed      uint64 `json:"shed"`      // UDP that waited behind too much of its kind
 }
 
 // PathStatus is a snapshot of one path of a pipe.

@@ -7,12 +7,12 @@ import (
 )
 
 // Totals counts what went through all pipes to one peer, those that have ended
-// included, so that no number ever goes back. Numbers are as in Status.
+// included, so that no number ever goes back. Numbers are as in Status and its Repair.
 type Totals struct {
 	BytesSent, BytesReceived     uint64
 	PacketsSent, PacketsReceived uint64
 	Rekeys                       uint64
-	Repaired                     uint64            // packets sent again
+	Repaired, Late, Shed, Marked uint64
 	Drops                        map[string]uint64 // by DropReason, zeros left out
 }
 
@@ -24,6 +24,9 @@ func (t *Totals) add(u Totals) {
 	t.PacketsReceived += u.PacketsReceived
 	t.Rekeys += u.Rekeys
 	t.Repaired += u.Repaired
+	t.Late += u.Late
+	t.Shed += u.Shed
+	t.Marked += u.Marked
 	for reason, n := range u.Drops {
 		if t.Drops == nil {
 			t.Drops = make(map[string]uint64)
@@ -100,10 +103,11 @@ func (p *Pipe) totals() Totals {
 	p.mu.Lock()
 	rekeys := p.keys.rekeys
 	p.mu.Unlock()
+	st := p.repairStats()
 	return Totals{
 		BytesSent: p.traffic.bytesOut.Load(), BytesReceived: p.traffic.bytesIn.Load(),
 		PacketsSent: p.traffic.packetsOut.Load(), PacketsReceived: p.traffic.packetsIn.Load(),
-		Rekeys: rekeys, Repaired: p.repaired(), Drops: p.drops.snapshot(),
+		Rekeys: rekeys, Repaired: st.Repaired, Late: st.Late, Shed: st.Shed, Marked: st.Marked, Drops: p.drops.snapshot(),
 	}
 }
 

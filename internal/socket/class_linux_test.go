@@ -90,6 +90,38 @@ func TestTrafficClassOnTheWire(t *testing.T) {
 	}
 }
 
+// A link tells the class of what it has read, be it one datagram or a run.
+func TestClassRead(t *testing.T) {
+	for _, a := range []netip.Addr{lo4, netip.IPv6Loopback()} {
+		from, err := listenKernel(netip.AddrPortFrom(a, 0), slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Log(a, err)
+			continue
+		}
+		to, err := listenKernel(netip.AddrPortFrom(a, 0), slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		port, _ := to.port()
+		b := make([]byte, maxRead)
+		for _, class := range []uint8{2, 3, 0, 0xb8 | 2, 1} {
+			if err := from.write(make([]byte, 3000), 1000, netip.AddrPortFrom(a, port), class); err != nil {
+				t.Fatal(err)
+			}
+			for left := 3000; left > 0; {
+				n, _, _, err := to.read(b)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if left -= n; to.class != class {
+					t.Errorf("%v: class %#x, want %#x", a, to.class, class)
+				}
+			}
+		}
+		_, _ = from.close(), to.close()
+	}
+}
+
 // refusing is a link whose system refuses control messages with a class.
 func refusing(t *testing.T, err error) (l *kernelLink, calls *[]int) {
 	l, _ = linkOn(t, lo4, true)

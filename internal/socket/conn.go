@@ -79,6 +79,22 @@ func (c *Conn) ReceiveBuffer() int {
 	return 0
 }
 
+// Marks says whether the system tells what of the datagrams that come in routers have
+// marked (RFC 3168).
+func (c *Conn) Marks() bool {
+	l, ok := c.link.(*kernelLink)
+	return ok && l.marks
+}
+
+// ECN returns the lower two bits of the traffic class (RFC 3168 §5) of the run that
+// OnPipe was called with; it is for within that call.
+func (c *Conn) ECN() uint8 {
+	if l, ok := c.link.(*kernelLink); ok {
+		return l.class & 3
+	}
+	return 0
+}
+
 // LinkMTU returns how long the IP packets are that the interface of the local
 // address takes, in bytes, as of the last scan; 0 if that is unknown.
 func (c *Conn) LinkMTU() int {
@@ -104,8 +120,7 @@ func (c *Conn) WriteBatch(b []byte, seg int, to netip.AddrPort) error {
 }
 
 // WriteClass is WriteBatch of datagrams whose IP headers say class, the traffic
-// class of IPv6, which is the type of service of IPv4; the lower two bits, those
-// of ECN, are to be 0. What is not Linux sends them with class 0, and so does a
+// class of IPv6, which is the type of service of IPv4. What is not Linux sends them with class 0, and so does a
 // Linux that refuses others.
 func (c *Conn) WriteClass(b []byte, seg int, to netip.AddrPort, class uint8) error {
 	if seg <= 0 || seg > len(b) {

@@ -40,6 +40,8 @@ type kernelLink struct {
 	gso   atomic.Bool // the system splits a batch; cleared once it refused
 	plain atomic.Bool // the system sends nothing of a traffic class; set once it refused
 	gro   bool        // the system may merge datagrams of one sender
+	marks bool        // the system tells what routers have marked
+	class uint8       // of what was read last; of the read goroutine
 	oob   []byte      // of the read goroutine
 	epoch time.Time
 	armed atomic.Int64 // until when the write deadline is known to lie ahead, since epoch
@@ -77,9 +79,10 @@ func newKernelLink(conn *net.UDPConn, log *slog.Logger) *kernelLink {
 			l.gso.Store(gso)
 			l.gro = gro
 			l.room = receiveBuffer(fd)
+			l.marks = readMarks(fd, l.max == maxPayload6)
 		})
 	}
-	if l.gro {
+	if l.gro || l.marks {
 		l.oob = make([]byte, groSpace)
 	}
 	l.ownCalls()
@@ -105,7 +108,7 @@ func (l *kernelLink) read(b []byte) (n, seg int, from netip.AddrPort, err error)
 	if err != nil {
 		return 0, 0, from, readError(err)
 	}
-	seg = groSegment(l.oob[:oobn])
+	seg, l.class = told(l.oob[:oobn])
 	if seg <= 0 || seg > n {
 		seg = n
 	}

@@ -7,7 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// groSpace holds the one control message that GRO adds, and one more.
+// groSpace holds the control message that GRO adds, and that with the traffic class.
 var groSpace = 2 * unix.CmsgSpace(4)
 
 // dontFragment sets the DF bit on all that fd sends and keeps the kernel from
@@ -50,6 +50,14 @@ func enableOffloads(fd uintptr) (gso, gro bool) {
 	return gso, gro
 }
 
+// readMarks has the kernel tell the traffic class of what comes in.
+func readMarks(fd uintptr, v6 bool) bool {
+	if v6 {
+		return unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_RECVTCLASS, 1) == nil
+	}
+	return unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_RECVTOS, 1) == nil
+}
+
 // messages fills in the control messages that make one send call many
 // datagrams of seg bytes, unless that is 0, and give each a traffic class,
 // unless that is 0.
@@ -81,20 +89,26 @@ func (c *control) message(n int, level, kind int32, size int) unsafe.Pointer {
 	return unsafe.Add(at, unix.CmsgLen(0))
 }
 
-// groSegment returns the segment size that the kernel tells of a run in oob,
-// 0 if it was one datagram.
-func groSegment(oob []byte) int {
+// told returns what the kernel tells of a run in oob: its segment size, 0 if it was one
+// datagram, and its traffic class, 0 if nothing is said of it. What has different
+// classes is never one run.
+func told(oob []byte) (seg int, class uint8) {
 	for len(oob) >= unix.CmsgLen(0) {
 		h, data, rest, err := unix.ParseOneSocketControlMessage(oob)
 		if err != nil {
-			return 0
+			return seg, class
 		}
-		if h.Level == unix.IPPROTO_UDP && h.Type == unix.UDP_GRO && len(data) >= 4 {
-			return int(*(*int32)(unsafe.Pointer(&data[0])))
+		switch {
+		case h.Level == unix.IPPROTO_UDP && h.Type == unix.UDP_GRO && len(data) >= 4:
+			seg = int(*(*int32)(unsafe.Pointer(&data[0])))
+		case h.Level == unix.IPPROTO_IP && h.Type == unix.IP_TOS && len(data) >= 1:
+			class = data[0]
+		case h.Level == unix.IPPROTO_IPV6 && h.Type == unix.IPV6_TCLASS && len(data) >= 4:
+			class = uint8(*(*int32)(unsafe.Pointer(&data[0])))
 		}
 		oob = rest
 	}
-	return 0
+	return seg, class
 }
 
 func truncated(flags int) bool { return flags&unix.MSG_TRUNC != 0 }

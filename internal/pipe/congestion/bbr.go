@@ -14,6 +14,8 @@ const (
 	upWindow         = 2.25
 	upGain           = 1.25
 	downGain         = 0.9
+	gentleGain       = 1.1                  // in place of upGain beside what minds a queue, and
+	gentleQueue      = 8 * time.Millisecond // when it ends
 	pacingMargin     = 0.99
 	lossThreshold    = 0.02
 	beta             = 0.7
@@ -89,7 +91,21 @@ type BBR struct {
 	probeUntil   time.Duration // of ProbeRTT; 0: what is under way has not left yet
 	probeRound   bool
 	stoppedRound bool
+	undo         undo
 }
+
+// undo is what b was before it answered losses (BBRSaveStateUponLoss).
+type undo struct {
+	state       bbrState
+	everFull    bool
+	long, short int
+	bw          float64
+	startups    int // that were begun anew
+}
+
+// undoStartups is how often Startup may begin anew on one path: a peer that
+// acknowledges late on purpose is not to keep it there.
+const undoStartups = 3
 
 // fullEstimate sees whether a rate has stopped growing.
 type fullEstimate struct {
@@ -177,6 +193,25 @@ func (b *BBR) Update(s *Sample) {
 	}
 }
 
+// Undo implements Controller (BBRHandleSpuriousLossDetection).
+func (b *BBR) Undo(now time.Duration) {
+	u, d := &b.undo, &b.bound
+	d.lossInRound, d.losses, d.roundLosses = false, 0, 0
+	d.bw, d.short, d.long = max(d.bw, u.bw), max(d.short, u.short), max(d.long, u.long)
+	b.full.reset(0)
+	if b.state == bbrProbeRTT || b.state == u.state {
+		return
+	}
+	switch {
+	case u.state == bbrStartup && !u.everFull && u.startups < undoStartups:
+		u.startups++
+		b.everFull = false
+		b.state, b.windowGain, b.pacingGain = bbrStartup, startupWindow, startupGain
+	case u.state == bbrUp:
+		b.enterUp(now)
+	}
+}
+
 // checkFull sees whether the path is full: BBRCheckFullBWReached.
 func (b *BBR) checkFull(s *Sample) {
 	f := &b.full
@@ -232,7 +267,7 @@ func (b *BBR) cycle(s *Sample) {
 	case bbrUp:
 		if s.Full && b.window >= b.bound.long {
 			b.full.reset(s.Rate)
-		} else if b.full.now {
+		} else if b.full.now || s.Gentle && s.RTT > s.MinRTT+gentleQueue {
 			b.down(s)
 		}
 	}
@@ -263,9 +298,13 @@ func (b *BBR) refill() {
 }
 
 func (b *BBR) up(s *Sample) {
-	b.ack = phaseStarting
 	b.full.reset(s.Rate)
-	b.cycleAt = s.Now
+	b.enterUp(s.Now)
+}
+
+func (b *BBR) enterUp(now time.Duration) {
+	b.ack = phaseStarting
+	b.cycleAt = now
 	b.state, b.pacingGain, b.windowGain = bbrUp, upGain, upWindow
 	b.raiseSlope()
 }
@@ -310,7 +349,11 @@ func (b *BBR) probeWindow() int {
 // control sets rate and window.
 func (b *BBR) control(s *Sample) {
 	if b.bw > 0 {
-		if rate := b.pacingGain * b.bw * pacingMargin; b.everFull || rate > b.rate {
+		gain := b.pacingGain
+		if s.Gentle && b.state == bbrUp {
+			gain = gentleGain
+		}
+		if rate := gain * b.bw * pacingMargin; b.everFull || rate > b.rate {
 			b.rate = rate
 		}
 	}

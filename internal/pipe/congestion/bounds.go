@@ -69,11 +69,14 @@ func (d *bounds) update(b *BBR, s *Sample) {
 		}
 	}
 	d.losses += s.Losses
+	if s.Marked {
+		b.mark(s)
+	}
 	if s.Delivered-s.Since < d.roundEnd {
 		return
 	}
 	d.roundEnd, d.roundStart = s.Delivered, true
-	if (d.lossInRound || s.Marked) && !b.raising() {
+	if d.lossInRound && !b.raising() {
 		d.bw = max(d.latestBW, beta*min(d.bw, b.max()))
 		d.short = max(d.latest, int(beta*float64(min(d.short, b.window))))
 	}
@@ -107,6 +110,9 @@ func (b *BBR) packets(s *Sample) float64 { return float64(s.Begin) / float64(b.s
 
 // Lost implements Controller (BBRHandleLostPacket).
 func (b *BBR) Lost(s *Sample) {
+	if d := &b.bound; s.First {
+		b.undo = undo{b.state, b.everFull, d.long, d.short, d.bw, b.undo.startups}
+	}
 	part := float64(s.Lost) / float64(max(s.Begin, 1))
 	if !b.bound.congested(s, part, b.packets(s)) {
 		return
@@ -120,6 +126,20 @@ func (b *BBR) Lost(s *Sample) {
 	before := float64(s.Begin - s.Size)
 	prefix := max((limit*before-float64(s.Lost-int64(s.Size)))/(1-limit), 0)
 	b.tooHigh(s, int(before+prefix))
+}
+
+// mark takes what a router has marked for a loss by congestion (RFC 3168 §5), in
+// Startup for a path that is full.
+func (b *BBR) mark(s *Sample) {
+	d := &b.bound
+	d.lossInRound = true
+	if b.state == bbrStartup && !b.everFull {
+		b.everFull = true
+		d.long = max(b.bdp(b.max(), 1), d.latest)
+	}
+	if b.probeSamples {
+		b.tooHigh(s, s.Begin)
+	}
 }
 
 // tooHigh bounds what may be under way from now on.

@@ -35,6 +35,8 @@ type Cubic struct {
 	wEst     float64
 	reducing int64 // no second reduction until so much was delivered
 
+	before struct{ window, threshold, wMax float64 } // the losses that Undo takes back
+
 	// Of slow start.
 	lastMin, curMin, cssBase time.Duration
 	samples                  int
@@ -54,7 +56,20 @@ func NewCubic(c Config) *Cubic {
 func (c *Cubic) Restart(time.Duration) { c.epoch = 0 }
 
 // Lost implements Controller.
-func (c *Cubic) Lost(s *Sample) { c.reduce(s.Delivered-s.Since, s.Delivered+int64(s.InFlight)) }
+func (c *Cubic) Lost(s *Sample) {
+	if s.First {
+		c.before.window, c.before.threshold, c.before.wMax = c.window, c.threshold, c.wMax
+	}
+	c.reduce(s.Delivered-s.Since, s.Delivered+int64(s.InFlight))
+}
+
+// Undo implements Controller (RFC 9438 §4.9).
+func (c *Cubic) Undo(time.Duration) {
+	if b := &c.before; c.window < b.window {
+		c.window, c.threshold, c.wMax = b.window, b.threshold, b.wMax
+		c.epoch, c.reducing = 0, 0
+	}
+}
 
 // reduce is the answer to congestion: once for what was under way together (RFC
 // 9438 §4.6). sent is how much had been delivered when what shows it left.

@@ -32,10 +32,19 @@
 // whose processors are busy hands over acknowledgements in bursts, of which the
 // fastest would be taken for the path's rate.
 //
+// What was taken for lost and arrives after all undoes what its loss did, if that is so
+// of most that were lost in its round trip (BBRHandleSpuriousLossDetection): a host that
+// is busy may hold back a whole window.
+//
+// Beside what minds a queue (Path.Gentle: datagrams), Up raises the rate by a tenth and
+// not by a quarter, and ends where round trips are 8 ms longer than the shortest.
+//
+// A mark by a router (RFC 3168) is a loss by congestion.
+//
 // # CUBIC
 //
 // Cubic is RFC 9438 with HyStart++ (RFC 9406) and proportional pacing at 1.25
-// windows a round trip, 2 in slow start. It takes every loss for congestion.
+// windows a round trip, 2 in slow start. It takes every loss for congestion, and undoes it like BBR (RFC 9438 §4.9).
 //
 // # File table
 //

@@ -17,6 +17,7 @@ type link struct {
 	delay  time.Duration // there and back
 	loss   float64
 	jitter time.Duration // acknowledgements come in bursts of this length
+	marks  time.Duration // what waits for longer is marked; 0: nothing is
 	change func(now time.Duration, l *link)
 
 	free time.Duration // when it has sent what it holds
@@ -40,6 +41,8 @@ type under struct {
 	Packet
 	at   time.Duration // its acknowledgement comes, 0: it is lost
 	gone bool
+	ce   bool // a router has marked it
+	lost bool // it was taken for lost, and has only been late
 }
 
 const size = 1448
@@ -64,12 +67,17 @@ func (f *flow) acks(now time.Duration) {
 		return
 	}
 	newest := -1
-	event := false
+	event, marked := false, false
 	for i, k := range f.way {
+		if k.lost && k.at <= now {
+			f.p.Spurious(k.Sent(), now, k.Size)
+			k.lost = false
+		}
 		if !k.gone && k.at > 0 && k.at <= now {
 			f.p.Acked(&k.Packet, now)
 			f.got += int64(k.Size)
 			k.gone, event, newest = true, true, i
+			marked = marked || k.ce
 			f.idle, f.last = max(f.idle, now-f.last), now
 		}
 	}
@@ -81,11 +89,11 @@ func (f *flow) acks(now time.Duration) {
 			k.gone, event = true, true
 		}
 	}
-	for len(f.way) > 0 && f.way[0].gone {
+	for len(f.way) > 0 && f.way[0].gone && !f.way[0].lost {
 		f.way = f.way[1:]
 	}
 	if event {
-		f.p.Update(now, 0, false)
+		f.p.Update(now, 0, marked)
 	}
 	f.due = now + time.Millisecond
 	for _, k := range f.way {
@@ -114,6 +122,7 @@ func (f *flow) send(now time.Duration, l *link, rnd *rand.Rand) {
 			f.dropped++
 			continue
 		}
+		k.ce = l.marks > 0 && l.free-now > l.marks
 		l.free += time.Duration(size / l.rate * 1e9)
 		if rnd.Float64() >= l.loss {
 			k.at = l.free + l.delay
@@ -130,6 +139,18 @@ func newFlow(kind string, rnd *rand.Rand) *flow {
 		c.New = func(c Config) Controller { return NewCubic(c) }
 	}
 	return &flow{p: New(c)}
+}
+
+// hiccup has all that is under way taken for lost, of which all that the link has not
+// dropped arrives.
+func (f *flow) hiccup(now time.Duration) {
+	for _, k := range f.way {
+		if !k.gone {
+			f.p.Lost(&k.Packet, now)
+			k.gone, k.lost = true, k.at > 0
+		}
+	}
+	f.p.Update(now, 0, false)
 }
 
 // mbit is what f got, of the seconds that passed, in Mbit/s.
@@ -262,6 +283,57 @@ func TestRateFalls(t *testing.T) {
 	t.Logf("%.1f of 10, then %.1f of 100 Mbit/s", low, high)
 	if low < 8 || high < 80 {
 		t.Errorf("%.1f of 10, then %.1f of 100 Mbit/s", low, high)
+	}
+}
+
+// A router that marks what has waited for long keeps its queue short, and drops nothing.
+func TestMarks(t *testing.T) {
+	for _, kind := range []string{"bbr", "cubic"} {
+		var worst [2]time.Duration
+		for i, marks := range []time.Duration{0, 10 * time.Millisecond} {
+			rnd := rand.New(rand.NewPCG(1, 7))
+			l := &link{rate: 50e6 / 8, queue: 200 * time.Millisecond, delay: 40 * time.Millisecond, marks: marks}
+			f := newFlow(kind, rnd)
+			run(l, rnd, 0, 2*time.Second, f)
+			f.got, f.worst = 0, 0
+			run(l, rnd, 2*time.Second, 12*time.Second, f)
+			got := f.mbit(10 * time.Second)
+			worst[i] = f.worst
+			t.Logf("%s, marks from %v: %.1f Mbit/s, queue up to %v, %d dropped", kind, marks, got, f.worst, f.dropped)
+			if marks > 0 && (got < 35 || f.dropped > 0) {
+				t.Errorf("%s: %.1f of 50 Mbit/s, %d dropped", kind, got, f.dropped)
+			}
+		}
+		if worst[1] > worst[0]*3/4 {
+			t.Errorf("%s: the queue is up to %v with marks, %v without", kind, worst[1], worst[0])
+		}
+	}
+}
+
+// A sender that takes for lost what is only late, a window of it and in whatever it is
+// at, goes on as before when it learns that: above all one that has just begun does not
+// stay at what it had then.
+func TestSpurious(t *testing.T) {
+	for _, kind := range []string{"bbr", "cubic"} {
+		for _, at := range []time.Duration{110, 210, 330, 450, 700, 1500, 2600} {
+			at *= time.Millisecond
+			run1 := func(hiccup bool) float64 {
+				rnd := rand.New(rand.NewPCG(1, 6))
+				l := &link{rate: 100e6 / 8, queue: 50 * time.Millisecond, delay: 100 * time.Millisecond}
+				f := newFlow(kind, rnd)
+				run(l, rnd, 0, at, f)
+				if hiccup {
+					f.hiccup(at)
+				}
+				run(l, rnd, at, 4*time.Second, f)
+				return f.mbit(4 * time.Second)
+			}
+			with, without := run1(true), run1(false)
+			t.Logf("%s, at %v: %.1f Mbit/s, %.1f without", kind, at, with, without)
+			if with < .8*without {
+				t.Errorf("%s, at %v: %.1f Mbit/s, %.1f without", kind, at, with, without)
+			}
+		}
 	}
 }
 

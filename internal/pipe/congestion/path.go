@@ -25,6 +25,9 @@ type Controller interface {
 	Update(s *Sample)
 	// Lost takes the loss of a packet; s says what was lost since it was sent.
 	Lost(s *Sample)
+	// Undo takes back what it made of the losses since the last one that was First:
+	// most of them were none.
+	Undo(now time.Duration)
 	// Restart is told that something is sent where nothing was under way.
 	Restart(now time.Duration)
 	// Window is how many bytes may be under way.
@@ -55,8 +58,10 @@ type Sample struct {
 	Losses    int     // packets that were lost by this event
 	Size      int     // of the lost packet
 	Round     bool    // a round trip has passed since the last such Sample
+	First     bool    // no other packet was lost in this round trip
 	RoundLoss float64 // which part was lost in the one that passed
 	Full      bool    // the window was what kept more from leaving
+	Gentle    bool    // what has to wait behind a queue minds
 	Marked    bool    // routers marked what was acknowledged (RFC 3168)
 }
 
@@ -80,6 +85,7 @@ type Path struct {
 	firstSent   time.Duration
 	limitedTo   int64 // the path is short of packets until so much was delivered; 0: it is not
 	full        bool
+	gentle      time.Duration // until when the queue is kept short
 
 	srtt, rttvar, latest time.Duration
 	min                  time.Duration
@@ -93,8 +99,18 @@ type Path struct {
 	newest Packet // of those that were acknowledged by it
 	loss   Sample // what Lost tells; here because it would be allocated anew for each
 
+	losses episode
+
 	past *[pastLen]past // of what was delivered; nil until that is much
 	n    int
+}
+
+// episode is losses that a controller answers together: those of a round trip.
+type episode struct {
+	from    time.Duration // when the first of them was sent
+	end     int64         // it is over when so much was delivered
+	lost, n int           // packets that were lost, and that had only been late
+	open    bool          // it is not over, or may still be taken back
 }
 
 // past is how much had been delivered at a time.
@@ -109,6 +125,8 @@ const (
 
 	leastFor = 40 * time.Millisecond // that a rate is measured over
 	minFor   = 10 * time.Second      // that the shortest round trip is believed
+
+	gentleFor = 2 * time.Second
 
 	leastRound = leastFor / 2 // that a round lasts
 )
@@ -141,6 +159,9 @@ func (p *Path) Limited() { p.limitedTo = max(p.delivered+int64(p.inFlight), 1) }
 // Full is told that Window keeps something from leaving.
 func (p *Path) Full() { p.full = true }
 
+// Gentle is told that something leaves for which a queue on the path is bad.
+func (p *Path) Gentle(now time.Duration) { p.gentle = now + gentleFor }
+
 // Acked counts a packet as delivered.
 func (p *Path) Acked(k *Packet, now time.Duration) {
 	e := &p.event
@@ -172,7 +193,28 @@ func (p *Path) Lost(k *Packet, now time.Duration) {
 		InFlight: p.inFlight, Begin: k.inFlight, Delivered: p.delivered, Since: p.delivered - k.delivered,
 		Lost: p.lost - k.lost, Losses: 1, Size: k.Size,
 	}
+	if l := &p.losses; p.delivered >= l.end {
+		*l = episode{from: k.sent, end: p.delivered + int64(p.inFlight) + 1, open: true}
+		p.loss.First = true
+	}
+	p.losses.lost++
 	p.c.Lost(&p.loss)
+}
+
+// Spurious is told that a packet that was Lost, of size bytes and sent then, has arrived
+// after all. Where that is so of most that were lost with it, the Controller takes back
+// what it did (draft-ietf-ccwg-bbr §5.5.10.3, RFC 9438 §4.9).
+func (p *Path) Spurious(sent, now time.Duration, size int) {
+	p.lost -= int64(size)
+	p.roundLost = max(p.roundLost-int64(size), 0)
+	l := &p.losses
+	if !l.open || sent < l.from {
+		return
+	}
+	if l.n++; 2*l.n > l.lost {
+		l.open = false
+		p.c.Undo(now)
+	}
 }
 
 // Forget takes back what was sent and will be neither acknowledged nor lost.
@@ -195,6 +237,7 @@ func (p *Path) Update(now, delay time.Duration, marked bool) {
 	if k := &p.newest; k.Size > 0 {
 		p.sample(k, now, delay)
 	}
+	e.Gentle = now < p.gentle
 	e.MinRTT, e.RoundRTT, e.SRTT, e.Full = p.min, p.shortest(), p.srtt, p.full
 	p.full = false
 	p.c.Update(e)

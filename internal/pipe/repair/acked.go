@@ -6,6 +6,12 @@ const (
 	threshold   = 3  // packets that have arrived and were sent later (RFC 9002 §6.1.1)
 	calmAfter   = 64 // losses, none of which was late, that halve the reordering window
 	reorderPart = 4  // of a round trip, that it is at most
+
+	// An acknowledgement costs as many packets as it passes over, and each packet that
+	// was sent pays for workEach: the peer has no work done by what it says alone.
+	workEach = 256
+	workMost = 1 << 16
+	workLate = 32 // for what was lost
 )
 
 // Acked takes an acknowledgement; sent is how many counters of its key have been used.
@@ -17,11 +23,17 @@ func (s *Sender) Acked(a *Ack, sent uint64, now time.Duration) error {
 	if err := s.honest(a, sent); err != nil {
 		return err
 	}
+	if s.work <= 0 {
+		s.Stats.Ignored++
+		return nil
+	}
+	s.work--
 	high := a.Ranges[0].High
 	i := a.N - 1 // the range that is looked at: the oldest first
 	got := false
 	for k := s.in.first; k != nil; {
 		next := k.next
+		s.work--
 		if k.index != a.Index {
 			if k.index == s.in.last.index {
 				break // the newest key's: nothing of another's comes behind
@@ -37,6 +49,7 @@ func (s *Sender) Acked(a *Ack, sent uint64, now time.Duration) error {
 		}
 		if i >= 0 && k.counter >= a.Ranges[i].Low {
 			got = true
+			s.work++
 			s.arrived = max(s.arrived, k.seq)
 			s.in.remove(k)
 			if k.epoch == s.epoch {
@@ -48,10 +61,11 @@ func (s *Sender) Acked(a *Ack, sent uint64, now time.Duration) error {
 	}
 	s.late(a, now)
 	if got {
-		s.probes, s.lastAck = 0, now
+		s.probes, s.lastAck, s.heard = 0, now, true
 	}
-	s.detectLosses(now)
-	s.path.Update(now, a.Delay, false)
+	s.work = max(s.work-s.detectLosses(now), 0)
+	s.path.Update(now, a.Delay, s.marked)
+	s.marked = false
 	return nil
 }
 
@@ -82,7 +96,7 @@ func (s *Sender) detect(now time.Duration) {
 	}
 }
 
-func (s *Sender) detectLosses(now time.Duration) {
+func (s *Sender) detectLosses(now time.Duration) (passed int) {
 	after := s.lossAfter()
 	overtaken := time.Duration(0)
 	if s.reorder > 0 {
@@ -90,15 +104,17 @@ func (s *Sender) detectLosses(now time.Duration) {
 	}
 	for k := s.in.first; k != nil && k.seq < s.arrived; {
 		next := k.next
+		passed++
 		since := now - k.Sent()
 		if s.arrived-k.seq >= threshold && since >= overtaken || since >= after {
 			s.lose(k, now, true)
 		}
 		k = next
 	}
+	return passed
 }
 
-// lose has k sent again. It counts as lost unless it is only asked after.
+// lose has k sent again, unless it is a datagram. It counts as lost unless it is only asked after.
 func (s *Sender) lose(k *Packet, now time.Duration, counts bool) {
 	s.in.remove(k)
 	switch {
@@ -112,12 +128,23 @@ func (s *Sender) lose(k *Packet, now time.Duration, counts bool) {
 		s.lost = lossPool.Get().(*[maxLosses]loss)
 	}
 	s.unlink(k)
-	s.lost[s.nlost%maxLosses] = loss{k, k.index, k.counter, k.Sent(), true}
+	l := loss{k: k, index: k.index, counter: k.counter, sent: k.Sent(), epoch: k.epoch, open: true}
+	if counts {
+		l.size = k.Size
+	}
+	if k.once {
+		l.k = nil
+	}
+	s.lost[s.nlost%maxLosses] = l
 	s.nlost++
 	k.loss = s.nlost
 	if s.sinceOne++; s.sinceOne >= calmAfter {
 		s.sinceOne = 0
 		s.reorder /= 2
+	}
+	if k.once {
+		s.free(k)
+		return
 	}
 	s.again.push(k)
 }
@@ -125,6 +152,9 @@ func (s *Sender) lose(k *Packet, now time.Duration, counts bool) {
 // late finds those that were taken for lost and have arrived. One whose copy has not
 // left needs none.
 func (s *Sender) late(a *Ack, now time.Duration) {
+	if s.lost != nil {
+		s.work -= workLate
+	}
 	for j := range min(s.nlost, maxLosses) {
 		if s.lost == nil {
 			return // nothing is kept any more
@@ -137,6 +167,9 @@ func (s *Sender) late(a *Ack, now time.Duration) {
 			continue
 		}
 		l.open = false
+		if l.epoch == s.epoch && l.size > 0 {
+			s.path.Spurious(l.sent, now, l.size)
+		}
 		s.Stats.Late++
 		s.sinceOne = 0
 		shortest, smoothed, _ := s.path.RTT()

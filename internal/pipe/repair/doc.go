@@ -11,6 +11,12 @@
 //	                             ^                              │ lost
 //	                             └───────── again <─────────────┘
 //
+// Datagrams are in a queue of their own. They leave before all else, whatever window and
+// pace say, while they take no more than half of the path's rate, 10 ms of it at once,
+// and half a window more is in flight; beyond that where nothing else waits. They take
+// turns as well, and are not sent again; what waits longer than 256 KiB, or 50 ms, is
+// shed, of the flow that has most.
+//
 // What is lost goes before what is new. Flows take turns by deficit round robin (RFC
 // 8290 §4, new ones first, but once each; without its queue management: what waits here is bounded by what its
 // writers may have unread). How much is in flight, and how fast it leaves, says
@@ -39,8 +45,10 @@
 //
 // An acknowledgement of what was never sent is refused, and so is one of a counter
 // that was left out on purpose, one in about a thousand (RFC 9000 §21.4): Acked
-// returns ErrLie, after which the peer is not believed any more. One costs at most
-// the packets in flight and the 256 that were lost last. What is kept is bounded per
+// returns ErrLie, after which the peer is not believed any more. One costs as many steps
+// as it passes over packets in flight that it does not acknowledge, and the 256 that were
+// lost last; each packet that was sent pays for 256 steps, and when these are used up an
+// acknowledgement is ignored. What is kept is bounded per
 // pipe and, by Budget, per node, of which a pipe leaves as much for others; what is beyond is not taken.
 //
 // # File table

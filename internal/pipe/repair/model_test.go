@@ -46,6 +46,14 @@ type model struct {
 	last    time.Duration // something came in order
 	worst   time.Duration // the longest without
 	timeout time.Duration // the longest that the sender has reckoned with
+
+	voice   time.Duration // a datagram leaves so often, 0: none does
+	vsize   int           // of which size
+	vnext   time.Duration
+	vsent   int
+	vseen   map[uint64]bool
+	vdelays []time.Duration // of each that came, beyond the path's own
+	vbytes  int
 }
 
 type arrival struct {
@@ -122,8 +130,37 @@ func insert(l []arrival, a arrival) []arrival {
 	return slices.Insert(l, i, a)
 }
 
+// speak queues the datagrams that are due.
+func (m *model) speak() {
+	for ; m.voice > 0 && m.now >= m.vnext; m.vnext += m.voice {
+		m.vnext = max(m.vnext, m.now-m.voice)
+		if k, b := m.s.Once(1000, false, 0, m.vsize); k != nil {
+			b[0] = 17
+			binary.BigEndian.PutUint64(b[1:], uint64(m.now))
+			binary.BigEndian.PutUint64(b[9:], uint64(m.vsent))
+			m.s.Queue(k, overhead)
+		}
+		m.vsent++
+	}
+}
+
+// heard is a datagram at the receiver.
+func (m *model) heard(plain []byte) {
+	n := binary.BigEndian.Uint64(plain[9:])
+	if m.vseen == nil {
+		m.vseen = make(map[uint64]bool)
+	}
+	if m.vseen[n] {
+		m.t.Fatalf("datagram %d came twice", n)
+	}
+	m.vseen[n] = true
+	m.vbytes += len(plain)
+	m.vdelays = append(m.vdelays, m.now-time.Duration(binary.BigEndian.Uint64(plain[1:]))-m.delay)
+}
+
 // step is what happens at m.now.
 func (m *model) step() {
+	m.speak()
 	came := false
 	for len(m.there) > 0 && m.there[0].at <= m.now {
 		a := m.there[0]
@@ -160,6 +197,10 @@ func (m *model) step() {
 // take is the receiver's: what came before is dropped if the sender says so, or if
 // datagrams that were sent later had overtaken it.
 func (m *model) take(plain []byte, counter uint32) {
+	if plain[0]&^Bits == 17 {
+		m.heard(plain)
+		return
+	}
 	overtaken := counter < m.highest
 	m.highest = max(m.highest, counter)
 	n, flow := binary.BigEndian.Uint64(plain[1:]), int(plain[9])
@@ -190,7 +231,8 @@ func (m *model) run(d time.Duration, most int) {
 	m.write1(d, most, written)
 }
 
-func (m *model) write1(d time.Duration, most int, written []uint64) {
+// feed has each flow write packets for d.
+func (m *model) feed(d time.Duration, most int, written []uint64) {
 	for end := m.now + d; m.now < end; m.now += tick {
 		for i := range written {
 			for int(written[i]-m.next[i]) < most && m.write(i, written[i]) {
@@ -199,6 +241,10 @@ func (m *model) write1(d time.Duration, most int, written []uint64) {
 		}
 		m.step()
 	}
+}
+
+func (m *model) write1(d time.Duration, most int, written []uint64) {
+	m.feed(d, most, written)
 	// All that was written arrives.
 	for end := m.now + time.Minute; !m.s.Idle() && m.now < end; m.now += tick {
 		m.step()
@@ -288,4 +334,63 @@ func TestLinks(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A voice beside bulk, over one path: each of its datagrams arrives, without waiting
+// behind what the bulk has queued at the sender or in the bottleneck.
+func TestVoiceBesideBulk(t *testing.T) {
+	for _, c := range []struct {
+		mbit  float64
+		delay time.Duration
+		loss  float64
+	}{{20, 5 * time.Millisecond, 0}, {50, 20 * time.Millisecond, .01}, {20, 50 * time.Millisecond, 0}, {100, 50 * time.Millisecond, .01}} {
+		t.Run(fmt.Sprintf("%v Mbit/s %v %v lost", c.mbit, c.delay, c.loss), func(t *testing.T) {
+			t.Parallel()
+			m := newModel(t, rand.New(rand.NewPCG(1, 13)), 1)
+			m.rate, m.delay, m.queue, m.loss = c.mbit/8*1e6, c.delay, 100*time.Millisecond, c.loss
+			written := []uint64{0}
+			m.feed(3*time.Second, 4000, written)
+			m.voice, m.vsize, m.vnext = 20*time.Millisecond, 200, m.now
+			m.got = 0
+			began := m.now
+			m.feed(10*time.Second, 4000, written)
+			m.voice = 0
+			got := float64(m.got) * 8 / 1e6 / (m.now - began).Seconds()
+			m.write1(0, 4000, written)
+			slices.Sort(m.vdelays)
+			n := len(m.vdelays)
+			p50, p99 := m.vdelays[n/2], m.vdelays[n*99/100]
+			t.Logf("%d of %d, waited %v, p99 %v, at most %v; bulk %.1f Mbit/s, %v", n, m.vsent, p50, p99, m.vdelays[n-1], got, m)
+			if float64(n) < float64(m.vsent)*(1-2*c.loss)-1 {
+				t.Errorf("%d of %d datagrams have come", n, m.vsent)
+			}
+			if p50 > 10*time.Millisecond || p99 > 20*time.Millisecond {
+				t.Errorf("datagrams waited %v, p99 %v", p50, p99)
+			}
+			if got < .75*c.mbit {
+				t.Errorf("bulk got %.1f of %v Mbit/s", got, c.mbit)
+			}
+		})
+	}
+}
+
+// More datagrams than the path carries, beside bulk: neither starves the other, and no
+// segment is lost for good.
+func TestFloodBesideBulk(t *testing.T) {
+	t.Parallel()
+	const mbit = 20.
+	m := newModel(t, rand.New(rand.NewPCG(1, 14)), 2)
+	m.rate, m.delay, m.queue = mbit/8*1e6, 20*time.Millisecond, 50*time.Millisecond
+	m.voice, m.vsize, m.vnext = 400*time.Microsecond, 1400, m.now // 28 Mbit/s
+	written := []uint64{0, 0}
+	m.feed(2*time.Second, 1000, written)
+	m.got, m.vbytes = 0, 0
+	m.feed(6*time.Second, 1000, written)
+	bulk, flood := float64(m.got)*8/6e6, float64(m.vbytes)*8/6e6
+	t.Logf("bulk %.1f, datagrams %.1f Mbit/s, %v", bulk, flood, m)
+	if bulk < .3*mbit || flood < .3*mbit || bulk+flood < .8*mbit {
+		t.Errorf("bulk %.1f, datagrams %.1f of %v Mbit/s", bulk, flood, mbit)
+	}
+	m.voice = 0
+	m.write1(0, 1000, written)
 }

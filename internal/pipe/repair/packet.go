@@ -11,7 +11,7 @@ import (
 // Bits of the next header, the first byte of a DATA plaintext. Protocol numbers that
 // travel in a pipe are below 64 (DESIGN §6).
 const (
-	Wanted = 0x80 // the sender keeps it until it is acknowledged
+	Wanted = 0x80 // the sender wants it acknowledged, and keeps it until then unless it is UDP
 	Again  = 0x40 // it was sent before
 	Bits   = Wanted | Again
 )
@@ -30,6 +30,7 @@ type Packet struct {
 	V6    bool
 	Class uint8 // traffic class
 
+	once       bool // it is not sent again: a datagram
 	flow       uint64
 	next, prev *Packet
 	list       *list
@@ -54,7 +55,7 @@ func (k *Packet) Plain() []byte {
 }
 
 func (k *Packet) free() {
-	k.next, k.prev, k.list, k.seq, k.tries, k.loss, k.index, k.counter = nil, nil, nil, 0, 0, 0, 0, 0
+	k.next, k.prev, k.list, k.seq, k.tries, k.loss, k.index, k.counter, k.once = nil, nil, nil, 0, 0, 0, 0, 0, false
 	packetPool.Put(k)
 }
 

@@ -7,6 +7,7 @@ const quantum = 12000
 type flow struct {
 	key     uint64
 	packets list
+	bytes   int
 	deficit int
 	fresh   bool  // it has not waited behind others yet
 	after   *flow // the next in turn
@@ -39,6 +40,7 @@ func (q *queue) push(k *Packet) {
 		}
 	}
 	f.packets.push(k)
+	f.bytes += k.Size
 	q.bytes += k.Size
 }
 
@@ -79,5 +81,24 @@ func (q *queue) rotate(f *flow) {
 func (q *queue) pop(k *Packet) {
 	q.first.packets.remove(k)
 	q.first.deficit -= k.Size
+	q.first.bytes -= k.Size
 	q.bytes -= k.Size
+}
+
+// shed takes the oldest packet out of the flow that has most waiting; nil if none has.
+func (q *queue) shed() *Packet {
+	var most *flow
+	for f := q.first; f != nil; f = f.after {
+		if most == nil || f.bytes > most.bytes {
+			most = f
+		}
+	}
+	if most == nil || most.packets.first == nil {
+		return nil
+	}
+	k := most.packets.first
+	most.packets.remove(k)
+	most.bytes -= k.Size
+	q.bytes -= k.Size
+	return k
 }

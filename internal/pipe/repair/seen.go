@@ -25,6 +25,7 @@ type Receiver struct {
 	wanting int  // of these, since the last acknowledgement
 	since   time.Duration
 	newest  time.Duration // when the last of them came
+	told    uint64        // 1 + the highest counter that was acknowledged
 }
 
 // Note takes the counter of a datagram that was opened for the first time. wanted says
@@ -39,9 +40,10 @@ func (r *Receiver) Note(c uint32, wanted bool) {
 	}
 }
 
-// Due is asked when a run of datagrams has come, and when it is time. It says whether
-// to acknowledge now, and if not when to ask again, 0: there is nothing to say. rtt is
-// the path's round trip.
+// Due is asked when a run of datagrams has come, and when it is time, but not while one
+// is being noted: that may be done in any order, and what is not noted yet would be
+// taken for lost. It says whether to acknowledge now, and if not when to ask again, 0:
+// there is nothing to say. rtt is the path's round trip.
 func (r *Receiver) Due(now, rtt time.Duration, came bool) (send bool, at time.Duration) {
 	if r.wanting == 0 {
 		return false, 0
@@ -53,8 +55,12 @@ func (r *Receiver) Due(now, rtt time.Duration, came bool) (send bool, at time.Du
 		r.newest = now
 	}
 	at = r.since + min(max(rtt/8, ackAtLeast), ackAtMost)
-	return r.wanting >= ackEvery || r.seen.Gap || now >= at, at
+	return r.wanting >= ackEvery || r.gap() || now >= at, at
 }
+
+// gap says whether a counter was passed over that the last acknowledgement had not
+// come to.
+func (r *Receiver) gap() bool { return r.told > 0 && uint64(r.seen.r[0].Low) > r.told }
 
 // Len is how many bytes Append appends.
 func (r *Receiver) Len() int { return ackHead + r.seen.n*ackRange }
@@ -65,26 +71,22 @@ func (r *Receiver) Wants() bool { return r.wanting > 0 }
 // Append appends the acknowledgement (Seen.Append), after which nothing is due.
 func (r *Receiver) Append(b []byte, index uint32, now time.Duration) []byte {
 	b = r.seen.Append(b, index, now-r.newest)
-	r.wanting, r.since, r.seen.Gap = 0, 0, false
+	r.wanting, r.since, r.told = 0, 0, uint64(r.seen.r[0].High)+1
 	return b
 }
 
 // Seen is which counters of one key have come, as far back as MaxRanges ranges tell.
 // The zero value has seen none.
 type Seen struct {
-	r   [MaxRanges]Range // the newest first
-	n   int
-	Gap bool // a counter was passed over since this was set to false
+	r [MaxRanges]Range // the newest first
+	n int
 }
 
 // Note takes a counter; each comes once.
 func (s *Seen) Note(c uint32) {
-	if s.n > 0 && c > s.r[0].High {
-		if c == s.r[0].High+1 {
-			s.r[0].High = c
-			return
-		}
-		s.Gap = true
+	if s.n > 0 && s.r[0].High != 1<<32-1 && c == s.r[0].High+1 {
+		s.r[0].High = c
+		return
 	}
 	// The first range that does not lie wholly above c.
 	i := 0
@@ -115,8 +117,12 @@ func (s *Seen) Note(c uint32) {
 	}
 }
 
+// MarkedLen is how long the count of marks behind an acknowledgement is.
+const MarkedLen = 4
+
 // The body of an ACK frame (package wire): receiver index (3) | delay in 16 µs (2) |
-// ranges (1), each first (4) and last (4), the newest first.
+// ranges (1), each first (4) and last (4), the newest first | datagrams that routers
+// have marked (4), if both sides count them.
 const (
 	ackHead   = 6
 	ackRange  = 8
@@ -129,6 +135,8 @@ type Ack struct {
 	Delay  time.Duration // since the newest one came
 	Ranges [MaxRanges]Range
 	N      int
+	Marks  bool   // Marked was there
+	Marked uint32 // DATA datagrams that came with CE (RFC 3168), of all under the key
 }
 
 // Append appends the acknowledgement of what s has seen under the key of that index.
@@ -146,7 +154,15 @@ func (s *Seen) Append(b []byte, index uint32, delay time.Duration) []byte {
 // Parse reads b, all of it: at least one range, the newest first, none of which
 // touches the next.
 func (a *Ack) Parse(b []byte) bool {
-	if len(b) < ackHead+ackRange || b[5] == 0 || b[5] > MaxRanges || len(b) != ackHead+int(b[5])*ackRange {
+	if len(b) < ackHead+ackRange || b[5] == 0 || b[5] > MaxRanges {
+		return false
+	}
+	switch n := ackHead + int(b[5])*ackRange; len(b) {
+	case n:
+		a.Marks = false
+	case n + MarkedLen:
+		a.Marks, a.Marked = true, binary.BigEndian.Uint32(b[n:])
+	default:
 		return false
 	}
 	a.Index = uint32(b[0])<<16 | uint32(b[1])<<8 | uint32(b[2])

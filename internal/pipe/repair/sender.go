@@ -25,6 +25,15 @@ const (
 	giveUpAfter = 30 * time.Second     // but not before: TCP above has as much patience
 	maxBackoff  = 5                    // doublings
 
+	// onceShare is the part of the path's rate that datagrams have before all else, and
+	// onceBurst what of it may leave at once. So much more than the window may be in
+	// flight for them. What is longer than onceLeast and onceWait at the path's rate is shed.
+	onceShare  = 0.5
+	onceBurst  = 10 * time.Millisecond
+	onceWindow = 1.5
+	onceLeast  = 256 << 10
+	onceWait   = 50 * time.Millisecond
+
 	maxLosses = 256 // that are remembered
 
 	skipEvery = 1024 // packets, on average, between two counters that are left out
@@ -39,6 +48,10 @@ type Stats struct {
 	Probes   uint64
 	Refused  uint64 // for want of room
 	GivenUp  uint64
+	Once     uint64 // datagrams, of those that were sent
+	Marked   uint64 // that routers have marked
+	Shed     uint64 // datagrams that waited behind too many
+	Ignored  uint64 // acknowledgements that had nothing new for too long
 }
 
 // Config says how a Sender works.
@@ -52,14 +65,16 @@ type Config struct {
 type Sender struct {
 	Stats Stats
 
-	cfg   Config
-	path  *congestion.Path
-	epoch uint32
-	queue queue
-	again list
-	way   list // taken and not sent yet
-	in    list // in flight, in order of sending
-	kept  int
+	cfg    Config
+	path   *congestion.Path
+	epoch  uint32
+	queue  queue
+	once   queue         // datagrams
+	onceAt time.Duration // when their share has room again
+	again  list
+	way    list // taken and not sent yet
+	in     list // in flight, in order of sending
+	kept   int
 
 	seq      uint64 // of the last that was sent
 	arrived  uint64 // the highest that was acknowledged
@@ -74,6 +89,11 @@ type Sender struct {
 	nskips   int
 	untilGap int
 
+	marked bool // what the next acknowledgement is for
+	heard  bool // the peer has acknowledged something on this path
+
+	work int // that acknowledgements may still make
+
 	reorder  time.Duration
 	sinceOne int              // losses since one was late
 	lost     *[maxLosses]loss // a ring, nil while nothing is kept or was lost
@@ -85,12 +105,14 @@ type loss struct {
 	k              *Packet
 	index, counter uint32
 	sent           time.Duration
+	epoch          uint32
+	size           int  // that counted as lost; 0: it was only asked after
 	open           bool // it may still arrive
 }
 
 // NewSender returns one with nothing to send.
 func NewSender(c Config) *Sender {
-	s := &Sender{cfg: c, path: congestion.New(c.Path)}
+	s := &Sender{cfg: c, path: congestion.New(c.Path), work: workMost}
 	s.untilGap = s.gapAfter()
 	return s
 }
@@ -103,8 +125,18 @@ func (s *Sender) Moved(rtt time.Duration) {
 	s.cfg.Path.RTT = rtt
 	s.path = congestion.New(s.cfg.Path)
 	s.epoch++
-	s.reorder, s.probes, s.nextAt = 0, 0, 0
+	s.reorder, s.probes, s.nextAt, s.heard = 0, 0, 0, false
 }
+
+// Marked is told that routers have marked n more datagrams, before Acked is.
+func (s *Sender) Marked(n int) {
+	s.marked = true
+	s.Stats.Marked += uint64(n)
+}
+
+// Unanswered says whether nothing that was sent on this path was acknowledged, and
+// was asked after more than once.
+func (s *Sender) Unanswered() bool { return !s.heard && s.probes > 1 }
 
 // Room returns a packet for a plaintext of n bytes, which Queue takes; nil: there is
 // no room for it. A Sender keeps no more than it leaves for all others of its Budget,
@@ -120,12 +152,33 @@ func (s *Sender) Room(flow uint64, v6 bool, class uint8, n int) (*Packet, []byte
 	return k, k.buf[:n]
 }
 
+// Once is Room for a datagram, which is sent once, before all else within its share.
+func (s *Sender) Once(flow uint64, v6 bool, class uint8, n int) (*Packet, []byte) {
+	k, b := s.Room(flow, v6, class, n)
+	if k != nil {
+		k.once = true
+	}
+	return k, b
+}
+
 // Queue takes a packet of Room's whose plaintext was written; it wants to be
 // acknowledged from here on. overhead is what a datagram has beside the plaintext.
 func (s *Sender) Queue(k *Packet, overhead int) {
 	k.buf[0] |= Wanted
 	k.Size = k.n + overhead
-	s.queue.push(k)
+	if !k.once {
+		s.queue.push(k)
+		return
+	}
+	s.once.push(k)
+	for s.once.bytes > max(onceLeast, int(onceWait.Seconds()*s.path.Rate())) {
+		k := s.once.shed()
+		if k == nil {
+			return
+		}
+		s.Stats.Shed++
+		s.free(k)
+	}
 }
 
 func (s *Sender) free(k *Packet) {
@@ -157,17 +210,14 @@ var lossPool = sync.Pool{New: func() any { return new([maxLosses]loss) }}
 // way from here on. Sent or Return must follow. size is the largest datagram that the path takes, of which overhead
 // bytes are not plaintext: a TCP segment that is longer is cut.
 func (s *Sender) Take(now time.Duration, size, overhead int) *Packet {
-	k := s.again.first
-	if k == nil {
-		k = s.queue.head()
-	}
+	k, before := s.next(now)
 	if k == nil {
 		if s.path.InFlight() < s.path.Window() {
 			s.path.Limited()
 		}
 		return nil
 	}
-	if s.probing == 0 {
+	if s.probing == 0 && !before {
 		if s.path.InFlight() >= s.path.Window() {
 			s.path.Full()
 			return nil
@@ -176,9 +226,14 @@ func (s *Sender) Take(now time.Duration, size, overhead int) *Packet {
 			return nil
 		}
 	}
-	if k.list == &s.again {
+	switch {
+	case k.list == &s.again:
 		s.again.remove(k)
-	} else {
+	case k.once:
+		s.once.pop(k)
+		s.path.Gentle(now)
+		s.onceAt = max(s.onceAt, now-onceBurst) + s.lasts(k.Size)*time.Duration(1/onceShare)
+	default:
 		s.queue.pop(k)
 	}
 	if k.Size > size {
@@ -191,11 +246,38 @@ func (s *Sender) Take(now time.Duration, size, overhead int) *Packet {
 	if s.probing > 0 {
 		s.probing--
 	}
-	s.nextAt += time.Duration(float64(k.Size) / s.path.Rate() * float64(time.Second))
+	s.nextAt += s.lasts(k.Size)
 	s.path.Sent(&k.Packet, now)
 	k.epoch = s.epoch
 	s.way.push(k)
 	return k
+}
+
+// next is the packet whose turn it is, nil if none waits; before says that it leaves
+// whatever the window and the pace say: a datagram within its share. Beyond that,
+// datagrams leave where nothing else waits.
+func (s *Sender) next(now time.Duration) (k *Packet, before bool) {
+	once := s.once.head()
+	if once != nil && s.onceAt <= now && s.onceRoom() {
+		return once, true
+	}
+	if k = s.again.first; k == nil {
+		k = s.queue.head()
+	}
+	if k == nil {
+		k = once
+	}
+	return k, false
+}
+
+// onceRoom says whether datagrams may leave beside what is in flight.
+func (s *Sender) onceRoom() bool {
+	return float64(s.path.InFlight()) < onceWindow*float64(s.path.Window())
+}
+
+// lasts is how long the path takes for n bytes.
+func (s *Sender) lasts(n int) time.Duration {
+	return time.Duration(float64(n) / s.path.Rate() * float64(time.Second))
 }
 
 // split cuts k, and what is left of it comes next.
@@ -221,6 +303,10 @@ func (s *Sender) Sent(k *Packet, index, counter uint32, now time.Duration) (skip
 	if k.tries > 0 {
 		s.Stats.Repaired++
 	}
+	if k.once {
+		s.Stats.Once++
+	}
+	s.work = min(s.work+workEach, workMost)
 	s.Stats.Sent++
 	s.seq++
 	k.seq, k.index, k.counter = s.seq, index, counter
@@ -259,7 +345,10 @@ func (s *Sender) Due() time.Duration {
 	if k := s.in.first; k != nil && k.seq < s.arrived {
 		at = earlier(at, k.Sent()+s.lossAfter())
 	}
-	if s.again.n > 0 || s.queue.bytes > 0 {
+	if s.once.bytes > 0 && s.onceRoom() {
+		at = earlier(at, max(s.onceAt, 1))
+	}
+	if s.Waiting() {
 		if s.path.InFlight() < s.path.Window() {
 			at = earlier(at, max(s.nextAt, 1))
 		}
@@ -339,9 +428,11 @@ func (s *Sender) Close() {
 		s.again.remove(k)
 		s.free(k)
 	}
-	for k := s.queue.head(); k != nil; k = s.queue.head() {
-		s.queue.pop(k)
-		s.free(k)
+	for _, q := range [...]*queue{&s.queue, &s.once} {
+		for k := q.head(); k != nil; k = q.head() {
+			q.pop(k)
+			s.free(k)
+		}
 	}
 }
 
@@ -349,7 +440,9 @@ func (s *Sender) Close() {
 func (s *Sender) Idle() bool { return s.kept == 0 }
 
 // Waiting says whether something waits to be sent.
-func (s *Sender) Waiting() bool { return s.again.n > 0 || s.queue.bytes > 0 || s.way.n > 0 }
+func (s *Sender) Waiting() bool {
+	return s.again.n > 0 || s.queue.bytes > 0 || s.once.bytes > 0 || s.way.n > 0
+}
 
 // Path is the state of the path, to be read.
 func (s *Sender) Path() *congestion.Path { return s.path }

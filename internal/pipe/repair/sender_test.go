@@ -163,3 +163,166 @@ func TestAckedOfKeys(t *testing.T) {
 		t.Errorf("%d bytes are kept", s.Kept())
 	}
 }
+
+// Acknowledgements that say nothing new, as many as a peer likes and each of 32 ranges,
+// have no more work done than what was sent pays for; the next honest ones count.
+func TestAcksOfNothing(t *testing.T) {
+	for what, ranges := range map[string]func(i int) Range{
+		"below all":  func(i int) Range { return Range{uint32(2 * (MaxRanges - i)), uint32(2 * (MaxRanges - i))} },
+		"around all": func(i int) Range { return Range{3000 - 50*uint32(i), 3000 - 50*uint32(i)} },
+	} {
+		s := newTestSender(NewBudget(64 << 20))
+		now := time.Second
+		counter := uint32(0)
+		send := func(n int) {
+			for range n {
+				put(s, 1, 100)
+			}
+			s.probing = n
+			for k := s.Take(now, 1472, overhead); k != nil; k = s.Take(now, 1472, overhead) {
+				s.Sent(k, 7, counter, now)
+				counter++
+			}
+		}
+		counter = 200 // what is below was never kept
+		send(4000)
+		s.reorder = time.Hour // the peer has had what it likes taken for late
+		passed := 0
+		for range 100_000 {
+			now += time.Microsecond
+			a := &Ack{Index: 7, N: MaxRanges}
+			for i := range MaxRanges {
+				a.Ranges[i] = ranges(i)
+			}
+			before := s.work
+			if err := s.Acked(a, uint64(counter), now); err != nil {
+				t.Fatal(err)
+			}
+			passed += max(before-s.work, 0)
+		}
+		if passed > workMost+workEach*4000 || s.Stats.Ignored == 0 {
+			t.Errorf("%s: %d packets passed over for 100000 acknowledgements, of which %d were ignored", what, passed, s.Stats.Ignored)
+		}
+		send(1)
+		now += 20 * time.Millisecond
+		a := &Ack{Index: 7, N: 1}
+		a.Ranges[0] = Range{counter - 1, counter - 1}
+		if err := s.Acked(a, uint64(counter), now); err != nil {
+			t.Fatal(err)
+		}
+		if s.in.last != nil && s.in.last.counter == counter-1 {
+			t.Errorf("%s: what was acknowledged at last is still in flight", what)
+		}
+	}
+}
+
+// A peer that acknowledges nothing gets no more than what a path begins with, and then
+// a few probes.
+func TestAcksWithheld(t *testing.T) {
+	s := newTestSender(NewBudget(64 << 20))
+	for range 2000 {
+		put(s, 1, 1400)
+	}
+	sent := 0
+	window := s.path.Window()
+	for now := time.Second; now < 20*time.Second; now += time.Millisecond {
+		s.Timeout(now)
+		for k := s.Take(now, 1472, overhead); k != nil; k = s.Take(now, 1472, overhead) {
+			s.Sent(k, 7, uint32(sent), now)
+			sent++
+		}
+		if s.path.InFlight() > window+2*1472 {
+			t.Fatalf("%d bytes are in flight after %v, of %d", s.path.InFlight(), now, window)
+		}
+	}
+	if most := window/1424 + 1 + probePacket*int(s.Stats.Probes); sent > most || s.Stats.Probes > maxProbes+2 {
+		t.Errorf("%d packets were sent, want at most %d, %d probes among them", sent, most, s.Stats.Probes)
+	}
+}
+
+// A peer that acknowledges all that may have been sent, to have more of it sooner, is
+// found out by a counter that was left out, soon.
+func TestAcksOptimistic(t *testing.T) {
+	s := newTestSender(NewBudget(64 << 20))
+	now := time.Second
+	counter := uint64(0)
+	for n := 0; ; n++ {
+		if n > 2*skipEvery {
+			t.Fatalf("%d packets were sent, and the peer is believed", n)
+		}
+		put(s, 1, 1000)
+		now += 10 * time.Millisecond
+		k := s.Take(now, 1472, overhead)
+		if k == nil || s.Take(now, 1472, overhead) != nil {
+			t.Fatal("one was to leave")
+		}
+		skip := s.Sent(k, 7, uint32(counter), now)
+		counter++
+		if skip {
+			s.Skipped(7, uint32(counter))
+			counter++
+		}
+		a := &Ack{Index: 7, N: 1}
+		a.Ranges[0] = Range{0, uint32(counter - 1)}
+		if err := s.Acked(a, counter, now+time.Millisecond); err == ErrLie {
+			return
+		} else if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// Datagrams leave before segments as long as they take no more than their share, in
+// turn among themselves, and never twice.
+func TestOnce(t *testing.T) {
+	s := newTestSender(NewBudget(64 << 20))
+	once := func(flow uint64, n int) {
+		k, b := s.Once(flow, false, 0, n)
+		clear(b)
+		b[0] = 17
+		s.Queue(k, overhead)
+	}
+	for range 500 {
+		put(s, 1, 1400)
+		once(1, 1400)
+	}
+	now := time.Second
+	bytes := map[bool]int{}
+	counter := uint32(0)
+	for range 400 {
+		k := s.Take(now, 1472, overhead)
+		if k == nil {
+			now += time.Millisecond
+			continue
+		}
+		bytes[k.once] += k.Size
+		if k.Plain()[0]&Again != 0 && k.once {
+			t.Fatal("a datagram is sent again")
+		}
+		c := counter
+		s.Sent(k, 7, c, now)
+		counter++
+		a := &Ack{Index: 7, N: 1}
+		a.Ranges[0] = Range{c, c}
+		if c%10 != 3 { // which is lost
+			_ = s.Acked(a, uint64(counter), now)
+		}
+	}
+	if part := float64(bytes[true]) / float64(bytes[true]+bytes[false]); part < .4 || part > .75 {
+		t.Errorf("%.0f %% of what was sent was datagrams, %v", 100*part, bytes)
+	}
+	once(2, 100)
+	if k := s.once.head(); k == nil || k.flow != 2 {
+		t.Error("one of a flow that had nothing waiting is not next")
+	}
+	for range 2000 {
+		once(1, 1400)
+	}
+	if s.Stats.Shed == 0 || s.once.flows[2] == nil || s.once.flows[2].packets.n != 1 {
+		t.Errorf("%d were shed, of the flow with most or not", s.Stats.Shed)
+	}
+	s.Close()
+	if !s.Idle() {
+		t.Errorf("%d bytes are kept", s.Kept())
+	}
+}
