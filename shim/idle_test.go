@@ -53,7 +53,7 @@ func idlePipes(t testing.TB, n, m int) (size float64, goroutines int) {
 	for range 20 {
 		time.Sleep(5 * time.Millisecond)
 		now := live()
-		if now >= after-after/1000 {
+		if now >= after-after/1000 && runtime.NumGoroutine() <= running+(n+m)/2 {
 			break
 		}
 		after = now
@@ -61,7 +61,7 @@ func idlePipes(t testing.TB, n, m int) (size float64, goroutines int) {
 	return float64(after-before) / float64(2*n*m), runtime.NumGoroutine() - running
 }
 
-// An idle pipe takes no goroutine and at most 12 KiB at each end, with all that
+// An idle pipe takes no goroutine and at most 10.5 KiB at each end, with all that
 // the shim and the LSI table keep for the peer.
 func TestIdlePipe(t *testing.T) {
 	if shim.RaceEnabled {
@@ -70,12 +70,12 @@ func TestIdlePipe(t *testing.T) {
 	const nodes = 40
 	size, goroutines := idlePipes(t, nodes/2, nodes/2)
 	t.Logf("%.1f KiB an end, %d goroutines for 400 pipes", size/1024, goroutines)
-	if size > 12<<10 {
+	if size > 10.5*1024 {
 		t.Errorf("%.1f KiB an end", size/1024)
 	}
-	// One a node, which sends what its pipes have to pace, and those of Connects that
-	// are just ending.
-	if goroutines > nodes+12 {
+	// Those of Connects that are just ending. What paces has ended, if this machine has
+	// let it.
+	if goroutines > nodes/2+12 {
 		t.Errorf("%d goroutines", goroutines)
 	}
 }

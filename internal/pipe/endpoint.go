@@ -73,7 +73,7 @@ type Endpoint struct {
 	table  table
 	timers timers
 	budget *repair.Budget
-	pacer  pacer // of what leaves at a rate; has a goroutine of its own
+	pacer  pacer // of what leaves at a rate; has a goroutine of its own while there is something
 	half   timed // ends what stays half open
 	drops  drops // before a pipe is known
 	relays relays

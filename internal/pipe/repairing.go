@@ -132,14 +132,22 @@ var (
 	ackPool     = sync.Pool{New: func() any { return new(repair.Ack) }}
 )
 
-// pacer is timers whose goroutine begins with the first plan.
+// pacerLingers is how long the pacer's goroutine, whose stack is as much as some pipes,
+// waits for another plan.
+const pacerLingers = 20 * time.Millisecond
+
+// pacer is timers whose goroutine begins with the first plan, and ends when there is none
+// for a while.
 type pacer struct {
 	timers
 	once sync.Once
 }
 
 func (t *pacer) pace(e *Endpoint, x *timed, at int64) {
-	t.once.Do(func() { t.start(e.now) })
+	t.once.Do(func() {
+		t.lingers = pacerLingers
+		t.start(e.now)
+	})
 	t.plan(x, at)
 }
 

@@ -561,6 +561,32 @@ func TestRepairMarks(t *testing.T) {
 	}
 }
 
+// The goroutine that paces ends when nothing is to be paced, and another begins with the
+// next packet, as often as that happens; the Endpoint's end waits for neither.
+func TestPacerSleeps(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newKeepRig(t)
+		asleep := func() bool {
+			r.a.pacer.mu.Lock()
+			defer r.a.pacer.mu.Unlock()
+			return r.a.pacer.asleep
+		}
+		for i := range 3 {
+			r.lossy(.2)
+			r.keep(100, 1000)
+			settle(10 * time.Millisecond)
+			if asleep() {
+				t.Errorf("round %d: nobody paces", i)
+			}
+			settle(10 * time.Second)
+			if !asleep() {
+				t.Errorf("round %d: it is still there", i)
+			}
+			r.done(t)
+		}
+	})
+}
+
 // Neither keeping, sending and acknowledging nor what comes of it allocates.
 func TestRepairNoAllocs(t *testing.T) {
 	if race.Enabled {

@@ -48,6 +48,8 @@ type timers struct {
 	mu      sync.Mutex // guards what follows
 	heap    timerHeap
 	stopped bool
+	lingers time.Duration // after which the goroutine ends if nothing is planned; 0: it stays
+	asleep  bool          // it has ended so: the next plan begins another
 }
 
 func (ts *timers) start(now func() int64) {
@@ -74,6 +76,10 @@ func (ts *timers) plan(t *timed, at int64) bool {
 		heap.Push(&ts.heap, t)
 	}
 	first := ts.heap[0] == t
+	if ts.asleep {
+		ts.asleep, first = false, false
+		go ts.run()
+	}
 	ts.mu.Unlock()
 	if first {
 		select {
@@ -98,7 +104,11 @@ func (ts *timers) forget(t *timed) {
 func (ts *timers) take() (t *timed, wait time.Duration) {
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
-	if len(ts.heap) == 0 {
+	switch {
+	case len(ts.heap) > 0:
+	case ts.lingers > 0:
+		return nil, ts.lingers
+	default:
 		return nil, time.Hour
 	}
 	if d := ts.heap[0].due.Load() - ts.now(); d > 0 {
@@ -109,8 +119,15 @@ func (ts *timers) take() (t *timed, wait time.Duration) {
 	return t, 0
 }
 
+// sleeps ends the goroutine, the caller, if it may and nothing is planned.
+func (ts *timers) sleeps() bool {
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	ts.asleep = ts.lingers > 0 && len(ts.heap) == 0 && !ts.stopped
+	return ts.asleep
+}
+
 func (ts *timers) run() {
-	defer close(ts.done)
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
@@ -121,6 +138,7 @@ func (ts *timers) run() {
 			}
 			select {
 			case <-ts.stop:
+				close(ts.done)
 				return
 			default:
 			}
@@ -129,8 +147,12 @@ func (ts *timers) run() {
 		timer.Reset(wait)
 		select {
 		case <-timer.C:
+			if ts.sleeps() {
+				return
+			}
 		case <-ts.kick:
 		case <-ts.stop:
+			close(ts.done)
 			return
 		}
 	}
@@ -139,8 +161,8 @@ func (ts *timers) run() {
 // close ends the goroutine and waits for it.
 func (ts *timers) close() {
 	ts.mu.Lock()
-	stopped := ts.stopped
-	ts.stopped = true
+	stopped, asleep := ts.stopped, ts.asleep
+	ts.stopped, ts.asleep = true, false
 	for _, t := range ts.heap {
 		t.pos = 0 // a pipe that ends later forgets itself
 	}
@@ -148,6 +170,9 @@ func (ts *timers) close() {
 	ts.mu.Unlock()
 	if !stopped {
 		close(ts.stop)
+		if asleep {
+			close(ts.done)
+		}
 	}
 	<-ts.done
 }

@@ -58,14 +58,14 @@ const (
 
 // order is what is known of the order in which segments come in.
 type order struct {
-	window atomic.Int64  // a time.Duration
-	waits  atomic.Int64  // the same, of a peer whose pipe repairs; 0: it does not
-	losses atomic.Int32  // gaps in a row that were losses
-	ended  atomic.Bool   // nothing is held any more
-	n      atomic.Int64  // segments held
-	bytes  atomic.Int64  // of these, payload
-	all    *atomic.Int64 // the same of all peers
-	slots  [orderSlots]orderSlot
+	window atomic.Int64                          // a time.Duration
+	waits  atomic.Int64                          // the same, of a peer whose pipe repairs; 0: it does not
+	losses atomic.Int32                          // gaps in a row that were losses
+	ended  atomic.Bool                           // nothing is held any more
+	n      atomic.Int64                          // segments held
+	bytes  atomic.Int64                          // of these, payload
+	all    *atomic.Int64                         // the same of all peers
+	slots  [orderSlots]atomic.Pointer[orderSlot] // nil until used
 }
 
 // orderSlot has the flows of one hash that are watched. Finding one takes only
@@ -225,14 +225,17 @@ func (p *Proxy) watchOrder() *order {
 	return p.order.Load()
 }
 
-// slot is where flow has its place.
-func (o *order) slot(flow uint64) *orderSlot {
+// slot is where flow has its place, nil if no flow of that hash has been watched.
+func (o *order) slot(flow uint64) *atomic.Pointer[orderSlot] {
 	return &o.slots[uint32(flow)*0x9e3779b1>>28]
 }
 
 // find returns what watches flow with its mu held, nil if nothing does.
 func (o *order) find(flow uint64) *orderFlow {
-	s := o.slot(flow)
+	s := o.slot(flow).Load()
+	if s == nil {
+		return nil
+	}
 	for f := s.first.Load(); f != nil; f = f.other {
 		if f.flow.Load() != flow {
 			continue
@@ -250,7 +253,11 @@ func (o *order) find(flow uint64) *orderFlow {
 // watch returns what watches flow from now on with its mu held, nil if all places
 // are taken by flows that hold something.
 func (o *order) watch(flow uint64) *orderFlow {
-	s := o.slot(flow)
+	at := o.slot(flow)
+	if at.Load() == nil {
+		at.CompareAndSwap(nil, new(orderSlot))
+	}
+	s := at.Load()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if f := o.find(flow); f != nil {
@@ -612,7 +619,11 @@ func (p *Proxy) LetGo() {
 		return
 	}
 	for i := range o.slots {
-		for f := o.slots[i].first.Load(); f != nil; f = f.other {
+		s := o.slots[i].Load()
+		if s == nil {
+			continue
+		}
+		for f := s.first.Load(); f != nil; f = f.other {
 			f.firing.Lock()
 			f.mu.Lock()
 			chain := f.drain(o)

@@ -266,7 +266,11 @@ func TestOrderManyFlows(t *testing.T) {
 		}
 		n := 0
 		for i := range r.p.watchOrder().slots {
-			for f := r.p.watchOrder().slots[i].first.Load(); f != nil; f = f.other {
+			s := r.p.watchOrder().slots[i].Load()
+			if s == nil {
+				continue
+			}
+			for f := s.first.Load(); f != nil; f = f.other {
 				n++
 			}
 		}
@@ -285,7 +289,11 @@ func TestOrderOfShortConns(t *testing.T) {
 		places := func() (n int) {
 			o := r.p.watchOrder()
 			for i := range o.slots {
-				for f := o.slots[i].first.Load(); f != nil; f = f.other {
+				s := o.slots[i].Load()
+				if s == nil {
+					continue
+				}
+				for f := s.first.Load(); f != nil; f = f.other {
 					n++
 				}
 			}
