@@ -17,6 +17,10 @@
 // turns as well, and are not sent again; what waits longer than 256 KiB, or 50 ms, is
 // shed, of the flow that has most.
 //
+// What leaves late, since the host had no time, is made up for if it is late by no more
+// than an eighth of a round trip, 4 to 16 ms; else it is the host that the rate is limited
+// by, and not the path (congestion.Path.Limited).
+//
 // What is lost goes before what is new. Flows take turns by deficit round robin (RFC
 // 8290 §4, new ones first, but once each; without its queue management: what waits here is bounded by what its
 // writers may have unread). How much is in flight, and how fast it leaves, says

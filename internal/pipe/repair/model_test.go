@@ -47,6 +47,8 @@ type model struct {
 	worst   time.Duration // the longest without
 	timeout time.Duration // the longest that the sender has reckoned with
 
+	busy time.Duration // the sending host comes to it so often only, 0: at once
+
 	voice   time.Duration // a datagram leaves so often, 0: none does
 	vsize   int           // of which size
 	vnext   time.Duration
@@ -174,6 +176,9 @@ func (m *model) step() {
 		if !m.deaf && m.rnd.Float64() >= m.loss {
 			m.back = insert(m.back, arrival{at: m.now + m.delay, plain: b})
 		}
+	}
+	if m.busy > 0 && m.now%m.busy != 0 {
+		return
 	}
 	for len(m.back) > 0 && m.back[0].at <= m.now {
 		var a Ack
@@ -393,4 +398,28 @@ func TestFloodBesideBulk(t *testing.T) {
 	}
 	m.voice = 0
 	m.write1(0, 1000, written)
+}
+
+// A host that is busy, and sends late what it has planned, does not take its own rate for
+// the path's: when it has time again it is at once as fast as the path.
+func TestBusyHost(t *testing.T) {
+	for _, busy := range []time.Duration{20 * time.Millisecond, 40 * time.Millisecond} {
+		for seed := range uint64(4) {
+			m := newModel(t, rand.New(rand.NewPCG(seed, 15)), 1)
+			m.rate, m.delay, m.queue, m.loss = 100e6/8, 50*time.Millisecond, 50*time.Millisecond, .01
+			written := []uint64{0}
+			m.busy = busy
+			m.feed(2*time.Second, 4000, written)
+			slow := float64(m.got) * 8 / 2e6
+			m.busy = 0
+			m.feed(1200*time.Millisecond, 4000, written)
+			m.got = 0
+			m.feed(time.Second, 4000, written)
+			got := float64(m.got) * 8 / 1e6
+			t.Logf("busy for %v, seed %d: %.1f Mbit/s meanwhile, %.1f then, %s, %v", busy, seed, slow, got, m.s.path.State(), m)
+			if got < 70 {
+				t.Errorf("busy for %v, seed %d: %.1f of 100 Mbit/s when it is over", busy, seed, got)
+			}
+		}
+	}
 }

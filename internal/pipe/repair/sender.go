@@ -14,10 +14,13 @@ var ErrLie = errors.New("repair: the peer acknowledges what was not sent")
 const (
 	maxKept = 32 << 20 // bytes that one Sender keeps
 
-	// credit is how much later than planned a packet may leave without those after
-	// it being later too, slack how much sooner: timers are not exact.
-	credit = 4 * time.Millisecond
-	slack  = 300 * time.Microsecond
+	// creditLeast is how much later than planned a packet may leave without those after
+	// it being later too, or a part of the round trip, slack how much sooner: timers are
+	// not exact.
+	creditLeast = 4 * time.Millisecond
+	creditMost  = 16 * time.Millisecond
+	creditPart  = 8
+	slack       = 300 * time.Microsecond
 
 	probeSlack  = 6 * time.Millisecond // for the peer's delay, and both hosts' scheduling
 	probePacket = 2                    // that a probe sends
@@ -79,6 +82,7 @@ type Sender struct {
 	seq      uint64 // of the last that was sent
 	arrived  uint64 // the highest that was acknowledged
 	nextAt   time.Duration
+	paced    bool // something waits for nextAt
 	lastSent time.Duration
 	lastAck  time.Duration
 	probes   int           // without an answer
@@ -223,8 +227,13 @@ func (s *Sender) Take(now time.Duration, size, overhead int) *Packet {
 			return nil
 		}
 		if s.nextAt > now+slack {
+			s.paced = true
 			return nil
 		}
+		if s.paced && now > s.nextAt+s.credit() {
+			s.path.Limited() // not by the path: this host came late
+		}
+		s.paced = false
 	}
 	switch {
 	case k.list == &s.again:
@@ -239,7 +248,7 @@ func (s *Sender) Take(now time.Duration, size, overhead int) *Packet {
 	if k.Size > size {
 		s.split(k, size, overhead)
 	}
-	s.nextAt = max(s.nextAt, now-credit)
+	s.nextAt = max(s.nextAt, now-s.credit())
 	if s.path.InFlight() == 0 {
 		s.nextAt = max(s.nextAt, now-slack)
 	}
@@ -273,6 +282,12 @@ func (s *Sender) next(now time.Duration) (k *Packet, before bool) {
 // onceRoom says whether datagrams may leave beside what is in flight.
 func (s *Sender) onceRoom() bool {
 	return float64(s.path.InFlight()) < onceWindow*float64(s.path.Window())
+}
+
+// credit is what may be made up for of what leaves late.
+func (s *Sender) credit() time.Duration {
+	shortest, _, _ := s.path.RTT()
+	return min(max(shortest/creditPart, creditLeast), creditMost)
 }
 
 // lasts is how long the path takes for n bytes.
