@@ -291,7 +291,7 @@ func TestUDPNoAllocs(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the race detector makes pools forget")
 	}
-	r := newRig(t)
+	r := newBareRig(t) // what is kept is internal/pipe's to test
 	c, l := r.udpPair(t, r.b4)
 	from := sayPast(t, c, l, "up")
 	r.net.SetFilter(func(_, _ *shimtest.Node, b []byte, _ int) []byte { return nil })

@@ -638,6 +638,21 @@ func TestRepairNoAllocs(t *testing.T) {
 	if got := testing.AllocsPerRun(200, keep); got >= 1 {
 		t.Errorf("%v allocations for 16 segments", got)
 	}
+	say := func() {
+		k := pa.KeepOnce(1, false, 0)
+		for range 16 {
+			r := k.Room(1000)
+			clear(r)
+			r[0] = 17
+		}
+		k.Done()
+	}
+	for range 50 {
+		say()
+	}
+	if got := testing.AllocsPerRun(200, say); got >= 1 {
+		t.Errorf("%v allocations for 16 datagrams", got)
+	}
 }
 
 // wireTo is a Sender that has what it sends arrive at once.
