@@ -156,7 +156,7 @@ func (f *flow) hiccup(now time.Duration) {
 // mbit is what f got, of the seconds that passed, in Mbit/s.
 func (f *flow) mbit(d time.Duration) float64 { return float64(f.got) * 8 / 1e6 / d.Seconds() }
 
-// What one flow gets of links as the issue of lossy ones names them.
+// What one flow gets of links that lose or delay.
 func TestOneFlow(t *testing.T) {
 	for _, c := range []struct {
 		kind   string
@@ -186,7 +186,7 @@ func TestOneFlow(t *testing.T) {
 			if race.Enabled && c.mbit > 20 {
 				t.Skip("too many packets for the race detector, which finds one goroutine here")
 			}
-			for seed := range uint64(2) {
+			for seed := range uint64(min(2, max(1, *links/500))) {
 				rnd := rand.New(rand.NewPCG(seed, 1))
 				l := &link{rate: c.mbit / 8 * 1e6, queue: 50 * time.Millisecond, delay: c.rtt, loss: c.loss, jitter: c.jitter}
 				f := newFlow(c.kind, rnd)
@@ -203,12 +203,12 @@ func TestOneFlow(t *testing.T) {
 	}
 }
 
-// A thousand links of any kind: nobody stops for longer than three timeouts, and
+// Links of any kind: nobody stops for longer than three timeouts, and
 // none is used to less than a part of what it can carry.
 func TestManyLinks(t *testing.T) {
-	step := uint64(1)
+	step := uint64(max(1, 1000 / *links))
 	if race.Enabled { // there is one goroutine to watch, ten times as slowly
-		step = 9
+		step *= 9
 	}
 	for part := range uint64(10) {
 		t.Run(fmt.Sprint(part), func(t *testing.T) {
