@@ -275,6 +275,7 @@ func TestMoreThanAreRemembered(t *testing.T) {
 	piped := w.join(earth.token(membership.InviteOptions{}), "piped")
 	met := w.join(earth.token(membership.InviteOptions{}), "met")
 	meet(t, earth, piped, met)
+	w.wg.Wait() // for questions about them, which look at who asks
 	evidence, _ := earth.Member(met.Self())
 	earth.shown[piped.Self()] = piped.Own().Chain
 	busy := peerid.ID{0xff}

@@ -280,21 +280,26 @@ func TestUsedTooOftenIsSaid(t *testing.T) {
 	venus := w.join(earth.token(membership.InviteOptions{Roles: membership.RoleDelegate}), "venus")
 	token := earth.token(membership.InviteOptions{})
 	w.cut(earth, venus)
-	for label, issuer := range map[string]*peer{"mars": earth, "luna": venus} {
+	var both []*peer
+	for _, c := range []struct {
+		label         string
+		asked, silent *peer
+	}{{"mars", earth, venus}, {"luna", venus, earth}} {
 		p := w.newPeer(nil, nil)
-		p.run(Enter(p.config(), token, label))
-		for _, q := range []*peer{earth, venus} {
-			if q != issuer {
-				w.cut(p, q)
-			}
+		p.run(Enter(p.config(), token, c.label))
+		w.cut(p, c.silent)
+		for _, q := range both { // who would tell that it was used
+			w.cut(p, q)
 		}
 		if err := p.SettleName(t.Context(), token); err != nil || !p.Own().Member.Confirmed {
-			t.Fatal(err)
+			t.Fatal(c.label, err)
 		}
+		both = append(both, p)
+	}
+	for _, p := range both {
 		if err := p.hello(earth); err != nil {
 			t.Fatal(err)
 		}
-		p.leave()
 	}
 	if log := earth.log(); !strings.Contains(log, InvitationID(token.Invitation().Subject)) || len(warnings(log)) != 1 {
 		t.Errorf("%s", log)
