@@ -121,7 +121,8 @@ func (w *wiring) newLAN() *lan.LAN {
 	return lan.New(lan.Config{
 		Overlay: w.ID(), Self: w.Self(), Log: w.cfg.Logger,
 		Places: func() []lan.Place { return adapter.Places(w.cfg.Socket) },
-		Wanted: func() bool { return len(w.mesh.Members()) < directory.FewServers },
+		Wanted: func() int { return adapter.Lookout(len(w.mesh.Members())) },
+		Inside: func() bool { m := w.Member(); return m != nil && m.Confirmed },
 		Met:    w.mesh.Meet,
 	})
 }

@@ -255,3 +255,15 @@ func TestOffersOfALateRouter(t *testing.T) {
 		t.Errorf("told %v: %v", router.told, err)
 	}
 }
+
+// Who has nobody looks for two at once, who has few for one, and then for none.
+func TestLookout(t *testing.T) {
+	for members, want := range []int{0: 2, 1: 1, directory.FewServers - 1: 1, directory.FewServers: 0} {
+		if want == 0 && members != directory.FewServers {
+			want = 1
+		}
+		if got := Lookout(members); got != want {
+			t.Errorf("with %d members: %d, want %d", members, got, want)
+		}
+	}
+}

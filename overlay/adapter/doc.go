@@ -7,5 +7,5 @@
 //	members.go    members, and who relays           admission, directory, establish, mesh
 //	offers.go     ways for an offer                 offers, establish
 //	checks.go     what checks of candidates need    establish
-//	lan.go        where this peer is                lan
+//	lan.go        where this peer is, whom it wants lan
 package adapter

@@ -2,6 +2,7 @@ package adapter
 
 import (
 	"github.com/idloc/idloc/internal/socket"
+	"github.com/idloc/idloc/overlay/directory"
 	"github.com/idloc/idloc/overlay/lan"
 )
 
@@ -15,4 +16,19 @@ func Places(port *socket.Port) []lan.Place {
 		}
 	}
 	return out
+}
+
+// meetAlone is how many members a peer that has none tries to meet at once.
+const meetAlone = 2
+
+// Lookout is how many members are to be met at once by who has so many: two while it has
+// none, one while it may be in a small part of the overlay that has lost the others.
+func Lookout(members int) int {
+	switch {
+	case members == 0:
+		return meetAlone
+	case members < directory.FewServers:
+		return 1
+	}
+	return 0
 }

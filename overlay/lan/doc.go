@@ -4,9 +4,11 @@
 //	peer ── question ──► 224.0.0.251:5353, [ff02::fb]:5353 ──► members there
 //	peer ◄── announcement ── each of them, at most enough (3) of them
 //
-// A peer announces itself when it starts and when its addresses change, and answers
-// questions for its overlay. It asks while it knows too few members, when its addresses
-// change, and less and less often. What it finds goes to Config.Met.
+// A peer that has been let in announces itself when it starts and when its addresses
+// change, and answers questions for its overlay. It asks while it knows too few members,
+// when its addresses change, and less and less often. What it finds goes to Config.Met, a
+// few at once: where a whole office starts, most of those around are on their way in
+// themselves, and a member that is reached by a token needs none of them.
 //
 // # What others see
 //
@@ -27,6 +29,8 @@
 //
 //	askFirst    250 ms  until the question is asked again, doubling: a reader who starts with us
 //	askMost     1 min   the most of it
+//	askSpread   120 ms  by which questions are apart at random; who hears one in it leaves
+//	                    out its own (RFC 6762 §5.2, §7.3)
 //	answerMost  120 ms  until an answer, at random: RFC 6762 §6 has others answer first
 //	answerEvery 1 s     between two announcements on one interface (RFC 6762 §6)
 //	enough      3       others announced after a question make our announcement needless

@@ -20,11 +20,11 @@ import (
 const (
 	askFirst    = 250 * time.Millisecond
 	askMost     = time.Minute
+	askSpread   = 120 * time.Millisecond
 	answerLeast = 20 * time.Millisecond
 	answerMost  = 120 * time.Millisecond
 	answerEvery = time.Second
 	enough      = 3
-	maxMeetings = 8 // members that are being met at once
 	meetEvery   = 15 * time.Second
 	meetBurst   = 4
 	sourcesMax  = 256  // whose meetings are counted
@@ -44,8 +44,10 @@ type Config struct {
 	Self    peerid.ID // who is announced
 	// Places are where this peer is on networks that others may be on.
 	Places func() []Place
-	// Wanted says whether this peer looks for members.
-	Wanted func() bool
+	// Wanted says how many members this peer looks for at once; 0: for none.
+	Wanted func() int
+	// Inside says whether this peer has been let in: who has not is nobody to be met.
+	Inside func() bool
 	// Met is told of a member that says where it is, and tries to reach it until
 	// that is done or ctx ends. The addresses are as good as hearsay. It is called from
 	// several goroutines, for one member at a time from one.
@@ -73,12 +75,13 @@ type LAN struct {
 // link is one interface and family, on which a LAN speaks. It belongs to Run.
 type link struct {
 	place
-	conn   conn
-	at     []Place
-	said   time.Time   // when this peer was last announced
-	answer time.Time   // when it is to be; zero: it is not
-	asked  bool        // by a question, so that others' answers may make ours needless
-	others []peerid.ID // that have announced themselves since then, at most enough
+	conn     conn
+	at       []Place
+	said     time.Time   // when this peer was last announced
+	question time.Time   // when anybody was last heard to ask
+	answer   time.Time   // when it is to be; zero: it is not
+	asked    bool        // by a question, so that others' answers may make ours needless
+	others   []peerid.ID // that have announced themselves since then, at most enough
 }
 
 type place struct {
@@ -145,27 +148,30 @@ func (l *LAN) Run(ctx context.Context) {
 			for _, k := range links {
 				k.answer, k.asked = later(now, k.said.Add(answerEvery)), false
 			}
-			ask, pause = now, askFirst
+			ask, pause = now.Add(mrand.N(askSpread)), askFirst
 		case h := <-l.heard:
 			l.hear(ctx, &wg, h)
 		case <-timer.C:
 		}
 		now := time.Now()
 		for _, k := range links {
-			if !k.answer.IsZero() && !now.Before(k.answer) {
-				k.answer, k.said = time.Time{}, now
+			if k.answer.IsZero() || now.Before(k.answer) {
+				continue
+			}
+			if k.answer = (time.Time{}); l.cfg.Inside() {
+				k.said = now
 				l.announce(k)
 			}
 		}
 		if now.Before(ask) {
 			continue
 		}
-		if l.cfg.Wanted() {
-			l.ask(links)
+		if l.cfg.Wanted() > 0 {
+			l.ask(links, now)
 		} else {
 			pause = askMost
 		}
-		ask = now.Add(pause)
+		ask = now.Add(pause + mrand.N(askSpread))
 		pause = min(2*pause, askMost)
 	}
 }
@@ -243,6 +249,9 @@ func (l *LAN) hear(ctx context.Context, wg *sync.WaitGroup, h heard) {
 	if !near {
 		return
 	}
+	if h.asks {
+		k.question = time.Now()
+	}
 	if h.asks && k.answer.IsZero() {
 		wait := answerLeast + mrand.N(answerMost-answerLeast)
 		k.answer, k.asked, k.others = later(time.Now().Add(wait), k.said.Add(answerEvery)), true, nil
@@ -258,7 +267,7 @@ func (l *LAN) hear(ctx context.Context, wg *sync.WaitGroup, h heard) {
 		if k.asked && len(k.others) >= enough {
 			k.answer = time.Time{}
 		}
-		if len(at) > 0 && l.cfg.Wanted() {
+		if len(at) > 0 {
 			l.meet(ctx, wg, h.from, id, at)
 		}
 	}
@@ -279,7 +288,7 @@ func (l *LAN) mayMeet(source netip.Addr) bool {
 func (l *LAN) meet(ctx context.Context, wg *sync.WaitGroup, source netip.Addr, id peerid.ID, at []netip.AddrPort) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.meetings[id] || len(l.meetings) >= maxMeetings || !l.mayMeet(source) {
+	if l.meetings[id] || len(l.meetings) >= l.cfg.Wanted() || !l.mayMeet(source) {
 		return
 	}
 	l.meetings[id] = true
@@ -301,10 +310,14 @@ func (l *LAN) announce(k *link) {
 	l.send(k, b, err)
 }
 
-func (l *LAN) ask(links map[place]*link) {
+// ask asks on all links but those where somebody has just done so: the answers are for
+// all (RFC 6762 §7.3).
+func (l *LAN) ask(links map[place]*link, now time.Time) {
 	b, err := question(l.keys.service)
 	for _, k := range links {
-		l.send(k, b, err)
+		if now.Sub(k.question) >= askSpread {
+			l.send(k, b, err)
+		}
 	}
 }
 

@@ -94,13 +94,17 @@ func (w *wire) count(service string) (questions, announcements int) {
 // peer is one that is on a wire.
 type peer struct {
 	*LAN
-	mu     sync.Mutex // guards what follows
-	at     netip.Addr
-	wanted bool
-	met    map[peerid.ID][]netip.AddrPort
+	mu      sync.Mutex // guards what follows
+	at      netip.Addr
+	wanted  bool
+	outside bool
+	met     map[peerid.ID][]netip.AddrPort
 }
 
 var overlayID = [32]byte{1, 2, 3}
+
+// atOnce is how many members a peer of these tests meets at once.
+const atOnce = 8
 
 func newPeer(t *testing.T, w *wire, n byte, overlay [32]byte) *peer {
 	p := &peer{at: netip.AddrFrom4([4]byte{192, 168, 5, n}), wanted: true, met: map[peerid.ID][]netip.AddrPort{}}
@@ -111,7 +115,15 @@ func newPeer(t *testing.T, w *wire, n byte, overlay [32]byte) *peer {
 			defer p.mu.Unlock()
 			return []Place{{Index: 1, Addr: netip.AddrPortFrom(p.at, 4000+uint16(n)), Net: netip.MustParsePrefix("192.168.5.0/24")}}
 		},
-		Wanted: func() bool { p.mu.Lock(); defer p.mu.Unlock(); return p.wanted },
+		Wanted: func() int {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			if p.wanted {
+				return atOnce
+			}
+			return 0
+		},
+		Inside: func() bool { p.mu.Lock(); defer p.mu.Unlock(); return !p.outside },
 		Met: func(_ context.Context, id peerid.ID, at []netip.AddrPort) {
 			p.mu.Lock()
 			defer p.mu.Unlock()
@@ -169,6 +181,32 @@ func TestFound(t *testing.T) {
 		}
 		if got := x.found(); len(got) != 0 {
 			t.Errorf("a member of another overlay met %v", got)
+		}
+	})
+}
+
+// Who has not been let in yet says nothing of itself, and finds those who have.
+func TestOutside(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &wire{}
+		a, b, c := newPeer(t, w, 1, overlayID), newPeer(t, w, 2, overlayID), newPeer(t, w, 3, overlayID)
+		b.outside, c.outside = true, true
+		for _, p := range []*peer{a, b, c} {
+			defer p.run(t)()
+		}
+		time.Sleep(2 * answerEvery)
+		for _, p := range []*peer{b, c} {
+			if got := p.found(); len(got) != 1 || got[a.cfg.Self] == nil {
+				t.Errorf("%v found %v", p.at, got)
+			}
+		}
+		if got := a.found(); len(got) != 0 {
+			t.Errorf("met before it was let in: %v", got)
+		}
+		b.set(func() { b.outside = false })
+		time.Sleep(2 * askMost)
+		if got := a.found(); len(got) != 1 || got[b.cfg.Self] == nil {
+			t.Errorf("after one was let in: %v", got)
 		}
 	})
 }
@@ -231,6 +269,24 @@ func TestQuiet(t *testing.T) {
 		time.Sleep(time.Hour)
 		if q, _ := lonely.count(service); q < 60 || q > 75 {
 			t.Errorf("%d questions in an hour", q)
+		}
+	})
+}
+
+// Of a crowd that looks for members at once only some ask.
+func TestCrowdAsks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &wire{}
+		const crowd = 100
+		for i := range byte(crowd) {
+			p := newPeer(t, w, 100+i, overlayID)
+			p.outside = true
+			defer p.run(t)()
+		}
+		time.Sleep(time.Minute)
+		const rounds = 9 // 250 ms, doubled
+		if q, _ := w.count(newKeys(overlayID).service); q < rounds || q > rounds*crowd/8 {
+			t.Errorf("%d questions of %d in a minute", q, crowd)
 		}
 	})
 }
@@ -376,7 +432,7 @@ func TestOneHostLies(t *testing.T) {
 	})
 }
 
-// No more than maxMeetings are under way, and each member is met once at a time.
+// No more than are wanted are under way, and each member is met once at a time.
 func TestMeetings(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := &wire{}
@@ -405,7 +461,7 @@ func TestMeetings(t *testing.T) {
 		time.Sleep(time.Second)
 		mu.Lock()
 		defer mu.Unlock()
-		if n != maxMeetings {
+		if n != atOnce {
 			t.Errorf("%d are being met", n)
 		}
 	})
