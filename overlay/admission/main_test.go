@@ -125,6 +125,9 @@ func (p *peer) run(r *Roster, err error) *peer {
 	if err != nil {
 		p.town.t.Fatal(err)
 	}
+	if p.Roster != nil {
+		p.town.wg.Wait() // for those who ask the one that it had
+	}
 	p.Roster = r
 	p.town.t.Cleanup(r.Close)
 	p.town.mu.Lock()
