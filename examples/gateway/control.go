@@ -19,6 +19,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/idloc/idloc/examples/internal/private"
 	"github.com/idloc/idloc/idloc"
 )
 
@@ -49,7 +50,7 @@ func (g *gateway) control(cmd, dir string, p *progress) error {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	l, err := listenPrivate(path)
+	l, err := private.Listen(path)
 	if err != nil {
 		return fmt.Errorf("control socket: %w", err)
 	}
@@ -96,31 +97,6 @@ func (g *gateway) control(cmd, dir string, p *progress) error {
 		mux.ServeHTTP(w, r)
 	}))
 	return nil
-}
-
-// listenPrivate listens on a Unix socket that is its owner's alone from the first moment
-// on, whatever umask and the folder's mode let others do: it is made in a folder of its
-// own, which nobody else can enter, and moved when it has its mode.
-func listenPrivate(path string) (*net.UnixListener, error) {
-	own, err := os.MkdirTemp(filepath.Dir(path), "")
-	if err != nil {
-		return nil, err
-	}
-	defer os.RemoveAll(own)
-	made := filepath.Join(own, "s")
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: made, Net: "unix"})
-	if err != nil {
-		return nil, err
-	}
-	l.SetUnlinkOnClose(false) // it has another name by then
-	if err = os.Chmod(made, 0o600); err == nil {
-		err = os.Rename(made, path)
-	}
-	if err != nil {
-		l.Close()
-		return nil, err
-	}
-	return l, nil
 }
 
 // removedListener removes its socket when it closes.

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/idloc/idloc/examples/internal/private"
 	"github.com/idloc/idloc/idloc"
 	"github.com/idloc/idloc/resolver"
 )
@@ -46,7 +47,7 @@ func listen(dir string, node *idloc.Node, stop func()) (*control, error) {
 	if err := os.Remove(c.path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
-	l, err := listenPrivate(c.path) // which leaves removing it to close
+	l, err := private.Listen(c.path) // which leaves removing it to close
 	if err != nil {
 		return nil, fmt.Errorf("control socket (a path of more than about 100 bytes is too long for one): %w", err)
 	}
@@ -96,31 +97,6 @@ func listen(dir string, node *idloc.Node, stop func()) (*control, error) {
 		_ = c.srv.Serve(l) // until close
 	}()
 	return c, nil
-}
-
-// listenPrivate listens on a Unix socket that is its owner's alone from the first moment
-// on, whatever umask and the folder's mode let others do: it is made in a folder of its
-// own, which nobody else can enter, and moved when it has its mode.
-func listenPrivate(path string) (*net.UnixListener, error) {
-	own, err := os.MkdirTemp(filepath.Dir(path), "")
-	if err != nil {
-		return nil, err
-	}
-	defer os.RemoveAll(own)
-	made := filepath.Join(own, "s")
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: made, Net: "unix"})
-	if err != nil {
-		return nil, err
-	}
-	l.SetUnlinkOnClose(false) // it has another name by then
-	if err = os.Chmod(made, 0o600); err == nil {
-		err = os.Rename(made, path)
-	}
-	if err != nil {
-		l.Close()
-		return nil, err
-	}
-	return l, nil
 }
 
 // unlisten removes the socket. It comes before the node's end: after that the

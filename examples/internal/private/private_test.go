@@ -1,4 +1,4 @@
-package main
+package private
 
 import (
 	"io/fs"
@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// TestControlSocketIsPrivate: at no moment may another user connect to it.
-func TestControlSocketIsPrivate(t *testing.T) {
+// TestSocketIsPrivate: at no moment may another user connect to it.
+func TestSocketIsPrivate(t *testing.T) {
 	dir, err := os.MkdirTemp("", "") // a socket's path is short
 	if err != nil {
 		t.Fatal(err)
@@ -32,7 +32,7 @@ func TestControlSocketIsPrivate(t *testing.T) {
 		}
 	}()
 	for range 100 {
-		l, err := listenPrivate(path)
+		l, err := Listen(path)
 		if err != nil {
 			t.Fatal(err)
 		}
