@@ -88,19 +88,19 @@ func behind(f *firewall) idloc.Config {
 // awaitKind waits until data to a peer takes a path of a kind.
 func awaitKind(t *testing.T, n *idloc.Node, name, kind string) idloc.PathStatus {
 	t.Helper()
-	for end := time.Now().Add(patience); ; {
+	var found idloc.PathStatus
+	within(t, fmt.Sprintf("a path of kind %q to %s", kind, name), patience, func() bool {
 		for _, p := range n.Status().Peers {
 			for _, path := range p.Paths {
 				if p.Name == name && path.Active && path.Kind == kind {
-					return path
+					found = path
+					return true
 				}
 			}
 		}
-		if time.Now().After(end) {
-			t.Fatalf("no path of kind %q to %s: %+v", kind, name, n.Status().Peers)
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
+		return false
+	})
+	return found
 }
 
 // A node that no UDP gets in or out of joins, dials, and is dialled, over a carrier.
@@ -144,12 +144,7 @@ func TestCarrierWithoutUDP(t *testing.T) {
 	if wall.lost.Load() == 0 {
 		t.Error("the firewall has had nothing to do")
 	}
-	for end := time.Now().Add(patience); venus.Status().Self.UDP != "silent"; {
-		if time.Now().After(end) {
-			t.Fatalf("UDP is %q, by %v", venus.Status().Self.UDP, venus.Status().Self.Probes)
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
+	within(t, "UDP is silent", patience, func() bool { return venus.Status().Self.UDP == "silent" })
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	if _, err := venus.Ping(ctx, earth.Name()); err != nil {
@@ -179,13 +174,15 @@ func startPump(c net.Conn) *pump {
 	}
 	go func() {
 		b := make([]byte, 4096)
+		pace := time.NewTicker(2 * time.Millisecond) // 2 MB/s: the stream is to be there, not to fill the machine
+		defer pace.Stop()
 		var i int64
 		for ; !p.stop.Load(); i++ {
 			if _, err := c.Write(block(i, b)); err != nil {
 				p.done <- err
 				return
 			}
-			time.Sleep(2 * time.Millisecond) // 2 MB/s: the stream is to be there, not to fill the machine
+			<-pace.C
 		}
 		p.done <- c.(idloc.TCPConn).CloseWrite()
 	}()
@@ -239,24 +236,18 @@ func TestCarrierInMidStream(t *testing.T) {
 	defer c.Close()
 	awaitKind(t, venus, earth.Name(), "direct")
 	p := startPump(c)
-	for p.bytes.Load() < 1<<20 {
-		time.Sleep(time.Millisecond)
-	}
+	within(t, "the stream goes on", patience, func() bool { return p.bytes.Load() >= 1<<20 })
 	p.gap()
 	idle := yardstick.Start()
 	defer idle.Stop()
 	wall.blocked.Store(true)
 	awaitKind(t, venus, earth.Name(), "tcp")
 	before := p.bytes.Load()
-	for p.bytes.Load() == before {
-		time.Sleep(time.Millisecond)
-	}
+	within(t, "the stream goes on", patience, func() bool { return p.bytes.Load() != before })
 	if took := idle.Elapsed(); took > 3*time.Second {
 		t.Errorf("the stream goes on after %v", took)
 	}
-	for p.bytes.Load() < before+1<<20 {
-		time.Sleep(time.Millisecond)
-	}
+	within(t, "the stream goes on", patience, func() bool { return p.bytes.Load() >= before+1<<20 })
 	stopped := p.gap()
 	wall.blocked.Store(false)
 	allowed := yardstick.Start()
@@ -267,9 +258,7 @@ func TestCarrierInMidStream(t *testing.T) {
 		t.Errorf("back on UDP after %v", back)
 	}
 	after := p.bytes.Load()
-	for p.bytes.Load() < after+1<<20 {
-		time.Sleep(time.Millisecond)
-	}
+	within(t, "the stream goes on", patience, func() bool { return p.bytes.Load() >= after+1<<20 })
 	if err := p.end(); err != nil {
 		t.Errorf("the stream: %v", err)
 	}

@@ -301,7 +301,8 @@
 //	batch.go      the way out                    DESIGN §6, §13
 //	again.go      what was sent into silence
 //	early.go      what waits for a path to be validated
-//	repairing.go  what is kept and sent again    RFC 9002
+//	repairing.go  whether a pipe repairs, and its pacer  RFC 9002
+//	repairsend.go  what leaves when the path takes it
 //	repairkept.go what shim gives to be kept
 //	repairack.go  what is acknowledged, both ways  RFC 9000 §13.2, §21.4
 //	fragment.go   pieces                         DESIGN §14.3

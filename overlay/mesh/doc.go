@@ -109,6 +109,7 @@
 //	pace.go      what members may ask for
 //	twins.go     two nodes with one key
 //	gate.go      connections and membership            DESIGN §8
+//	notifiee.go  what libp2p tells the gate
 //	vestibule.go streams of who has not come in yet    DESIGN §8
 //	neighbor.go  what is known of one connected peer
 //	hello.go     the hello's layout

@@ -14,7 +14,6 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
-	ma "github.com/multiformats/go-multiaddr"
 	msmux "github.com/multiformats/go-multistream"
 
 	"github.com/idloc/idloc/internal/logpace"
@@ -587,16 +586,4 @@ func (g *gate) handle(pid protocol.ID, f func(network.Stream, *membership.Member
 		defer stop()
 		f(s, m)
 	})
-}
-
-// gateNotifiee is the gate as libp2p's network sees it.
-type gateNotifiee gate
-
-func (n *gateNotifiee) Listen(network.Network, ma.Multiaddr)      {}
-func (n *gateNotifiee) ListenClose(network.Network, ma.Multiaddr) {}
-func (n *gateNotifiee) Connected(_ network.Network, c network.Conn) {
-	(*gate)(n).connected(c)
-}
-func (n *gateNotifiee) Disconnected(_ network.Network, c network.Conn) {
-	(*gate)(n).disconnected(c)
 }

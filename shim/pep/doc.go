@@ -22,4 +22,5 @@
 //	opening.go  connections whose client speaks at once
 //	lastack.go  acknowledgements before a pause
 //	order.go    segments overtaken                            RFC 8985 §6.2
+//	lacks.go    what a flow went up without
 package pep
