@@ -34,8 +34,6 @@ func TestMain(m *testing.M) {
 
 var loopback = netip.MustParseAddr("127.0.0.1")
 
-func noMapped(a []netip.AddrPort) []netip.AddrPort { return a }
-
 // node is one peer as the composition root would put it together, without
 // the stack above the pipes.
 type node struct {

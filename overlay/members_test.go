@@ -359,7 +359,7 @@ func TestStranger(t *testing.T) {
 	h := n.stranger(t)
 	ai := peer.AddrInfo{ID: earth.mesh.Host().ID(), Addrs: earth.mesh.Host().Addrs()}
 	h.Peerstore().AddAddrs(ai.ID, ai.Addrs, peerstore.TempAddrTTL)
-	if _, err := h.Network().DialPeer(t.Context(), ai.ID); err != nil { // Connect waits for identify, in vain
+	if _, err := h.Network().DialPeer(t.Context(), ai.ID); err != nil {
 		t.Fatal(err)
 	}
 	start := time.Now()

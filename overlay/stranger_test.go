@@ -28,7 +28,7 @@ import (
 func (n *node) stranger(t testing.TB) host.Host {
 	t.Helper()
 	m, err := mesh.New(mesh.Config{
-		Key: n.key, Port: n.sock, Log: slog.New(slog.DiscardHandler), Advertise: noMapped, Pipes: adapter.Pipes{Endpoint: new(pipe.Endpoint)},
+		Key: n.key, Port: n.sock, Log: slog.New(slog.DiscardHandler), Pipes: adapter.Pipes{Endpoint: new(pipe.Endpoint)},
 		Hearsay: hearsay.New(func(netip.AddrPort) bool { return true }, time.Now),
 	})
 	if err != nil {

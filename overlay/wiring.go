@@ -203,8 +203,7 @@ func (w *wiring) newMesh() (*mesh.Mesh, error) {
 		Key: w.cfg.Key, Port: w.cfg.Socket, Prefix: w.prefix(), Log: w.cfg.Logger,
 		Carriers: w.cfg.Carriers.Set, UDPSilent: w.udpSilent, State: w.cfg.State, Network: w.cfg.Socket.Network,
 		Hearsay: w.gate, Known: known, Pipes: adapter.Pipes{Endpoint: w.pipes},
-		Advertise: func(listening []netip.AddrPort) []netip.AddrPort { return w.nat.Listed(listening, naming.MaxAddrs) },
-		Verify:    w.roster.Verify, Current: w.roster.Current, Hello: w.hello, YoungFor: directory.YoungFor,
+		Verify: w.roster.Verify, Current: w.roster.Current, Hello: w.hello, YoungFor: directory.YoungFor,
 		Entered: w.entered, Heard: w.heard, Left: w.left, Clock: w.roster.HearTime,
 		Answers: w.nat.Probes().NoteConnection, Probed: w.nat.Probes().Note,
 		ClockWrong: w.roster.ClockWrong,
@@ -241,7 +240,7 @@ func (o *Overlay) entered(n mesh.Neighbor) {
 	remote, _ := p2p.AddrPort(n.Remote)
 	o.nat.Probes().NoteConnection(remote)
 	o.cfg.Events.Emit(event.Event{Kind: event.PeerConnected, Peer: n.ID, Name: o.roster.Overlay().FullName(n.Member.Label), Remote: remote})
-	o.directory.Entered(n.Peer)
+	o.directory.Entered()
 	if n.Server || !o.nat.Mapped().Known() {
 		o.nat.Mapped().Remeasure()
 	}

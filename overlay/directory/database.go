@@ -53,14 +53,13 @@ type database struct {
 	handed *simplelru.LRU[peer.ID, handed] // servers that were given records, or need none
 }
 
-// newDatabase starts the database. found is told of members that turn out to be
-// servers.
-func newDatabase(cfg *Config, valid record.Validator, found func(peer.ID)) (*database, error) {
+// newDatabase starts the database.
+func newDatabase(cfg *Config, valid record.Validator) (*database, error) {
 	d, err := newPart(cfg, valid)
 	if err != nil {
 		return nil, err
 	}
-	if d.host, err = newMemberHost(cfg.Mesh, cfg.Prefix+kadProtocol, found); err != nil {
+	if d.host, err = newMemberHost(cfg.Mesh, cfg.Prefix+kadProtocol); err != nil {
 		return nil, err
 	}
 	if d.reach, err = d.host.bus.Emitter(new(event.EvtLocalReachabilityChanged), eventbus.Stateful); err != nil {

@@ -68,11 +68,10 @@ type Mesh interface {
 	Neighbors() []Neighbor
 	// Member returns the member behind p if it is connected.
 	Member(p peer.ID) (*membership.Member, bool)
-	// Young says whether p is a server that has only just begun. MarkServer notes
-	// that it is a server, which its hello did not say, and says whether that is
-	// news.
+	// IsServer says whether p is connected and a server by its last hello, Young
+	// whether it is one that has only just begun.
+	IsServer(p peer.ID) bool
 	Young(p peer.ID) bool
-	MarkServer(p peer.ID) bool
 	// Connect makes sure that there is a connection to a member, Dial that there
 	// is one, to whomever. Wait returns once a connected peer was admitted.
 	Connect(ctx context.Context, ai peer.AddrInfo) (*membership.Member, error)
@@ -186,7 +185,7 @@ func New(cfg Config) (*Directory, error) {
 		d.cancel()
 		return nil, err
 	}
-	if d.db, err = newDatabase(d.cfg, newValidator(check), d.serverFound); err != nil {
+	if d.db, err = newDatabase(d.cfg, newValidator(check)); err != nil {
 		d.cancel()
 		return nil, err
 	}
@@ -288,10 +287,7 @@ func (r *serverRuns) note(p peer.ID, young bool, run uint64) bool {
 }
 
 // Entered is to be called when a member has come in, before Heard.
-func (d *Directory) Entered(p peer.ID) {
-	d.db.host.admitted(p)
-	d.publisher.contactsChanged()
-}
+func (d *Directory) Entered() { d.publisher.contactsChanged() }
 
 // ContactsChanged is to be called when this peer's addresses are others, or who is
 // among those nearest to it.

@@ -2,11 +2,13 @@ package directory
 
 import (
 	"context"
+	"slices"
 
 	"github.com/libp2p/go-libp2p/core/event"
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/peerstore"
 	"github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/libp2p/go-libp2p/p2p/host/eventbus"
 
@@ -21,41 +23,32 @@ const kadProtocol = protocol.ID("/kad/1.0.0")
 
 // memberHost is the libp2p host as the DHT sees it: streams to and from members
 // only, and an event bus of its own, on which a peer appears once it is
-// through the gate and on which reachability is what we say (DESIGN §14.6).
+// through the gate and on which reachability is what we say (DESIGN §14.6). Who
+// speaks the DHT's protocol is known by the hellos.
 type memberHost struct {
 	host.Host
-	mesh  Mesh
-	kad   protocol.ID
-	found func(peer.ID) // is told of each member that turns out to be a server
-	bus   event.Bus
+	mesh Mesh
+	kad  protocol.ID
+	bus  event.Bus
 
 	sub       event.Subscription
 	protocols event.Emitter
-	addrs     event.Emitter
 	connected event.Emitter
 	done      chan struct{}
 }
 
 var _ host.Host = (*memberHost)(nil)
 
-func newMemberHost(m Mesh, kad protocol.ID, found func(peer.ID)) (*memberHost, error) {
-	h := &memberHost{Host: m.Host(), mesh: m, kad: kad, found: found, bus: eventbus.NewBus(), done: make(chan struct{})}
+func newMemberHost(m Mesh, kad protocol.ID) (*memberHost, error) {
+	h := &memberHost{Host: m.Host(), mesh: m, kad: kad, bus: eventbus.NewBus(), done: make(chan struct{})}
 	var err error
 	if h.protocols, err = h.bus.Emitter(new(event.EvtPeerProtocolsUpdated)); err != nil {
-		return nil, err
-	}
-	if h.addrs, err = h.bus.Emitter(new(event.EvtLocalAddressesUpdated)); err != nil {
 		return nil, err
 	}
 	if h.connected, err = h.bus.Emitter(new(event.EvtPeerConnectednessChanged)); err != nil {
 		return nil, err
 	}
-	h.sub, err = h.Host.EventBus().Subscribe([]any{
-		new(event.EvtPeerIdentificationCompleted),
-		new(event.EvtPeerProtocolsUpdated),
-		new(event.EvtLocalAddressesUpdated),
-		new(event.EvtPeerConnectednessChanged),
-	}, eventbus.BufSize(256))
+	h.sub, err = h.Host.EventBus().Subscribe(new(event.EvtPeerConnectednessChanged), eventbus.BufSize(256))
 	if err != nil {
 		return nil, err
 	}
@@ -67,40 +60,44 @@ func newMemberHost(m Mesh, kad protocol.ID, found func(peer.ID)) (*memberHost, e
 func (h *memberHost) forward() {
 	defer close(h.done)
 	for e := range h.sub.Out() {
-		switch e := e.(type) {
-		case event.EvtPeerIdentificationCompleted:
-			h.admitted(e.Peer)
-		case event.EvtPeerProtocolsUpdated:
-			h.admitted(e.Peer)
-		case event.EvtLocalAddressesUpdated:
-			_ = h.addrs.Emit(e)
-		case event.EvtPeerConnectednessChanged:
-			_ = h.connected.Emit(e)
-		}
+		_ = h.connected.Emit(e)
 	}
 }
 
-// admitted shows p to the DHT if it is a member. It is called when p came
-// through the gate and when identify learned something, in either order.
+// admitted shows a member to the DHT, which looks whether it is a server. It is to be
+// called again when that has changed.
 func (h *memberHost) admitted(p peer.ID) {
-	if _, ok := h.mesh.Member(p); !ok {
-		return
+	if _, ok := h.mesh.Member(p); ok {
+		_ = h.protocols.Emit(event.EvtPeerProtocolsUpdated{Peer: p})
 	}
-	if has, err := h.Peerstore().SupportsProtocols(p, h.kad); err == nil && len(has) > 0 && h.mesh.MarkServer(p) {
-		h.found(p)
-	}
-	_ = h.protocols.Emit(event.EvtPeerProtocolsUpdated{Peer: p})
 }
 
 func (h *memberHost) stop() {
 	_ = h.sub.Close()
 	<-h.done
 	_ = h.protocols.Close()
-	_ = h.addrs.Close()
 	_ = h.connected.Close()
 }
 
 func (h *memberHost) EventBus() event.Bus { return h.bus }
+
+func (h *memberHost) Peerstore() peerstore.Peerstore {
+	return memberStore{h.Host.Peerstore(), h.mesh, h.kad}
+}
+
+// memberStore knows which members are servers of the database.
+type memberStore struct {
+	peerstore.Peerstore
+	mesh Mesh
+	kad  protocol.ID
+}
+
+func (s memberStore) FirstSupportedProtocol(p peer.ID, of ...protocol.ID) (protocol.ID, error) {
+	if slices.Contains(of, s.kad) && s.mesh.IsServer(p) {
+		return s.kad, nil
+	}
+	return "", nil
+}
 
 func (h *memberHost) Connect(ctx context.Context, ai peer.AddrInfo) error {
 	_, err := h.mesh.Connect(ctx, ai)

@@ -84,7 +84,7 @@ func TestRequests(t *testing.T) {
 		want("all servers say hello, ten times", 0, 0)
 
 		p, s := o.add()
-		n.Entered(p)
+		n.Entered()
 		n.heard(p)
 		want("a server comes", 0, recordCount)
 		if n.lacks(p) {
@@ -120,7 +120,7 @@ func TestRequests(t *testing.T) {
 		o.mu.Lock()
 		s.away = false
 		o.mu.Unlock()
-		n.Entered(p)
+		n.Entered()
 		n.heard(p)
 		want("and comes back", 0, recordCount)
 
@@ -140,7 +140,7 @@ func TestManyAtOnce(t *testing.T) {
 		const more = 5
 		for range more {
 			p, _ := o.add()
-			n.Entered(p)
+			n.Entered()
 			n.heard(p)
 		}
 		settleRounds(t)
@@ -174,7 +174,7 @@ func TestNobodyThere(t *testing.T) {
 		o.mu.Lock()
 		s.away = false
 		o.mu.Unlock()
-		n.Entered(p)
+		n.Entered()
 		n.heard(p)
 		settleRounds(t)
 		if n.lacks(p) {

@@ -328,7 +328,6 @@ func (g *gate) admit(c network.Conn, h Hello, asked time.Time) error {
 		return network.ErrNoConn
 	}
 	first := d.Member == nil
-	h.Server = h.Server || d.Server // as identify has told
 	d.Member, d.Chain, d.Roles = m, h.Chain, h.Roles
 	d.Remote = c.RemoteMultiaddr()
 	if h.Young {
@@ -467,17 +466,12 @@ func (g *gate) member(p peer.ID) (*membership.Member, bool) {
 	return g.current(shown)
 }
 
-// markServer notes that a member serves the database, and says whether that
-// is news.
-func (g *gate) markServer(p peer.ID) bool {
+// isServer says whether p is admitted and keeps a part of the database.
+func (g *gate) isServer(p peer.ID) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	d := g.doors[p]
-	if d == nil || d.Server {
-		return false
-	}
-	d.Server = true
-	return true
+	return d != nil && d.Member != nil && d.Server
 }
 
 // members returns the admitted peers that are members now, in no particular order.

@@ -27,8 +27,7 @@ import (
 //	       the sender's name record as it stands in the database; none while
 //	       its name is not decided
 //	then   number of addresses, 1 byte, at most 8
-//	       { length 1 | multiaddr }: the sender's own, those of its LAN too, which
-//	       libp2p's identify keeps from peers outside
+//	       { length 1 | multiaddr }: the sender's own, those of its LAN too
 //
 // A refusal says what time it is there too: a clock may be the reason.
 //

@@ -12,9 +12,10 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/peerstore"
-	basichost "github.com/libp2p/go-libp2p/p2p/host/basic"
+	blankhost "github.com/libp2p/go-libp2p/p2p/host/blank"
 	"github.com/libp2p/go-libp2p/p2p/host/eventbus"
 	"github.com/libp2p/go-libp2p/p2p/host/peerstore/pstoremem"
+	"github.com/libp2p/go-libp2p/p2p/host/pstoremanager"
 	rcmgr "github.com/libp2p/go-libp2p/p2p/host/resource-manager"
 	libp2pconnmgr "github.com/libp2p/go-libp2p/p2p/net/connmgr"
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
@@ -26,20 +27,17 @@ import (
 	"github.com/idloc/idloc/overlay/quictransport"
 )
 
-const (
-	userAgent = "idloc"
-	// Connections above the high mark are trimmed to the low one, the least
-	// useful to the DHT first; those that one end is found by do not count
-	// (keep.go). A connection costs each end some 100 KiB, stacks included.
-	ConnsLow, connsHigh = 96, 128
-)
+// Connections above the high mark are trimmed to the low one, the least
+// useful to the DHT first; those that one end is found by do not count
+// (keep.go). A connection costs each end some 100 KiB, stacks included.
+const ConnsLow, connsHigh = 96, 128
 
 // newHost makes the libp2p host of a peer: QUIC only, on the views of the
 // shared port (quictransport, DESIGN §5), with the peer's own key as its
-// identity. Nothing of libp2p that talks on its own is on: no relay, AutoNAT
-// service, hole punching, mDNS, ping or port mapping, and no collector goes into
-// the process-wide metrics registry.
-func newHost(key ed25519.PrivateKey, port *socket.Port, addrs func([]ma.Multiaddr) []ma.Multiaddr, source func(netip.AddrPort) netip.Addr, gate dialGate, carriers carrierDialer, metrics prometheus.Registerer) (host.Host, error) {
+// identity. Nothing of libp2p that talks on its own is there: no identify (what a
+// member has to know of another is in its hello), relay, AutoNAT, hole punching, mDNS,
+// ping or port mapping, and no collector goes into the process-wide metrics registry.
+func newHost(key ed25519.PrivateKey, port *socket.Port, source func(netip.AddrPort) netip.Addr, gate dialGate, carriers carrierDialer, metrics prometheus.Registerer) (host.Host, error) {
 	priv, err := crypto.UnmarshalEd25519PrivateKey(key)
 	if err != nil {
 		return nil, fmt.Errorf("identity key: %w", err)
@@ -69,7 +67,7 @@ func newHost(key ed25519.PrivateKey, port *socket.Port, addrs func([]ma.Multiadd
 	if err != nil {
 		return nil, errors.Join(err, conns.Close(), limits.Close())
 	}
-	h, err := assemble(priv, peers, swarmParts{limits: limits, conns: conns, gate: gate, metrics: metrics, addrs: addrs, rank: carriers.rank})
+	h, err := assemble(priv, peers, swarmParts{limits: limits, conns: conns, gate: gate, metrics: metrics, rank: carriers.rank})
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("libp2p: %w", err), conns.Close(), peers.Close(), limits.Close())
 	}
@@ -86,7 +84,6 @@ func newHost(key ed25519.PrivateKey, port *socket.Port, addrs func([]ma.Multiadd
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("libp2p: %w", err), h.Close())
 	}
-	h.Start()
 	return h, nil
 }
 
@@ -96,15 +93,27 @@ type swarmParts struct {
 	conns   connmgr.ConnManager
 	gate    dialGate
 	metrics prometheus.Registerer
-	addrs   func([]ma.Multiaddr) []ma.Multiaddr
 	rank    network.DialRanker
 }
 
-// assemble does what libp2p.New would, for a host with one transport: libp2p.New
-// links all transports that libp2p has, WebRTC and WebSocket among them, into
-// each program, a third of its size. The host, once there is one, closes the
+// assembled is a host and what it was assembled of.
+type assembled struct {
+	*blankhost.BlankHost
+	cleaner *pstoremanager.PeerstoreManager // forgets the keys of who has left
+	limits  network.ResourceManager
+}
+
+// Close implements host.Host.
+func (h *assembled) Close() error {
+	err := errors.Join(h.ConnManager().Close(), h.BlankHost.Close(), h.cleaner.Close())
+	return errors.Join(err, h.Peerstore().Close(), h.limits.Close())
+}
+
+// assemble does what libp2p.New would, for a host with one transport and without
+// identify: libp2p.New links all transports that libp2p has, WebRTC and WebSocket among
+// them, into each program, a third of its size. The host, once there is one, closes the
 // peerstore and what is in parts.
-func assemble(key crypto.PrivKey, peers peerstore.Peerstore, parts swarmParts) (*basichost.BasicHost, error) {
+func assemble(key crypto.PrivKey, peers peerstore.Peerstore, parts swarmParts) (*assembled, error) {
 	id, err := peer.IDFromPrivateKey(key)
 	if err != nil {
 		return nil, err
@@ -126,32 +135,17 @@ func assemble(key crypto.PrivKey, peers peerstore.Peerstore, parts swarmParts) (
 	if err != nil {
 		return nil, err
 	}
-	h, err := basichost.NewHost(s, &basichost.HostOpts{
-		EventBus:             bus,
-		ConnManager:          parts.conns,
-		AddrsFactory:         parts.addrs,
-		UserAgent:            userAgent,
-		EnableMetrics:        true,
-		PrometheusRegisterer: parts.metrics,
-	})
+	cleaner, err := pstoremanager.NewPeerstoreManager(peers, bus, s)
 	if err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
-	s.SetStreamHandler(func(s network.Stream) { _ = s.Reset() }) // until there is a gate
-	return h, nil
-}
-
-// advertised writes addresses as libp2p has them.
-func advertised(choose func(listening []netip.AddrPort) []netip.AddrPort) func([]ma.Multiaddr) []ma.Multiaddr {
-	return func(listening []ma.Multiaddr) []ma.Multiaddr {
-		var at []netip.AddrPort
-		for _, m := range listening {
-			if a, ok := p2p.AddrPort(m); ok {
-				at = append(at, a)
-			}
-		}
-		return p2p.QUICs(choose(at))
+	h := blankhost.NewBlankHost(s, blankhost.WithEventBus(bus), blankhost.WithConnectionManager(parts.conns))
+	if h == nil { // it logs why
+		return nil, errors.Join(errors.New("no host"), s.Close())
 	}
+	s.SetStreamHandler(func(s network.Stream) { _ = s.Reset() }) // until there is a gate
+	cleaner.Start()
+	return &assembled{h, cleaner, parts.limits}, nil
 }
 
 // Listen has libp2p listen on sockets of the port that are new, and no more on those

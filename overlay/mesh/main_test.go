@@ -149,7 +149,6 @@ func (f *fleet) quietWith(key ed25519.PrivateKey) *ship {
 	s.Mesh, err = New(Config{
 		Key: key, Port: port, Prefix: testPrefix, Log: slog.New(slog.NewTextHandler(s, &slog.HandlerOptions{Level: slog.LevelWarn})),
 		Hearsay: gate, Known: known, Pipes: s,
-		Advertise: func(a []netip.AddrPort) []netip.AddrPort { return a },
 		Verify: func(chain []byte, from peerid.ID) (*membership.Member, error) {
 			m, err := membership.VerifyChain(chain, f.root.Overlay(), time.Now(), nil)
 			if err != nil {
@@ -270,6 +269,14 @@ func (s *ship) say(h Hello) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.hello = h
+}
+
+// serve has it say from now on that it keeps a part of the database.
+func (s *ship) serve() {
+	s.mu.Lock()
+	s.hello.Server = true
+	s.mu.Unlock()
+	s.Greet()
 }
 
 func (s *ship) peer() peer.ID { return s.Host().ID() }

@@ -38,9 +38,6 @@ type Config struct {
 	Log     *slog.Logger
 	Hearsay *hearsay.Gate // which addresses may be dialled
 
-	// Advertise chooses what libp2p tells of this peer's addresses, so that it ends
-	// up in routing tables.
-	Advertise func(listening []netip.AddrPort) []netip.AddrPort
 	// Carriers lead to members where UDP does not; nil: there are none. UDPSilent says
 	// whether nothing comes back over UDP here: then they need not wait for it.
 	Carriers  *carrier.Set
@@ -137,7 +134,7 @@ func New(cfg Config) (*Mesh, error) {
 	if m.blocked, damaged = LoadBlocked(cfg.State, time.Now, cfg.Log); damaged != nil {
 		cfg.Log.Warn("saved state is damaged and begun anew", "name", BlockedFile, "err", damaged)
 	}
-	h, err := newHost(cfg.Key, cfg.Port, advertised(cfg.Advertise), cfg.Pipes.Source, dialGate{cfg.Hearsay}, carrierDialer{cfg.Carriers, m.udpSilent}, metrics)
+	h, err := newHost(cfg.Key, cfg.Port, cfg.Pipes.Source, dialGate{cfg.Hearsay}, carrierDialer{cfg.Carriers, m.udpSilent}, metrics)
 	if err != nil {
 		return nil, err
 	}
@@ -184,7 +181,7 @@ func (m *Mesh) entered(n Neighbor) {
 
 // heard is called for each valid hello, also later ones.
 func (m *Mesh) heard(n Neighbor, h Hello) {
-	m.host.Peerstore().AddAddrs(n.Peer, m.Told(n.Peer, h.Addrs), helloAddrTTL)
+	m.host.Peerstore().AddAddrs(n.Peer, append(m.Told(n.Peer, h.Addrs), n.Remote), helloAddrTTL)
 	m.keep.heard(n.Peer, h.Keep)
 	if m.cfg.Show(n.ID, h.Record) {
 		m.introduce(n)
@@ -281,7 +278,6 @@ func (m *Mesh) Dial(ctx context.Context, ai peer.AddrInfo) error {
 		return nil
 	}
 	m.host.Peerstore().AddAddrs(ai.ID, append(m.Ways(ai.ID), ai.Addrs...), peerstore.TempAddrTTL)
-	// The host's Connect would wait for identify, which is answered after the hello.
 	_, err := m.host.Network().DialPeer(ctx, ai.ID)
 	return err
 }
@@ -305,9 +301,8 @@ func (m *Mesh) Latest(p peer.ID) context.Context { return m.gate.newest(p) }
 // Young says whether a member is a server that has only just begun.
 func (m *Mesh) Young(p peer.ID) bool { return m.gate.young(p) }
 
-// MarkServer notes that a member serves the database, which its hello did not
-// say, and says whether that is news.
-func (m *Mesh) MarkServer(p peer.ID) bool { return m.gate.markServer(p) }
+// IsServer says whether a connected member keeps a part of the database.
+func (m *Mesh) IsServer(p peer.ID) bool { return m.gate.isServer(p) }
 
 // Expel closes every connection of those that are no members any more.
 func (m *Mesh) Expel() { m.gate.expel() }

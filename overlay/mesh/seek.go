@@ -184,7 +184,7 @@ func (m *Mesh) Round(ctx context.Context, peers []peer.AddrInfo) error {
 
 // dialFirst connects to a member as the first one, and notes what came of it.
 func (m *Mesh) dialFirst(ctx context.Context, ai peer.AddrInfo) error {
-	m.host.Peerstore().AddAddrs(ai.ID, ai.Addrs, peerstore.ConnectedAddrTTL)
+	m.host.Peerstore().AddAddrs(ai.ID, ai.Addrs, peerstore.TempAddrTTL)
 	_, err := m.Connect(ctx, ai)
 	for _, p := range dialProbes(ai.Addrs, err) {
 		m.cfg.Probed(p)

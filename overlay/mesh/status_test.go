@@ -42,10 +42,10 @@ func TestPeersDescribed(t *testing.T) {
 			t.Errorf("%+v", p)
 		}
 	}
-	a.MarkServer(others[0].peer())
-	if n := len(slices.DeleteFunc(a.Mesh.Peers(), func(p PeerInfo) bool { return !p.Server })); n != 1 {
-		t.Errorf("%d servers", n)
-	}
+	others[0].serve()
+	await(t, "one says that it is a server", func() bool {
+		return len(slices.DeleteFunc(a.Mesh.Peers(), func(p PeerInfo) bool { return !p.Server })) == 1
+	})
 	if a.RTT("nobody") != 0 {
 		t.Error("a round trip to nobody")
 	}
@@ -90,8 +90,8 @@ func TestTokenAddrs(t *testing.T) {
 	}
 	client, server := f.launch(), f.launch()
 	a.meet(client)
+	server.serve()
 	a.meet(server)
-	a.MarkServer(server.peer())
 	theirs := server.Host().Addrs()[0].String() + "/p2p/" + server.id.String()
 	want = []string{want[0], want[1], theirs, want[2]}
 	if got := a.TokenAddrs(own, nil, lonely); !slices.Equal(got, want) {
@@ -99,8 +99,8 @@ func TestTokenAddrs(t *testing.T) {
 	}
 	for range membership.MaxAddrs {
 		b := f.launch()
+		b.serve()
 		a.meet(b)
-		a.MarkServer(b.peer())
 	}
 	if got := a.TokenAddrs(own, nil, lonely); len(got) != membership.MaxAddrs || !slices.Equal(got[:2], want[:2]) || slices.Contains(got, want[3]) {
 		t.Errorf("with many servers: %v", got)
@@ -123,6 +123,7 @@ func TestArrivals(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
 	a, b := f.launch(), f.launch()
+	b.serve()
 	a.meet(b)
 	at := func(s *ship) netip.AddrPort { return s.port.Conns()[0].LocalAddr() }
 	if in := a.Arrivals(); len(in.Open) != 0 || in.Unasked.From.IsValid() {
@@ -132,7 +133,6 @@ func TestArrivals(t *testing.T) {
 	if len(in.Open) != 1 || in.Open[0].Local != at(b) || in.Open[0].From != at(a) || in.Unasked != in.Open[0] {
 		t.Errorf("%+v", in)
 	}
-	a.MarkServer(b.peer())
 	if r := a.Mesh.Remotes(); len(r) != 1 || r[0].At != at(b) || !r[0].Server {
 		t.Errorf("remotes %v", r)
 	}
@@ -191,22 +191,6 @@ func TestForgetRevoked(t *testing.T) {
 	known.ForgetRevoked(l)
 	if got := known.List(); len(got) != 1 || got[0].Peer != venus {
 		t.Errorf("%v", got)
-	}
-}
-
-// Addresses for others are those that the configuration chooses, of those that libp2p
-// listens on; what is no address is left out.
-func TestAdvertised(t *testing.T) {
-	t.Parallel()
-	at := netip.MustParseAddrPort("192.0.2.1:9")
-	chosen := advertised(func(listening []netip.AddrPort) []netip.AddrPort {
-		if !slices.Equal(listening, []netip.AddrPort{at}) {
-			t.Errorf("libp2p listens on %v", listening)
-		}
-		return append(listening, netip.MustParseAddrPort("203.0.113.1:9"))
-	})(append(p2p.QUICs([]netip.AddrPort{at}), p2p.Parse([]string{"/ip4/192.0.2.1/tcp/9"})...))
-	if len(chosen) != 2 || chosen[1].String() != "/ip4/203.0.113.1/udp/9/quic-v1" {
-		t.Errorf("%v", chosen)
 	}
 }
 

@@ -13,8 +13,7 @@ import (
 
 // openStream opens a stream on the newest connection to p, the one that proved
 // alive last: after a crash of p the old one looks alive for half a minute. The
-// protocol is negotiated with the first bytes written, which saves the round
-// trip that identify would cost right after connecting.
+// protocol is negotiated with the first bytes written, which saves a round trip.
 func openStream(ctx context.Context, h host.Host, p peer.ID, pid protocol.ID) (network.Stream, error) {
 	conns := h.Network().ConnsToPeer(p)
 	slices.SortStableFunc(conns, func(a, b network.Conn) int { return b.Stat().Opened.Compare(a.Stat().Opened) })

@@ -19,9 +19,8 @@ var errProposal = errors.New("malformed negotiation")
 
 // serveStream is what the swarm calls for each stream that a peer opens. It does what
 // libp2p's host would, but a peer that has not come through the gate is answered
-// nothing but its hello, not even whether a protocol is known: libp2p's identify tells
-// whoever asks where this peer listens and what it speaks. A member may ask before its
-// hello was read; such a stream waits.
+// nothing but its hello, not even whether a protocol is known. A member may ask before
+// its hello was read; such a stream waits.
 func (g *gate) serveStream(s network.Stream) {
 	_ = s.SetDeadline(time.Now().Add(negotiateTimeout))
 	if !g.inside(s.Conn()) {

@@ -3,16 +3,17 @@ package mesh
 import (
 	"bytes"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 	"testing/iotest"
-	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/protocol"
-	basichost "github.com/libp2p/go-libp2p/p2p/host/basic"
-	"github.com/libp2p/go-libp2p/p2p/protocol/identify"
 )
+
+// identify is libp2p's protocol by which peers tell each other what they speak, and where.
+const identify = protocol.ID("/ipfs/id/1.0.0")
 
 // TestStrangerLearnsNothing is the attack: who connects and says no hello asks libp2p's
 // identify, and every other protocol, what is here. Nothing is answered on its streams,
@@ -33,7 +34,7 @@ func TestStrangerLearnsNothing(t *testing.T) {
 	asked := map[string][]byte{}
 	got := make(chan string)
 	for what, said := range map[string]string{
-		"identify": header + "\x0f" + string(identify.ID) + "\n", "a protocol that is not there": header + "\x07/nobody"[:1] + "/nobody\n"[:7],
+		"identify": header + "\x0f" + string(identify) + "\n", "a protocol that is not there": header + "\x07/nobody"[:1] + "/nobody\n"[:7],
 		"the header alone": header, "nothing": "", "ls": header + "\x03ls\n", "no negotiation": "GET / HTTP/1.1\r\n\r\n",
 		"a protocol of the overlay": header + string(rune(len(echo.ID(testPrefix))+1)) + string(echo.ID(testPrefix)) + "\n",
 	} {
@@ -67,24 +68,20 @@ func TestStrangerLearnsNothing(t *testing.T) {
 	}
 }
 
-// Members identify each other as libp2p does, also where that is asked before the
-// hello was read.
-func TestMembersIdentify(t *testing.T) {
+// A member speaks no identify either: all that another has to know is in the hello,
+// where it listens too, and is forgotten a while after it has left.
+func TestMembersSayAllInHellos(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
 	a, b := f.launch(), f.launch()
 	a.meet(b)
+	if _, err := b.Host().NewStream(network.WithNoDial(t.Context(), "connected"), a.peer(), identify); err == nil {
+		t.Error("identify is answered")
+	}
 	for _, pair := range [][2]*ship{{a, b}, {b, a}} {
-		host := pair[0].Host().(*basichost.BasicHost)
-		for _, c := range host.Network().ConnsToPeer(pair[1].peer()) {
-			select {
-			case <-host.IDService().IdentifyWait(c):
-			case <-time.After(10 * time.Second):
-				t.Fatal("identify does not end")
-			}
-		}
-		if ps, err := host.Peerstore().SupportsProtocols(pair[1].peer(), identify.ID); err != nil || len(ps) == 0 {
-			t.Errorf("not identified: %v, %v", ps, err)
+		at := pair[1].info().Addrs
+		if known := pair[0].Host().Peerstore().Addrs(pair[1].peer()); !slices.ContainsFunc(known, at[0].Equal) {
+			t.Errorf("known at %v, is at %v", known, at)
 		}
 	}
 }

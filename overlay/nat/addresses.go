@@ -202,27 +202,6 @@ func (a *Addresses) Reaches(local, remote netip.Addr) bool {
 	return c != nil && c.Reaches(remote)
 }
 
-// Listed returns the best n of the addresses that a listener says it has and of
-// those at which its sockets are reached from outside.
-func (a *Addresses) Listed(listener []netip.AddrPort, n int) []netip.AddrPort {
-	var r Ranking[netip.AddrPort]
-	kinds := map[netip.AddrPort]Kind{}
-	for _, c := range a.cfg.Sockets.Conns() {
-		kinds[c.LocalAddr()] = OfConn(c)
-		for _, at := range a.Outer(c) {
-			r.Add(at, Mapped, at)
-		}
-	}
-	for _, at := range listener {
-		k, known := kinds[at]
-		if !known {
-			k = Of(at.Addr())
-		}
-		r.Add(at, k, at)
-	}
-	return r.Best(n)
-}
-
 // Status is what an Addresses tells of its part. A snapshot.
 type Status struct {
 	UDP         string           // UDPWorks, UDPSilent, UDPUnsent; "": nobody was there to send to
