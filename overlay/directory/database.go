@@ -252,6 +252,10 @@ var _ servers = (*database)(nil)
 
 func (d *database) young(p peer.ID) bool { return d.cfg.Mesh.Young(p) }
 
+func (d *database) connected(p peer.ID) bool {
+	return d.cfg.Mesh.Host().Network().Connectedness(p) == network.Connected
+}
+
 func (d *database) account(p peer.ID) string {
 	if m, ok := d.cfg.Roster.Member(fromPeer(p)); ok && !m.Invitation.IsZero() {
 		return string(m.Invitation[:])
@@ -264,8 +268,8 @@ func (d *database) revoked(p peer.ID) bool { return d.cfg.Roster.Revoked(fromPee
 // learn takes the addresses of a server that another one has named. Hearsay must
 // not displace what a connection taught.
 func (d *database) learn(by peer.ID, ai *peer.AddrInfo) {
-	if h := d.cfg.Mesh.Host(); h.Network().Connectedness(ai.ID) != network.Connected {
-		h.Peerstore().AddAddrs(ai.ID, d.cfg.Told(by, ai.Addrs), peerstore.TempAddrTTL)
+	if !d.connected(ai.ID) {
+		d.cfg.Mesh.Host().Peerstore().AddAddrs(ai.ID, d.cfg.Told(by, ai.Addrs), peerstore.TempAddrTTL)
 	}
 }
 
@@ -275,7 +279,7 @@ func (d *database) ask(parent context.Context, p peer.ID, key string) reply {
 	defer cancel()
 	rec, closer, err := d.rpc.GetValue(ctx, p, key)
 	if err != nil {
-		switch connected := d.cfg.Mesh.Host().Network().Connectedness(p) == network.Connected; {
+		switch connected := d.connected(p); {
 		case parent.Err() == nil && !connected:
 			d.table.RemovePeer(p)
 		case connected && ctx.Err() != nil && parent.Err() == nil:

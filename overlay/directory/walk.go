@@ -107,6 +107,8 @@ type servers interface {
 	ask(ctx context.Context, p peer.ID, key string) reply
 	// young says whether one has only just begun: it may lack records.
 	young(p peer.ID) bool
+	// connected says whether one is: a question to any other begins with a dial.
+	connected(p peer.ID) bool
 	// revoked says whether one's membership was taken back: it is none of the
 	// servers.
 	revoked(p peer.ID) bool
@@ -253,8 +255,17 @@ func (w *walker) run(ctx context.Context) walkResult {
 // answered for askPatience, of which busy are still being asked: they are most
 // likely dead. Those that have answered must outnumber them, and a read that has
 // found nothing needs enough of the nearest, which may just be late.
+// Who has a record to put waits less: what is still dialled when all that are
+// connected have answered, and is not most of them, is given the record once it is
+// reached.
 func (w *walker) goodEnough(busy int) bool {
-	if w.next() != nil || w.res.answered <= busy+w.count(failed) {
+	if w.next() != nil {
+		return false
+	}
+	if w.spread && w.res.answered > 0 && w.res.answered >= busy && !w.awaitsConnected() {
+		return true
+	}
+	if w.res.answered <= busy+w.count(failed) {
 		return false
 	}
 	if w.each == nil || len(w.res.found) > 0 {
@@ -263,6 +274,11 @@ func (w *walker) goodEnough(busy int) bool {
 	w.leaveOutRevoked()
 	w.countNearest()
 	return w.res.complete()
+}
+
+// awaitsConnected says whether a server that is connected has still to answer.
+func (w *walker) awaitsConnected() bool {
+	return slices.ContainsFunc(w.list, func(c *candidate) bool { return c.state == asking && w.servers.connected(c.peer) })
 }
 
 // leaveOutRevoked takes those out of the walk whose membership was taken back

@@ -68,6 +68,8 @@ func (s *strata) ask(ctx context.Context, p peer.ID, key string) reply {
 
 func (s *strata) young(peer.ID) bool { return false }
 
+func (s *strata) connected(peer.ID) bool { return true }
+
 func (s *strata) revoked(peer.ID) bool { return false }
 
 func (s *strata) account(peer.ID) string { return "" }
@@ -123,6 +125,8 @@ type pretended struct {
 	value map[peer.ID][]byte        // the record of those that have it
 	new   map[peer.ID]bool
 	out   map[peer.ID]bool // revoked
+	// dialled are those that are not connected.
+	dialled map[peer.ID]bool
 	// accounts are those of whom not only themselves are charged.
 	accounts map[peer.ID]string
 	// revoke are those that are revoked while they are asked.
@@ -160,6 +164,8 @@ func (s *pretended) ask(ctx context.Context, p peer.ID, _ string) reply {
 }
 
 func (s *pretended) young(p peer.ID) bool { return s.new[p] }
+
+func (s *pretended) connected(p peer.ID) bool { return !s.dialled[p] }
 
 func (s *pretended) revoked(p peer.ID) bool {
 	s.mu.Lock()
@@ -244,6 +250,48 @@ func TestWalkComplete(t *testing.T) {
 				w.offer(others)
 				if r := w.run(t.Context()); r.complete() != tt.want {
 					t.Errorf("complete %v: %d heard, %d silent", r.complete(), r.heard, r.silent)
+				}
+			})
+		})
+	}
+}
+
+// TestWalkPut: who puts a record does not wait for servers that are still dialled, if
+// all that are connected have answered and are no fewer; who reads, or looks for whom
+// to ask, waits, and so does who would put it in fewer places than it leaves out.
+func TestWalkPut(t *testing.T) {
+	const key = "a key"
+	for _, tt := range []struct {
+		what      string
+		servers   int
+		silent    []int // which of them, by their distance from the key
+		connected []int // of the silent ones
+		put       bool
+		want      time.Duration
+	}{
+		{"one of two", 2, []int{0}, nil, true, askPatience},
+		{"one of two, which is connected", 2, []int{0}, []int{0}, true, askTimeout},
+		{"one of three", 3, []int{0, 1}, nil, true, askTimeout},
+		{"two of four", 4, []int{1, 3}, nil, true, askPatience},
+		{"two of four, one of them connected", 4, []int{1, 3}, []int{3}, true, askTimeout},
+		{"none", 2, []int{0, 1}, nil, true, askTimeout},
+		{"one of two to ask", 2, []int{0}, nil, false, askTimeout},
+	} {
+		t.Run(tt.what, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				peers := ranked(key, tt.servers+1)
+				s := &pretended{late: map[peer.ID]time.Duration{}, dialled: map[peer.ID]bool{}}
+				for _, i := range tt.silent {
+					s.late[peers[i]] = -1
+					s.dialled[peers[i]] = !slices.Contains(tt.connected, i)
+				}
+				w := newWalker(s, peers[tt.servers], all{}, key, replicas, nil)
+				w.spread = tt.put
+				w.offer(peers[:tt.servers])
+				start := time.Now()
+				r := w.run(t.Context())
+				if took := time.Since(start); took != tt.want || len(r.nearest) != tt.servers-len(tt.silent) {
+					t.Errorf("%d nearest after %v, want %d after %v", len(r.nearest), took, tt.servers-len(tt.silent), tt.want)
 				}
 			})
 		})
