@@ -82,7 +82,8 @@ const (
 	// causes few of each.
 	askPeersPause = 5 * time.Second
 	rememberPause = 5 * time.Second
-	// saveEvery is the least time between two writes of who is known.
+	// saveEvery is the least time between two writes of who is known; doubled up to
+	// UpkeepEvery while a crowd comes in.
 	saveEvery = time.Second
 	// peersTimeout bounds a question for members, and a dial to one heard of.
 	peersTimeout = 3 * time.Second

@@ -111,8 +111,10 @@ func (m *Mesh) saveSoon() {
 // saveArrivals saves who is known soon after a member has come in for the
 // first time, or was heard of: a crash a second later must find the way back. It
 // looks twice, since a member's own addresses are known a moment after its
-// connection's.
+// connection's. While a crowd comes in it looks less and less often: some of them are
+// enough to find the way back.
 func (m *Mesh) saveArrivals() {
+	every := saveEvery
 	for {
 		select {
 		case <-m.ctx.Done():
@@ -122,9 +124,14 @@ func (m *Mesh) saveArrivals() {
 		for range 2 {
 			m.Remember()
 			m.Save()
-			if !pause.For(m.ctx, saveEvery) {
+			if !pause.For(m.ctx, every) {
 				return
 			}
+		}
+		if len(m.arrived) > 0 {
+			every = min(2*every, UpkeepEvery)
+		} else {
+			every = saveEvery
 		}
 	}
 }
