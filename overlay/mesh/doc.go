@@ -81,6 +81,7 @@
 //	roleRetry        2 s     until the role is decided again that another may take
 //	askPeersPause    5 s     between two questions for members: a crowd causes few
 //	rememberPause    5 s     between two notes of who is connected, likewise
+//	greetPause       5 s     between two hellos that say new addresses
 //	saveEvery        1 s     between two writes of who is known; more in a crowd
 //	peersTimeout     3 s     a question for members
 //	noteEvery        1 h     between two notes that a member was seen

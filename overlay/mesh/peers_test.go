@@ -5,6 +5,7 @@ import (
 	"context"
 	"net/netip"
 	"reflect"
+	"slices"
 	"testing"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -275,6 +276,36 @@ func TestRecall(t *testing.T) {
 	cancel()
 	if a.Back(ctx); len(a.callAll(all)) > 1 {
 		t.Error("calls after the end")
+	}
+}
+
+// Who is connected is told when this peer's addresses have changed, and only then.
+func TestNewAddressesAreSaid(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	a, b := f.launch(), f.launch()
+	done := make(chan struct{})
+	go func() { a.Run(); close(done) }()
+	a.meet(b)
+	hellos := func() int {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		return len(b.heard)
+	}
+	before := hellos()
+	at := p2p.QUIC(netip.MustParseAddrPort("203.0.113.9:4000"))
+	a.mu.Lock()
+	a.hello.Addrs = append(a.hello.Addrs, at)
+	a.mu.Unlock()
+	a.Wake()
+	await(t, "b knows the new address", func() bool {
+		return slices.ContainsFunc(b.Host().Peerstore().Addrs(a.peer()), at.Equal)
+	})
+	a.Wake()
+	a.Leave()
+	<-done
+	if n := hellos() - before; n != 1 {
+		t.Errorf("%d hellos for one change", n)
 	}
 }
 

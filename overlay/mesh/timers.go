@@ -82,6 +82,9 @@ const (
 	// causes few of each.
 	askPeersPause = 5 * time.Second
 	rememberPause = 5 * time.Second
+	// greetPause is the least time between two hellos to everybody that a change of
+	// this peer's addresses causes.
+	greetPause = 5 * time.Second
 	// saveEvery is the least time between two writes of who is known; doubled up to
 	// UpkeepEvery while a crowd comes in.
 	saveEvery = time.Second

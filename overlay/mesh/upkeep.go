@@ -2,9 +2,11 @@ package mesh
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
+	ma "github.com/multiformats/go-multiaddr"
 
 	"github.com/idloc/idloc/internal/pause"
 	"github.com/idloc/idloc/internal/peerid"
@@ -31,7 +33,8 @@ func (m *Mesh) Run() {
 	}
 	t := time.NewTimer(UpkeepEvery)
 	defer t.Stop()
-	var pulsed, asked, noted time.Time
+	var pulsed, asked, noted, greeted time.Time
+	said := m.cfg.Hello().Addrs
 	few := fewRetry // how soon to ask again while few servers are known
 	for {
 		pulse := false
@@ -56,6 +59,10 @@ func (m *Mesh) Run() {
 			noted = time.Now()
 			m.Remember()
 		}
+		if now := m.cfg.Hello().Addrs; time.Since(greeted) > greetPause && !sameAddrs(said, now) {
+			greeted, said = time.Now(), now
+			m.Greet() // where this peer is has changed
+		}
 		if servers(m.Members()) < m.cfg.EnoughServers {
 			// Whoever was asked may just not have heard of them yet.
 			next = min(next, few)
@@ -70,6 +77,11 @@ func (m *Mesh) Run() {
 		}
 		t.Reset(next)
 	}
+}
+
+// sameAddrs says whether two lists have the same addresses, in any order.
+func sameAddrs(a, b []ma.Multiaddr) bool {
+	return len(a) == len(b) && !slices.ContainsFunc(a, func(m ma.Multiaddr) bool { return !slices.ContainsFunc(b, m.Equal) })
 }
 
 // askPause is the least time between two questions for members.
