@@ -13,8 +13,6 @@ import (
 	"testing"
 )
 
-var errDisk = errors.New("the disk is broken")
-
 // What the disk does not promise to keep is not saved: Save and a journal say so,
 // whichever step fails, and what was there before is there still.
 func TestSyncFails(t *testing.T) {

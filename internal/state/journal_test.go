@@ -210,6 +210,8 @@ func TestJournalRefused(t *testing.T) {
 	}
 }
 
+var errDisk = errors.New("the disk is broken")
+
 // In memory it works as on a disk, for as long as the Dir is open.
 func TestJournalInMemory(t *testing.T) {
 	t.Parallel()
