@@ -43,7 +43,6 @@
 //	tcp.go      net.Conn on a TCP endpoint      RFC 9293
 //	patience.go TCP's least timeout               RFC 6298 §2.4
 //	near.go     the window that conns to a near peer share
-//	startup.go  the window of conns over a long path, until they lose something
 //	window.go   the peer's window, and acknowledgements within it  RFC 9293 §3.10.7.4
 //	orphan.go   closed connections that still deliver
 //	cut.go      what the end of a Stack left undelivered

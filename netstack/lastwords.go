@@ -299,3 +299,20 @@ func (w *lastWords) tell(l *link, flags header.TCPFlags, seq, ack uint32, n int)
 	d.DeliverNetworkPacket(proto, p)
 	p.DecRef()
 }
+
+// selective says whether there are selective acknowledgements among TCP options.
+func selective(o []byte) bool {
+	for len(o) > 0 && o[0] != header.TCPOptionEOL {
+		switch {
+		case o[0] == header.TCPOptionNOP:
+			o = o[1:]
+		case o[0] == header.TCPOptionSACK:
+			return true
+		case len(o) < 2 || o[1] < 2 || int(o[1]) > len(o):
+			return false
+		default:
+			o = o[o[1]:]
+		}
+	}
+	return false
+}

@@ -145,11 +145,9 @@ func (p *pace) look(c *tcpConn) {
 	room := 0
 	if !repaired {
 		room = p.room(c)
-		c.s.link.watchStart(c, room > 0)
 	}
 	if repaired {
 		// What is written waits in the pipe, in turn with others', and not for TCP.
-		c.startup.Store(nil)
 		limit = min(max(share/active, 2*superPacket), tcpBufferMax)
 		if 4*limit > 3*p.limit && 4*limit < 5*p.limit {
 			return

@@ -183,9 +183,6 @@ func TestRepairedConnsShare(t *testing.T) {
 	if limit := paceOf(c, true).limit; limit < superPacket || limit > max(share, 4<<20) {
 		t.Errorf("limit %d of a share of %d", limit, share)
 	}
-	if c.startup.Load() != nil {
-		t.Error("the connection is watched as one that TCP alone sees to")
-	}
 	if st := p.Status().Repair; st.Sent == 0 {
 		t.Errorf("nothing went through it: %+v", st)
 	}

@@ -326,3 +326,23 @@ func TestCloseBesidePeerEnds(t *testing.T) {
 		wg.Wait()
 	}
 }
+
+func TestSelective(t *testing.T) {
+	for _, x := range []struct {
+		o    []byte
+		want bool
+	}{
+		{nil, false},
+		{[]byte{1, 1, 8, 10, 0, 0, 0, 0, 0, 0, 0, 0}, false},
+		{[]byte{1, 1, 8, 10, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 5, 10, 0, 0, 0, 1, 0, 0, 0, 2}, true},
+		{[]byte{0, 5, 10}, false},
+		{[]byte{8}, false},
+		{[]byte{8, 0, 5, 10}, false},
+		{[]byte{8, 200, 5, 10}, false},
+		{[]byte{5}, true},
+	} {
+		if got := selective(x.o); got != x.want {
+			t.Errorf("% x: %v", x.o, got)
+		}
+	}
+}

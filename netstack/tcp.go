@@ -49,13 +49,11 @@ type tcpConn struct {
 	readEntry    waiter.Entry
 	readDeadline deadline
 
-	writeMu       sync.Mutex // one Write at a time; guards src, pos, burst and watched
+	writeMu       sync.Mutex // one Write at a time; guards src, pos and burst
 	src           bytes.Reader
 	pos           int                       // bytes since a super packet's boundary
 	burst         int                       // bytes since paced looked last
 	pace          atomic.Pointer[pace]      // nil until much was written
-	watched       bool                      // its beginning was, or need not be
-	startup       atomic.Pointer[startup]   // nil: not being watched
 	ownBuffer     atomic.Bool               // the application chose the send buffer's size
 	writeWait     atomic.Pointer[writeWait] // nil until a Write has to wait
 	writeDeadline deadline
@@ -490,7 +488,6 @@ func (c *tcpConn) end(how func()) (first bool) {
 		c.unread.end()
 		c.finish()
 		c.unpace()
-		c.startup.Store(nil)
 	})
 	return first
 }

@@ -2,6 +2,7 @@ package netstack
 
 import (
 	"encoding/binary"
+	"hash/maphash"
 	"sync"
 	"sync/atomic"
 
@@ -142,9 +143,6 @@ func (l *link) comes(w *window, h *inner.Header, b *buffer.Buffer) bool {
 	} else if h.Flags&inner.ACK != 0 {
 		if th := tcpHeader(h, b); th != nil {
 			w.take(h, th, n == 0 && h.Flags&inner.FIN == 0)
-			if c != nil {
-				c.show(h, th)
-			}
 		}
 	}
 	return c == nil || n <= 0 || l.withinBudget(c, h.Seq, n)
@@ -170,4 +168,31 @@ func (l *link) sends(pk *shim.Packet) bool {
 		w.send(h, header.TCP(pk.Transport), bare)
 	}
 	return true
+}
+
+// scales remembers the window scales of SYNs until their connections are there:
+// each in the slot of its hash, where a newer one takes the place of an older.
+type scales [1024]atomic.Uint64
+
+var scaleSeed = maphash.MakeSeed()
+
+func (s *scales) slot(k inner.Flow) (slot *atomic.Uint64, tag uint64) {
+	h := maphash.Comparable(scaleSeed, k)
+	return &s[h%uint64(len(s))], h &^ 0xff
+}
+
+const scaleKnown = 0x80
+
+// note takes the scale of a SYN, of which th is the whole header.
+func (s *scales) note(k inner.Flow, th header.TCP) {
+	slot, tag := s.slot(k)
+	o := header.ParseSynOptions(th[header.TCPMinimumSize:], th.Flags()&header.TCPFlagAck != 0)
+	slot.Store(tag | scaleKnown | uint64(max(o.WS, 0))) // -1: no such option
+}
+
+// of returns the scale that the peer of a connection has announced.
+func (s *scales) of(k inner.Flow) (scale uint8, ok bool) {
+	slot, tag := s.slot(k)
+	v := slot.Load()
+	return uint8(v &^ scaleKnown & 0xff), v&^0xff == tag && v&scaleKnown != 0
 }

@@ -2,6 +2,7 @@ package netstack
 
 import (
 	"io"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -10,6 +11,17 @@ import (
 
 	"github.com/idloc/idloc/internal/inner"
 )
+
+// segmentOf builds a TCP header with an acknowledgement, a window and options.
+func segmentOf(flags header.TCPFlags, ack uint32, window uint16, options ...byte) header.TCP {
+	for len(options)%4 != 0 {
+		options = append(options, header.TCPOptionNOP)
+	}
+	th := make(header.TCP, header.TCPMinimumSize+len(options))
+	copy(th[header.TCPMinimumSize:], options)
+	th.Encode(&header.TCPFields{SrcPort: 7, DstPort: 9, AckNum: ack, DataOffset: uint8(len(th)), Flags: flags, WindowSize: window})
+	return th
+}
 
 // headerOf is what th says.
 func headerOf(th header.TCP) *inner.Header {
@@ -94,5 +106,36 @@ func TestWindowOfTheNextConnection(t *testing.T) {
 	s.send(flagACK, begin+1, 1, 10)
 	if _, err := io.ReadFull(c, make([]byte, 10)); err != nil {
 		t.Error(err)
+	}
+}
+
+// A scale is that of the SYN that has said it, or not known.
+func TestScales(t *testing.T) {
+	var s scales
+	key := func(i int) inner.Flow {
+		return inner.Flow{Peer: netip.MustParseAddr("198.18.0.9"), PeerPort: uint16(i >> 16), Port: uint16(i)}
+	}
+	if _, ok := s.of(key(1)); ok {
+		t.Error("a scale of a connection that nobody opened")
+	}
+	s.note(key(1), segmentOf(header.TCPFlagSyn, 0, 100)) // no option: not scaled
+	if n, ok := s.of(key(1)); !ok || n != 0 {
+		t.Errorf("scale %d, %v without the option", n, ok)
+	}
+	s.note(key(1), segmentOf(header.TCPFlagSyn, 0, 100, header.TCPOptionWS, 3, 200))
+	if n, _ := s.of(key(1)); n > header.MaxWndScale {
+		t.Errorf("scale %d", n)
+	}
+	for i := range 100_000 {
+		s.note(key(i), segmentOf(header.TCPFlagSyn, 0, 100, header.TCPOptionWS, 3, byte(i%15)))
+	}
+	wrong := 0
+	for i := range 100_000 {
+		if n, ok := s.of(key(i)); ok && int(n) != i%15 {
+			wrong++
+		}
+	}
+	if wrong > 0 {
+		t.Errorf("%d scales of others", wrong)
 	}
 }
