@@ -117,6 +117,11 @@ func Join(ctx context.Context, token string, cfg Config) (*Node, error) {
 // it. That it is alone, and why nobody was reached, is in Status().Self.Alone and
 // AloneWhy, in an event of kind "alone" and in a line of the log at Warn; the event
 // "peer-connected" ends it. Only a context that is cancelled is an error.
+//
+// A node that was off for so long that its membership has ended (30 days) is renewed by
+// whomever it reaches, if that is the founder or a delegate, or reaches one; nobody else
+// serves it before. 400 days later, and when it was revoked and knows it, Open fails: Join
+// with a new token then.
 func Open(ctx context.Context, cfg Config) (*Node, error) {
 	if cfg.Dir == "" {
 		return nil, fmt.Errorf("idloc: %w: Config.Dir is empty", ErrNoState)
@@ -335,7 +340,7 @@ func (n *Node) closeWithin(ctx context.Context) (err error) {
 // tombstone in place of its name's record, so that whoever asks for the name
 // hears at once that there is none, instead of finding a record for up to four
 // hours that leads nowhere. The membership is not given up: Open on the same
-// Config.Dir comes back under the name while the certificate lasts.
+// Config.Dir comes back under the name if nobody was given it meanwhile.
 //
 // The node is closed in any case. The error says, besides what Close would,
 // if no member has taken the tombstone until ctx ended, for at most 15 s.

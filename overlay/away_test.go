@@ -8,12 +8,12 @@ import (
 	"github.com/idloc/idloc/overlay/membership"
 )
 
-// TestAwayForLongerThanACertificate: who was off until its certificate ended is
-// no member any more, and is the same one again, under the same name, with a new
+// TestAwayForLongerThanARenewal: who was off until its certificate could not be renewed
+// any more is no member, and is the same one again, under the same name, with a new
 // token in the same directory.
-func TestAwayForLongerThanACertificate(t *testing.T) {
+func TestAwayForLongerThanARenewal(t *testing.T) {
 	t.Parallel()
-	const away = membership.MaxMember + 24*time.Hour
+	const away = membership.MaxMember + membership.RenewFor + 24*time.Hour
 	homes := [2]*node{newNode(t, memory(t)), newNode(t, memory(t))}
 	earth := homes[0].run(Create(t.Context(), "example.com", homes[0].config("earth")))
 	mars := earth.joinWith(t, homes[1], "mars", InviteOptions{Name: "mars"})

@@ -122,7 +122,7 @@ func (w *wiring) newLAN() *lan.LAN {
 		Overlay: w.ID(), Self: w.Self(), Log: w.cfg.Logger,
 		Places: func() []lan.Place { return adapter.Places(w.cfg.Socket) },
 		Wanted: func() int { return adapter.Lookout(len(w.mesh.Members())) },
-		Inside: func() bool { m := w.Member(); return m != nil && m.Confirmed },
+		Inside: func() bool { m := w.Member(); return m != nil && m.Confirmed && w.roster.Lapsed() == nil },
 		Met:    w.mesh.Meet,
 	})
 }
@@ -204,6 +204,7 @@ func (w *wiring) newMesh() (*mesh.Mesh, error) {
 		Carriers: w.cfg.Carriers.Set, UDPSilent: w.udpSilent, State: w.cfg.State, Network: w.cfg.Socket.Network,
 		Hearsay: w.gate, Known: known, Pipes: adapter.Pipes{Endpoint: w.pipes},
 		Verify: w.roster.Verify, Current: w.roster.Current, Hello: w.hello, YoungFor: directory.YoungFor,
+		Readmit: w.roster.Readmit, Readmitted: w.roster.TakeReadmission, Lapsed: w.roster.Lapsed,
 		Entered: w.entered, Heard: w.heard, Left: w.left, Clock: w.roster.HearTime,
 		Answers: w.nat.Probes().NoteConnection, Probed: w.nat.Probes().Note,
 		ClockWrong: w.roster.ClockWrong,

@@ -31,6 +31,24 @@
 // label that was asked for, or one like it, to one peer (draft §5, DESIGN
 // §14.1). Confirm asks them, AnswerConfirm and AnswerConfirmed answer.
 //
+// # How one becomes a member again
+//
+// A certificate lasts 30 days, and nobody serves a peer whose certificate has ended. But
+// its hello shows the chain that it had, and proves that it has the key; so whoever gets
+// it, and is an issuer or reaches one as it would for itself, answers with a new
+// certificate (Readmit), and the peer says hello again with that (TakeReadmission). A
+// confirmed member needs no token for 400 days after its end, wherever it has been.
+//
+// Who was revoked stays out: the list in force counts, and its entries outlast this
+// (membership.RevokedFor). A chain below a delegate whose delegation has ended counts
+// only at an issuer that has known before who has its label: whoever was a delegate could
+// have dated it back. A delegate is made one again by the founder only. A provisional
+// member, whose chain is its own word, needs a token that admits.
+//
+// Somebody who comes again and again with an old chain is given the same answer, and is
+// refused for a while after a refusal; so many are made members again at a time, and half
+// as many of one invitation. All the while they are strangers, and count as such.
+//
 // # How often a token is used
 //
 // Who came by which invitation, and when, chains do not say. Each peer remembers it of
@@ -72,6 +90,7 @@
 //	uses.go      asking who has used one
 //	invitations.go  listing and ending them
 //	confirm.go   asking to be confirmed                 draft §5, DESIGN §14.1
+//	lapsed.go    members whose certificate has ended    DESIGN §14.1
 //	messages.go  layout of the confirm protocol
 //	network.go   what the Roster needs of the mesh
 //	saved.go     what survives a restart

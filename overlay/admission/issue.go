@@ -94,6 +94,11 @@ func (r *Roster) passOn(ctx context.Context, q confirmQuestion, from peerid.ID) 
 func (r *Roster) issueConfirmed(ctx context.Context, issuer *membership.Issuer, q confirmQuestion, from *membership.Member) (confirmAnswer, error) {
 	now := r.now()
 	m, err := membership.VerifyChain(q.chain, r.overlay, now, r.Revocations())
+	if errors.Is(err, membership.ErrExpired) {
+		if gone, e := membership.VerifyLapsed(q.chain, r.overlay, now, r.Revocations()); e == nil {
+			return r.readmit(ctx, q, gone, from.Peer) // who was asked by it passes it on
+		}
+	}
 	if err != nil {
 		return confirmAnswer{}, err
 	}
@@ -104,7 +109,17 @@ func (r *Roster) issueConfirmed(ctx context.Context, issuer *membership.Issuer, 
 		return confirmAnswer{}, err
 	}
 	r.inquireOthers(ctx, m)
-	label, chain, err := r.give(ctx, issuer, q, m, now)
+	return r.issueTo(ctx, issuer, q, m, membership.Confirm)
+}
+
+// confirming is membership.Confirm, or Readmit for a member whose chain has ended.
+type confirming func(i *membership.Issuer, chain []byte, label string, serial uint64, now time.Time, rev *membership.RevocationList) ([]byte, error)
+
+// issueTo makes a member, whose chain was verified, a confirmed one, and has all know it
+// that have to.
+func (r *Roster) issueTo(ctx context.Context, issuer *membership.Issuer, q confirmQuestion, m *membership.Member, confirm confirming) (confirmAnswer, error) {
+	now := r.now()
+	label, chain, err := r.give(ctx, issuer, q, m, now, confirm)
 	if err != nil {
 		return confirmAnswer{}, err
 	}
@@ -121,7 +136,7 @@ func (r *Roster) issueConfirmed(ctx context.Context, issuer *membership.Issuer, 
 
 // give chooses a label for a member and signs its certificate. When it returns that is
 // on the disk.
-func (r *Roster) give(ctx context.Context, issuer *membership.Issuer, q confirmQuestion, m *membership.Member, now time.Time) (string, []byte, error) {
+func (r *Roster) give(ctx context.Context, issuer *membership.Issuer, q confirmQuestion, m *membership.Member, now time.Time, confirm confirming) (string, []byte, error) {
 	r.registry.issuing.Lock()
 	locked := true
 	unlock := func() {
@@ -135,7 +150,7 @@ func (r *Roster) give(ctx context.Context, issuer *membership.Issuer, q confirmQ
 	if err != nil {
 		return "", nil, err
 	}
-	chain, err := membership.Confirm(issuer, q.chain, label, serial, now, r.Revocations())
+	chain, err := confirm(issuer, q.chain, label, serial, now, r.Revocations())
 	if err != nil {
 		return "", nil, err
 	}

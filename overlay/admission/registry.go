@@ -16,8 +16,8 @@ import (
 
 const (
 	// labelsKept is how long after its holder's end a label is remembered: who comes
-	// back within that has its old serial.
-	labelsKept = membership.MaxMember
+	// back within that has its old serial, and is known to have been a member.
+	labelsKept = membership.RenewFor
 	// compactAbove is how many records the journal has at least before it is written
 	// anew; it is when half of them say nothing any more.
 	compactAbove = 1024

@@ -85,7 +85,7 @@ func (r *Roster) Revoke(id peerid.ID, scope Scope) error {
 		if key.IsZero() {
 			return
 		}
-		e := membership.Revocation{Kind: kind, Key: key, Until: now.Add(membership.LongestLife)}
+		e := membership.Revocation{Kind: kind, Key: key, Until: now.Add(membership.RevokedFor)}
 		switch kind {
 		case membership.RevokeInvitation:
 			e.Until = r.registry.ends(key, now)

@@ -66,13 +66,14 @@ type Roster struct {
 	root    *membership.Root // the founder's; nil for others
 	resumed bool             // from what was saved
 
-	registry *registry
-	clocks   clocks
-	jumps    wallclock.Jumps // of WatchClock
-	list     atomic.Pointer[membership.RevocationList]
-	issues   atomic.Bool // issuer is not nil
-	revoking sync.Mutex  // held while the founder makes a list, so that each has its own number
-	saving   sync.Mutex  // held from when a document is made until it is saved
+	registry  *registry
+	clocks    clocks
+	jumps     wallclock.Jumps // of WatchClock
+	returning *readmissions
+	list      atomic.Pointer[membership.RevocationList]
+	issues    atomic.Bool // issuer is not nil
+	revoking  sync.Mutex  // held while the founder makes a list, so that each has its own number
+	saving    sync.Mutex  // held from when a document is made until it is saved
 
 	mu          sync.Mutex // guards the rest
 	own         Own
@@ -102,7 +103,7 @@ func newRoster(cfg Config, overlay membership.Overlay) (*Roster, error) {
 		cfg.Now = wallclock.Now
 	}
 	cfg.Log = logpace.New(cfg.Log)
-	r := &Roster{cfg: cfg, self: self, overlay: overlay, withdrawals: map[membership.Key]int{}, silence: map[peerid.ID]time.Time{}}
+	r := &Roster{cfg: cfg, self: self, overlay: overlay, returning: newReadmissions(), withdrawals: map[membership.Key]int{}, silence: map[peerid.ID]time.Time{}}
 	r.jumps.Since(r.now()) // before anything is judged by the clock
 	if r.members, err = simplelru.NewLRU[peerid.ID, *known](membersMax, nil); err != nil {
 		return nil, err
@@ -240,7 +241,24 @@ func (r *Roster) renewOffline(s *Saved, t *membership.Token) error {
 			return nil
 		}
 	}
+	if errors.Is(err, membership.ErrExpired) {
+		return r.takeLapsed(s, err)
+	}
 	return err
+}
+
+// takeLapsed goes on with a chain that has ended, why: whoever is reached may renew it,
+// and nobody serves this peer before.
+func (r *Roster) takeLapsed(s *Saved, why error) error {
+	m, err := membership.VerifyLapsed(s.Chain, r.overlay, r.now(), r.Revocations())
+	if errors.Is(err, membership.ErrIncomplete) {
+		return why
+	}
+	if err != nil {
+		return fmt.Errorf("own membership: %w", err)
+	}
+	r.cfg.Log.Warn("this node's membership has ended while it was away: it looks for the founder or a delegate, or for somebody who reaches one, and is let in nowhere before", "why", why)
+	return r.setOwn(s.Chain, s.Label, m)
 }
 
 func (r *Roster) now() time.Time { return r.cfg.Now() }

@@ -103,7 +103,8 @@ func TestResume(t *testing.T) {
 }
 
 // A chain that has ended: a token that admits still makes another, the founder
-// makes its own, everybody else is out; and so is who was revoked, token or not.
+// makes its own, everybody else goes on for as long as somebody may renew it; but not who
+// was revoked, token or not.
 func TestResumeEnded(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -129,7 +130,7 @@ func TestResumeEnded(t *testing.T) {
 			t.Errorf("the founder: %v", err)
 		}
 		s, _ := Load(mars.dir)
-		if _, err := resume(mars.config(), s, nil); !errors.Is(err, membership.ErrExpired) {
+		if r, err := resume(mars.config(), s, nil); err != nil || !errors.Is(r.Lapsed(), membership.ErrExpired) {
 			t.Errorf("without a token: %v", err)
 		}
 		if r, err := resume(mars.config(), s, token); err != nil || r.Own().Member.Confirmed || r.Own().Label != "mars" {
@@ -142,6 +143,11 @@ func TestResumeEnded(t *testing.T) {
 		s.Revocation = l.Bytes()
 		if r, err := resume(mars.config(), s, token); err == nil {
 			t.Errorf("revoked: resumed as %+v", r.Own())
+		}
+		s.Revocation = nil
+		time.Sleep(membership.RenewFor)
+		if _, err := resume(mars.config(), s, nil); !errors.Is(err, membership.ErrExpired) {
+			t.Errorf("without a token, for too long: %v", err)
 		}
 	})
 }

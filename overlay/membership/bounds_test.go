@@ -17,7 +17,7 @@ import (
 func TestConstants(t *testing.T) {
 	const day = 24 * time.Hour
 	if Tolerance != 10*time.Minute || backdate != 5*time.Minute || MaxMember != 30*day || Grace != 7*day || MaxInvitation != 366*day ||
-		LongestLife != 374*day || DefaultInvitation != day {
+		LongestLife != 374*day || RenewFor != 400*day || RevokedFor != 774*day || DefaultInvitation != day {
 		t.Error("a time changed")
 	}
 	for _, c := range []struct{ got, want int }{
@@ -175,7 +175,7 @@ func TestRevocationsEnd(t *testing.T) {
 	l := must(root.Revoke(nil, epoch, Revocation{Kind: RevokePeer, Key: k, Until: soon}, Revocation{Kind: RevokeDelegate, Key: k, Until: soon},
 		Revocation{Kind: RevokeInvitation, Key: k, Until: soon}, Revocation{Kind: RevokeInvited, Key: k, Until: time.Time{}}))(t)
 	for kind, want := range map[RevocationKind]time.Time{
-		RevokePeer: epoch.Add(LongestLife), RevokeDelegate: epoch.Add(LongestLife), RevokeInvitation: epoch.Add(time.Hour), RevokeInvited: {},
+		RevokePeer: epoch.Add(RevokedFor), RevokeDelegate: epoch.Add(RevokedFor), RevokeInvitation: epoch.Add(time.Hour), RevokeInvited: {},
 	} {
 		if got := until(l, kind); !got.Equal(want.Truncate(time.Second)) {
 			t.Errorf("%v: until %v, want %v", kind, got, want)
@@ -198,11 +198,11 @@ func TestRevocationsEnd(t *testing.T) {
 	// A clock that is behind the list before it does not shorten.
 	back := must(root.Revoke(l, epoch.Add(-1000*time.Hour), Revocation{Kind: RevokePeer, Key: Key{1}, Until: soon}))(t)
 	for _, e := range back.Entries() {
-		if e.Key == (Key{1}) && !e.Until.Equal(epoch.Add(LongestLife).Truncate(time.Second)) {
+		if e.Key == (Key{1}) && !e.Until.Equal(epoch.Add(RevokedFor).Truncate(time.Second)) {
 			t.Errorf("with a clock that is behind: until %v", e.Until)
 		}
 	}
-	far := epoch.Add(2 * LongestLife).Truncate(time.Second)
+	far := epoch.Add(2 * RevokedFor).Truncate(time.Second)
 	if l := must(root.Revoke(nil, epoch, Revocation{Kind: RevokePeer, Key: k, Until: far}))(t); !until(l, RevokePeer).Equal(far) {
 		t.Error("a longer life was cut")
 	}

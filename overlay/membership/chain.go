@@ -291,6 +291,7 @@ type Member struct {
 	Invitation          Key       // by which it came; zero: none
 	Delegate            Key       // under whom it is a member; zero: the root
 	Delegation          time.Time // when that delegate's certificate begins
+	DelegationEnd       time.Time // and ends
 
 	// Of provisional members only: until when their invitation admits, and how many; 0
 	// is any number. Whether they came in time, and who came before, chains do not say.
@@ -308,7 +309,7 @@ func (ch *chain) member() *Member {
 	for _, l := range ch.links {
 		switch l.cert.Kind {
 		case KindDelegate:
-			m.Delegate, m.Delegation = l.cert.Subject, l.cert.NotBefore
+			m.Delegate, m.Delegation, m.DelegationEnd = l.cert.Subject, l.cert.NotBefore, l.cert.NotAfter
 		case KindInvitation:
 			m.Invitation = l.cert.Subject
 			m.Wildcard = l.cert.Label == AnyLabel

@@ -11,6 +11,10 @@
 //	root ──> [delegate] ──> invitation ──> provisional member   at once, nobody asked
 //	root ──> [delegate] ──────────────────> confirmed member    ≤30 days
 //
+// A confirmed chain that has ended makes nobody a member, but whoever has its key can be
+// made one again by it, for RenewFor: VerifyLapsed, Readmit. So a list's entries outlast
+// both (RevokedFor).
+//
 // Each link's subject signs the next. Roles, label and expiry only narrow, but
 // for one thing: a provisional member may outlast its invitation by Grace. A
 // delegate makes no delegates. Layouts stand at chain (chain.go),
@@ -32,9 +36,14 @@
 //   - A delegate: may confirm wrongly below its roles and until its end, but
 //     not as if it had done so before it was one, or later than now;
 //     RevokeDelegate voids all it signed. An entry of the list lives as long
-//     as the longest certificate that could name its key (LongestLife), so that
-//     what has been revoked once is revoked at every later date. A list that
-//     gets 100,000 in a year stays below 1 MiB, as what is not new is folded.
+//     as the longest certificate that could name its key, also one of a delegate that
+//     has not heard of the entry (LongestLife), and as long as that could be renewed
+//     after its end (RenewFor): so what has been revoked once is revoked at every later
+//     date. A list that gets 50,000 in every year stays below 1 MiB, as what is not new
+//     is folded.
+//   - A delegate whose delegation has ended: can date back what it signs. None of it makes
+//     a member, but VerifyLapsed takes it: whoever readmits asks whether it was known
+//     before (package admission).
 //   - Who carries bytes: can withhold a newer list, not alter one. One form
 //     for each value, so that nothing passes twice under two spellings.
 //   - Odd keys: points of small order and second encodings are refused.
@@ -42,12 +51,14 @@
 //   - A token's addresses are hints covered by the checksum only: whoever
 //     hands over a token could as well have made another.
 //
-// A membership that nobody renews ends with its certificate.
+// A membership that nobody renews ends with its certificate, and with RenewFor after that
+// for good.
 //
 //	file            section
 //	overlay.go      DESIGN §8 Membership: root, overlay ID
 //	certificate.go  DESIGN §14.1
 //	chain.go        DESIGN §14.1
+//	lapsed.go       chains that have ended, DESIGN §14.1
 //	issuer.go       DESIGN §14.1
 //	token.go        DESIGN §8 Membership
 //	withdrawal.go   an invitation's end, on the word of who has its token

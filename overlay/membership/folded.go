@@ -24,7 +24,7 @@ const (
 	entriesKept = 128
 
 	tagSize  = 9
-	weeksMax = 128 // a list's: its entries end within LongestLife
+	weeksMax = 128 // a list's: its entries end within RevokedFor
 	week     = 7 * 24 * time.Hour
 
 	foldedStatement = "idloc-folded/1 "

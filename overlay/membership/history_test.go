@@ -17,8 +17,11 @@ type history struct {
 	root   *Root
 	now    time.Time
 	list   *RevocationList
+	lists  []*RevocationList // all that there were
 	keys   int
-	issuer []*Issuer // the root, then delegates
+	issuer []*Issuer         // the root, then delegates
+	since  []int             // of each issuer: the oldest of lists that it may still have
+	out    map[Key]time.Time // peers that were revoked
 	tokens []*Token
 	chains []*held
 	crowd  bool // many others are revoked
@@ -45,7 +48,16 @@ func (h *history) happen() {
 			h.chains = append(h.chains, &held{bytes: chain})
 		}
 	}
-	switch h.r.IntN(6) {
+	switch h.r.IntN(8) {
+	case 6, 7: // somebody comes back, maybe to a delegate that has heard of nothing since it is one
+		if len(h.chains) > 0 {
+			n := h.r.IntN(len(h.issuer))
+			knows := h.list
+			if n > 0 {
+				knows = pick(h.r, h.lists[h.since[n]:])
+			}
+			keep(Readmit(h.issuer[n], pick(h.r, h.chains).bytes, "x", uint64(h.keys), h.now, knows))
+		}
 	case 0: // a delegate
 		key := h.key()
 		d, err := h.root.Delegate(idOf(key), RoleRelay, h.now.Add(time.Duration(1+h.r.IntN(366*24))*time.Hour), h.now)
@@ -57,6 +69,7 @@ func (h *history) happen() {
 			h.t.Fatal(err)
 		}
 		h.issuer = append(h.issuer, i)
+		h.since = append(h.since, len(h.lists)-1)
 		keep(h.root.Issuer().Issue(idOf(key), MemberOptions{Label: "d", Serial: 1}, h.now))
 	case 1: // a token
 		t, err := pick(h.r, h.issuer).Invite(InviteOptions{Expires: time.Duration(1+h.r.IntN(366*24)) * time.Hour}, h.now)
@@ -112,6 +125,9 @@ func (h *history) revoke() {
 		default:
 			e.Until = h.now.Add(LongestLife)
 		}
+		if e.Kind == RevokePeer {
+			h.out[e.Key] = h.now
+		}
 		entries = append(entries, e)
 	}
 	l, err := h.root.Revoke(h.list, h.now, entries...)
@@ -119,28 +135,34 @@ func (h *history) revoke() {
 		h.t.Fatal(err)
 	}
 	h.list = Merge(h.list, l)
+	h.lists = append(h.lists, h.list)
 }
 
 // check tries all chains.
 func (h *history) check() {
 	for i, c := range h.chains {
-		m, err := VerifyChain(c.bytes, h.root.Overlay(), h.now, h.list)
-		switch {
-		case errors.Is(err, ErrRevoked) && c.revoked.IsZero():
-			c.revoked = h.now
-		case err == nil && !c.revoked.IsZero():
-			h.t.Fatalf("chain %d of %v, revoked %v, is good again after %v", i, m.Peer, c.revoked, h.now.Sub(c.revoked))
+		for what, verify := range map[string]func([]byte, Overlay, time.Time, *RevocationList) (*Member, error){"good": VerifyChain, "good to be renewed": VerifyLapsed} {
+			m, err := verify(c.bytes, h.root.Overlay(), h.now, h.list)
+			switch {
+			case errors.Is(err, ErrRevoked) && c.revoked.IsZero():
+				c.revoked = h.now
+			case err == nil && !c.revoked.IsZero():
+				h.t.Fatalf("chain %d of %v, revoked %v, is %s again after %v", i, m.Peer, c.revoked, what, h.now.Sub(c.revoked))
+			case err == nil && !h.out[KeyOf(m.Peer)].IsZero():
+				h.t.Fatalf("chain %d of %v, who was revoked, is %s after %v", i, m.Peer, what, h.now.Sub(h.out[KeyOf(m.Peer)]))
+			}
 		}
 	}
 }
 
 // TestRevokedOnce: what has been revoked once is revoked at every later date,
-// whatever else happens, for whoever still holds a chain.
+// whatever else happens, for whoever still holds a chain, whether to be a member or to be
+// made one again, and although delegates confirm that have not heard of it.
 func TestRevokedOnce(t *testing.T) {
 	for seed := range uint64(12) {
-		h := &history{t: t, r: rand.New(rand.NewPCG(18, seed)), root: testRoot(t), now: epoch, crowd: seed%2 == 1}
-		h.issuer = []*Issuer{h.root.Issuer()}
-		for h.now.Before(epoch.Add(800 * 24 * time.Hour)) {
+		h := &history{t: t, r: rand.New(rand.NewPCG(18, seed)), root: testRoot(t), now: epoch, crowd: seed%2 == 1, out: map[Key]time.Time{}}
+		h.issuer, h.since, h.lists = []*Issuer{h.root.Issuer()}, []int{0}, []*RevocationList{nil}
+		for h.now.Before(epoch.Add(1600 * 24 * time.Hour)) {
 			h.now = h.now.Add(time.Duration(h.r.IntN(20*24)) * time.Hour)
 			h.happen()
 			h.check()
@@ -252,7 +274,7 @@ func TestYearOfRevocations(t *testing.T) {
 		t.Error("an entry is there that is not, or is not that is")
 	}
 	// When all has ended nothing is left.
-	if end := must(root.Revoke(list, epoch.Add(year+LongestLife+week+Tolerance)))(t); end.Len() != 0 {
+	if end := must(root.Revoke(list, epoch.Add(year+RevokedFor+week+Tolerance)))(t); end.Len() != 0 {
 		t.Errorf("%d entries when all has ended", end.Len())
 	}
 	runtime.KeepAlive(wire)

@@ -264,6 +264,20 @@ func Confirm(i *Issuer, chain []byte, label string, serial uint64, now time.Time
 	if err != nil {
 		return nil, err
 	}
+	return i.confirm(m, label, serial, now)
+}
+
+// Readmit is Confirm for a chain that VerifyLapsed takes.
+func Readmit(i *Issuer, chain []byte, label string, serial uint64, now time.Time, rev *RevocationList) ([]byte, error) {
+	m, err := VerifyLapsed(chain, i.overlay, now, rev)
+	if err != nil {
+		return nil, err
+	}
+	return i.confirm(m, label, serial, now)
+}
+
+// confirm makes a member that was verified a confirmed one of i.
+func (i *Issuer) confirm(m *Member, label string, serial uint64, now time.Time) ([]byte, error) {
 	if label != "" && !m.Allows(label) && !(m.Wildcard && CheckLabel(label) == nil) {
 		return nil, fmt.Errorf("confirm: %w: %q for a member with %q", ErrLabel, label, m.Label)
 	}

@@ -142,6 +142,13 @@ const (
 	// delegate's, an invitation's, and what was entered by that. The rest is for
 	// clocks.
 	LongestLife = MaxInvitation + Grace + 24*time.Hour
+	// RenewFor is how long after its end the certificate of a confirmed member can be
+	// renewed: one that comes back within that needs no new token.
+	RenewFor = 400 * 24 * time.Hour
+	// RevokedFor is how long an entry of the revocation list stays at least that ends
+	// what was confirmed: nothing that it hits can be used any more then, not even to be
+	// renewed.
+	RevokedFor = LongestLife + RenewFor
 	// MaxInvitation bounds the life of invitations and delegates.
 	MaxInvitation = 366 * 24 * time.Hour
 	// MaxUses bounds how many members an invitation for a number of them can make.

@@ -61,9 +61,9 @@ type Revocation struct {
 	Key  Key
 	// Until is when the last certificate that the entry hits has ended, so
 	// that the root may drop the entry; zero: never. Readers do not look at it.
-	// Revoke makes that of a peer or a delegate LongestLife at least: whatever
-	// certificate the peer itself had, delegates and tokens may name its key, and
-	// it may have been one.
+	// Revoke makes that of all kinds but RevokeInvitation RevokedFor at least: whatever
+	// certificate the peer itself had, delegates and tokens may name its key, it may have
+	// been one, and a certificate that has ended can be renewed for a time.
 	Until time.Time
 	// Before is of RevokeDelegate. The root dates delegations, so that a delegate cannot
 	// evade it, and the root can make it one again.
@@ -260,7 +260,7 @@ func lives(e Revocation, now time.Time, old *RevocationList) time.Time {
 	if old.Issued().After(now) {
 		now = old.Issued()
 	}
-	if least := now.Add(LongestLife); (e.Kind == RevokePeer || e.Kind == RevokeDelegate) && u.Before(least) {
+	if least := now.Add(RevokedFor); e.Kind != RevokeInvitation && u.Before(least) {
 		u = least
 	}
 	return u.Truncate(time.Second).UTC()

@@ -10,7 +10,9 @@
 // Each connection begins with hellos (hello.go): membership chains, the number of
 // the newest revocation list, name records and addresses. Until a chain was verified
 // nothing of ours is served; after five seconds the connection is closed. Who is
-// refused is told why, in words, and whether for good. Strangers have their own
+// refused is told why, in words, and whether for good. Who has shown a chain that has
+// ended may be answered with a new one (package admission), and says hello again with
+// that: it is a stranger until then. Strangers have their own
 // limits, by address, from the first packet on (limits.go). What members ask for is
 // bounded for each, and for all of one invitation: what is above that waits (pace.go).
 //
@@ -85,7 +87,7 @@
 //	saveEvery        1 s     between two writes of who is known; more in a crowd
 //	peersTimeout     3 s     a question for members
 //	noteEvery        1 h     between two notes that a member was seen
-//	forgetAfter      30 days until a member is forgotten that nobody has seen
+//	forgetAfter      30 days until a member is forgotten that nobody has seen, while others are
 //	dialBackEvery    2 min   between two dial-backs that this peer asks for
 //	dialBackTimeout  5 s     a dial-back, for who asks
 //	dialBackLess     1 s     and so much less for each next one: its answer comes in time
@@ -110,6 +112,7 @@
 //	pace.go      what members may ask for
 //	twins.go     two nodes with one key
 //	gate.go      connections and membership            DESIGN §8
+//	greet.go     saying hello, and answering           DESIGN §8
 //	notifiee.go  what libp2p tells the gate
 //	vestibule.go streams of who has not come in yet    DESIGN §8
 //	neighbor.go  what is known of one connected peer

@@ -2,7 +2,6 @@ package mesh
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -14,7 +13,6 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
-	msmux "github.com/multiformats/go-multistream"
 
 	"github.com/idloc/idloc/internal/logpace"
 	"github.com/idloc/idloc/internal/peerid"
@@ -49,15 +47,18 @@ type gate struct {
 	log   *slog.Logger
 
 	// See Config for these.
-	verify   func(chain []byte, from peerid.ID) (*membership.Member, error)
-	current  func(shown *membership.Member) (*membership.Member, bool)
-	entered  func(Neighbor)
-	heard    func(Neighbor, Hello)
-	left     func(p peer.ID, m *membership.Member, trimmed bool)
-	clock    func(peerid.ID, uint64)
-	answers  func(netip.AddrPort)
-	youngFor time.Duration
-	mine     func(peer.ID) Hello // what we say to a peer now
+	verify     func(chain []byte, from peerid.ID) (*membership.Member, error)
+	current    func(shown *membership.Member) (*membership.Member, bool)
+	readmit    func(ctx context.Context, chain []byte, from peerid.ID, why error) ([]byte, error)
+	readmitted func(answer []byte) error
+	lapsed     func() error
+	entered    func(Neighbor)
+	heard      func(Neighbor, Hello)
+	left       func(p peer.ID, m *membership.Member, trimmed bool)
+	clock      func(peerid.ID, uint64)
+	answers    func(netip.AddrPort)
+	youngFor   time.Duration
+	mine       func(peer.ID) Hello // what we say to a peer now
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -90,6 +91,7 @@ func newGate(h host.Host, cfg Config, mine func(peer.ID) Hello) *gate {
 	g := &gate{
 		host: h, proto: cfg.Prefix + "/hello/1", log: logpace.New(cfg.Log),
 		verify: cfg.Verify, current: cfg.Current, entered: cfg.Entered, heard: cfg.Heard, left: cfg.Left,
+		readmit: cfg.Readmit, readmitted: cfg.Readmitted, lapsed: cfg.Lapsed,
 		clock: cfg.Clock, answers: cfg.Answers, youngFor: cfg.YoungFor, mine: mine,
 
 		pace:   newPace(),
@@ -214,152 +216,6 @@ func (g *gate) disconnected(c network.Conn) {
 	if m != nil {
 		g.left(p, m, trimmed(c))
 	}
-}
-
-// greet says hello on a connection that we opened and reads the answer.
-func (g *gate) greet(c network.Conn) {
-	ctx, cancel := context.WithTimeout(g.ctx, helloTimeout)
-	defer cancel()
-	err := g.greetOn(ctx, c)
-	if err != nil && g.ctx.Err() == nil && !c.IsClosed() {
-		g.log.Debug("hello failed", "peer", c.RemotePeer(), "err", err)
-		g.refuse(c.RemotePeer(), err)
-		_ = c.Close()
-	}
-}
-
-func (g *gate) greetOn(ctx context.Context, c network.Conn) error {
-	asked := time.Now()
-	s, err := c.NewStream(ctx)
-	if err != nil {
-		return fmt.Errorf("hello stream: %w", err)
-	}
-	defer s.Reset() // nothing is left to say when it returns
-	if err := s.SetProtocol(g.proto); err != nil {
-		return err
-	}
-	deadline, _ := ctx.Deadline()
-	_ = s.SetDeadline(deadline)
-	stop := context.AfterFunc(ctx, func() { _ = s.Reset() })
-	defer stop()
-	rw := msmux.NewMSSelect(s, g.proto)
-	if _, err := rw.Write(g.mine(c.RemotePeer()).appendTo([]byte{helloWelcome})); err != nil {
-		return fmt.Errorf("hello: %w", err)
-	}
-	// A peer that has answered already asks for no more, and then this fails:
-	// the answer tells.
-	_ = s.CloseWrite()
-	h, err := readHello(rw)
-	if err != nil {
-		err = fmt.Errorf("hello: %w", err)
-		// Before the stream ends: the peer closes the connection then, and
-		// those who wait would not learn the reason.
-		g.refuse(c.RemotePeer(), err)
-		var no *RefusedError
-		if errors.As(err, &no) {
-			if id, err := p2p.PeerID(c.RemotePeer()); err == nil {
-				g.clock(id, no.seconds)
-			}
-		}
-		return err
-	}
-	return g.admit(c, h, asked)
-}
-
-// serveHello answers a hello: a valid one with ours, any other with the
-// reason, so that a peer with a wrong clock or an expired chain can tell its
-// user. Our chain is shown to members only.
-func (g *gate) serveHello(s network.Stream) {
-	_ = s.SetDeadline(time.Now().Add(helloTimeout))
-	c := s.Conn()
-	h, err := readHello(s)
-	if err == nil {
-		err = g.admit(c, h, time.Time{})
-	}
-	if err == nil {
-		if _, err = s.Write(g.mine(c.RemotePeer()).appendTo([]byte{helloWelcome})); err == nil {
-			_ = s.Close()
-			return
-		}
-		_ = s.Reset()
-		return
-	}
-	g.log.Debug("refusing a hello", "peer", c.RemotePeer(), "err", err)
-	_, _ = s.Write((&RefusedError{err.Error(), refusedForGood(err), errors.Is(err, membership.ErrUsed), g.mine(c.RemotePeer()).Seconds}).appendTo(nil))
-	_ = s.CloseWrite()
-	// The peer closes the connection when it has read the reason; closing it
-	// from here at once would overtake that. Do not wait for long.
-	g.mu.Lock()
-	d := g.doorLocked(c.RemotePeer())
-	g.mu.Unlock()
-	if d != nil {
-		t := time.NewTimer(refusalGrace)
-		defer t.Stop()
-		select {
-		case <-d.gone:
-		case <-t.C:
-		case <-g.ctx.Done():
-		}
-	}
-	_ = s.Reset()
-	_ = c.Close()
-}
-
-// admit verifies a hello and opens the peer's door. asked is when this peer has asked for
-// the hello; zero if it did not.
-func (g *gate) admit(c network.Conn, h Hello, asked time.Time) error {
-	p := c.RemotePeer()
-	id, err := p2p.PeerID(p)
-	if err != nil {
-		return fmt.Errorf("%w: %v", membership.ErrNotMember, err)
-	}
-	m, err := g.verify(h.Chain, id)
-	if err == nil || errors.As(err, new(*membership.TimeError)) {
-		g.clock(id, h.Seconds) // it is a member, or was, or will be one
-	}
-	if err != nil {
-		return err
-	}
-	countMember(c, c.Stat().Direction != network.DirInbound || g.pace.connects(m))
-	g.mu.Lock()
-	d := g.doorLocked(p)
-	if d == nil {
-		g.mu.Unlock()
-		return network.ErrNoConn
-	}
-	first := d.Member == nil
-	d.Member, d.Chain, d.Roles = m, h.Chain, h.Roles
-	d.Remote = c.RemoteMultiaddr()
-	if h.Young {
-		d.youngUntil = time.Now().Add(g.youngFor)
-	}
-	d.replace(c)
-	if c.Stat().Direction == network.DirInbound && !g.dialled.Contains(p) {
-		g.reach.note(c)
-	}
-	if t := g.timers[c]; t != nil {
-		t.Stop()
-		delete(g.timers, c)
-	}
-	g.refusals.Remove(p)
-	if first {
-		close(d.open)
-	}
-	now := d.Neighbor
-	g.mu.Unlock()
-	if first {
-		g.entered(now)
-	} else {
-		g.probeOthers(c)
-	}
-	g.hearStart(p, h, asked)
-	g.heard(now, h)
-	return nil
-}
-
-// refusedForGood says whether a peer that is refused for err need not come again.
-func refusedForGood(err error) bool {
-	return errors.Is(err, membership.ErrNotMember) && !errors.As(err, new(*membership.TimeError)) && !errors.Is(err, membership.ErrContested)
 }
 
 // forgive forgets why peers were refused: the reason may be gone.

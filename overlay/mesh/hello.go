@@ -15,7 +15,8 @@ import (
 
 // A hello, in both directions (DESIGN §8, §14.1):
 //
-//	0      0 welcome: a hello follows; 1 refused: the reason follows
+//	0      0 welcome: a hello follows; 1 refused: the reason follows; 2 renewed: a
+//	       new membership follows
 //	1      version, 1
 //	2      flags
 //	3..10  number of the newest revocation list known, big endian
@@ -37,12 +38,21 @@ import (
 //	2..9   the sender's time
 //	10..11 length of the reason, big endian
 //	12..   the reason, as text
+//
+// A new membership is for somebody whose old one has ended. It is the answer of the
+// confirm protocol (package admission), and the peer says hello again with it.
+//
+//	0      2
+//	1..2   length, big endian
+//	3..    the answer
 const (
 	helloWelcome = 0
 	helloRefused = 1
+	helloRenewed = 2
 
 	helloVersion = 1
 	maxReason    = 512
+	maxRenewal   = 4096
 	// HelloAddrs is how many addresses a hello can hold.
 	HelloAddrs = 8
 
@@ -136,7 +146,14 @@ func (e *RefusedError) appendTo(b []byte) []byte {
 	return field.Append16(b, []byte(e.Reason[:min(len(e.Reason), maxReason)]))
 }
 
-// readHello reads one hello, or a refusal, which is a *RefusedError.
+// renewal is a new membership in place of a hello.
+type renewal struct{ answer []byte }
+
+func (r *renewal) Error() string { return "a new membership in place of a hello" }
+
+func (r *renewal) appendTo(b []byte) []byte { return field.Append16(append(b, helloRenewed), r.answer) }
+
+// readHello reads one hello, or a refusal, which is a *RefusedError, or a *renewal.
 func readHello(r io.Reader) (Hello, error) {
 	f := field.NewReader(r)
 	status := f.Uint8()
@@ -153,6 +170,12 @@ func readHello(r io.Reader) (Hello, error) {
 			return Hello{}, fmt.Errorf("%w: refusal: %w", errHello, f.Err())
 		}
 		return Hello{}, e
+	case helloRenewed:
+		r := &renewal{f.Short16(maxRenewal)}
+		if f.Err() != nil {
+			return Hello{}, fmt.Errorf("%w: renewal: %w", errHello, f.Err())
+		}
+		return Hello{}, r
 	}
 	return Hello{}, errHello
 }

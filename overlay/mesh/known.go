@@ -206,11 +206,22 @@ func (p KnownMember) compare(q KnownMember) int {
 	return cmp.Or(first(p.By.IsZero(), q.By.IsZero()), first(p.Issuer, q.Issuer), first(p.Server, q.Server), q.Seen.Compare(p.Seen), p.Peer.Compare(q.Peer))
 }
 
-// sortedLocked returns those not too long ago seen, the most useful first.
+// sortedLocked returns those that were seen not too long before this peer has last seen
+// anybody, the most useful first. One that was off for a year, or alone, knows whom it
+// knew then.
 func (k *Known) sortedLocked() []KnownMember {
+	var last time.Time
+	for _, p := range k.peers {
+		if p.Seen.After(last) {
+			last = p.Seen
+		}
+	}
+	if now := time.Now(); last.After(now) { // by a clock that was wrong
+		last = now
+	}
 	out := make([]KnownMember, 0, len(k.peers))
 	for _, p := range k.peers {
-		if time.Since(p.Seen) < forgetAfter {
+		if last.Sub(p.Seen) < forgetAfter {
 			out = append(out, p)
 		}
 	}
@@ -235,7 +246,7 @@ func (k *Known) which(want func(KnownMember) bool) []peer.AddrInfo {
 	return out
 }
 
-// List returns those seen within a month, the most useful first.
+// List returns those seen within a month of the last one, the most useful first.
 func (k *Known) List() []KnownMember {
 	k.mu.Lock()
 	defer k.mu.Unlock()

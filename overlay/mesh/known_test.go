@@ -65,8 +65,20 @@ func TestKnownOrder(t *testing.T) {
 			t.Error("that it is the founder was forgotten")
 		}
 		time.Sleep(forgetAfter - time.Hour)
-		if n := len(k.AddrInfos()); n != 3 {
-			t.Errorf("%d after a month", n)
+		if n := len(k.AddrInfos()); n != 5 {
+			t.Errorf("%d after a month in which nobody was seen", n)
+		}
+		k.Note(testID(6), testAddrs(6), false, peerid.ID{})
+		if n := len(k.AddrInfos()); n != 4 {
+			t.Errorf("%d after a month in which one was", n)
+		}
+		time.Sleep(400 * 24 * time.Hour)
+		if n := len(k.AddrInfos()); n != 4 {
+			t.Errorf("%d after a year in which nobody was seen", n)
+		}
+		k.Note(testID(7), testAddrs(7), false, peerid.ID{})
+		if n := len(k.AddrInfos()); n != 1 {
+			t.Errorf("%d after a year in which one was", n)
 		}
 	})
 }

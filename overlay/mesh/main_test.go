@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/ed25519"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -79,6 +80,30 @@ type ship struct {
 	pulses  int
 	serving bool
 	refuse  bool // requests that cost something
+	lapsed  error
+	again   []byte                    // what somebody is answered whose chain has ended
+	brought int                       // how often it was asked for that
+	takes   func(answer []byte) error // what it does with one
+}
+
+func (s *ship) readmit(why error) ([]byte, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.brought++
+	if len(s.again) == 0 || !errors.Is(why, membership.ErrExpired) {
+		return nil, why
+	}
+	return s.again, nil
+}
+
+func (s *ship) readmitted(answer []byte) error {
+	s.mu.Lock()
+	takes := s.takes
+	s.mu.Unlock()
+	if takes == nil {
+		return errors.New("it has asked for none")
+	}
+	return takes(answer)
 }
 
 // A ship's pipes are what the test says.
@@ -158,6 +183,13 @@ func (f *fleet) quietWith(key ed25519.PrivateKey) *ship {
 				return nil, fmt.Errorf("%w: the chain is another peer's", membership.ErrNotMember)
 			}
 			return m, nil
+		},
+		Readmit:    func(_ context.Context, _ []byte, _ peerid.ID, why error) ([]byte, error) { return s.readmit(why) },
+		Readmitted: func(answer []byte) error { return s.readmitted(answer) },
+		Lapsed: func() error {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			return s.lapsed
 		},
 		Current: func(shown *membership.Member) (*membership.Member, bool) {
 			f.mu.Lock()

@@ -55,6 +55,12 @@ type Config struct {
 	// shown a membership still is one, and by which.
 	Verify  func(chain []byte, from peerid.ID) (*membership.Member, error)
 	Current func(shown *membership.Member) (*membership.Member, bool)
+	// Readmit is what somebody is answered that has shown a chain and is refused for a
+	// reason; the error is why it is refused all the same. Readmitted takes such an answer.
+	// Lapsed says why this peer is no member itself now, and lets nobody in; nil if it is.
+	Readmit    func(ctx context.Context, chain []byte, from peerid.ID, why error) ([]byte, error)
+	Readmitted func(answer []byte) error
+	Lapsed     func() error
 	// Hello is what this peer says of itself now. Keep is added to it.
 	Hello func() Hello
 	// YoungFor is for how long a server that has only just begun may lack records.
