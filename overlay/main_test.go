@@ -15,6 +15,7 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/protocol"
+	"github.com/pion/transport/v3"
 
 	"github.com/idloc/idloc/internal/event"
 	"github.com/idloc/idloc/internal/leaktest"
@@ -107,10 +108,16 @@ func newNodeWith(t testing.TB, key ed25519.PrivateKey, dir *state.Dir) *node {
 // newNodeAt makes one with a port of before.
 func newNodeAt(t testing.TB, key ed25519.PrivateKey, dir *state.Dir, port uint16) *node {
 	t.Helper()
+	return newNodeOn(t, key, dir, port, nil)
+}
+
+// newNodeOn makes one on a network that is not the kernel's; nil: it is.
+func newNodeOn(t testing.TB, key ed25519.PrivateKey, dir *state.Dir, port uint16, nw transport.Net) *node {
+	t.Helper()
 	n := &node{t: t, key: key, state: dir}
 	var err error
 	n.sock, err = socket.Listen(socket.Config{
-		Addrs: []netip.Addr{loopback}, Port: port,
+		Addrs: []netip.Addr{loopback}, Port: port, Net: nw,
 		OnPipe: func(c *socket.Conn, from netip.AddrPort, b []byte, seg int) {
 			if p := n.pipes.Load(); p != nil {
 				p.Receive(c, from, b, seg)

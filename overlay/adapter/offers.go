@@ -8,7 +8,6 @@ import (
 
 	"github.com/idloc/idloc/internal/peerid"
 	"github.com/idloc/idloc/internal/pipe"
-	"github.com/idloc/idloc/overlay/directory"
 	"github.com/idloc/idloc/overlay/establish"
 	"github.com/idloc/idloc/overlay/membership"
 	"github.com/idloc/idloc/overlay/mesh"
@@ -129,10 +128,10 @@ func (d OfferDirectory) Contacts(ctx context.Context, target peerid.ID) []peerid
 // Servers implements offers.Directory.
 func (d OfferDirectory) Servers() []peerid.ID { return peerIDs(d.Directory.Servers()) }
 
-// Nearest implements offers.Directory.
+// Nearest implements offers.Directory. A peer sees to it that it is connected to three of
+// them, and has met the others.
 func (d OfferDirectory) Nearest(ctx context.Context, target peerid.ID) []peerid.ID {
-	nearest := d.Directory.Nearest(ctx, string(p2p.ID(target)))
-	return peerIDs(nearest[:min(len(nearest), directory.NearServers)])
+	return peerIDs(d.Directory.Nearest(ctx, string(p2p.ID(target))))
 }
 
 // peerIDs leaves out what is no member of any overlay.

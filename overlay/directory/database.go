@@ -21,6 +21,8 @@ import (
 	"github.com/libp2p/go-libp2p/core/peerstore"
 	"github.com/libp2p/go-libp2p/p2p/host/eventbus"
 	ma "github.com/multiformats/go-multiaddr"
+
+	"github.com/idloc/idloc/overlay/membership"
 )
 
 const (
@@ -257,10 +259,19 @@ func (d *database) connected(p peer.ID) bool {
 }
 
 func (d *database) account(p peer.ID) string {
-	if m, ok := d.cfg.Roster.Member(fromPeer(p)); ok && !m.Invitation.IsZero() {
-		return string(m.Invitation[:])
+	m, ok := d.cfg.Roster.Member(fromPeer(p))
+	if !ok {
+		return ""
 	}
-	return ""
+	return accountOf(m)
+}
+
+// accountOf is what all who came by one invitation share; "" is none.
+func accountOf(m *membership.Member) string {
+	if m == nil || m.Invitation.IsZero() {
+		return ""
+	}
+	return string(m.Invitation[:])
 }
 
 func (d *database) revoked(p peer.ID) bool { return d.cfg.Roster.Revoked(fromPeer(p)) }

@@ -217,7 +217,8 @@ func (p *publisher) connected(id peerid.ID) bool {
 // contactsLocked are the members through which this peer is reached: those
 // connected that serve; of these first the ones that the last record named, so
 // that not each newcomer causes a put, then the nearest to this peer, because
-// that is where a walk would look.
+// that is where a walk would look. One invitation has not all of them, where there are
+// others: whoever holds a token can be any number of members, and pass nothing on.
 func (p *publisher) contactsLocked() []peerid.ID {
 	self := kb.ConvertPeerID(toPeer(p.cfg.Self))
 	type near struct {
@@ -242,11 +243,19 @@ func (p *publisher) contactsLocked() []peerid.ID {
 	slices.SortFunc(all, func(a, b near) int {
 		return cmp.Or(cmp.Compare(a.rank, b.rank), slices.Compare(a.dist, b.dist), a.id.Compare(b.id))
 	})
-	var out []peerid.ID
-	for _, n := range all[:min(len(all), naming.MaxMembers)] {
-		out = append(out, n.id)
+	var out, more []peerid.ID
+	of := map[string]int{}
+	for _, n := range all {
+		m, _ := p.cfg.Roster.Member(n.id)
+		if account := accountOf(m); account == "" || of[account] < perAccount {
+			of[account]++
+			out = append(out, n.id)
+		} else {
+			more = append(more, n.id)
+		}
 	}
-	return out
+	out = append(out, more...)
+	return out[:min(len(out), naming.MaxMembers)]
 }
 
 // run puts what is due until ctx ends.

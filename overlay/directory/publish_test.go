@@ -7,8 +7,10 @@ import (
 	"testing/synctest"
 	"time"
 
+	kb "github.com/libp2p/go-libp2p-kbucket"
 	"github.com/libp2p/go-libp2p/core/peer"
 
+	"github.com/idloc/idloc/overlay/membership"
 	"github.com/idloc/idloc/overlay/naming"
 )
 
@@ -58,6 +60,40 @@ func (n *node) lacks(p peer.ID) bool {
 		}
 	}
 	return false
+}
+
+// TestContactsOfOneToken is the attack: keys of one token become the servers nearest a
+// member. They are not all that its record names, and are where there are no others.
+func TestContactsOfOneToken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := newOverlay(t)
+		n := o.node(o.member("mars"))
+		named := func() (hostile, all int) {
+			n.publisher.mu.Lock()
+			defer n.publisher.mu.Unlock()
+			for _, id := range n.publisher.contactsLocked() {
+				all++
+				if n.roster.members[id].Invitation == (membership.Key{1}) {
+					hostile++
+				}
+			}
+			return hostile, all
+		}
+		var servers []peer.ID
+		for range 64 {
+			p, _ := o.add()
+			servers = append(servers, p)
+			n.roster.members[fromPeer(p)] = &membership.Member{Peer: fromPeer(p), Invitation: membership.Key{1}}
+		}
+		if hostile, all := named(); hostile != naming.MaxMembers || all != hostile {
+			t.Errorf("where there are no others, %d of %d", hostile, all)
+		}
+		far := kb.SortClosestPeers(servers, kb.ConvertPeerID(toPeer(n.cfg.Self)))[len(servers)-1]
+		n.roster.members[fromPeer(far)].Invitation = membership.Key{2}
+		if hostile, all := named(); hostile != perAccount || all != naming.MaxMembers {
+			t.Errorf("beside one other, %d of %d", hostile, all)
+		}
+	})
 }
 
 // TestRequests counts what comings and goings of others cost: nothing where the

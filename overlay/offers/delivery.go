@@ -156,7 +156,7 @@ func (n *round) hear(res *result) (s *pipe.Session, over bool) {
 	}
 	switch {
 	case res.way.direct: // the target itself
-	case errors.Is(res.err, ErrNotHere), errors.Is(res.err, errSilent):
+	case errors.Is(res.err, ErrNotHere), errors.Is(res.err, errSilent), errors.Is(res.err, errClaimed):
 		n.unconnected++
 	default:
 		n.mute++

@@ -16,6 +16,7 @@ var (
 	ErrBusy    = errors.New("rate limit of the forwarder")
 	ErrRefused = errors.New("refused by the peer")
 	errLooped  = errors.New("offer went in a circle")
+	errClaimed = errors.New("a member says that the peer refuses, and does not show that it does")
 	errSilent  = fmt.Errorf("the peer does not answer its server: %w", context.DeadlineExceeded)
 )
 

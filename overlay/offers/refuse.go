@@ -9,7 +9,7 @@ import (
 
 // A no ends an offer only if the target has sealed it, as it seals an answer, or
 // says it on its own connection. What a forwarder says in its name is one way
-// that has failed.
+// that has failed, and no reason to give up if it was the last.
 
 // Refuse says no to an offer, by this peer's key where that ends it.
 func Refuse(in *pipe.Incoming, status Status) Response {
@@ -53,5 +53,11 @@ func finish(offer *pipe.Offer, a Response, direct bool) (s *pipe.Session, over b
 			return nil, !errors.Is(err, pipe.ErrHandshake), err
 		}
 	}
-	return nil, direct && a.Forwarder.IsZero() && final(said), said
+	if direct && a.Forwarder.IsZero() {
+		return nil, final(said), said
+	}
+	if final(said) {
+		said = errClaimed
+	}
+	return nil, false, said
 }

@@ -30,7 +30,7 @@ func TestSealedRefusal(t *testing.T) {
 			t.Errorf("carried again: %+v", again)
 		}
 		bare := Response{Status: status}
-		if _, over, err := finish(offer, bare, false); over || !errors.Is(err, want) {
+		if _, over, err := finish(offer, bare, false); over || !errors.Is(err, errClaimed) || errors.Is(err, want) {
 			t.Errorf("status %d of a forwarder: %v, %v", status, over, err)
 		}
 		if _, over, err := finish(offer, bare, true); !over || !errors.Is(err, want) {
@@ -98,6 +98,54 @@ func TestOneForwarderCensors(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestOnlyLiars: where all who can be asked say no in the target's name, a Dial goes on,
+// and does not wait for an offer of the target's.
+func TestOnlyLiars(t *testing.T) {
+	for _, status := range []Status{Refused, Glare} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, 10*time.Millisecond)
+			venus, mars, earth, pluto := w.add("venus", 1), w.add("mars", 1), w.add("earth", 1), w.add("pluto", 1)
+			for _, p := range []*peer{mars, earth} {
+				p.lie = &Response{Status: status, Forwarder: venus.id}
+				w.connect(pluto, p)
+			}
+			pluto.hints[venus.id] = []peerid.ID{mars.id, earth.id}
+			_, _, err := pluto.deliver(venus)
+			if e := (&StageError{StageOffer, venus.id, err}); err == nil || e.Final() || errors.Is(err, ErrGlare) {
+				t.Errorf("%v, final: %v", err, e.Final())
+			}
+		})
+	}
+}
+
+// TestLastWays is the attack: the three members that the target names, and the servers
+// nearest it, lie. Another member that is connected to both is asked in the end.
+func TestLastWays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 10*time.Millisecond)
+		venus, pluto := w.add("venus", 1), w.add("pluto", 1)
+		for i := range 5 {
+			p := w.add(string(rune('a'+i)), byte(2+i))
+			p.lie = &Response{Status: NotHere}
+			w.connect(pluto, p)
+			if i < 3 {
+				pluto.hints[venus.id] = append(pluto.hints[venus.id], p.id)
+			} else {
+				pluto.nearest = append(pluto.nearest, p.id)
+			}
+		}
+		for i := range 4 * waysMax { // of one token; they are connected to pluto alone
+			w.connect(pluto, w.add(string(rune('A'+i)), 2))
+		}
+		earth := w.add("earth", 100)
+		w.connect(pluto, earth)
+		w.connect(earth, venus)
+		if _, via, err := pluto.deliver(venus); err != nil || via != earth.id {
+			t.Errorf("via %v, %v; asked %q", via, err, pluto.asked)
+		}
+	})
 }
 
 // TestRefusalEnds: a refusal that the target has sealed ends the delivery though

@@ -1,7 +1,9 @@
 package offers
 
 import (
+	"cmp"
 	"context"
+	"math/rand/v2"
 	"slices"
 
 	"github.com/idloc/idloc/internal/peerid"
@@ -34,7 +36,8 @@ type search struct {
 //  3. the other members that its records have named;
 //  4. those that its contact record in the database names, newer than the hints;
 //  5. members of another invitation, where all so far came by one;
-//  6. the servers nearest its ID, where it keeps its connections.
+//  6. the servers nearest its ID, where it keeps its connections;
+//  7. other connected members, any: those before may be as few as three, and lie.
 func (r *Router) findWays(ctx context.Context, target peerid.ID, out chan<- way) {
 	defer close(out)
 	s := &search{r, ctx, target, out, map[peerid.ID]bool{r.cfg.Self: true}}
@@ -44,7 +47,8 @@ func (r *Router) findWays(ctx context.Context, target peerid.ID, out chan<- way)
 		s.through(hints) &&
 		s.through(r.cfg.Directory.Contacts(ctx, target)) &&
 		s.through(r.others(s.tried)) &&
-		s.through(r.cfg.Directory.Nearest(ctx, target))
+		s.through(r.cfg.Directory.Nearest(ctx, target)) &&
+		s.through(r.rest(s.tried))
 }
 
 // send offers one way, unless it was tried, and says whether to go on.
@@ -127,6 +131,24 @@ func (r *Router) others(tried map[peerid.ID]bool) (out []peerid.ID) {
 		if m.Invitation != *of && !tried[m.Peer] && len(out) < othersMax {
 			out = append(out, m.Peer)
 		}
+	}
+	return out
+}
+
+// rest are connected members that were not tried, those that came by different
+// invitations first, as many as there are ways left.
+func (r *Router) rest(tried map[peerid.ID]bool) (out []peerid.ID) {
+	of := map[membership.Key]int{}
+	left := slices.DeleteFunc(r.cfg.Mesh.Members(), func(m *membership.Member) bool { return tried[m.Peer] })
+	rand.Shuffle(len(left), func(i, j int) { left[i], left[j] = left[j], left[i] })
+	turn := map[peerid.ID]int{} // the how manieth of its invitation
+	for _, m := range left {
+		turn[m.Peer] = of[m.Invitation]
+		of[m.Invitation]++
+	}
+	slices.SortStableFunc(left, func(a, b *membership.Member) int { return cmp.Compare(turn[a.Peer], turn[b.Peer]) })
+	for _, m := range left[:min(len(left), waysMax)] {
+		out = append(out, m.Peer)
 	}
 	return out
 }
