@@ -217,6 +217,10 @@ type InviteOptions struct {
 	// Uses is how many members the token admits: 0 is one, AnyNumber is as many as come
 	// by it, else at most 64. A token with a Name is for one.
 	Uses int
+	// Replaces is the name of a member whose device was lost, or is given away: it is
+	// revoked before Invite returns, and the token is for its name. Whoever knew the name
+	// finds the new member under it. Only the founder can.
+	Replaces string
 }
 
 // AnyNumber is InviteOptions.Uses of a token for as many members as come by it.

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/idloc/idloc/internal/peerid"
 	"github.com/idloc/idloc/overlay"
@@ -28,9 +29,42 @@ func (n *Node) Invite(opts InviteOptions) (string, error) {
 	if err := n.alive(); err != nil {
 		return "", err
 	}
+	if opts.Replaces != "" {
+		return n.inviteInstead(opts)
+	}
 	token, err := n.ov.Invite(overlay.InviteOptions{Name: opts.Name, Expires: opts.Expires, Relay: opts.Relay, Delegate: opts.Delegate, Uses: opts.Uses})
 	if err != nil {
 		return "", n.ended(policy("invite", err))
+	}
+	return token, nil
+}
+
+// replaceFor bounds how long Invite looks for the member that it is to replace.
+const replaceFor = 10 * time.Second
+
+// inviteInstead is Invite with opts.Replaces. The token is made first: where it cannot be
+// nobody is revoked.
+func (n *Node) inviteInstead(opts InviteOptions) (string, error) {
+	label, err := n.label(opts.Replaces)
+	if err != nil {
+		return "", err
+	}
+	if opts.Name != "" && opts.Name != label {
+		return "", fmt.Errorf("idloc: invite: the token is for %q, whom it replaces, and cannot be for %q", label, opts.Name)
+	}
+	if !n.ov.Founder() {
+		return "", policy("invite", overlay.ErrNotFounder)
+	}
+	old := opts.Replaces
+	opts.Name, opts.Replaces = label, ""
+	token, err := n.Invite(opts)
+	if err != nil {
+		return "", err
+	}
+	ctx, cancel := context.WithTimeout(n.ctx, replaceFor)
+	defer cancel()
+	if err := n.Revoke(ctx, old); err != nil {
+		return "", errors.Join(err, n.Withdraw(ctx, token)) // nobody has it
 	}
 	return token, nil
 }

@@ -39,6 +39,12 @@ func (n *Node) WhoIs(addr net.Addr) (Peer, error) {
 	return n.peer(id), nil
 }
 
+// WhoIsString is WhoIs for an address as text, with a port or without: http.Request's
+// RemoteAddr, for one.
+func (n *Node) WhoIsString(remoteAddr string) (Peer, error) {
+	return n.WhoIs(textAddr{"tcp", remoteAddr})
+}
+
 // peer gathers what this node knows of id.
 func (n *Node) peer(id PeerID) Peer {
 	p := Peer{ID: id}

@@ -79,7 +79,7 @@ func clientCommands() []command {
 		{name: "invite", args: "[label]", most: 1, flags: inviteFlags,
 			help: "print a token; with a label, for that name only; -qr draws\nit as well, for a camera",
 			do: func(ctx context.Context, o options, c call) error {
-				return o.client().invite(ctx, c.out, idloc.InviteOptions{Name: c.arg, Expires: o.expires, Relay: o.relay, Delegate: o.delegate, Uses: o.uses}, o.qr)
+				return o.client().invite(ctx, c.out, idloc.InviteOptions{Name: c.arg, Expires: o.expires, Relay: o.relay, Delegate: o.delegate, Uses: o.uses, Replaces: o.replaces}, o.qr)
 			}},
 		{name: "invitations", flags: jsonFlag,
 			help: "list the tokens that this node has made, and who came by\nwhich",
@@ -145,6 +145,7 @@ func inviteFlags(o *options, fs *flag.FlagSet) {
 	fs.BoolVar(&o.relay, "relay", false, "the member may forward data for others")
 	fs.BoolVar(&o.delegate, "delegate", false, "the member may invite")
 	fs.IntVar(&o.uses, "uses", 0, "how many members the token admits, at most 64; 0 is one, -1 is as many as come by it")
+	fs.StringVar(&o.replaces, "replaces", "", "`name` of a member whose device was lost: it is put out at once, and the token is for its name")
 	fs.BoolVar(&o.qr, "qr", false, "draw the token as a QR code above it; whoever sees the code can use it")
 }
 

@@ -75,6 +75,7 @@ type options struct {
 	relay, delegate bool
 	qr              bool
 	uses            int
+	replaces        string
 
 	all, below bool // of revoke
 
