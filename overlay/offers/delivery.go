@@ -42,7 +42,7 @@ type round struct {
 	next    <-chan way // ways; nil while the stagger runs
 	more    bool       // ways may come
 	busy    int        // ways that have not come to a result
-	asked   int        // of these, how many are members that may pass the offer on
+	asked   int        // of these, how many are members that should be able to pass the offer on
 	results chan result
 	wg      sync.WaitGroup
 
@@ -123,6 +123,8 @@ func (n *round) send(w way) {
 	res := result{way: w}
 	if !w.direct {
 		res.via = w.peer
+	}
+	if w.known() {
 		n.asked++
 	}
 	n.r.cfg.Events.Emit(event.Event{Kind: event.OfferSent, Peer: n.request.Target, Via: res.via})
@@ -138,7 +140,7 @@ func (n *round) send(w way) {
 // a session, or no other way would bring another result.
 func (n *round) hear(res *result) (s *pipe.Session, over bool) {
 	n.busy--
-	if !res.way.direct {
+	if res.way.known() {
 		n.asked--
 	}
 	if res.err == nil {
@@ -155,7 +157,7 @@ func (n *round) hear(res *result) (s *pipe.Session, over bool) {
 		return nil, true
 	}
 	switch {
-	case res.way.direct: // the target itself
+	case !res.way.known():
 	case errors.Is(res.err, ErrNotHere), errors.Is(res.err, errSilent), errors.Is(res.err, errClaimed):
 		n.unconnected++
 	default:

@@ -12,11 +12,15 @@ import (
 )
 
 // way is a member that may get an offer to its target: the target itself
-// (direct), or one that may be connected to it.
+// (direct), or one that may be connected to it; with a guess nothing says that it is.
 type way struct {
 	peer   peerid.ID
 	direct bool
+	guess  bool
 }
+
+// known says whether a way is a member that should be connected to the target.
+func (w way) known() bool { return !w.direct && !w.guess }
 
 // search is the looking for ways of one round.
 type search struct {
@@ -48,7 +52,7 @@ func (r *Router) findWays(ctx context.Context, target peerid.ID, out chan<- way)
 		s.through(r.cfg.Directory.Contacts(ctx, target)) &&
 		s.through(r.others(s.tried)) &&
 		s.through(r.cfg.Directory.Nearest(ctx, target)) &&
-		s.through(r.rest(s.tried))
+		s.guess(r.rest(s.tried))
 }
 
 // send offers one way, unless it was tried, and says whether to go on.
@@ -74,13 +78,22 @@ func (s *search) through(members []peerid.ID) bool {
 	return true
 }
 
+func (s *search) guess(members []peerid.ID) bool {
+	for _, m := range members {
+		if !s.send(way{peer: m, guess: true}) {
+			return false
+		}
+	}
+	return true
+}
+
 func (s *search) connected() bool {
 	_, ok := s.r.cfg.Mesh.Member(s.target)
-	return !ok || s.send(way{s.target, true})
+	return !ok || s.send(way{peer: s.target, direct: true})
 }
 
 func (s *search) itself() bool {
-	return !s.r.cfg.Mesh.Reachable(s.target) || s.send(way{s.target, true})
+	return !s.r.cfg.Mesh.Reachable(s.target) || s.send(way{peer: s.target, direct: true})
 }
 
 func (s *search) near(hints []peerid.ID) bool {
