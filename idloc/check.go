@@ -33,6 +33,10 @@ func (e *ConfigError) Unwrap() error { return e.Err }
 // nameRoom is how long a name may be: a tie adds "-2" to "-999" to it.
 const nameRoom = 59
 
+// leastListAge is the least MaxListAge: three times the pause between two assurances of
+// an issuer's.
+const leastListAge = 30 * time.Minute
+
 // withDefaults checks cfg and fills in what is not the layers' business.
 func (cfg Config) withDefaults() (Config, error) {
 	cfg.Logger = logpace.New(cfg.Logger)
@@ -45,6 +49,9 @@ func (cfg Config) withDefaults() (Config, error) {
 	}
 	if cfg.Paths > PathRelayOnly {
 		return fail("Paths", fmt.Errorf("no policy %d", cfg.Paths))
+	}
+	if a := cfg.MaxListAge; a != 0 && a < leastListAge {
+		return fail("MaxListAge", fmt.Errorf("%v: at least %v, in which issuers can say several times that there is no newer list", a, leastListAge))
 	}
 	if err := checkPrefix(cfg.LSIPrefix); err != nil {
 		return fail("LSIPrefix", err)
@@ -226,4 +233,17 @@ func (w *warnings) all() []string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return slices.Sorted(maps.Values(w.texts))
+}
+
+// listAged warns while what is known of who was revoked is old.
+func (n *Node) listAged(asOf time.Time, old bool) {
+	if !old {
+		n.warnings.clear("revoked")
+		return
+	}
+	text := fmt.Sprintf("who was revoked is known as of %s: nobody has said since, on the founder's or a delegate's word, that it is all", asOf.UTC().Format(time.RFC3339))
+	if n.cfg.MaxListAge > 0 {
+		text += "; there are no new pipes until somebody does (Config.MaxListAge)"
+	}
+	n.warnings.set(n.log, "revoked", text)
 }

@@ -117,6 +117,13 @@ type Config struct {
 	// of one overlay, and neither its name nor its ID. Tunnels, bridges of containers
 	// and the like are left alone, and so is everything with PathRelayOnly.
 	NoLAN bool
+	// MaxListAge is how old what this node knows of who was revoked may get: the founder
+	// and delegates say now and then that there is no newer revocation list, and a node
+	// that hears of none of them may be kept from it. Above it new pipes are refused, in
+	// both directions, with ErrRefusedByPolicy; those that are up stay. 0 refuses nothing.
+	// Status().Self.RevokedAt says how old it is, and a warning that it is too old, without
+	// a MaxListAge after a week.
+	MaxListAge time.Duration
 	// Admit is asked before an inbound flow is answered; nil admits all
 	// members. It is called from the packet path of the peer's pipe and
 	// must return quickly; it may be called concurrently.

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"net/netip"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/idloc/idloc/internal/event"
 	"github.com/idloc/idloc/overlay"
+	"github.com/idloc/idloc/overlay/membership"
 )
 
 // Dial connects to address, "host:port", over the overlay. The networks are
@@ -143,6 +145,9 @@ func (n *Node) stageOf(to target, err error) *StageError {
 	var gone *overlay.OfflineError
 	if errors.As(e.Err, &gone) {
 		e.Err = &offline{cmp.Or(n.ov.NameOf(to.peer), to.host), gone}
+	}
+	if errors.Is(e.Err, membership.ErrStale) {
+		e.Err = fmt.Errorf("%w: %w", ErrRefusedByPolicy, e.Err)
 	}
 	return e
 }

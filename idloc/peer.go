@@ -206,6 +206,7 @@ func (n *Node) self() SelfStatus {
 	s.NAT64 = n.sock.NAT64()
 	st := n.ov.Stats()
 	s.Members, s.Servers, s.Routing, s.Records = st.Members, st.Servers, st.RoutingTable, st.Records
+	s.RevokedAt = st.RevokedAsOf
 	s.Revoked, s.Reached, s.Mapped, s.NAT, s.UDP = st.Revocations, st.Reached, st.Mapped, st.NAT, st.UDP
 	s.ReachedBy, s.DialBack = ReachStatus(st.ReachedBy), DialBackStatus(st.DialBack)
 	s.Carried, s.CarriedBy = st.Carried, st.CarriedBy

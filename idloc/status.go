@@ -30,32 +30,33 @@ type SelfStatus struct {
 	NAT64     netip.Prefix     `json:"nat64,omitzero"`  // by which IPv4 addresses are reached, on a host with IPv6 only
 	NAT       string           `json:"nat,omitempty"`   // RFC 4787: "none", "translated" (one server was asked), "endpoint-independent", "endpoint-dependent"
 	Founder   bool             `json:"founder,omitzero"`
-	Server    bool             `json:"server,omitzero"`       // serves the database (else only asks it)
-	Conns     int              `json:"conns"`                 // conns and listeners that are open, in the process's own TCP/IP
-	Endpoints int              `json:"endpoints"`             // TCP endpoints there: those of these, and of connections that wait for Accept, close or are in TIME-WAIT
-	Alone     bool             `json:"alone,omitzero"`        // members are known, and none is connected: the node goes on trying
-	AloneWhy  string           `json:"alone_why,omitempty"`   // whom it tried last, and why each was not reached
-	Clocks    int              `json:"clocks,omitzero"`       // how many members have told what time they have
-	ClockOff  time.Duration    `json:"clock_off,omitempty"`   // how far this machine's clock is ahead of those of the members it has met, in whole seconds (the median; negative: behind)
-	Members   int              `json:"members"`               // members connected on the peer protocol
-	Servers   int              `json:"servers"`               // of those, how many serve the database
-	Routing   int              `json:"routing_table"`         // servers in the Kademlia routing table
-	Records   int              `json:"records,omitempty"`     // database records that this node keeps for the overlay
-	Revoked   uint64           `json:"revocation_seq"`        // sequence number of the revocation list in force
-	Reached   bool             `json:"reached"`               // a member connected to this node unasked: it can be reached from where that member is
-	ReachedBy ReachStatus      `json:"reached_by,omitzero"`   // how, if so
-	DialBack  DialBackStatus   `json:"dial_back,omitzero"`    // the newest try of another member to connect to this node, which asks for it while nobody has come unasked
-	UDP       string           `json:"udp,omitempty"`         // "works", "silent" (nothing comes back), "unsent" (this system sends nothing); "": nobody is known to send to
-	Carried   int              `json:"carried,omitzero"`      // members connected over carriers (TCP) only
-	CarriedBy []string         `json:"carried_by,omitempty"`  // the carriers that this node has opened to them
-	Carriers  int              `json:"carriers,omitzero"`     // that other nodes have opened to this one
-	Probes    []ProbeStatus    `json:"probes,omitzero"`       // whom the node has sent to over UDP to find out about its network, the newest time each
-	NotAfter  time.Time        `json:"not_after,omitzero"`    // end of the membership certificate
-	Confirmed bool             `json:"confirmed,omitzero"`    // by the founder or a delegate
-	Relay     RelayStatus      `json:"relay,omitzero"`        // what this node forwards for others
-	Ported    PortMapping      `json:"port_mapping,omitzero"` // what the router before this node was asked for
-	Warnings  []string         `json:"warnings,omitempty"`    // what Config says and is probably not meant; the log has each at Warn
-	TURN      []TURNStatus     `json:"turn,omitzero"`         // one for each TURN server of Config.ICEServers
+	Server    bool             `json:"server,omitzero"`        // serves the database (else only asks it)
+	Conns     int              `json:"conns"`                  // conns and listeners that are open, in the process's own TCP/IP
+	Endpoints int              `json:"endpoints"`              // TCP endpoints there: those of these, and of connections that wait for Accept, close or are in TIME-WAIT
+	Alone     bool             `json:"alone,omitzero"`         // members are known, and none is connected: the node goes on trying
+	AloneWhy  string           `json:"alone_why,omitempty"`    // whom it tried last, and why each was not reached
+	Clocks    int              `json:"clocks,omitzero"`        // how many members have told what time they have
+	ClockOff  time.Duration    `json:"clock_off,omitempty"`    // how far this machine's clock is ahead of those of the members it has met, in whole seconds (the median; negative: behind)
+	Members   int              `json:"members"`                // members connected on the peer protocol
+	Servers   int              `json:"servers"`                // of those, how many serve the database
+	Routing   int              `json:"routing_table"`          // servers in the Kademlia routing table
+	Records   int              `json:"records,omitempty"`      // database records that this node keeps for the overlay
+	Revoked   uint64           `json:"revocation_seq"`         // sequence number of the revocation list in force
+	RevokedAt time.Time        `json:"revoked_as_of,omitzero"` // as of when it is known who was revoked: the founder or a delegate has said then that there is no newer list
+	Reached   bool             `json:"reached"`                // a member connected to this node unasked: it can be reached from where that member is
+	ReachedBy ReachStatus      `json:"reached_by,omitzero"`    // how, if so
+	DialBack  DialBackStatus   `json:"dial_back,omitzero"`     // the newest try of another member to connect to this node, which asks for it while nobody has come unasked
+	UDP       string           `json:"udp,omitempty"`          // "works", "silent" (nothing comes back), "unsent" (this system sends nothing); "": nobody is known to send to
+	Carried   int              `json:"carried,omitzero"`       // members connected over carriers (TCP) only
+	CarriedBy []string         `json:"carried_by,omitempty"`   // the carriers that this node has opened to them
+	Carriers  int              `json:"carriers,omitzero"`      // that other nodes have opened to this one
+	Probes    []ProbeStatus    `json:"probes,omitzero"`        // whom the node has sent to over UDP to find out about its network, the newest time each
+	NotAfter  time.Time        `json:"not_after,omitzero"`     // end of the membership certificate
+	Confirmed bool             `json:"confirmed,omitzero"`     // by the founder or a delegate
+	Relay     RelayStatus      `json:"relay,omitzero"`         // what this node forwards for others
+	Ported    PortMapping      `json:"port_mapping,omitzero"`  // what the router before this node was asked for
+	Warnings  []string         `json:"warnings,omitempty"`     // what Config says and is probably not meant; the log has each at Warn
+	TURN      []TURNStatus     `json:"turn,omitzero"`          // one for each TURN server of Config.ICEServers
 }
 
 // ProbeStatus is what came of sending to one address over UDP: a STUN question

@@ -50,6 +50,9 @@ type Config struct {
 
 	Carriers carry.Config // those of Socket, and how others reach it
 
+	MaxListAge time.Duration                  // how old what is known of who was revoked may get before there are no new pipes; 0: as it likes
+	ListAged   func(asOf time.Time, old bool) // told now and then; nil: nobody
+
 	Null nullflow.Handler // the zero one refuses null encapsulation
 
 	servers []nat.ICEServer  // of ICEServers

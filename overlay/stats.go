@@ -2,6 +2,7 @@ package overlay
 
 import (
 	"net/netip"
+	"time"
 
 	"github.com/idloc/idloc/overlay/mesh"
 	"github.com/idloc/idloc/overlay/nat"
@@ -29,6 +30,7 @@ type Stats struct {
 	RoutingTable int              // servers in the Kademlia routing table
 	Records      int              // records that this peer keeps for the overlay
 	Revocations  uint64           // sequence number of the revocation list in force
+	RevokedAsOf  time.Time        // as of when it is known who was revoked
 	Reached      bool             // a member has connected to this peer unasked
 	ReachedBy    Reach            // how, if so
 	DialBack     DialBack         // the newest that was asked for
@@ -47,10 +49,10 @@ func (o *Overlay) Stats() Stats {
 	s := Stats{
 		Members:     len(o.mesh.Members()),
 		Servers:     len(o.directory.Servers()),
-		Revocations: o.roster.Revocations().Seq(),
-		Reached:     o.mesh.Reached().Unasked(),
-		ReachedBy:   o.mesh.Reached(),
-		DialBack:    o.mesh.DialledBack(),
+		Revocations: o.roster.Revocations().Seq(), RevokedAsOf: o.roster.ListAsOf(),
+		Reached:   o.mesh.Reached().Unasked(),
+		ReachedBy: o.mesh.Reached(),
+		DialBack:  o.mesh.DialledBack(),
 	}
 	s.Carried, s.CarriedBy = o.mesh.CarriedMembers()
 	a := o.nat.Status(s.Members > s.Carried)

@@ -161,8 +161,8 @@ func (o *Overlay) rosterConfig() admission.Config {
 		Network: adapter.Neighbours{Mesh: func() adapter.Mesh { return o.mesh }, Life: o.life.ctx},
 		Lookup:  func(ctx context.Context, label string) *naming.Record { return o.directory.Read(ctx, label) },
 		Changed: o.membersChanged, Ended: o.enforce,
-		Renewed: func() { o.directory.Renewed() },
-		Shown:   func(p peerid.ID) []byte { return adapter.Pipes{Endpoint: o.pipes}.Chain(p) },
+		Renewed: func() { o.directory.Renewed() }, MaxListAge: o.cfg.MaxListAge, Aged: o.cfg.ListAged,
+		Shown: func(p peerid.ID) []byte { return adapter.Pipes{Endpoint: o.pipes}.Chain(p) },
 	}
 }
 
@@ -228,7 +228,7 @@ func (o *Overlay) hello() mesh.Hello {
 	own := o.roster.Own()
 	h := mesh.Hello{Chain: own.Chain, Revocation: o.roster.Revocations().Seq(), Seconds: uint64(o.now().Unix()), Start: o.pipes.Start()}
 	h.Issuer, h.NoRelay = own.Issuer, o.cfg.NoRelay
-	h.Record = o.directory.OwnRecord()
+	h.Record, h.Assurance = o.directory.OwnRecord(), o.roster.Assurance()
 	if o.cfg.Paths != PathRelayOnly {
 		h.Addrs = o.carriers.Addrs(mesh.HelloAddrs)
 	}
@@ -252,6 +252,7 @@ func (o *Overlay) heard(n mesh.Neighbor, h mesh.Hello) {
 	o.pipes.PeerStarted(n.ID, h.Start)
 	o.directory.Heard(n.Peer, h.Server, h.Young, h.Start)
 	o.roster.HearNumber(n.ID, h.Revocation)
+	o.roster.HearAssurance(n.ID, h.Assurance)
 }
 
 // left is called when a member's last connection is gone. One that was trimmed
@@ -303,8 +304,7 @@ func (w *wiring) newEstablisher() (*establish.Establisher, error) {
 func (o *Overlay) chain() []byte { return o.roster.Own().Chain }
 
 func (o *Overlay) verify(chain []byte, p peerid.ID) error {
-	_, err := o.roster.Verify(chain, p)
-	return err
+	return o.roster.Admit(chain, p)
 }
 
 // newFlows wires the flows with null encapsulation.

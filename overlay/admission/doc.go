@@ -72,6 +72,11 @@
 // both if need be. What it cannot see is a list that was replaced before, by a member
 // that had none of the entries and was met first.
 //
+// Who has the newest list that it was told does not know whether there is a newer one.
+// So issuers give assurances: their word that they knew of none at a time. The newest
+// travels in hellos and with the comparing of lists, and ListAsOf says as of when a peer
+// knows who was revoked. A delegate's word counts as long as the list in force lets it be one.
+//
 // # Clocks
 //
 // Members tell each other the time in hellos and refusals. The Roster compares,
@@ -83,6 +88,7 @@
 //	roster.go    the Roster, its own membership, the three ways to begin
 //	members.go   other members                          DESIGN §14.1
 //	revoke.go    the revocation list and its protocol   DESIGN §14.1
+//	assurance.go  that there is no newer list
 //	issue.go     what the founder and delegates do      draft §5, DESIGN §14.1
 //	registry.go  who has which label, and the journal of that
 //	journal.go   layout of its records

@@ -33,7 +33,7 @@ var (
 		Name: "withdraw", MaxRequest: membership.WithdrawalSize, MaxAnswer: 1, Timeout: confirmTimeout,
 	}
 	RevocationProtocol = Protocol{ // AnswerList
-		Name: "revocation", MaxRequest: 8 + 4 + membership.MaxRevocationList, MaxAnswer: 8 + 4 + membership.MaxRevocationList,
+		Name: "revocation", MaxRequest: maxNumbered, MaxAnswer: maxNumbered,
 		Timeout: compareTimeout,
 	}
 )

@@ -15,25 +15,31 @@ import (
 
 // The revocation protocol: each side says the number of the list it has, and who
 // has the newer one sends it: the answerer with its answer, the asker with a
-// second request.
+// second request. So it is with the assurance that there is no newer list than theirs:
+// each side says when the newest was given that it has, 0 for none.
 //
-//	request: number 8 | in the second: length 4 | list
-//	answer:  number 8 | if the asker's is lower: length 4 | list
+//	request: number 8 | length 4 | in the second: list | given at 8 | length 2 | in the second: assurance
+//	answer:  number 8 | length 4 | if the asker's is lower: list | given at 8 | length 2 | if the asker's is older: assurance
+//
+// A message may end after each of number, list and assurance.
 const compareTimeout = 5 * time.Second
 
+// maxNumbered bounds one of these messages, in bytes.
+const maxNumbered = 8 + 4 + membership.MaxRevocationList + 8 + 2 + membership.MaxAssurance
+
 // numbered is a request or an answer: the number of a revocation list, and if it
-// is news the list.
+// is news the list; and the same of the assurance.
 type numbered struct {
-	number uint64
-	list   []byte // empty: none
+	number    uint64
+	list      []byte // empty: none
+	at        uint64 // seconds since 1970
+	assurance []byte // empty: none
 }
 
 func (n numbered) append(b []byte) []byte {
 	b = binary.BigEndian.AppendUint64(b, n.number)
-	if len(n.list) == 0 {
-		return b
-	}
-	return append(binary.BigEndian.AppendUint32(b, uint32(len(n.list))), n.list...)
+	b = append(binary.BigEndian.AppendUint32(b, uint32(len(n.list))), n.list...)
+	return field.Append16(binary.BigEndian.AppendUint64(b, n.at), n.assurance)
 }
 
 func readNumbered(b []byte) (numbered, error) {
@@ -42,7 +48,21 @@ func readNumbered(b []byte) (numbered, error) {
 	if len(b) > 8 {
 		n.list = f.Long32(membership.MaxRevocationList)
 	}
+	if len(b) > 8+4+len(n.list) {
+		n.at = f.Uint64()
+		n.assurance = f.Short16(membership.MaxAssurance)
+	}
 	return n, f.Err()
+}
+
+// numberedNow is what this peer has, without the list.
+func (r *Roster) numberedNow() (n numbered) {
+	n.assurance = r.Assurance()
+	n.number = r.Revocations().Seq()
+	if a := r.assured(); a != nil {
+		n.at = uint64(a.At.Unix())
+	}
+	return n
 }
 
 var errUnsure = errors.New("the asker's own revocation list was not seen")
@@ -250,7 +270,8 @@ func (r *Roster) adopt(l *membership.RevocationList, from peerid.ID) {
 func (r *Roster) CompareLists(ctx context.Context, p peerid.ID) {
 	ctx, cancel := context.WithTimeout(ctx, compareTimeout)
 	defer cancel()
-	q := numbered{number: r.Revocations().Seq()}
+	q := r.numberedNow()
+	q.assurance = nil
 	if r.unsure(p) {
 		q.number = 0 // whatever it has is news
 	}
@@ -266,9 +287,15 @@ func (r *Roster) CompareLists(ctx context.Context, p peerid.ID) {
 	if theirs.number > q.number {
 		r.learn(theirs.list, p)
 	}
-	if mine := r.Revocations(); theirs.number < mine.Seq() {
-		_, _ = r.askList(ctx, p, numbered{mine.Seq(), mine.Bytes()})
+	r.HearAssurance(p, theirs.assurance)
+	mine := r.numberedNow()
+	switch {
+	case theirs.number < mine.number:
+		mine.list = r.Revocations().Bytes()
+	case theirs.number > mine.number || theirs.at >= mine.at:
+		return
 	}
+	_, _ = r.askList(ctx, p, mine)
 }
 
 func (r *Roster) askList(ctx context.Context, p peerid.ID, q numbered) (numbered, error) {
@@ -292,12 +319,17 @@ func (r *Roster) AnswerList(ctx context.Context, from *membership.Member, reques
 		}
 	}
 	mine := r.Revocations()
-	answer := numbered{number: mine.Seq()}
-	switch {
-	case theirs.number > mine.Seq() && len(theirs.list) > 0:
+	if theirs.number > mine.Seq() && len(theirs.list) > 0 {
 		r.learn(theirs.list, from.Peer)
+	}
+	r.HearAssurance(from.Peer, theirs.assurance)
+	answer := r.numberedNow()
+	answer.number = mine.Seq()
+	switch {
 	case theirs.number < mine.Seq():
 		answer.list = mine.Bytes()
+	case theirs.number > mine.Seq() || theirs.at >= answer.at:
+		answer.assurance = nil
 	}
 	return answer.append(nil), nil
 }

@@ -101,8 +101,8 @@ func TestListRefused(t *testing.T) {
 	foreign := sun.Revocations().Bytes()
 	from := earth.Own().Member
 	for what, request := range map[string][]byte{
-		"another overlay's": numbered{9, foreign}.append(nil),
-		"damaged":           numbered{9, foreign[:len(foreign)-1]}.append(nil),
+		"another overlay's": numbered{number: 9, list: foreign}.append(nil),
+		"damaged":           numbered{number: 9, list: foreign[:len(foreign)-1]}.append(nil),
 	} {
 		before := len(warnings(mars.log()))
 		if _, err := mars.AnswerList(t.Context(), from, request); err != nil {
@@ -115,7 +115,7 @@ func TestListRefused(t *testing.T) {
 			t.Errorf("%s: said %d times", what, got)
 		}
 	}
-	for what, request := range map[string][]byte{"nothing": nil, "half a number": {0, 0, 0, 0}, "a list cut short": append(numbered{number: 9}.append(nil), 0, 0, 0, 9, 1)} {
+	for what, request := range map[string][]byte{"nothing": nil, "half a number": {0, 0, 0, 0}, "a list cut short": append(numbered{number: 9}.append(nil)[:8], 0, 0, 0, 9, 1)} {
 		if b, err := mars.AnswerList(t.Context(), from, request); err == nil {
 			t.Errorf("%s is answered with %x", what, b)
 		}

@@ -52,6 +52,12 @@ type Config struct {
 	// Renewed is called when this peer has a new chain, which others are to be
 	// shown. Required.
 	Renewed func()
+	// MaxListAge is how old what this peer knows of who was revoked may get: ListAsOf.
+	// Then Admit takes nobody. 0: as old as it likes.
+	MaxListAge time.Duration
+	// Aged is told by TellAge as of when that is known, and whether that is old: longer
+	// ago than MaxListAge, or a week. May be nil.
+	Aged func(asOf time.Time, old bool)
 	// Shown returns the chain that a peer has shown for what it has open here, a
 	// pipe; nil if nothing is. It is asked about who is not remembered. May be nil.
 	Shown func(peerid.ID) []byte
@@ -71,9 +77,10 @@ type Roster struct {
 	jumps     wallclock.Jumps // of WatchClock
 	returning *readmissions
 	list      atomic.Pointer[membership.RevocationList]
-	issues    atomic.Bool // issuer is not nil
-	revoking  sync.Mutex  // held while the founder makes a list, so that each has its own number
-	saving    sync.Mutex  // held from when a document is made until it is saved
+	assurance atomic.Pointer[assurance] // the newest for a list; assured says whether it counts
+	issues    atomic.Bool               // issuer is not nil
+	revoking  sync.Mutex                // held while the founder makes a list, so that each has its own number
+	saving    sync.Mutex                // held from when a document is made until it is saved
 
 	mu          sync.Mutex // guards the rest
 	own         Own
@@ -83,6 +90,8 @@ type Roster struct {
 	members     *simplelru.LRU[peerid.ID, *known]
 	swept       *membership.RevocationList // that Sweep has seen
 	withdrawals map[membership.Key]int     // that delegates have asked for, by who pays for them
+
+	assuranceKept time.Time // of the one that was saved
 }
 
 // Own is this peer's own membership. Chain and Member are not to be changed.
@@ -208,6 +217,7 @@ func (r *Roster) restore(s *Saved) error {
 		r.list.Store(l)
 		r.swept = l
 	}
+	r.recallAssurance()
 	if len(s.Delegation) > 0 {
 		i, err := membership.NewDelegate(r.cfg.Key, s.Delegation, r.overlay, r.now(), r.Revocations())
 		if err == nil {

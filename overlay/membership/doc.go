@@ -63,6 +63,7 @@
 //	token.go        DESIGN §8 Membership
 //	withdrawal.go   an invitation's end, on the word of who has its token
 //	revocation.go   DESIGN §8 Revocation, §14.1
+//	assurance.go    an issuer's word that there is no newer list
 //	folded.go       the part of a long list that is kept short
 //	label.go        RFC 1035 §2.3.4, RFC 1123 §2.1
 //	key.go          RFC 8032 §5.1.3

@@ -25,6 +25,7 @@ var (
 	ErrExpired      = errors.New("expired")
 	ErrNotYetValid  = errors.New("not yet valid")
 	ErrRevoked      = errors.New("revoked")
+	ErrStale        = errors.New("what is known of who was revoked is too old")
 	ErrPossession   = errors.New("member key did not prove possession")
 	ErrUses         = errors.New("not a number of members that an invitation can be for")
 	ErrSerial       = errors.New("serial number of a time at which it cannot have been given")

@@ -29,6 +29,9 @@ import (
 //	       its name is not decided
 //	then   number of addresses, 1 byte, at most 8
 //	       { length 1 | multiaddr }: the sender's own, those of its LAN too
+//	then   length of the assurance, 2 bytes, big endian; at most 320
+//	       an issuer's word that it knew of no newer revocation list, at a time.
+//	       A hello may end before it
 //
 // A refusal says what time it is there too: a clock may be the reason.
 //
@@ -79,6 +82,7 @@ type Hello struct {
 	Chain      []byte         // its membership
 	Record     []byte         // its name record; empty: none
 	Addrs      []ma.Multiaddr // its own, at most HelloAddrs
+	Assurance  []byte         // that there is no newer revocation list; empty: none
 }
 
 // Roles is what a member does for others.
@@ -111,7 +115,7 @@ func (h Hello) appendTo(b []byte) []byte {
 	for _, a := range h.Addrs {
 		b = field.Append8(b, a.Bytes())
 	}
-	return b
+	return field.Append16(b, h.Assurance)
 }
 
 // RefusedError is the other side's reason to refuse us. It is a stranger's
@@ -162,7 +166,11 @@ func readHello(r io.Reader) (Hello, error) {
 	}
 	switch status {
 	case helloWelcome:
-		return readWelcome(f)
+		h, err := readWelcome(f)
+		if err == nil {
+			h.Assurance, err = readAssurance(r)
+		}
+		return h, err
 	case helloRefused:
 		why := f.Uint8()
 		e := &RefusedError{Final: why == 1 || why == 2, Used: why == 2, seconds: f.Uint64()}
@@ -210,4 +218,20 @@ func readWelcome(f *field.Reader) (Hello, error) {
 		return Hello{}, fmt.Errorf("%w: %w", errHello, f.Err())
 	}
 	return h, nil
+}
+
+// readAssurance reads the end of a hello, which earlier versions do not have.
+func readAssurance(r io.Reader) ([]byte, error) {
+	f := field.NewReader(r)
+	n := int(f.Uint16())
+	if f.Err() == io.EOF {
+		return nil, nil
+	}
+	if n > membership.MaxAssurance {
+		f.Fail(fmt.Errorf("assurance of %d bytes", n))
+	}
+	if b := f.Bytes(n); f.Err() == nil {
+		return b, nil
+	}
+	return nil, fmt.Errorf("%w: %w", errHello, f.Err())
 }

@@ -15,15 +15,18 @@ import (
 )
 
 func TestHelloRoundTrip(t *testing.T) {
-	h := Hello{Roles: Roles{Server: true, Issuer: true}, Revocation: 7, Seconds: 1700000000, Start: 5, Chain: []byte("chain"), Record: []byte("record"), Addrs: []ma.Multiaddr{p2p.QUIC(netip.MustParseAddrPort("192.0.2.1:443"))}}
+	h := Hello{Roles: Roles{Server: true, Issuer: true}, Revocation: 7, Seconds: 1700000000, Start: 5, Chain: []byte("chain"), Record: []byte("record"), Addrs: []ma.Multiaddr{p2p.QUIC(netip.MustParseAddrPort("192.0.2.1:443"))}, Assurance: []byte("assurance")}
 	b := h.appendTo([]byte{helloWelcome})
 	got, err := readHello(bytes.NewReader(b))
 	if err != nil || !reflect.DeepEqual(got, h) {
 		t.Errorf("got %+v, %v", got, err)
 	}
+	before := len(b) - 2 - len(h.Assurance) // as earlier versions say it
 	for i := range b {
-		if _, err := readHello(bytes.NewReader(b[:i])); err == nil {
-			t.Errorf("accepted %d of %d bytes", i, len(b))
+		if got, err := readHello(bytes.NewReader(b[:i])); err == nil != (i == before) {
+			t.Errorf("%d of %d bytes: %v", i, len(b), err)
+		} else if err == nil && got.Assurance != nil {
+			t.Errorf("%d of %d bytes assure %q", i, len(b), got.Assurance)
 		}
 	}
 	long := h
@@ -35,6 +38,11 @@ func TestHelloRoundTrip(t *testing.T) {
 	long.Chain = make([]byte, membership.MaxChain+1)
 	if _, err := readHello(bytes.NewReader(long.appendTo([]byte{helloWelcome}))); !errors.Is(err, errHello) {
 		t.Errorf("a chain that is too long: %v", err)
+	}
+	long = h
+	long.Assurance = make([]byte, membership.MaxAssurance+1)
+	if _, err := readHello(bytes.NewReader(long.appendTo([]byte{helloWelcome}))); !errors.Is(err, errHello) {
+		t.Errorf("an assurance that is too long: %v", err)
 	}
 	refusal := RefusedError{"your clock is wrong", true, false, 17}
 	b = refusal.appendTo(nil)
@@ -75,7 +83,10 @@ func FuzzHello(f *testing.F) {
 			return
 		}
 		read := bytes.Clone(b[:len(b)-r.Len()])
-		read[2] &= 31 // flags that nobody knows yet are not kept
+		read[2] &= 31           // flags that nobody knows yet are not kept
+		if h.Assurance == nil { // of an earlier version
+			read = append(read, 0, 0)
+		}
 		if again := h.appendTo([]byte{helloWelcome}); !bytes.Equal(again, read) {
 			t.Errorf("%x read, %x written", b, again)
 		}

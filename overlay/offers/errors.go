@@ -61,10 +61,11 @@ func (e *StageError) Error() string { return fmt.Sprintf("%s (peer %s): %v", e.S
 func (e *StageError) Unwrap() error { return e.Err }
 
 // Final says whether another attempt would be in vain: the peer has said no,
-// has shown that it is no member, or this peer has left the overlay.
+// has shown that it is no member, or this peer has left the overlay, or knows too little
+// of who was revoked.
 func (e *StageError) Final() bool {
 	return errors.Is(e.Err, ErrRefused) || errors.Is(e.Err, ErrClosed) ||
-		e.Stage == StageHandshake && errors.Is(e.Err, membership.ErrNotMember)
+		e.Stage == StageHandshake && (errors.Is(e.Err, membership.ErrNotMember) || errors.Is(e.Err, membership.ErrStale))
 }
 
 // OfflineError says that a peer is not in the overlay now, as far as its members

@@ -45,6 +45,8 @@ type Mesh interface {
 type Roster interface {
 	// CompareLists learns a member's revocation list if that is newer.
 	CompareLists(ctx context.Context, with peerid.ID)
+	// TellAge tells how old what is known of who was revoked is.
+	TellAge()
 	// Renew renews this peer's own membership if it is due.
 	Renew(ctx context.Context)
 }
@@ -89,6 +91,7 @@ func (u *Upkeep) Pulse(ctx context.Context) {
 	for _, n := range all[:min(len(all), compareWidth)] {
 		u.cfg.Mesh.Go(func() { u.cfg.Roster.CompareLists(ctx, n.ID) })
 	}
+	u.cfg.Roster.TellAge()
 	u.cfg.Roster.Renew(ctx)
 	if u.nearDue() {
 		u.stayNear(ctx)

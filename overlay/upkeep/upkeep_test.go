@@ -74,6 +74,7 @@ func (r *rooms) CompareLists(_ context.Context, with peerid.ID) {
 	r.compared[with]++
 }
 
+func (r *rooms) TellAge()              { r.did("age") }
 func (r *rooms) Renew(context.Context) { r.did("renew") }
 
 type roomsDirectory struct{ *rooms }
@@ -138,7 +139,7 @@ func TestPulse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRooms()
 		r.pulse(t)
-		if want := []string{"enforce", "renew", "save"}; !slices.Equal(r.order, want) {
+		if want := []string{"enforce", "age", "renew", "save"}; !slices.Equal(r.order, want) {
 			t.Errorf("%v", r.order)
 		}
 		if len(r.compared) != 0 {

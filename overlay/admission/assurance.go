@@ -1,0 +1,175 @@
+package admission
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/idloc/idloc/internal/peerid"
+	"github.com/idloc/idloc/overlay/membership"
+)
+
+const (
+	// assureEvery is how old the newest assurance gets before an issuer gives another.
+	assureEvery = 10 * time.Minute
+	// assureKept is how much newer than what is saved one has to be to be saved.
+	assureKept = time.Hour
+	// listOld is how old what is known of who was revoked may get, if Config does not
+	// say, before that is said: half of the time in which a member has to be renewed.
+	listOld = 7 * 24 * time.Hour
+	// docAssurance is the newest assurance in the state directory.
+	docAssurance = "assurance"
+)
+
+// assurance is one that was opened.
+type assurance struct {
+	membership.Assurance
+	bytes []byte
+}
+
+// assured returns the newest assurance that there is for the list in force; nil: none.
+func (r *Roster) assured() *assurance {
+	l := r.Revocations()
+	if a := r.assurance.Load(); a != nil && a.Number == l.Seq() && a.Stands(l) {
+		return a
+	}
+	return nil
+}
+
+// Assurance returns an issuer's word that there is no newer list than this peer's, for a
+// hello: the newest one known. An issuer gives another when that is old.
+func (r *Roster) Assurance() []byte {
+	a, now := r.assured(), r.now()
+	if i := r.issuing(); i != nil && (a == nil || now.Sub(a.At).Abs() >= assureEvery) {
+		b, err := i.Assure(r.Revocations(), now)
+		if err == nil {
+			err = r.takeAssurance(b)
+		}
+		if err != nil {
+			r.cfg.Log.Debug("an assurance of this peer's own", "err", err)
+		}
+		a = r.assured()
+	}
+	if a == nil {
+		return nil
+	}
+	return a.bytes
+}
+
+// HearAssurance takes what a neighbour has shown. What is for another list than the one
+// in force tells nothing: it is shown again when that has come.
+func (r *Roster) HearAssurance(p peerid.ID, b []byte) {
+	if len(b) == 0 {
+		return
+	}
+	if err := r.takeAssurance(b); err != nil {
+		r.cfg.Log.Debug("assurance refused", "from", p, "err", err)
+	}
+}
+
+func (r *Roster) takeAssurance(b []byte) error {
+	l, now := r.Revocations(), r.now()
+	claim, err := membership.ReadAssurance(b)
+	if err != nil {
+		return err
+	}
+	old := r.assured()
+	if claim.Number != l.Seq() || old != nil && !claim.At.After(old.At) {
+		return nil
+	}
+	open, err := membership.OpenAssurance(b, r.overlay, now, l)
+	if err != nil {
+		return err
+	}
+	next := &assurance{open, append([]byte(nil), b...)}
+	for {
+		old := r.assurance.Load()
+		if old != nil && old.Number == next.Number && old.Stands(l) && !next.At.After(old.At) {
+			return nil
+		}
+		if r.assurance.CompareAndSwap(old, next) {
+			break
+		}
+	}
+	r.keepAssurance(next)
+	return nil
+}
+
+// keepAssurance saves one for the next start, now and then.
+func (r *Roster) keepAssurance(a *assurance) {
+	if r.cfg.State == nil {
+		return
+	}
+	r.mu.Lock()
+	due := a.At.Sub(r.assuranceKept).Abs() >= assureKept
+	if due {
+		r.assuranceKept = a.At
+	}
+	r.mu.Unlock()
+	if due {
+		r.saving.Lock()
+		defer r.saving.Unlock()
+		r.cfg.State.Keep(r.cfg.Log, docAssurance, a.bytes)
+	}
+}
+
+// recallAssurance takes what was saved. One that is damaged tells nothing.
+func (r *Roster) recallAssurance() {
+	if r.cfg.State == nil {
+		return
+	}
+	var b []byte
+	if found, err := r.cfg.State.LoadCache(docAssurance, &b); found && err == nil {
+		r.HearAssurance(r.self, b)
+	}
+}
+
+// ListAsOf returns as of when this peer knows who was revoked: whoever is cut off from
+// the issuers, or kept from them, knows nothing later. It is when the list in force was
+// signed, or an issuer has last given its word that there is no newer one; where neither
+// is known, when this peer's membership began. The founder's own is as of now.
+func (r *Roster) ListAsOf() time.Time {
+	now := r.now()
+	if r.root != nil {
+		return now
+	}
+	at := r.Revocations().Issued()
+	if a := r.assured(); a != nil && a.At.After(at) {
+		at = a.At
+	}
+	if own := r.Own(); at.IsZero() && own.Member != nil {
+		at = own.Member.NotBefore
+	}
+	if at.After(now) { // by a clock that is ahead of this one
+		return now
+	}
+	return at
+}
+
+// Admit says whether a chain makes a member of a peer now that may begin something new
+// with this one: nobody, where what this peer knows of who was revoked is too old.
+func (r *Roster) Admit(chain []byte, p peerid.ID) error {
+	if _, err := r.Verify(chain, p); err != nil {
+		return err
+	}
+	if at, old := r.listAge(); old && r.cfg.MaxListAge > 0 {
+		return fmt.Errorf("%w: as of %s", membership.ErrStale, at.UTC().Format(time.RFC3339))
+	}
+	return nil
+}
+
+// listAge is ListAsOf, and whether that is too long ago.
+func (r *Roster) listAge() (at time.Time, old bool) {
+	most := r.cfg.MaxListAge
+	if most <= 0 {
+		most = listOld
+	}
+	at = r.ListAsOf()
+	return at, r.now().Sub(at) > most
+}
+
+// TellAge tells Config.Aged how old what this peer knows of who was revoked is.
+func (r *Roster) TellAge() {
+	if r.cfg.Aged != nil {
+		r.cfg.Aged(r.listAge())
+	}
+}
