@@ -227,7 +227,7 @@ func (n *Node) assemble(ov *overlay.Overlay, key ed25519.PrivateKey) (*pipe.Endp
 	}
 	pipes, err := pipe.NewEndpoint(pipe.Config{
 		Key: key, Overlay: ov.ID(), Handler: n.shim, Events: n.emit, Logger: n.log, LastTimestamp: last, Offers: n.offers,
-		Relay: ov.RelayFor, Dead: ov.PeerSilent, Moved: ov.PeerMoved, Spare: ov.SparePaths,
+		Account: ov.Account, Relay: ov.RelayFor, Dead: ov.PeerSilent, Moved: ov.PeerMoved, Spare: ov.SparePaths,
 		// The host's kernel repairs what is lost itself, and wants to know of it.
 		NoRepair: n.cfg.TUN != "" || n.cfg.Repair == RepairOff, Cubic: n.cfg.Repair == RepairCubic,
 	})

@@ -95,6 +95,9 @@ func (o *Overlay) Origin(id peerid.ID) (invitation string, delegate peerid.ID) {
 	return o.roster.Origin(id)
 }
 
+// Account is to whom what a peer uses is charged besides itself. It is pipe.Config.Account.
+func (o *Overlay) Account(p peerid.ID) string { return o.roster.Account(p) }
+
 // RelayFor says whether this peer forwards between two members, and to whom
 // from's traffic is charged: its invitation. It is pipe.Config.Relay. Whoever hides
 // its addresses relays for nobody: those that it relayed for would have to know them.

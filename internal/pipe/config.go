@@ -87,6 +87,11 @@ type Config struct {
 	Relay     func(from, to peerid.ID) (account string, ok bool)
 	RelayRate int // bytes a second relayed for one member, four times that for an account; 0 = 8 MiB
 
+	// Account is to whom, besides a peer itself, an offer of its that was accepted is
+	// charged until its keys are confirmed: all who came by one invitation share one; ""
+	// is none. It is called without a lock held. nil charges nobody else.
+	Account func(p peerid.ID) string
+
 	// Dead is called when a pipe went silent because its peer does not answer,
 	// or moved from a path that does not: perhaps it is this side's network's
 	// fault. wanted says that p is silent and had data a moment ago. It is

@@ -39,6 +39,7 @@ type Incoming struct {
 	hash    [32]byte // of the offer
 	expires int64    // of the cached answer
 	open    bool     // counts as half open; guarded by e.mu
+	account string   // that it counts for as such, once accepted; guarded by e.mu
 	offer   *wire.Payload
 	stamp   uint64 // the offer's timestamp
 	created int64
@@ -132,6 +133,9 @@ func (in *Incoming) Accept(local Local) (answer []byte, s *Session, err error) {
 		return nil, nil, ErrSession
 	}
 	e := in.e
+	if !in.charge() {
+		return nil, nil, fmt.Errorf("%w: of those who came as %v did", ErrBusy, in.Peer)
+	}
 	kp := &keypair{}
 	if err := e.table.reserve(kp); err != nil {
 		return nil, nil, err
@@ -288,11 +292,14 @@ func (e *Endpoint) expireHalfOpen(now int64) (next int64) {
 const (
 	maxHalfOpen        = 256
 	maxHalfOpenPerPeer = 4
-	maxCached          = 1024
-	maxInitiators      = 4096
-	offersPerSecond    = 20
-	offersBurst        = 5
-	maxSeen            = 16 // offers of one initiator that are known again
+	// maxHalfOpenPerAccount is how many that were accepted are of one account: one token
+	// makes any number of keys.
+	maxHalfOpenPerAccount = maxHalfOpen / 4
+	maxCached             = 1024
+	maxInitiators         = 4096
+	offersPerSecond       = 20
+	offersBurst           = 5
+	maxSeen               = 16 // offers of one initiator that are known again
 
 	// clockTolerance is how far the timestamp of an offer may be from this
 	// side's clock, in µs: as far as those of certificates.
@@ -305,6 +312,7 @@ type responder struct {
 	cached     map[[32]byte]*Incoming // by hash of the offer
 	initiators map[peerid.ID]*initiator
 	halfOpen   int
+	accounts   map[string]int // of those half open, by account
 }
 
 // initiator is one peer that has made an authenticated offer.
@@ -339,6 +347,7 @@ func newResponder() responder {
 	return responder{
 		cached:     make(map[[32]byte]*Incoming),
 		initiators: make(map[peerid.ID]*initiator),
+		accounts:   make(map[string]int),
 	}
 }
 
@@ -405,6 +414,12 @@ func (r *responder) settle(in *Incoming) {
 	}
 	in.open = false
 	r.halfOpen--
+	if in.account != "" {
+		if r.accounts[in.account]--; r.accounts[in.account] <= 0 {
+			delete(r.accounts, in.account)
+		}
+		in.account = ""
+	}
 	from := r.initiators[in.Peer]
 	if from == nil {
 		return
@@ -415,6 +430,27 @@ func (r *responder) settle(in *Incoming) {
 			break
 		}
 	}
+}
+
+// charge has an offer that is to be accepted count for its initiator's account, and says
+// whether that has room.
+func (in *Incoming) charge() bool {
+	e := in.e
+	if e.cfg.Account == nil {
+		return true
+	}
+	account := e.cfg.Account(in.Peer)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !in.open || account == "" || in.account != "" {
+		return true
+	}
+	if e.responder.accounts[account] >= maxHalfOpenPerAccount {
+		return false
+	}
+	in.account = account
+	e.responder.accounts[account]++
+	return true
 }
 
 // settleSession does so for the offer of a confirmed session.

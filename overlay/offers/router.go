@@ -78,7 +78,7 @@ type Router struct {
 	log *slog.Logger
 
 	mu     sync.Mutex // guards what follows: asked for and added in one step
-	limits *lru.Cache[peerid.ID, *rate.Limiter]
+	limits *lru.Cache[payer, *rate.Limiter]
 	seen   *lru.Cache[[16]byte, struct{}]
 }
 
@@ -86,23 +86,39 @@ type Router struct {
 func New(cfg Config) (*Router, error) {
 	r := &Router{cfg: cfg, log: logpace.New(cfg.Logger)}
 	var err error
-	if r.limits, err = lru.New[peerid.ID, *rate.Limiter](membersKept); err != nil {
+	if r.limits, err = lru.New[payer, *rate.Limiter](membersKept); err != nil {
 		return nil, err
 	}
 	r.seen, err = lru.New[[16]byte, struct{}](requestsKept)
 	return r, err
 }
 
-// Allow counts a request of a member and says whether it may have one more now.
+// payer is to whom requests are charged: a member, or all who came by its invitation.
+type payer struct {
+	key     membership.Key
+	account bool
+}
+
+// Allow counts a request of a member and says whether it, and all who came by its
+// invitation together, may have one more now.
 func (r *Router) Allow(p peerid.ID) bool {
+	m, ok := r.cfg.Mesh.Member(p)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	l, ok := r.limits.Get(p)
-	if !ok {
-		l = rate.NewLimiter(requestRate, requestBurst)
-		r.limits.Add(p, l)
+	if !r.limitLocked(payer{membership.KeyOf(p), false}, 1).Allow() {
+		return false
 	}
-	return l.Allow()
+	return !ok || m.Invitation.IsZero() || r.limitLocked(payer{m.Invitation, true}, accountTimes).Allow()
+}
+
+// limitLocked returns the limit of a payer, so many times that of a member.
+func (r *Router) limitLocked(k payer, times int) *rate.Limiter {
+	l, ok := r.limits.Get(k)
+	if !ok {
+		l = rate.NewLimiter(requestRate*rate.Limit(times), requestBurst*times)
+		r.limits.Add(k, l)
+	}
+	return l
 }
 
 // firstTime notes a transaction and says whether it is new.

@@ -103,6 +103,32 @@ func TestRate(t *testing.T) {
 	})
 }
 
+// TestRateOfOneToken: keys of one token together have four times the rate of one, and
+// who came by another has its own.
+func TestRateOfOneToken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 0)
+		mars, other := w.add("mars", 1), w.add("other", 2)
+		w.connect(mars, other)
+		n := 0
+		for i := range 3 * accountTimes {
+			key := w.add(string(rune('a'+i)), 3)
+			w.connect(mars, key)
+			for range requestBurst {
+				if mars.Allow(key.id) {
+					n++
+				}
+			}
+		}
+		if n != accountTimes*requestBurst {
+			t.Errorf("%d requests of keys of one token at once", n)
+		}
+		if !mars.Allow(other.id) {
+			t.Error("of another token none")
+		}
+	})
+}
+
 // TestServe: a request is read and answered as it is on the wire.
 func TestServe(t *testing.T) {
 	w := newWorld(t, 0)
