@@ -82,7 +82,7 @@ func TestSuspectDead(t *testing.T) {
 	a.pipes[b.id] = []netip.AddrPort{at}
 	a.mu.Unlock()
 	c := a.Host().Network().ConnsToPeer(b.peer())[0]
-	_ = b.port.Close() // without a word
+	_ = b.port.Close() // without a word; libp2p says that its listener was closed unintentionally
 	start := time.Now()
 	a.SuspectAll()
 	await(t, "the connection closed", c.IsClosed)
