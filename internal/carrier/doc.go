@@ -41,7 +41,7 @@
 // TCP repeats what is lost and keeps the order, so what waits in front of it waits for
 // everything before it, and an inner TCP that cannot see that fills whatever buffer it
 // finds. So a carrier holds only what its rate takes away in queueFor, and queueMin, drops the oldest
-// when there is more, drops what is older than lateAfter (the outer TCP was repeating
+// when there is more, drops what the stream has kept waiting for longer than lateAfter (the outer TCP was repeating
 // something: by then the inner one has sent it again), and keeps the kernel from holding
 // much that is not on its way yet (TCP_NOTSENT_LOWAT, Linux; elsewhere a small send
 // buffer). Datagrams of up to smallMax bytes, acknowledgements and voice, go
@@ -63,7 +63,7 @@
 //	queueMin       256 KiB and so much always: until the outer TCP has found its rate, less has
 //	                       the inner one lose its first window
 //	queueMax       4 MiB   and no more
-//	lateAfter      100 ms  after which a datagram is worth nothing any more, or two round trips
+//	lateAfter      100 ms  of waiting for the stream, after which a datagram is worth nothing any more, or two round trips
 //	batchMax       16 KiB  written at once: a record of TLS
 //	connectFor     8 s     to open one, proxy and TLS included
 //	handshakeFor   5 s     of TLS, for who serves

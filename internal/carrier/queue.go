@@ -25,7 +25,7 @@ const (
 type packet struct {
 	buf *[MaxDatagram]byte
 	n   int
-	at  time.Time
+	at  time.Duration // queue.busy when it was put
 }
 
 var packets = sync.Pool{New: func() any { return new([MaxDatagram]byte) }}
@@ -76,6 +76,12 @@ type queue struct {
 	closed  bool
 	dropped uint64
 
+	// How long the stream has been written to, which what waits is late by. A writer that
+	// waits for a processor finds all that has come late, and to drop it would silence a
+	// busy machine.
+	busy    time.Duration
+	writing time.Time // since when it is written to; zero: it is not
+
 	// The rate at which the stream takes what waits, in bytes a second; 0: not known.
 	rate   float64
 	rtt    time.Duration // of the stream; 0: not known
@@ -87,10 +93,11 @@ func newQueue() *queue { return &queue{wake: make(chan struct{}, 1), limit: 2 * 
 
 // put queues a copy of a datagram of 1 to MaxDatagram bytes. The oldest make room.
 func (q *queue) put(d []byte, now time.Time) {
-	p := packet{packets.Get().(*[MaxDatagram]byte), len(d), now}
+	p := packet{buf: packets.Get().(*[MaxDatagram]byte), n: len(d)}
 	copy(p.buf[:], d)
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	p.at = q.busyFor(now)
 	if q.closed {
 		packets.Put(p.buf)
 		return
@@ -109,19 +116,27 @@ func (q *queue) put(d []byte, now time.Time) {
 	}
 }
 
+// busyFor is busy with what is written now. q.mu is held.
+func (q *queue) busyFor(now time.Time) time.Duration {
+	if q.writing.IsZero() {
+		return q.busy
+	}
+	return q.busy + now.Sub(q.writing)
+}
+
 func (q *queue) drop(r *ring) {
 	packets.Put(r.pop().buf)
 	q.dropped++
 }
 
 // take appends frames to b, which is empty, batch bytes or a little more: what is small first. It leaves
-// out what is too late.
+// out what is too late. If there is something it is to be written, and took called then.
 func (q *queue) take(b []byte, batch int, now time.Time) []byte {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for _, r := range [...]*ring{&q.small, &q.bulk} {
 		for r.n > 0 && (len(b) == 0 || len(b)+r.all[r.first].n <= batch) {
-			if now.Sub(r.all[r.first].at) > max(lateAfter, 2*q.rtt) {
+			if q.busy-r.all[r.first].at > max(lateAfter, 2*q.rtt) {
 				q.drop(r)
 				continue
 			}
@@ -129,6 +144,9 @@ func (q *queue) take(b []byte, batch int, now time.Time) []byte {
 			b = appendFrame(b, p.buf[:p.n])
 			packets.Put(p.buf)
 		}
+	}
+	if len(b) > 0 {
+		q.writing = now
 	}
 	return b
 }
@@ -138,6 +156,7 @@ func (q *queue) take(b []byte, batch int, now time.Time) []byte {
 func (q *queue) took(n int, now time.Time) float64 {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	q.busy, q.writing = q.busyFor(now), time.Time{}
 	if q.bulk.n == 0 && q.small.n == 0 { // the stream was not what limits
 		q.since = time.Time{}
 		return q.rate

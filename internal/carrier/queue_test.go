@@ -62,10 +62,36 @@ func TestQueueBounds(t *testing.T) {
 	if q.drops() != uint64(n-len(got)) {
 		t.Errorf("%d counted as dropped", q.drops())
 	}
-	q.put(make([]byte, 1200), now)
-	q.put(make([]byte, 20), now)
-	if got := drain(q, batchMax, now.Add(lateAfter+1)); len(got) != 0 {
-		t.Errorf("%d datagrams were sent too late", len(got))
+	q.took(0, now)
+	for _, late := range []time.Duration{lateAfter - 1, lateAfter + 1} {
+		q.put(make([]byte, 20), now)
+		q.take(nil, batchMax, now) // is written to the stream, which takes so long
+		q.put(make([]byte, 1200), now)
+		q.put(make([]byte, 20), now)
+		now = now.Add(late)
+		q.took(22, now)
+		if got := drain(q, batchMax, now); (len(got) == 0) != (late > lateAfter) {
+			t.Errorf("%d datagrams were sent after %v", len(got), late)
+		}
+		q.took(0, now)
+	}
+}
+
+// A writer that comes late itself sends what has waited for it.
+func TestQueueOfABusyMachine(t *testing.T) {
+	q, now := newQueue(), time.Now()
+	for i := range byte(40) {
+		q.put(append([]byte{i}, make([]byte, 1199)...), now)
+	}
+	for n := 0; n < 40; {
+		now = now.Add(time.Second)
+		b := q.take(nil, batchMax, now)
+		if len(b) == 0 {
+			t.Fatalf("%d datagrams of 40 were sent, %d dropped", n, q.drops())
+		}
+		n += len(b) / 1202
+		now = now.Add(time.Millisecond)
+		q.took(len(b), now)
 	}
 }
 
