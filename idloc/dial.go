@@ -37,6 +37,7 @@ import (
 // enough servers know no such name, or that its peer was put out; that the port
 // is closed (ECONNREFUSED); that the peer's node or a policy refuses; that the
 // peer has shown no valid membership; an address that is no LSI; no free LSI.
+// So it is with null encapsulation, for UDP too, which has no pipe.
 //
 // The conn of a TCP network has the methods of *net.TCPConn that make sense
 // here, and what else would need a descriptor: CloseWrite, CloseRead,

@@ -1,6 +1,7 @@
 package idloc
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,8 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/idloc/idloc/internal/pause"
+	"github.com/idloc/idloc/netstack"
 	"github.com/idloc/idloc/overlay/nullflow"
 	"github.com/idloc/idloc/shim"
 )
@@ -110,17 +113,65 @@ func (n *Node) nullUDP(f nullflow.Flow, send func([]byte) error) (receive func([
 	}, nil
 }
 
-// dialNull opens a flow of its own to a peer. Nothing of it goes through a
-// pipe, and nothing falls back to one.
+// dialNull opens a flow of its own to a peer, in as many attempts as it takes.
+// Nothing of it goes through a pipe, and nothing falls back to one.
 func (n *Node) dialNull(ctx context.Context, network string, t target, to netip.AddrPort) (net.Conn, error) {
 	stack, err := n.inProcess()
 	if err != nil {
 		return nil, err
 	}
-	f := nullflow.Flow{Peer: t.peer, V6: to.Addr().Is6(), Remote: to.Port()}
+	open := n.openNullTCP
 	if strings.HasPrefix(network, "udp") {
-		return n.dialNullUDP(ctx, network, t, f, to)
+		open = n.openNullUDP
 	}
+	limit := ctx
+	if _, bounded := ctx.Deadline(); !bounded {
+		var stop context.CancelFunc
+		limit, stop = context.WithTimeout(ctx, goneAfter)
+		defer stop()
+	}
+	f := nullflow.Flow{Peer: t.peer, V6: to.Addr().Is6(), Remote: to.Port()}
+	var last error // why the newest attempt has failed that had all its time
+	for tries := 0; ; {
+		c, err := open(limit, stack, network, f, to)
+		var flow *flowError
+		switch {
+		case err == nil:
+			return c, nil
+		case !errors.As(err, &flow):
+			return nil, err // of this node's own
+		case !passes(err):
+			return nil, n.nullError(t, flow.err)
+		case limit.Err() == nil:
+			last = flow.err
+			tries++
+		case ctx.Err() == nil || last == nil:
+			return nil, n.nullError(t, cmp.Or(last, flow.err))
+		default:
+			return nil, n.gaveUp(t, last, ctx.Err(), tries)
+		}
+		pause.For(limit, lookAgain)
+	}
+}
+
+// flowError is why the overlay has opened no flow.
+type flowError struct{ err error }
+
+func (e *flowError) Error() string { return e.err.Error() }
+func (e *flowError) Unwrap() error { return e.err }
+
+// passes says whether what has kept a flow from being opened may be over in a moment:
+// the peer, or a member on the way to it, was not reached.
+func passes(err error) bool {
+	for _, lasts := range []error{nullflow.ErrRefused, nullflow.ErrForbidden, errors.ErrUnsupported, net.ErrClosed} {
+		if errors.Is(err, lasts) {
+			return false
+		}
+	}
+	return !final(err)
+}
+
+func (n *Node) openNullTCP(ctx context.Context, stack *netstack.Stack, _ string, f nullflow.Flow, to netip.AddrPort) (net.Conn, error) {
 	local, release, err := stack.ReserveTCP(to.Addr(), n.localAddr(ctx, to.Addr()).Port())
 	if err != nil {
 		return nil, err
@@ -128,13 +179,13 @@ func (n *Node) dialNull(ctx context.Context, network string, t target, to netip.
 	f.Local = local.Port()
 	c, err := n.ov.DialNull(ctx, f, release)
 	if err != nil {
-		return nil, n.nullError(t, err)
+		return nil, &flowError{err}
 	}
 	return c, nil
 }
 
-func (n *Node) dialNullUDP(ctx context.Context, network string, t target, f nullflow.Flow, to netip.AddrPort) (net.Conn, error) {
-	c, err := n.stack.DialUDP(ctx, network, n.localAddr(ctx, to.Addr()), to)
+func (n *Node) openNullUDP(ctx context.Context, stack *netstack.Stack, network string, f nullflow.Flow, to netip.AddrPort) (net.Conn, error) {
+	c, err := stack.DialUDP(ctx, network, n.localAddr(ctx, to.Addr()), to)
 	if err != nil {
 		return nil, err
 	}
@@ -147,7 +198,7 @@ func (n *Node) dialNullUDP(ctx context.Context, network string, t target, f null
 	end, err := n.ov.DialNullUDP(ctx, f)
 	if err != nil {
 		_ = c.Close()
-		return nil, n.nullError(t, err)
+		return nil, &flowError{err}
 	}
 	return &bareConn{u, end}, nil
 }

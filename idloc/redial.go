@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/idloc/idloc/internal/pause"
 	"github.com/idloc/idloc/overlay"
 )
 
@@ -53,9 +54,7 @@ func lookingAgain(ctx context.Context, look func() error) error {
 		if !ok || time.Until(deadline) < lookAgain {
 			return err
 		}
-		select {
-		case <-time.After(lookAgain):
-		case <-ctx.Done():
+		if !pause.For(ctx, lookAgain) {
 			return err
 		}
 	}

@@ -219,3 +219,53 @@ func (c *toldOfClose) Close() error {
 	defer c.tell()
 	return c.Conn.Close()
 }
+
+// TestNullDialGoesOn: so does a Dial with null encapsulation.
+func TestNullDialGoesOn(t *testing.T) {
+	t.Parallel()
+	bare := Config(func(c *idloc.Config) { c.Null = idloc.NullPlain })
+	lab := New(t, Seed(1))
+	lab.Node("earth")
+	venus := lab.Node("venus", bare)
+	dir := t.TempDir()
+	mars := lab.Node("mars", bare, Config(func(c *idloc.Config) { c.Dir = dir }))
+	listen := func() { // on real hosts TCP is the same; these have UDP only
+		if _, err := mars.ListenPacket("udp", ":7"); err != nil {
+			t.Error(err)
+		}
+	}
+	listen()
+	d := idloc.Dialer{Nodes: []*idloc.Node{venus.Node}, Encapsulation: idloc.Null}
+	address := net.JoinHostPort(mars.Name(), "7")
+	dial := func(within time.Duration) (early bool, err error) {
+		ctx, cancel := context.WithTimeout(t.Context(), within)
+		defer cancel()
+		c, err := d.Dial(ctx, "udp", address)
+		if err == nil {
+			c.Close()
+		}
+		return ctx.Err() == nil, err
+	}
+	if _, err := dial(patience); err != nil {
+		t.Fatal(err)
+	}
+	if err := mars.Close(); err != nil {
+		t.Fatal(err)
+	}
+	early, err := dial(5 * time.Second)
+	var stage *idloc.StageError
+	if early || !errors.Is(err, context.DeadlineExceeded) || !errors.As(err, &stage) {
+		t.Errorf("off until the deadline: %v, early %v", err, early)
+	}
+	t.Log(err)
+	dialled := make(chan error)
+	go func() {
+		_, err := dial(patience)
+		dialled <- err
+	}()
+	mars.Restart()
+	listen()
+	if err := <-dialled; err != nil && !errors.Is(err, syscall.ECONNREFUSED) { // its listener is a moment later
+		t.Error(err)
+	}
+}
