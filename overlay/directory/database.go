@@ -9,7 +9,6 @@ import (
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 	ds "github.com/ipfs/go-datastore"
-	dssync "github.com/ipfs/go-datastore/sync"
 	dht "github.com/libp2p/go-libp2p-kad-dht"
 	pb "github.com/libp2p/go-libp2p-kad-dht/pb"
 	"github.com/libp2p/go-libp2p-kad-dht/records"
@@ -107,7 +106,7 @@ func newPart(cfg *Config, valid record.Validator) (*database, error) {
 	if err != nil {
 		return nil, err
 	}
-	store := dssync.MutexWrap(ds.NewMapDatastore())
+	store := newBoundedStore()
 	return &database{cfg: cfg, valid: valid, store: store, local: records.NewValueStore(store, valid, recordAge), handed: handed}, nil
 }
 

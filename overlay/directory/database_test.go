@@ -1,12 +1,93 @@
 package directory
 
 import (
+	"crypto/ed25519"
+	"errors"
+	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	record "github.com/libp2p/go-libp2p-record"
+
+	"github.com/idloc/idloc/internal/peerid"
 	"github.com/idloc/idloc/overlay/membership"
+	"github.com/idloc/idloc/overlay/naming"
 )
+
+// TestRecordsOfOneMember is the attack: a member whose token had no name signs records for
+// any number of labels, and keys of that token do so together. A server keeps as many as a
+// member needs, and as many as one invitation may have; those of others are taken, and so
+// are new versions, and others where some have ended.
+func TestRecordsOfOneMember(t *testing.T) {
+	t.Parallel()
+	o := newOverlay(t)
+	n := o.node(o.member("earth"))
+	defer n.cancel()
+	store := n.db.store.(*boundedStore)
+	store.perAccount = 2 * keptPerMember
+	token, err := o.root.Issuer().Invite(membership.InviteOptions{Uses: membership.AnyNumber}, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	enter := func() member {
+		_, key, err := ed25519.GenerateKey(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		chain, err := token.SelfIssue(key, "", time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return member{key, peerid.ID(key.Public().(ed25519.PublicKey)), chain, ""}
+	}
+	put := func(m member, label string, seq uint64) (taken int) {
+		value := o.sign(m, naming.Record{Label: label, Seq: seq})
+		for _, key := range naming.Keys(o.ov.ID, label) {
+			switch err := n.db.local.Put(t.Context(), key, record.MakePutRecord(key, value)); { // as kad-dht does
+			case err == nil:
+				taken++
+			case !errors.Is(err, errStoreFull):
+				t.Fatal(err)
+			}
+		}
+		return taken
+	}
+	first := enter()
+	flood := func(m member, name string) (taken int) {
+		for i := range keptPerMember {
+			taken += put(m, fmt.Sprintf("%s-%d", name, i), 0)
+		}
+		return taken
+	}
+	if taken := flood(first, "x"); taken != keptPerMember {
+		t.Errorf("%d records of one member, of %d", taken, keptPerMember*naming.Replicas)
+	}
+	if taken := put(first, "x-0", naming.Seq(time.Now().Add(time.Second), 0)); taken != naming.Replicas {
+		t.Errorf("%d of a new version's", taken)
+	}
+	all := keptPerMember
+	for i := range 4 {
+		all += flood(enter(), fmt.Sprintf("y%d", i))
+	}
+	if all != store.perAccount {
+		t.Errorf("%d records of one invitation", all)
+	}
+	if taken := put(o.member("mars"), "mars", 0); taken != naming.Replicas {
+		t.Errorf("of another member %d", taken)
+	}
+	for key := range store.of {
+		if err := store.Delete(t.Context(), key); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(store.kept) != 0 {
+		t.Errorf("charged when there is none: %v", store.kept)
+	}
+	if taken := put(first, "z", 0); taken != naming.Replicas {
+		t.Errorf("%d when there is room again", taken)
+	}
+}
 
 // Who is revoked while the DHT is about to add it does not stay in the table; a member
 // whose connection has just ended does.

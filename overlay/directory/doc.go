@@ -79,6 +79,7 @@
 //
 //	directory.go  the Directory, what it needs, what it is told
 //	database.go   this peer's part, and single requests to servers  draft §5
+//	store.go      how many records of whom are kept
 //	host.go       the host as kad-dht sees it          DESIGN §14.6
 //	role.go       when a peer becomes a server         DESIGN §14.6
 //	handover.go   records for servers that come new    Kademlia §2.5

@@ -196,6 +196,31 @@ func leaf(chain []byte) (peerid.ID, error) {
 	return last.Subject.Peer(), nil
 }
 
+// Origin returns whose a value is, a name record or a contact record that was verified,
+// and by which invitation that member came; zero: by none. ok is false for other values.
+func Origin(value []byte) (peer peerid.ID, invitation membership.Key, ok bool) {
+	var chain []byte
+	if r, err := Parse(value); err == nil {
+		chain = r.Chain
+	} else if c, err := ParseContact(value); err == nil {
+		chain = c.Chain
+	} else {
+		return peer, invitation, false
+	}
+	certs, err := membership.Certificates(chain)
+	if err != nil {
+		return peer, invitation, false
+	}
+	last := certs[len(certs)-1]
+	invitation = last.Invitation
+	for _, c := range certs {
+		if c.Kind == membership.KindInvitation {
+			invitation = c.Subject
+		}
+	}
+	return last.Subject.Peer(), invitation, true
+}
+
 // header takes kind and version.
 func header(value []byte, kind byte) (*canon.Reader, error) {
 	if len(value) > MaxRecord {
