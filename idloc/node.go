@@ -358,6 +358,30 @@ func (n *Node) Leave(ctx context.Context) error {
 	return errors.Join(err, n.Close())
 }
 
+// Rotate gives this node another key under the same name, for one that somebody may have
+// got hold of, or by habit. The founder has to be connected, and signs for the new key;
+// when it returns nil the key is in Config.Dir, and the node is closed. The next Open is
+// by the new key: the peer ID is another, the LSIs are, and as soon as it meets the founder
+// the old key is revoked, everywhere within 60 s. Who knew the name finds the new key.
+//
+// If it fails before that the node goes on as it was. The founder's own node cannot: whoever
+// has its directory has the overlay's root key.
+func (n *Node) Rotate(ctx context.Context) error {
+	if err := n.alive(); err != nil {
+		return err
+	}
+	if n.cfg.Dir == "" {
+		return errors.New("idloc: rotate: Config.Dir is empty: the new key would be lost with the process")
+	}
+	ctx, cancel := n.bind(ctx)
+	err := n.ov.Rotate(ctx)
+	cancel()
+	if err != nil {
+		return n.ended(fmt.Errorf("idloc: rotate: %w", err))
+	}
+	return n.Close()
+}
+
 func (n *Node) shutDown(ctx context.Context) error {
 	n.cancel()
 	var errs []error

@@ -1,6 +1,7 @@
 package idloc
 
 import (
+	"bytes"
 	"crypto/ed25519"
 	"crypto/rand"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"github.com/idloc/idloc/internal/nat64"
 	"github.com/idloc/idloc/internal/socket"
 	"github.com/idloc/idloc/internal/state"
+	"github.com/idloc/idloc/overlay/admission"
 )
 
 // The names under which state is kept in Config.Dir, beside the overlay's. The
@@ -40,6 +42,11 @@ func identity(dir *state.Dir) (ed25519.PrivateKey, error) {
 	found, err := dir.Load(stateIdentity, &saved)
 	if err != nil {
 		return nil, err
+	}
+	if s, err := admission.Load(dir); err == nil && s != nil && len(s.Seed) == ed25519.SeedSize && !bytes.Equal(s.Seed, saved.Seed) {
+		// Node.Rotate has given this node another key: from now on it is that one.
+		saved.Seed = s.Seed
+		return ed25519.NewKeyFromSeed(saved.Seed), dir.Save(stateIdentity, &saved)
 	}
 	if found {
 		if len(saved.Seed) != ed25519.SeedSize {

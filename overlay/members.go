@@ -43,6 +43,10 @@ func (o *Overlay) Revoke(ctx context.Context, label string, scope admission.Scop
 	})
 }
 
+// Rotate has this peer be another key, under the same name, when it is opened the next
+// time: see admission.Roster.Rotate.
+func (o *Overlay) Rotate(ctx context.Context) error { return o.roster.Rotate(ctx) }
+
 // Invite makes a token. Only the founder and delegates can.
 func (o *Overlay) Invite(opts InviteOptions) (string, error) {
 	own, kinds := o.nat.Own().Best(membership.MaxAddrs), o.nat.Kinds()

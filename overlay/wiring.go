@@ -136,6 +136,7 @@ func (w *wiring) run(resumed bool) {
 	w.mesh.Serve(mesh.Protocol(admission.ConfirmedProtocol), w.roster.AnswerConfirmed)
 	w.mesh.Serve(mesh.Protocol(admission.UsesProtocol), w.roster.AnswerUses)
 	w.mesh.Serve(mesh.Protocol(admission.WithdrawProtocol), w.roster.AnswerWithdraw)
+	w.mesh.Serve(mesh.Protocol(admission.RotateProtocol), w.roster.AnswerRotate)
 	w.mesh.Serve(mesh.Protocol(admission.RevocationProtocol), w.roster.AnswerList)
 	w.mesh.Start()
 	run := w.life.wg.Go

@@ -196,7 +196,8 @@ func (r *registry) note(m *membership.Member, now time.Time) {
 	}
 	if r.came.add(m.Delegate, v, m.Peer, m.Confirmed) {
 		r.later = append(r.later, r.append(cameRecord(m.Delegate, m.Invitation, v, m.Peer, m.Confirmed)))
-		if uses := r.came.uses(m.Invitation); m.Confirmed && uses > 0 && len(r.came.confirmed(m.Invitation, uses+1)) > uses {
+		_, replaces := r.successions[m.Peer]
+		if uses := r.came.uses(m.Invitation); m.Confirmed && !replaces && uses > 0 && len(r.came.confirmed(m.Invitation, uses+1)) > uses {
 			r.log.Warn("more members were confirmed out of an invitation than it is for, as two issuers may that are asked at one moment: one of them may have to be revoked",
 				"invitation", InvitationID(m.Invitation), "for", uses, "last", m.Peer)
 		}

@@ -49,6 +49,14 @@
 // refused for a while after a refusal; so many are made members again at a time, and half
 // as many of one invitation. All the while they are strangers, and count as such.
 //
+// # How one takes another key
+//
+// A member signs with the old key and the new one that it wants to be the new one
+// (Rotate), and the founder gives that a certificate of the same name. It is saved before
+// anything else happens. The old key is revoked, and the name moves, when the founder
+// meets the new one: whoever comes with it has it on its disk. One new key a member at a
+// time: what was given before and has not come is revoked when another is asked for.
+//
 // # How often a token is used
 //
 // Who came by which invitation, and when, chains do not say. Each peer remembers it of
@@ -100,5 +108,6 @@
 //	messages.go  layout of the confirm protocol
 //	network.go   what the Roster needs of the mesh
 //	saved.go     what survives a restart
+//	rotate.go    another key in the place of one
 //	clock.go     clocks that are wrong
 package admission

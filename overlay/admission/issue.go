@@ -188,6 +188,9 @@ func (r *Roster) assign(ctx context.Context, m *membership.Member, want string, 
 	for n := 1; n <= maxTies; n++ {
 		label := tie(want, n)
 		held, ok := r.registry.get(label)
+		if old, next := r.registry.predecessor(m.Peer); ok && next && held.Peer == old {
+			return label, held.Serial, nil // it comes late, and is to have the name
+		}
 		if ok && held.Peer == m.Peer {
 			return label, held.Serial, nil
 		}

@@ -16,12 +16,14 @@ import (
 //	label      1, peer 32, serial 8, until 8, flags 1 (1: named), invitation 32, delegate 32, label length 1, label
 //	delegates  2: others confirm too
 //	made       3, invitation 32, from 8, end 8, uses 1, roles 1, flags 1 (1: withdrawn), secret 32, label length 1, label
+//	succession 5, new key 32, old key 32, until 8: 0 if it is over
 //	came       4, issuer 32, invitation 32, peer 32, end 8, until 8, uses 1, flags 1 (1: confirmed)
 const (
-	recordLabel     = 1
-	recordDelegates = 2
-	recordMade      = 3
-	recordCame      = 4
+	recordLabel      = 1
+	recordDelegates  = 2
+	recordMade       = 3
+	recordCame       = 4
+	recordSuccession = 5
 )
 
 func delegatesRecord() []byte { return []byte{recordDelegates} }
@@ -47,6 +49,11 @@ func cameRecord(issuer, invitation membership.Key, v *visitors, peer peerid.ID, 
 	b = append(append(b, invitation[:]...), peer[:]...)
 	b = appendSeconds(appendSeconds(b, v.end), v.until)
 	return append(b, byte(v.uses), flag(confirmed))
+}
+
+func successionRecord(next peerid.ID, s succession) []byte {
+	b := append(append([]byte{recordSuccession}, next[:]...), s.old[:]...)
+	return appendSeconds(b, s.until)
 }
 
 func flag(on bool) byte {
@@ -98,6 +105,16 @@ func (r *registry) restore(b []byte) {
 		if m.label = string(rd.Short8()); rd.Err() == nil {
 			r.made[key] = m
 		}
+	case recordSuccession:
+		next, s := peerid.ID(readKey(rd)), succession{old: peerid.ID(readKey(rd)), until: readSeconds(rd)}
+		if rd.Err() != nil {
+			return
+		}
+		if s.until.IsZero() {
+			delete(r.successions, next)
+		} else {
+			r.successions[next] = s
+		}
 	case recordCame:
 		issuer, invitation, peer := readKey(rd), readKey(rd), peerid.ID(readKey(rd))
 		end, until, uses := readSeconds(rd), readSeconds(rd), int(rd.Uint8())
@@ -120,6 +137,9 @@ func (r *registry) all() [][]byte {
 	}
 	for key, m := range r.made {
 		out = append(out, madeRecord(key, m))
+	}
+	for next, s := range r.successions {
+		out = append(out, successionRecord(next, s))
 	}
 	for issuer, below := range r.came.below {
 		for _, key := range below.invitations.Keys() {

@@ -217,7 +217,7 @@ func (p *peer) Ask(ctx context.Context, id peerid.ID, pr Protocol, request []byt
 		defer cancel()
 		answer := map[string]func(context.Context, *membership.Member, []byte) ([]byte, error){
 			ConfirmProtocol.Name: q.AnswerConfirm, ConfirmedProtocol.Name: q.AnswerConfirmed, RevocationProtocol.Name: q.AnswerList,
-			UsesProtocol.Name: q.AnswerUses, WithdrawProtocol.Name: q.AnswerWithdraw,
+			UsesProtocol.Name: q.AnswerUses, WithdrawProtocol.Name: q.AnswerWithdraw, RotateProtocol.Name: q.AnswerRotate,
 		}[pr.Name]
 		b, err := answer(ctx, from, request)
 		if len(b) > pr.MaxAnswer {

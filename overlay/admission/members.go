@@ -91,6 +91,7 @@ func (r *Roster) verify(chain []byte, from peerid.ID) (*membership.Member, error
 	}
 	r.Note(m)
 	r.inquire(m)
+	r.arrived(m, chain)
 	return m, nil
 }
 

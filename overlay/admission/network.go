@@ -29,6 +29,9 @@ var (
 	UsesProtocol = Protocol{ // AnswerUses
 		Name: "uses", MaxRequest: 1 + 32, MaxAnswer: 1 + membership.MaxUses*(2+membership.MaxChain), Timeout: confirmTimeout,
 	}
+	RotateProtocol = Protocol{ // AnswerRotate
+		Name: "rotate", MaxRequest: membership.RotationSize, MaxAnswer: ConfirmProtocol.MaxAnswer, Timeout: confirmTimeout,
+	}
 	WithdrawProtocol = Protocol{ // AnswerWithdraw
 		Name: "withdraw", MaxRequest: membership.WithdrawalSize, MaxAnswer: 1, Timeout: confirmTimeout,
 	}

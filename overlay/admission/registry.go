@@ -50,21 +50,22 @@ type registry struct {
 	journal *state.Journal // nil keeps nothing
 	issuing sync.Mutex     // held from the choice of a label until it is set
 
-	mu        sync.Mutex // guards the rest
-	serial    uint64
-	delegates bool // others confirm too
-	labels    map[string]confirmedLabel
-	made      map[membership.Key]made // invitations, by this issuer
-	came      came
-	proofs    *simplelru.LRU[proofKey, proof]
-	records   int      // in the journal
-	unsaved   bool     // the journal lacks some
-	later     []func() // waits for records that nobody waits for
+	mu          sync.Mutex // guards the rest
+	serial      uint64
+	delegates   bool // others confirm too
+	labels      map[string]confirmedLabel
+	made        map[membership.Key]made  // invitations, by this issuer
+	successions map[peerid.ID]succession // by the new key
+	came        came
+	proofs      *simplelru.LRU[proofKey, proof]
+	records     int      // in the journal
+	unsaved     bool     // the journal lacks some
+	later       []func() // waits for records that nobody waits for
 }
 
 // newRegistry reads what was kept. It is closed by close.
 func newRegistry(dir *state.Dir, log *slog.Logger, now time.Time) *registry {
-	r := &registry{dir: dir, log: log, serial: 1, labels: map[string]confirmedLabel{}, made: map[membership.Key]made{}, came: newCame()}
+	r := &registry{dir: dir, log: log, serial: 1, labels: map[string]confirmedLabel{}, made: map[membership.Key]made{}, successions: map[peerid.ID]succession{}, came: newCame()}
 	r.proofs, _ = simplelru.NewLRU[proofKey, proof](proofsMax, nil)
 	if dir == nil {
 		return r
@@ -157,6 +158,11 @@ func (r *registry) prune(now time.Time) {
 	for key, m := range r.made {
 		if now.After(m.end.Add(membership.Grace)) {
 			delete(r.made, key)
+		}
+	}
+	for next, s := range r.successions {
+		if now.After(s.until) {
+			delete(r.successions, next)
 		}
 	}
 	r.came.prune(now)

@@ -86,6 +86,8 @@ type Roster struct {
 	own         Own
 	issuer      *membership.Issuer
 	delegation  []byte
+	rotations   rotations
+	successor   *Saved                  // what this peer is after its next start; nil: as now
 	silence     map[peerid.ID]time.Time // when an issuer has not answered
 	members     *simplelru.LRU[peerid.ID, *known]
 	swept       *membership.RevocationList // that Sweep has seen

@@ -25,6 +25,9 @@ type Saved struct {
 	Label      string         `json:"label"`
 	Delegation []byte         `json:"delegation,omitempty"`
 	Revocation []byte         `json:"revocation,omitempty"`
+	// Seed is that of the key that Chain is for, if it is another one than before: who
+	// starts by it saves it as its identity first. Nothing means that it is.
+	Seed []byte `json:"seed,omitempty"`
 }
 
 // Overlay returns the overlay that was saved; the zero one if it is none.
@@ -58,6 +61,9 @@ func (r *Roster) document() Saved {
 	s := Saved{
 		Domain: r.overlay.Domain, RootKey: r.overlay.Root, Chain: r.own.Chain, Label: r.own.Label,
 		Delegation: r.delegation, Revocation: r.Revocations().Bytes(),
+	}
+	if next := r.successor; next != nil {
+		s.Chain, s.Label, s.Delegation, s.Seed = next.Chain, next.Label, next.Delegation, next.Seed
 	}
 	r.mu.Unlock()
 	if r.root != nil {

@@ -62,6 +62,7 @@
 //	issuer.go       DESIGN §14.1
 //	token.go        DESIGN §8 Membership
 //	withdrawal.go   an invitation's end, on the word of who has its token
+//	rotation.go     a peer that wants to be another key
 //	revocation.go   DESIGN §8 Revocation, §14.1
 //	assurance.go    an issuer's word that there is no newer list
 //	folded.go       the part of a long list that is kept short

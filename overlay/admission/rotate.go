@@ -1,0 +1,285 @@
+package admission
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/idloc/idloc/internal/peerid"
+	"github.com/idloc/idloc/overlay/membership"
+)
+
+// A peer takes another key in two steps, so that a crash or an answer that is lost leaves
+// it with one that is good. It asks the founder for a certificate of the new key, and
+// saves that with the key; nothing else changes. When the founder meets the new key for
+// the first time, whoever holds it has it on its disk: then the name moves to it, and the
+// old key is revoked.
+//
+//	request: a rotation (membership.Rotation)
+//	answer:  as in the confirm protocol
+var (
+	errRootHere = errors.New("the founder's directory holds the overlay's root key as well: another key for the node alone would change nothing")
+	errNoOffice = errors.New("the founder is not connected: only it gives a name to another key; try again when it is there")
+	errNoRecord = errors.New("nothing is saved, so the new key would be lost with the process")
+)
+
+// rotationsKept is how long the founder waits for a key that it has given a certificate:
+// until that cannot be renewed any more.
+const rotationsKept = membership.MaxMember + membership.RenewFor
+
+// rotationsMax is how many keys a day those of one invitation are given: each costs two
+// entries of the list at most.
+const rotationsMax = 4
+
+// rotations counts them.
+type rotations struct {
+	day time.Time
+	of  map[membership.Key]int
+}
+
+// succession says that a key is to take the place of another.
+type succession struct {
+	old     peerid.ID
+	until   time.Time // nobody waits for it any longer
+	arrived bool      // it does now
+}
+
+// Rotate has this peer be another key after its next start, under the same name: the
+// founder, which has to be connected, signs for it, and revokes the old key when it meets
+// the new one. When it returns the new key is saved. This Roster goes on with the old one.
+func (r *Roster) Rotate(ctx context.Context) error {
+	if r.root != nil {
+		return errRootHere
+	}
+	if r.cfg.State == nil {
+		return errNoRecord
+	}
+	_, next, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return err
+	}
+	request, err := membership.Rotation(r.overlay, r.cfg.Key, next)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, confirmTimeout)
+	defer cancel()
+	for _, n := range r.cfg.Network.Neighbours() {
+		if m, ok := r.Member(n.Peer); !ok || !isFounder(m) {
+			continue
+		}
+		b, err := r.cfg.Network.Ask(ctx, n.Peer, RotateProtocol, request)
+		if err != nil {
+			return err
+		}
+		a, err := readConfirmAnswer(b)
+		if err != nil {
+			return err
+		}
+		if a.status != confirmOK {
+			return fmt.Errorf("the founder refuses: %s", a.text)
+		}
+		return r.become(next, a)
+	}
+	return errNoOffice
+}
+
+// become saves that the next start is as another key.
+func (r *Roster) become(next ed25519.PrivateKey, a confirmAnswer) error {
+	id, err := PeerID(next)
+	if err != nil {
+		return err
+	}
+	m, err := membership.VerifyChain(a.chain, r.overlay, r.now(), r.Revocations())
+	if err != nil {
+		return fmt.Errorf("the new key's membership: %w", err)
+	}
+	if m.Peer != id || m.Label != r.Own().Label {
+		return errors.New("the new key's membership is of another key or name")
+	}
+	r.mu.Lock()
+	before := r.successor
+	r.successor = &Saved{Chain: a.chain, Label: m.Label, Delegation: a.delegation, Seed: next.Seed()}
+	r.mu.Unlock()
+	if err := r.Save(); err != nil {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.successor = before
+		return err
+	}
+	return nil
+}
+
+// AnswerRotate answers the RotateProtocol: the founder gives a certificate to the key that
+// is to take a member's place.
+func (r *Roster) AnswerRotate(_ context.Context, from *membership.Member, request []byte) ([]byte, error) {
+	if r.root == nil {
+		return nil, ErrNotFounder
+	}
+	old, next, err := membership.OpenRotation(request, r.overlay)
+	if err != nil {
+		return nil, err
+	}
+	if old != membership.KeyOf(from.Peer) {
+		return nil, errors.New("a rotation of another peer's key")
+	}
+	a, err := r.succeed(from, next.Peer())
+	if err != nil {
+		r.cfg.Log.Info("refusing another key to a member", "peer", from.Peer, "err", err)
+		a = confirmAnswer{status: confirmRefused, text: err.Error()}
+	}
+	return a.append(nil), nil
+}
+
+// succeed signs for the key that is to take a member's place. One that was to do so before
+// and has not come never will: somebody else may have it.
+func (r *Roster) succeed(m *membership.Member, next peerid.ID) (confirmAnswer, error) {
+	now := r.now()
+	if !m.Confirmed || membership.CheckLabel(m.Label) != nil {
+		return confirmAnswer{}, errors.New("only a member that is confirmed, and has a name, can have another key")
+	}
+	if err := r.holds(m); err != nil {
+		return confirmAnswer{}, err
+	}
+	if _, known := r.Member(next); known || next == r.self || r.Revoked(next) {
+		return confirmAnswer{}, errors.New("the new key is a member's, or was one's")
+	}
+	if !r.mayRotate(m, now) {
+		return confirmAnswer{}, fmt.Errorf("those of its invitation have had %d keys today: try again tomorrow", rotationsMax)
+	}
+	r.registry.issuing.Lock()
+	defer r.registry.issuing.Unlock()
+	serial := m.Serial
+	if held, ok := r.registry.get(m.Label); ok {
+		if held.Peer != m.Peer {
+			return confirmAnswer{}, fmt.Errorf("%w: %q", ErrLabelTaken, m.Label)
+		}
+		serial = held.Serial
+	}
+	if before, ok := r.registry.successor(m.Peer); ok {
+		if err := r.revokeKeys(now, before); err != nil {
+			return confirmAnswer{}, err
+		}
+		r.registry.succeeded(before)()
+	}
+	chain, err := r.root.Issuer().Issue(next, membership.MemberOptions{
+		Label: m.Label, Wildcard: m.Wildcard, Roles: m.Roles, Serial: serial, Invitation: m.Invitation,
+	}, now)
+	if err != nil {
+		return confirmAnswer{}, err
+	}
+	a := confirmAnswer{status: confirmOK, text: m.Label, chain: chain}
+	if m.Roles.Has(membership.RoleDelegate) {
+		if a.delegation, err = r.root.Delegate(next, m.Roles, time.Time{}, now); err != nil {
+			return confirmAnswer{}, err
+		}
+	}
+	r.registry.noteSuccession(next, succession{old: m.Peer, until: now.Add(rotationsKept)})()
+	return a, nil
+}
+
+// mayRotate counts one more key for a member.
+func (r *Roster) mayRotate(m *membership.Member, now time.Time) bool {
+	account := m.Invitation
+	if account.IsZero() {
+		account = membership.KeyOf(m.Peer)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if day := now.Truncate(24 * time.Hour); !day.Equal(r.rotations.day) {
+		r.rotations = rotations{day, map[membership.Key]int{}}
+	}
+	r.rotations.of[account]++
+	return r.rotations.of[account] <= rotationsMax
+}
+
+// revokeKeys ends keys, and nothing else.
+func (r *Roster) revokeKeys(now time.Time, keys ...peerid.ID) error {
+	r.revoking.Lock()
+	defer r.revoking.Unlock()
+	var entries []membership.Revocation
+	for _, k := range keys {
+		entries = append(entries, membership.Revocation{Kind: membership.RevokePeer, Key: membership.KeyOf(k), Until: now.Add(membership.RevokedFor)})
+	}
+	return r.sign(entries, now)
+}
+
+// arrived is called when a member has shown its chain and proved its key. If it is one
+// that takes another's place, it does now.
+func (r *Roster) arrived(m *membership.Member, chain []byte) {
+	if r.root == nil {
+		return
+	}
+	old, ok := r.registry.replaces(m.Peer)
+	if !ok {
+		return
+	}
+	chain = append([]byte(nil), chain...)
+	r.cfg.Network.Go(func(ctx context.Context) {
+		// In this order: after a crash between the two the old key is out, and the new one
+		// finds its name free.
+		if err := r.revokeKeys(r.now(), old); err != nil {
+			r.cfg.Log.Error("a key that was replaced is not revoked", "old", old, "new", m.Peer, "err", err)
+			r.registry.noteSuccession(m.Peer, succession{old: old, until: r.now().Add(rotationsKept)})()
+			return
+		}
+		r.registry.set(m.Label, heldBy(m))()
+		r.registry.succeeded(m.Peer)()
+		r.cfg.Log.Info("a member has another key", "label", m.Label, "old", old, "new", m.Peer)
+		r.tellIssuers(ctx, m.Peer, chain)
+	})
+}
+
+// noteSuccession notes that one key is to take the place of another. What it returns
+// waits until that is on the disk.
+func (r *registry) noteSuccession(next peerid.ID, s succession) (wait func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.successions[next] = s
+	return r.append(successionRecord(next, s))
+}
+
+// replaces says that a key takes the place of another now, and whose: once.
+func (r *registry) replaces(next peerid.ID) (old peerid.ID, ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s, ok := r.successions[next]
+	if !ok || s.arrived {
+		return peerid.ID{}, false
+	}
+	s.arrived = true
+	r.successions[next] = s
+	return s.old, true
+}
+
+// succeeded notes that nobody waits for a key any more. What it returns waits until that
+// is on the disk.
+func (r *registry) succeeded(next peerid.ID) (wait func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.successions, next)
+	return r.append(successionRecord(next, succession{}))
+}
+
+// predecessor returns the key whose place one is to take.
+func (r *registry) predecessor(next peerid.ID) (peerid.ID, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s, ok := r.successions[next]
+	return s.old, ok
+}
+
+// successor returns the key that is to take the place of one.
+func (r *registry) successor(old peerid.ID) (peerid.ID, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for next, s := range r.successions {
+		if s.old == old {
+			return next, true
+		}
+	}
+	return peerid.ID{}, false
+}

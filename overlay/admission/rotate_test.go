@@ -1,0 +1,272 @@
+package admission
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/idloc/idloc/internal/peerid"
+	"github.com/idloc/idloc/overlay/membership"
+)
+
+// rotated is a peer's next start after Rotate, by the key that is saved, not connected to
+// those given.
+func (p *peer) rotated(cut ...*peer) *peer {
+	p.town.t.Helper()
+	s, err := Load(p.dir)
+	if err != nil || len(s.Seed) != ed25519.SeedSize {
+		p.town.t.Fatalf("saved: %+v, %v", s, err)
+	}
+	p.leave()
+	next := p.town.newPeer(ed25519.NewKeyFromSeed(s.Seed), p.dir)
+	next.setClock(p.ahead)
+	id, err := PeerID(next.key)
+	if err != nil {
+		p.town.t.Fatal(err)
+	}
+	p.town.mu.Lock()
+	for _, q := range cut {
+		p.town.cuts[[2]peerid.ID{id, q.Self()}], p.town.cuts[[2]peerid.ID{q.Self(), id}] = true, true
+	}
+	p.town.mu.Unlock()
+	if err := next.resume(); err != nil {
+		p.town.t.Fatal(err)
+	}
+	return next
+}
+
+// arrive shows a peer's chain to others, as its hello does, and waits for what follows.
+func (p *peer) arrive(others ...*peer) error {
+	for _, q := range others {
+		if err := p.sayHello(q); err != nil {
+			return err
+		}
+	}
+	p.town.wg.Wait()
+	return nil
+}
+
+// TestRotate: the name moves to the new key when the founder meets it; until then the old
+// one is as good as ever, and from then on it is nobody, on any day, at anybody, also for
+// who has stolen it, and can have no key in its place.
+func TestRotate(t *testing.T) {
+	t.Parallel()
+	w := newTown(t)
+	earth := w.newPeer(nil, openDir(t))
+	earth.run(Found(earth.config(), "example.com", "earth"))
+	moon := w.saved(earth, "moon", membership.InviteOptions{})
+	mars := w.saved(earth, "mars", membership.InviteOptions{Roles: membership.RoleRelay})
+	meet(t, earth, moon, mars)
+	serial, invitation := mars.Own().Member.Serial, mars.Own().Member.Invitation
+
+	if err := mars.Rotate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	old := mars.Own().Chain
+	mars.Keep() // of the one that runs still: does not undo it
+	if _, err := moon.Verify(old, mars.Self()); err != nil || moon.Revoked(mars.Self()) {
+		t.Errorf("the old key before the new one is seen: %v", err)
+	}
+	next := mars.rotated(earth)
+	if err := next.arrive(moon); err != nil {
+		t.Fatal(err)
+	}
+	if earth.Revoked(mars.Self()) {
+		t.Error("the old key is revoked before the founder has seen the new one")
+	}
+	w.mend()
+	if err := next.arrive(earth, moon); err != nil {
+		t.Fatal(err)
+	}
+	m := next.Own().Member
+	if next.Self() == mars.Self() || m.Label != "mars" || !m.Confirmed || m.Serial != serial || m.Invitation != invitation || !m.Roles.Has(membership.RoleRelay) {
+		t.Errorf("the new key is %+v", m)
+	}
+	if id, _ := earth.Holder("mars"); id != next.Self() {
+		t.Errorf("mars is %v", id)
+	}
+	if strings.Contains(earth.log(), "more members were confirmed") {
+		t.Error("it is said that a token was used too often")
+	}
+	number := earth.Revocations().Seq()
+	if err := next.arrive(earth); err != nil || earth.Revocations().Seq() != number {
+		t.Errorf("when it says hello again: %v, list %d after %d", err, earth.Revocations().Seq(), number)
+	}
+	// The thief, at once and on every later day.
+	stale, _ := membership.VerifyChain(old, earth.Overlay(), earth.now(), nil)
+	wish, err := membership.Rotation(earth.Overlay(), mars.key, newKey(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for day := 0; day <= 900; day += 12 {
+		w.setClocks(time.Duration(day)*testDay, earth, moon, next)
+		if _, err := earth.newList(); err != nil {
+			t.Fatal(err)
+		}
+		for _, at := range []*peer{earth, moon} {
+			_, err := at.Verify(old, mars.Self())
+			if err == nil {
+				t.Fatalf("on day %d the old key is a member at %s", day, at.Own().Label)
+			}
+			if _, err := at.Readmit(t.Context(), old, mars.Self(), err); err == nil {
+				t.Fatalf("on day %d the old key is made a member at %s", day, at.Own().Label)
+			}
+		}
+		if b, err := earth.AnswerRotate(t.Context(), stale, wish); err == nil && b[0] == confirmOK {
+			t.Fatalf("on day %d the old key has another in its place", day)
+		}
+		if _, err := moon.Verify(next.Own().Chain, next.Self()); err != nil {
+			t.Fatalf("on day %d the new key is none: %v", day, err)
+		}
+	}
+}
+
+// A crash, or an answer that does not come, leaves a member with a key that is good. What
+// was given and not taken is never good again; a founder that starts again knows what it
+// has given.
+func TestRotateCut(t *testing.T) {
+	t.Parallel()
+	w := newTown(t)
+	earth := w.newPeer(nil, openDir(t))
+	earth.run(Found(earth.config(), "example.com", "earth"))
+	mars := w.saved(earth, "mars", membership.InviteOptions{Label: "mars"})
+	meet(t, earth, mars)
+	// The answer is lost: the certificate is somebody's who may come with it.
+	key := newKey(t)
+	wish, err := membership.Rotation(earth.Overlay(), mars.key, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := earth.AnswerRotate(t.Context(), mars.Own().Member, wish)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lost, err := readConfirmAnswer(b)
+	if err != nil || lost.status != confirmOK {
+		t.Fatalf("%+v, %v", lost, err)
+	}
+	if err := mars.Confirm(t.Context(), "mars"); err != nil || earth.Revoked(mars.Self()) {
+		t.Errorf("the old key is not renewed: %v", err)
+	}
+	if err := mars.Rotate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	w.wg.Wait()
+	id, err := PeerID(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := earth.Verify(lost.chain, id); !errors.Is(err, membership.ErrRevoked) {
+		t.Errorf("what was given first is good: %v", err)
+	}
+	// The founder starts again before it meets the new key.
+	if err := earth.Save(); err != nil {
+		t.Fatal(err)
+	}
+	earth.leave()
+	earth.Close()
+	if err := earth.resume(); err != nil {
+		t.Fatal(err)
+	}
+	next := mars.rotated()
+	if err := next.arrive(earth); err != nil {
+		t.Fatal(err)
+	}
+	if id, _ := earth.Holder("mars"); id != next.Self() || !earth.Revoked(mars.Self()) || next.Own().Label != "mars" {
+		t.Errorf("mars is %v, the old key revoked: %v", id, earth.Revoked(mars.Self()))
+	}
+	// It comes when what it was given has ended.
+	if err := next.Rotate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	w.setClocks(20*testDay, earth)
+	w.setClocks(40*testDay, earth)
+	next.setClock(40 * testDay)
+	late := next.rotated()
+	if err := late.arrive(earth); err != nil {
+		t.Fatal(err)
+	}
+	if id, _ := earth.Holder("mars"); id != late.Self() || !earth.Revoked(next.Self()) || late.Own().Label != "mars" {
+		t.Errorf("late: mars is %v, %q", id, late.Own().Label)
+	}
+}
+
+// Who cannot have another key, and why.
+func TestRotateRefused(t *testing.T) {
+	t.Parallel()
+	w := newTown(t)
+	earth := w.newPeer(nil, openDir(t))
+	earth.run(Found(earth.config(), "example.com", "earth"))
+	venus := w.saved(earth, "venus", membership.InviteOptions{})
+	mars := w.saved(earth, "mars", membership.InviteOptions{})
+	nowhere := w.join(earth.token(membership.InviteOptions{}), "nowhere")
+	meet(t, earth, venus, mars)
+	before := mars.document()
+	if err := earth.Rotate(t.Context()); !errors.Is(err, errRootHere) {
+		t.Errorf("the founder: %v", err)
+	}
+	if err := nowhere.Rotate(t.Context()); !errors.Is(err, errNoRecord) {
+		t.Errorf("without a directory: %v", err)
+	}
+	w.cut(earth, mars)
+	if err := mars.Rotate(t.Context()); !errors.Is(err, errNoOffice) {
+		t.Errorf("without the founder: %v", err)
+	}
+	w.mend()
+	wish := func(old, next ed25519.PrivateKey) []byte {
+		b, err := membership.Rotation(earth.Overlay(), old, next)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	flipped := wish(mars.key, newKey(t))
+	flipped[100] ^= 1
+	for desc, c := range map[string]struct {
+		at   *peer
+		by   *peer
+		wish []byte
+	}{
+		"asked of a member": {venus, mars, wish(mars.key, newKey(t))}, "another's key": {earth, venus, wish(mars.key, newKey(t))},
+		"the same key": {earth, mars, wish(mars.key, mars.key)}, "a member's": {earth, mars, wish(mars.key, venus.key)},
+		"the founder's": {earth, mars, wish(mars.key, earth.key)}, "changed": {earth, mars, flipped}, "cut": {earth, mars, flipped[:50]},
+	} {
+		if b, err := c.at.AnswerRotate(t.Context(), c.by.Own().Member, c.wish); err == nil && b[0] == confirmOK {
+			t.Errorf("%s: it is given one", desc)
+		}
+	}
+	for i := range 2 * rotationsMax {
+		if err := mars.Rotate(t.Context()); (err == nil) != (i < rotationsMax) {
+			t.Errorf("key %d of a day: %v", i+1, err)
+		}
+	}
+	w.wg.Wait()
+	if n := earth.Revocations().Len(); n > rotationsMax {
+		t.Errorf("%d entries of the list", n)
+	}
+	if err := earth.Revoke(mars.Self(), Scope{}); err != nil {
+		t.Fatal(err)
+	}
+	w.wg.Wait()
+	earth.setClock(2 * testDay) // may be given others
+	if b, err := earth.AnswerRotate(t.Context(), memberOf(t, before, earth), wish(mars.key, newKey(t))); err == nil && b[0] == confirmOK {
+		t.Error("who is revoked is given one")
+	}
+	var none peerid.ID
+	if _, ok := earth.registry.predecessor(none); ok || bytes.Equal(before.Chain, mars.document().Chain) {
+		t.Error("nothing was saved of the key that was given")
+	}
+}
+
+// memberOf is the member that a document's chain makes without a list.
+func memberOf(t *testing.T, s Saved, at *peer) *membership.Member {
+	t.Helper()
+	m, err := membership.VerifyChain(s.Chain, at.Overlay(), at.now(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
