@@ -7,6 +7,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/idloc/idloc/internal/yardstick"
 	"github.com/idloc/idloc/shim"
 	"github.com/idloc/idloc/shim/shimtest"
 )
@@ -49,17 +50,15 @@ func idlePipes(t testing.TB, n, m int) (size float64, goroutines int) {
 	}
 	// A pipe is idle when the last acknowledgements have gone: until then each has
 	// a batch of its own. On a busy machine that takes a while.
-	after := live()
-	for range 20 {
-		time.Sleep(5 * time.Millisecond)
-		now := live()
-		if now >= after-after/1000 && runtime.NumGoroutine() <= running+(n+m)/2 {
-			break
-		}
-		after = now
-	}
-	return float64(after-before) / float64(2*n*m), runtime.NumGoroutine() - running
+	yardstick.Await(10*time.Second, func() bool {
+		size = float64(live()-before) / float64(2*n*m)
+		return size <= idleMost && runtime.NumGoroutine() <= running+(n+m)/2
+	})
+	return size, runtime.NumGoroutine() - running
 }
+
+// idleMost is what an idle pipe takes at each end, in bytes.
+const idleMost = 10.5 * 1024
 
 // An idle pipe takes no goroutine and at most 10.5 KiB at each end, with all that
 // the shim and the LSI table keep for the peer.
@@ -70,7 +69,7 @@ func TestIdlePipe(t *testing.T) {
 	const nodes = 40
 	size, goroutines := idlePipes(t, nodes/2, nodes/2)
 	t.Logf("%.1f KiB an end, %d goroutines for 400 pipes", size/1024, goroutines)
-	if size > 10.5*1024 {
+	if size > idleMost {
 		t.Errorf("%.1f KiB an end", size/1024)
 	}
 	// Those of Connects that are just ending. What paces has ended, if this machine has
