@@ -35,7 +35,7 @@ func TestServeDNS(t *testing.T) {
 			t.Fatal(err)
 		}
 		conn := &dns.Conn{Conn: c}
-		in, _, err := new(dns.Client).ExchangeWithConn(new(dns.Msg).SetQuestion("zone.test.", dns.TypeTXT), conn)
+		in, _, err := (&dns.Client{Timeout: patience}).ExchangeWithConn(new(dns.Msg).SetQuestion("zone.test.", dns.TypeTXT), conn)
 		if err != nil || len(in.Answer) != 1 {
 			t.Errorf("%s: %v, %v", network, in, err)
 		}

@@ -112,13 +112,19 @@ func (r *Roster) keepAssurance(a *assurance) {
 	}
 }
 
-// recallAssurance takes what was saved. One that is damaged tells nothing.
+// recallAssurance takes what was saved. One that is damaged is put aside, and said: until
+// a neighbour shows another, this peer takes what it knows of who was revoked for older
+// than it is.
 func (r *Roster) recallAssurance() {
 	if r.cfg.State == nil {
 		return
 	}
 	var b []byte
-	if found, err := r.cfg.State.LoadCache(docAssurance, &b); found && err == nil {
+	found, aside := r.cfg.State.LoadCache(docAssurance, &b)
+	if aside != nil {
+		r.cfg.Log.Warn("saved state is damaged and begun anew", "name", docAssurance, "err", aside)
+	}
+	if found {
 		r.HearAssurance(r.self, b)
 	}
 }
