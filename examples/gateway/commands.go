@@ -137,7 +137,7 @@ func nodeFlags(o *options, fs *flag.FlagSet) {
 	fs.StringVar(&o.tun, "tun", "", "name of a TUN device to make, such as idloc0: the programs of this host reach members without a proxy; Linux, needs CAP_NET_ADMIN and CAP_NET_BIND_SERVICE")
 	fs.StringVar(&o.lsis, "lsi-prefix", "", "IPv4 `prefix` that stands for members on this host, such as 198.19.0.0/16, where the host uses the default itself; a /16 of 198.18.0.0/15 if empty")
 	fs.Var(&o.allow, "allow", "`tcp:port` or udp:port or udp:first-last that members may reach here, and no other; may be repeated; all if not given")
-	fs.BoolVar(&o.outside, "outside", true, "let the proxies reach names outside the overlay, too")
+	fs.BoolVar(&o.outside, "outside", false, "let the proxies reach what this host reaches, too; whoever can connect to them can use that")
 }
 
 func inviteFlags(o *options, fs *flag.FlagSet) {

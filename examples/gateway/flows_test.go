@@ -111,7 +111,8 @@ func swap(c net.Conn, head, data []byte) error {
 func TestAssociate(t *testing.T) {
 	t.Parallel()
 	behind, outside := echo(t), echo(t)
-	earth, _ := pair(t, "-R", "udp:7:"+behind.LocalAddr().String())
+	earth := up(t, t.TempDir(), "create", "-name", "earth", "-outside", "example.com")
+	up(t, t.TempDir(), "join", "-R", "udp:7:"+behind.LocalAddr().String(), must(t)(tell(t, earth.dir, "invite", "mars")))
 	control, u := associate(t, earth.at(t, "SOCKS5 proxy"))
 	data := bytes.Repeat([]byte("to mars and back. "), 60)
 	if err := swap(u, header("mars.example.com", 7), data); err != nil {
