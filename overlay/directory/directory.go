@@ -181,7 +181,7 @@ func New(cfg Config) (*Directory, error) {
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	check := &naming.Validator{Overlay: cfg.Overlay, Now: cfg.Now, Revoked: cfg.Roster.Revocations}
 	var err error
-	if d.runs.last, err = simplelru.NewLRU[peer.ID, uint64](serverRunsMax, nil); err != nil {
+	if d.runs.last, err = simplelru.NewLRU[peer.ID, serverRun](serverRunsMax, nil); err != nil {
 		d.cancel()
 		return nil, err
 	}
@@ -268,10 +268,21 @@ func (d *Directory) Heard(p peer.ID, server, young bool, run uint64) {
 // anew has lost what it was given. It is safe for concurrent use.
 type serverRuns struct {
 	mu   sync.Mutex // guards last
-	last *simplelru.LRU[peer.ID, uint64]
+	last *simplelru.LRU[peer.ID, serverRun]
 }
 
-const serverRunsMax = 1024
+// serverRun is one, and when it was found to have begun; zero: it was not.
+type serverRun struct {
+	run   uint64
+	since time.Time
+}
+
+const (
+	serverRunsMax = 1024
+	// anewEvery is how often a server is believed that it has begun anew: what it should
+	// have is given to it then, which is more than it says for that.
+	anewEvery = YoungFor
+)
 
 // note says whether a server has begun anew since it was heard last. Of one that was
 // not heard before it is so if it is young; all its hellos say that for a while.
@@ -279,11 +290,16 @@ func (r *serverRuns) note(p peer.ID, young bool, run uint64) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	was, ok := r.last.Get(p)
-	r.last.Add(p, run)
-	if !ok {
+	now := time.Now()
+	switch {
+	case !ok:
+		r.last.Add(p, serverRun{run: run})
 		return young
+	case was.run == run || now.Sub(was.since) < anewEvery:
+		return false // or its next hello says so
 	}
-	return was != run
+	r.last.Add(p, serverRun{run, now})
+	return true
 }
 
 // Entered is to be called when a member has come in, before Heard.

@@ -235,7 +235,7 @@ func (o *overlay) node(m member) *node {
 		o.t.Fatal(err)
 	}
 	d := &Directory{cfg: cfg, db: db}
-	if d.runs.last, err = simplelru.NewLRU[peer.ID, uint64](serverRunsMax, nil); err != nil {
+	if d.runs.last, err = simplelru.NewLRU[peer.ID, serverRun](serverRunsMax, nil); err != nil {
 		o.t.Fatal(err)
 	}
 	d.ctx, d.cancel = context.WithCancel(o.t.Context())

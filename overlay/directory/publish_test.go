@@ -96,6 +96,35 @@ func TestContactsOfOneToken(t *testing.T) {
 	})
 }
 
+// TestBeginsAnewAllTheTime is the attack: a server says in each hello that it has just
+// begun anew, so that others give it their records each time. They do once in a while.
+func TestBeginsAnewAllTheTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o, n, ids := published(t, 1)
+		o.counts()
+		anew := 0
+		const hellos = 1000
+		for range hellos {
+			o.mu.Lock()
+			o.servers[ids[0]].run++
+			run := o.servers[ids[0]].run
+			o.mu.Unlock()
+			if n.runs.note(ids[0], false, run) {
+				anew++
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		if most := int(hellos*10*time.Millisecond/anewEvery) + 1; anew > most || anew == 0 {
+			t.Errorf("%d of %d hellos are believed, want %d at most", anew, hellos, most)
+		}
+		time.Sleep(anewEvery)
+		if !n.runs.note(ids[0], false, o.servers[ids[0]].run+1) {
+			t.Error("later one is not")
+		}
+		n.Stop()
+	})
+}
+
 // TestRequests counts what comings and goings of others cost: nothing where the
 // servers have what they should, one request for each record that one lacks, and no
 // walk.

@@ -132,21 +132,24 @@ func TestBounds(t *testing.T) {
 // hello for a while is noted once.
 func TestServerRuns(t *testing.T) {
 	t.Parallel()
-	o := newOverlay(t)
-	n := o.node(o.member("earth"))
-	defer n.Stop()
-	for i, c := range []struct {
-		young bool
-		run   uint64
-		anew  bool
-	}{
-		{false, 1, false}, {false, 1, false}, {true, 2, true}, {true, 2, false}, {false, 2, false}, {false, 1, true},
-	} {
-		if got := n.runs.note("server", c.young, c.run); got != c.anew {
-			t.Errorf("hello %d: anew is %v", i, got)
+	synctest.Test(t, func(t *testing.T) {
+		o := newOverlay(t)
+		n := o.node(o.member("earth"))
+		defer n.Stop()
+		for i, c := range []struct {
+			young bool
+			run   uint64
+			anew  bool
+		}{
+			{false, 1, false}, {false, 1, false}, {true, 2, true}, {true, 2, false}, {false, 2, false}, {false, 1, true},
+		} {
+			time.Sleep(anewEvery)
+			if got := n.runs.note("server", c.young, c.run); got != c.anew {
+				t.Errorf("hello %d: anew is %v", i, got)
+			}
 		}
-	}
-	if !n.runs.note("another", true, 1) {
-		t.Error("a young one that was not heard before has what it had")
-	}
+		if !n.runs.note("another", true, 1) {
+			t.Error("a young one that was not heard before has what it had")
+		}
+	})
 }
