@@ -70,7 +70,7 @@ func TestYearInADrawer(t *testing.T) {
 	t.Parallel()
 	for _, days := range []int{31, 366} {
 		for _, by := range []string{"founder", "member"} {
-			t.Run((time.Duration(days) * 24 * time.Hour).String()+" by a "+by, func(t *testing.T) {
+			t.Run((time.Duration(days)*24*time.Hour).String()+" by a "+by, func(t *testing.T) {
 				t.Parallel()
 				a := newAge(t)
 				mars := a.join(newNode(t, memory(t)), "mars")
