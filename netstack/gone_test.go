@@ -327,14 +327,16 @@ func TestPeerEndsBeforeAccept(t *testing.T) {
 	}
 }
 
-// answersThenEnds is a link to a peer that ends right after its first SYN-ACK.
+// answersThenEnds is a link to a peer that ends right after its first SYN-ACK from port.
 type answersThenEnds struct {
 	*link
+	port uint16
 	gone func()
 }
 
 func (l *answersThenEnds) Deliver(h *inner.Header, b buffer.Buffer) {
-	answer := h.Flags&(inner.SYN|inner.ACK) == inner.SYN|inner.ACK
+	// Not one of an earlier round, that is said again: its end was not heard.
+	answer := h.Flags&(inner.SYN|inner.ACK) == inner.SYN|inner.ACK && h.SrcPort == l.port
 	l.link.Deliver(h, b)
 	if answer && l.gone != nil {
 		l.gone()
@@ -357,7 +359,7 @@ func TestPeerEndsBesideDial(t *testing.T) {
 			t.Fatal(err)
 		}
 		ended := make(chan struct{})
-		r.a.Shim.Attach(&answersThenEnds{link: r.a.link, gone: func() {
+		r.a.Shim.Attach(&answersThenEnds{link: r.a.link, port: port(l.Addr()), gone: func() {
 			r.a.peerGone(r.b4, r.b6, false)
 			close(ended)
 		}})

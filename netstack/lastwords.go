@@ -108,7 +108,7 @@ type lastWords struct {
 	until     time.Time
 
 	answer  atomic.Pointer[answer]
-	refused atomic.Bool // the acknowledgement
+	refused atomic.Bool // the acknowledgement, while the handshake was under way
 	over    atomic.Bool // nothing more is to be told
 
 	told  *answer // the one that was acted on; nil: it is to be asked
@@ -187,7 +187,9 @@ func (w *lastWords) hears(m *muted, th header.TCP) bool {
 			lacks: selective(th[header.TCPMinimumSize:]),
 		})
 	case flags&header.TCPFlagRst != 0:
-		w.refused.Store(true)
+		if state == tcp.StateSynSent || state == tcp.StateSynRecv {
+			w.refused.Store(true)
+		}
 		if w.dials && state == tcp.StateSynSent {
 			m.end(w) // what comes from now on is for whoever has come
 		}
@@ -208,15 +210,14 @@ func (w *lastWords) conn(l *link) *tcpConn {
 // look tells the endpoint what is next, and says whether there may be more.
 func (w *lastWords) look(l *link) (more bool) {
 	state := w.ep.EndpointState()
-	switch {
-	case w.dials && w.refused.Load():
+	switch refused := w.refused.Load(); {
+	case refused && w.dials:
 		l.muted.end(w)
 		return false
+	case refused && state == tcp.StateSynRecv:
+		w.ep.Abort() // nobody but its peer would bring it about
+		return false
 	case state == tcp.StateSynSent || state == tcp.StateSynRecv:
-		if w.refused.Load() {
-			w.ep.Abort() // nobody but its peer would bring it about
-			return false
-		}
 		return true
 	case state == tcp.StateClose || state == tcp.StateError || state == tcp.StateTimeWait:
 		return false

@@ -17,6 +17,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/idloc/idloc/internal/yardstick"
 )
 
 const patience = 30 * time.Second
@@ -304,8 +306,8 @@ func TestProxy(t *testing.T) {
 			t.Errorf("the proxy was asked to %q", got)
 		}
 		_ = client.Close()
-		for end := time.Now().Add(patience); len(server.Status()) > 0 && time.Now().Before(end); {
-			time.Sleep(time.Millisecond)
+		if !yardstick.Await(patience, func() bool { return len(server.Status()) == 0 }) {
+			t.Fatal("the server keeps a carrier whose client is closed")
 		}
 	}
 	at.User = nil
@@ -385,11 +387,8 @@ func TestClose(t *testing.T) {
 	if err := server.Close(); err != nil {
 		t.Fatal(err)
 	}
-	for end := time.Now().Add(patience); len(client.Status()) > 0; {
-		if time.Now().After(end) {
-			t.Fatal("the other end does not notice")
-		}
-		time.Sleep(time.Millisecond)
+	if !yardstick.Await(patience, func() bool { return len(client.Status()) == 0 }) {
+		t.Fatal("the other end does not notice")
 	}
 	if err := client.Close(); err != nil {
 		t.Fatal(err)

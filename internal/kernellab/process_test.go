@@ -175,11 +175,15 @@ func (l *lab) forget(n *node) {
 	l.nodes = slices.DeleteFunc(l.nodes, func(o *node) bool { return o.process == n.process })
 }
 
-// end has all nodes leave at once and waits for them. If the test has failed
+// end has all nodes leave and waits for them: the first last, for it may carry what
+// others have yet to say to each other, and the rest at once. If the test has failed
 // they first tell what they warned of.
 func (l *lab) end() {
 	if l.t.Failed() {
 		l.tell()
+	}
+	if len(l.nodes) > 0 {
+		l.leaveAll(slices.Clone(l.nodes[1:]))
 	}
 	l.leaveAll(slices.Clone(l.nodes))
 }
