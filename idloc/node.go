@@ -365,7 +365,8 @@ func (n *Node) Leave(ctx context.Context) error {
 // the old key is revoked, everywhere within 60 s. Who knew the name finds the new key.
 //
 // If it fails before that the node goes on as it was. The founder's own node cannot: whoever
-// has its directory has the overlay's root key.
+// has its directory has the overlay's root key. A delegate's invitations end with its key, and
+// so would members that it has confirmed: it is refused until the founder has renewed them.
 func (n *Node) Rotate(ctx context.Context) error {
 	if err := n.alive(); err != nil {
 		return err

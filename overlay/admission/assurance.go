@@ -28,11 +28,16 @@ type assurance struct {
 
 // assured returns the newest assurance that there is for the list in force; nil: none.
 func (r *Roster) assured() *assurance {
-	l := r.Revocations()
-	if a := r.assurance.Load(); a != nil && a.Number == l.Seq() && a.Stands(l) {
+	if a := r.assurance.Load(); a.counts(r.Revocations(), r.now()) {
 		return a
 	}
 	return nil
+}
+
+// counts says whether an assurance says something of a list now. One from the future does
+// not: it was taken by a clock that has been set back since.
+func (a *assurance) counts(l *membership.RevocationList, now time.Time) bool {
+	return a != nil && a.Number == l.Seq() && a.Stands(l) && !a.At.After(now.Add(membership.Tolerance))
 }
 
 // Assurance returns an issuer's word that there is no newer list than this peer's, for a
@@ -83,7 +88,7 @@ func (r *Roster) takeAssurance(b []byte) error {
 	next := &assurance{open, append([]byte(nil), b...)}
 	for {
 		old := r.assurance.Load()
-		if old != nil && old.Number == next.Number && old.Stands(l) && !next.At.After(old.At) {
+		if old.counts(l, now) && !next.At.After(old.At) {
 			return nil
 		}
 		if r.assurance.CompareAndSwap(old, next) {
@@ -132,13 +137,17 @@ func (r *Roster) recallAssurance() {
 // ListAsOf returns as of when this peer knows who was revoked: whoever is cut off from
 // the issuers, or kept from them, knows nothing later. It is when the list in force was
 // signed, or an issuer has last given its word that there is no newer one; where neither
-// is known, when this peer's membership began. The founder's own is as of now.
+// is known, or a clock was wrong then that was ahead by more than clocks may differ, when
+// this peer's membership began. The founder's own is as of now.
 func (r *Roster) ListAsOf() time.Time {
 	now := r.now()
 	if r.root != nil {
 		return now
 	}
 	at := r.Revocations().Issued()
+	if at.After(now.Add(membership.Tolerance)) {
+		at = time.Time{}
+	}
 	if a := r.assured(); a != nil && a.At.After(at) {
 		at = a.At
 	}

@@ -165,3 +165,34 @@ func TestAssuranceIsKept(t *testing.T) {
 		t.Errorf("%+v is %+v after a restart", at, again)
 	}
 }
+
+// A clock that was ahead, and is set right, leaves nothing behind that counts as news for
+// as long as it was ahead: no issuer's own word, and no date of a list.
+func TestAssuranceAfterClockWasAhead(t *testing.T) {
+	t.Parallel()
+	w := newTown(t)
+	earth := w.found("earth")
+	mars := w.join(earth.token(membership.InviteOptions{}), "mars")
+	saturn := w.join(earth.token(membership.InviteOptions{Roles: membership.RoleDelegate}), "saturn")
+	meet(t, earth, mars, saturn)
+	saturn.setClock(20 * testDay)
+	saturn.Assurance()
+	saturn.setClock(0)
+	if mars.HearAssurance(saturn.Self(), saturn.Assurance()); mars.assured() == nil {
+		t.Error("a delegate whose clock was ahead gives no word that counts")
+	}
+	earth.setClock(300 * testDay)
+	if err := earth.Revoke(saturn.Self(), Scope{}); err != nil {
+		t.Fatal(err)
+	}
+	w.wg.Wait()
+	earth.setClock(0)
+	mars.setClock(8 * testDay)
+	if _, old := mars.listAge(); !old || mars.Revocations().Seq() != 1 {
+		t.Errorf("cut off for eight days, it knows list %d as of %v ago", mars.Revocations().Seq(), mars.now().Sub(mars.ListAsOf()))
+	}
+	earth.setClock(8 * testDay)
+	if mars.HearAssurance(earth.Self(), earth.Assurance()); mars.now().Sub(mars.ListAsOf()) > time.Minute {
+		t.Error("the founder's word does not count")
+	}
+}

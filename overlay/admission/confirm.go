@@ -100,7 +100,10 @@ func refused(a confirmAnswer) error {
 	return taken(a.text)
 }
 
-var errKept = errors.New("the founder's own certificate is kept for now")
+var (
+	errKept    = errors.New("the founder's own certificate is kept for now")
+	errShorter = errors.New("it ends before the certificate that this peer has")
+)
 
 // takeConfirmed is take for what was asked for, unless it is worth less than what this
 // peer has.
@@ -111,6 +114,9 @@ func (r *Roster) takeConfirmed(chain []byte, label string) error {
 	}
 	if !m.Delegate.IsZero() && r.keepsFounders() {
 		return errKept
+	}
+	if own := r.Own().Member; own.Confirmed && m.NotAfter.Before(own.NotAfter) && r.standing(own) == nil {
+		return errShorter
 	}
 	return r.setOwn(chain, label, m)
 }

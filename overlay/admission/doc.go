@@ -41,8 +41,8 @@
 //
 // Who was revoked stays out: the list in force counts, and its entries outlast this
 // (membership.RevokedFor). A chain below a delegate whose delegation has ended counts
-// only at an issuer that has known before who has its label: whoever was a delegate could
-// have dated it back. A delegate is made one again by the founder only. A provisional
+// only at an issuer that has known before who has its label, and by which invitation that
+// came: whoever was a delegate could have dated it back. A delegate is made one again by the founder only. A provisional
 // member, whose chain is its own word, needs a token that admits.
 //
 // Somebody who comes again and again with an old chain is given the same answer, and is
@@ -55,7 +55,9 @@
 // (Rotate), and the founder gives that a certificate of the same name. It is saved before
 // anything else happens. The old key is revoked, and the name moves, when the founder
 // meets the new one: whoever comes with it has it on its disk. One new key a member at a
-// time: what was given before and has not come is revoked when another is asked for.
+// time: what was given before and has not come is revoked when another is asked for, or
+// the member is. A delegate gets none while members are known that it has confirmed: what
+// a key has signed ends with it.
 //
 // # How often a token is used
 //

@@ -158,7 +158,7 @@ func (r *Roster) readmitNow(ctx context.Context, q confirmQuestion, m *membershi
 	if issuer != nil && (r.root != nil || !m.Roles.Has(membership.RoleDelegate)) {
 		return r.issueAgain(ctx, issuer, q, m)
 	}
-	a, err := r.bring(ctx, q, from)
+	a, err := r.bring(ctx, q, m, from)
 	if issuer != nil && err != nil {
 		return a, errFounder // a delegate makes no delegates, and must not make it less than it was
 	}
@@ -169,8 +169,9 @@ func (r *Roster) readmitNow(ctx context.Context, q confirmQuestion, m *membershi
 func (r *Roster) issueAgain(ctx context.Context, issuer *membership.Issuer, q confirmQuestion, m *membership.Member) (confirmAnswer, error) {
 	now := r.now()
 	if !m.Delegate.IsZero() && now.After(m.DelegationEnd) {
-		// Whoever was a delegate could date it back: it counts only if it was known before.
-		if held, ok := r.registry.get(m.Label); !ok || held.Peer != m.Peer {
+		// Whoever was a delegate could date it back: it counts only if it was known before, and
+		// came by that invitation, which may have been revoked with all who did.
+		if held, ok := r.registry.get(m.Label); !ok || held.Peer != m.Peer || held.Invitation != m.Invitation {
 			return confirmAnswer{}, errUnknown
 		}
 	}
@@ -183,7 +184,7 @@ func (r *Roster) issueAgain(ctx context.Context, issuer *membership.Issuer, q co
 
 // bring asks those who can confirm, or may reach one who can, as this peer does for
 // itself.
-func (r *Roster) bring(ctx context.Context, q confirmQuestion, from peerid.ID) (confirmAnswer, error) {
+func (r *Roster) bring(ctx context.Context, q confirmQuestion, m *membership.Member, from peerid.ID) (confirmAnswer, error) {
 	err := errNobodyConfirms
 	if q.hops == 0 {
 		return confirmAnswer{}, err
@@ -197,8 +198,8 @@ func (r *Roster) bring(ctx context.Context, q confirmQuestion, from peerid.ID) (
 			err = refused(a)
 			return a, false
 		}
-		m, e := membership.VerifyChain(a.chain, r.overlay, r.now(), r.Revocations())
-		if e != nil || !m.Confirmed {
+		given, e := membership.VerifyChain(a.chain, r.overlay, r.now(), r.Revocations())
+		if e != nil || !given.Confirmed || given.Peer != m.Peer {
 			err = errors.New("what was given for it is no membership")
 			return a, false
 		}

@@ -228,7 +228,7 @@ func TestDelegationEnds(t *testing.T) {
 	known := w.joinAs(w.newPeer(nil, openDir(t)), venus.token(membership.InviteOptions{}), "known")
 	// Below the delegate, with the founder told of it or not.
 	issue := func(p *peer, at time.Duration) []byte {
-		chain, err := venus.issuing().Issue(p.Self(), membership.MemberOptions{Label: p.Own().Label, Serial: 1}, time.Now().Add(at))
+		chain, err := venus.issuing().Issue(p.Self(), membership.MemberOptions{Label: p.Own().Label, Serial: 1, Invitation: p.Own().Member.Invitation}, time.Now().Add(at))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -470,5 +470,89 @@ func TestReadmissionRefused(t *testing.T) {
 	}
 	if s, err := Load(mars.dir); err != nil || !bytes.Equal(s.Chain, mars.Own().Chain) {
 		t.Errorf("it is not saved: %v", err)
+	}
+}
+
+// Nor what is worth less than what it has: one that ends before it.
+func TestReadmissionShorter(t *testing.T) {
+	t.Parallel()
+	w := newTown(t)
+	earth := w.found("earth")
+	mars := w.saved(earth, "mars", membership.InviteOptions{})
+	first := mars.Own().Chain
+	w.setClocks(10*testDay, earth, mars)
+	if err := mars.Confirm(t.Context(), "mars"); err != nil {
+		t.Fatal(err)
+	}
+	w.setClocks(29*testDay, earth)
+	mars.setClock(29 * testDay)
+	have := mars.Own().Member
+	if !membership.NeedsRenewal(have, mars.now()) {
+		t.Fatal("it is not due")
+	}
+	if err := mars.TakeReadmission(confirmAnswer{text: "mars", chain: first}.append(nil)); !errors.Is(err, errShorter) || mars.Own().Member != have {
+		t.Errorf("an older one: %v", err)
+	}
+	if err := mars.sayHello(earth); err != nil {
+		t.Fatal(err)
+	}
+	mars.Renew(t.Context())
+	if !mars.Own().Member.NotAfter.After(have.NotAfter) {
+		t.Error("it is not renewed")
+	}
+}
+
+// A member that answers with another's membership keeps nobody from coming back: it is as
+// if it had none to give.
+func TestReadmissionOfAnother(t *testing.T) {
+	t.Parallel()
+	w := newTown(t)
+	earth := w.found("earth")
+	moon := w.saved(earth, "moon", membership.InviteOptions{})
+	liar := w.saved(earth, "liar", membership.InviteOptions{})
+	mars := w.saved(earth, "mars", membership.InviteOptions{})
+	meet(t, earth, moon, liar)
+	mars.leave()
+	w.setClocks(20*testDay, earth, moon, liar)
+	w.setClocks(40*testDay, earth, moon, liar)
+	mars.setClock(40 * testDay)
+	w.mu.Lock()
+	w.lies = map[peerid.ID]map[string][]byte{liar.Self(): {ConfirmProtocol.Name: confirmAnswer{text: "mars", chain: liar.Own().Chain}.append(nil)}}
+	w.mu.Unlock()
+	w.cut(moon, earth)
+	if err := mars.sayHello(moon); !errors.Is(err, membership.ErrExpired) {
+		t.Errorf("by the liar alone: %v", err)
+	}
+	w.mend()
+	moon.setClock(40*testDay + readmitPause)
+	if err := mars.sayHello(moon); err != nil {
+		t.Errorf("by the founder, a moment later: %v", err)
+	}
+}
+
+// Whoever was a delegate cannot help somebody out who was revoked with all that came by
+// its invitation, by saying that it came by none.
+func TestFormerDelegateDatesBack(t *testing.T) {
+	t.Parallel()
+	w := newTown(t)
+	earth := w.found("earth")
+	venus := w.saved(earth, "venus", membership.InviteOptions{Roles: membership.RoleDelegate})
+	mars := w.saved(earth, "mars", membership.InviteOptions{})
+	meet(t, earth, venus, mars)
+	was := mars.Own().Member
+	earth.revoking.Lock()
+	err := earth.sign([]membership.Revocation{{Kind: membership.RevokeInvited, Key: was.Invitation, Until: earth.now().Add(membership.RevokedFor)}}, earth.now())
+	earth.revoking.Unlock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	forged, err := venus.issuing().Issue(mars.Self(), membership.MemberOptions{Label: "mars", Serial: was.Serial}, time.Now().Add(340*testDay))
+	if err != nil {
+		t.Fatal(err)
+	}
+	earth.setClock(400 * testDay)
+	_, why := earth.Verify(forged, mars.Self())
+	if _, err := earth.Readmit(t.Context(), forged, mars.Self(), why); !errors.Is(err, errUnknown) {
+		t.Errorf("it comes back: %v", err)
 	}
 }

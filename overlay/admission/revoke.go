@@ -115,6 +115,10 @@ func (r *Roster) Revoke(id peerid.ID, scope Scope) error {
 		entries = append(entries, e)
 	}
 	end(membership.RevokePeer, membership.KeyOf(id))
+	next, hidden := r.registry.successor(id)
+	if hidden { // a key that it was given and has not come with
+		end(membership.RevokePeer, membership.KeyOf(next))
+	}
 	if scope.Invited {
 		end(membership.RevokeInvited, invitation)
 	} else {
@@ -123,7 +127,21 @@ func (r *Roster) Revoke(id peerid.ID, scope Scope) error {
 	if scope.Delegated {
 		end(membership.RevokeDelegate, delegate)
 	}
-	return r.sign(entries, now)
+	if err := r.sign(entries, now); err != nil {
+		return err
+	}
+	if hidden {
+		r.registry.succeeded(next)()
+	}
+	// It may have been given one while that was signed; from now on it is given none.
+	if next, hidden = r.registry.successor(id); !hidden {
+		return nil
+	}
+	err := r.sign([]membership.Revocation{{Kind: membership.RevokePeer, Key: membership.KeyOf(next), Until: now.Add(membership.RevokedFor)}}, now)
+	if err == nil {
+		r.registry.succeeded(next)()
+	}
+	return err
 }
 
 // RevokeLabel revokes the peer that has a label, or whose ID is given as a label. find

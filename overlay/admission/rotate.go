@@ -6,6 +6,8 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/idloc/idloc/internal/peerid"
@@ -144,8 +146,12 @@ func (r *Roster) succeed(m *membership.Member, next peerid.ID) (confirmAnswer, e
 	if err := r.holds(m); err != nil {
 		return confirmAnswer{}, err
 	}
-	if _, known := r.Member(next); known || next == r.self || r.Revoked(next) {
-		return confirmAnswer{}, errors.New("the new key is a member's, or was one's")
+	_, known := r.Member(next)
+	if old, ok := r.registry.predecessor(next); known || next == r.self || r.Revoked(next) || ok && old != m.Peer {
+		return confirmAnswer{}, errors.New("the new key is a member's, or was one's, or is to take another's place")
+	}
+	if below := r.below(m.Peer); len(below) > 0 {
+		return confirmAnswer{}, fmt.Errorf("it is a delegate, and whom it has confirmed would end with its key; the founder has to renew them first: %s", strings.Join(below, ", "))
 	}
 	if !r.mayRotate(m, now) {
 		return confirmAnswer{}, fmt.Errorf("those of its invitation have had %d keys today: try again tomorrow", rotationsMax)
@@ -178,7 +184,31 @@ func (r *Roster) succeed(m *membership.Member, next peerid.ID) (confirmAnswer, e
 		}
 	}
 	r.registry.noteSuccession(next, succession{old: m.Peer, until: now.Add(rotationsKept)})()
+	if err := r.holds(m); err != nil { // it was revoked meanwhile, and Revoke may not have seen the new key
+		err = errors.Join(err, r.revokeKeys(now, next))
+		r.registry.succeeded(next)()
+		return confirmAnswer{}, err
+	}
 	return a, nil
+}
+
+// below returns the labels of members that a delegate has confirmed, as far as known.
+func (r *Roster) below(delegate peerid.ID) (labels []string) {
+	key, now := membership.KeyOf(delegate), r.now()
+	for _, m := range r.Members() {
+		if m.Delegate == key && m.Confirmed {
+			labels = append(labels, m.Label)
+		}
+	}
+	r.registry.mu.Lock()
+	defer r.registry.mu.Unlock()
+	for label, c := range r.registry.labels {
+		if c.Delegate == key && now.Before(c.NotAfter) && !slices.Contains(labels, label) {
+			labels = append(labels, label)
+		}
+	}
+	slices.Sort(labels)
+	return labels
 }
 
 // mayRotate counts one more key for a member.

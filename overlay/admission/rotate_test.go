@@ -261,6 +261,104 @@ func TestRotateRefused(t *testing.T) {
 	}
 }
 
+// Who is revoked, and has a key in its pocket that is to take its place, is out with both,
+// also if it is given that in the same moment.
+func TestRevokedWithSuccessor(t *testing.T) {
+	t.Parallel()
+	w := newTown(t)
+	earth := w.newPeer(nil, openDir(t))
+	earth.run(Found(earth.config(), "example.com", "earth"))
+	moon := w.saved(earth, "moon", membership.InviteOptions{})
+	mars := w.saved(earth, "mars", membership.InviteOptions{})
+	meet(t, earth, moon, mars)
+	if err := mars.Rotate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	next := mars.successor
+	if err := earth.Revoke(mars.Self(), Scope{}); err != nil {
+		t.Fatal(err)
+	}
+	w.wg.Wait()
+	id, err := PeerID(ed25519.NewKeyFromSeed(next.Seed))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, at := range []*peer{moon, earth} {
+		if _, err := at.Verify(next.Chain, id); !errors.Is(err, membership.ErrRevoked) {
+			t.Errorf("its next key at %s: %v", at.Own().Label, err)
+		}
+	}
+	if _, waits := earth.registry.predecessor(id); waits {
+		t.Error("the founder waits for it still")
+	}
+	for i := range 15 {
+		p := w.saved(earth, "p", membership.InviteOptions{})
+		key := newKey(t)
+		wish, err := membership.Rotation(earth.Overlay(), p.key, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := p.Own().Member
+		revoked := make(chan error, 1)
+		go func() { revoked <- earth.Revoke(p.Self(), Scope{}) }()
+		b, err := earth.AnswerRotate(t.Context(), m, wish)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := <-revoked; err != nil {
+			t.Fatal(err)
+		}
+		a, err := readConfirmAnswer(b)
+		if err != nil || a.status != confirmOK {
+			continue
+		}
+		id, _ := PeerID(key)
+		if _, err := earth.Verify(a.chain, id); !errors.Is(err, membership.ErrRevoked) {
+			t.Fatalf("try %d: given while it was revoked, the next key is a member: %v", i, err)
+		}
+	}
+}
+
+// A delegate gets no other key while that would end members: what it has signed ends with
+// the old one. Nor does one key take the place of two members.
+func TestRotateOfDelegate(t *testing.T) {
+	t.Parallel()
+	w := newTown(t)
+	earth := w.newPeer(nil, openDir(t))
+	earth.run(Found(earth.config(), "example.com", "earth"))
+	venus := w.saved(earth, "venus", membership.InviteOptions{Roles: membership.RoleDelegate})
+	moon := w.saved(earth, "moon", membership.InviteOptions{})
+	meet(t, earth, venus, moon)
+	earth.leave()
+	mars := w.saved(venus, "mars", membership.InviteOptions{})
+	earth.run(earth.Roster, nil)
+	meet(t, earth, mars)
+	if err := venus.Rotate(t.Context()); err == nil || !strings.Contains(err.Error(), "mars") {
+		t.Errorf("with a member below it: %v", err)
+	}
+	w.setClocks(20*testDay, earth, venus, moon, mars)
+	if err := venus.Rotate(t.Context()); err != nil {
+		t.Fatalf("the founder has renewed it: %v", err)
+	}
+	next := venus.rotated()
+	if err := next.arrive(earth); err != nil || !next.Own().Issuer {
+		t.Fatalf("a delegate: %v, %v", next.Own().Issuer, err)
+	}
+	if _, err := earth.Verify(mars.Own().Chain, mars.Self()); err != nil {
+		t.Error(err)
+	}
+	key := newKey(t)
+	for i, p := range []*peer{moon, mars} {
+		wish, err := membership.Rotation(earth.Overlay(), p.key, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if b, err := earth.AnswerRotate(t.Context(), p.Own().Member, wish); err != nil || (b[0] == confirmOK) != (i == 0) {
+			t.Errorf("the same key for %s: %v, %v", p.Own().Label, b, err)
+		}
+	}
+}
+
 // memberOf is the member that a document's chain makes without a list.
 func memberOf(t *testing.T, s Saved, at *peer) *membership.Member {
 	t.Helper()
