@@ -34,6 +34,7 @@ var (
 	errCrowd   = errors.New("too many members come back at once: try again")
 	errPaused  = errors.New("it was refused a moment ago: try again later")
 	errFounder = errors.New("only the founder renews the membership of a delegate that has ended")
+	errUnasked = errors.New("a certificate that was not asked for")
 	errUnknown = errors.New("the delegation below which it was a member has ended too, and nothing is known of it here: it needs a new token")
 )
 
@@ -228,16 +229,28 @@ func (r *Roster) bring(ctx context.Context, q confirmQuestion, m *membership.Mem
 }
 
 // TakeReadmission takes what a member's Readmit has given this peer, whose certificate
-// has ended, or is due to be renewed. b is borrowed.
+// has ended, or is due to be renewed. Of two members that do so at once the second is late,
+// and nothing is wrong with that. b is borrowed.
 func (r *Roster) TakeReadmission(b []byte) error {
 	a, err := readConfirmAnswer(b)
 	if err != nil {
 		return err
 	}
-	if own := r.Own().Member; r.root != nil || !own.Confirmed || !membership.NeedsRenewal(own, r.now()) {
-		return errors.New("a certificate that was not asked for")
+	own := r.Own().Member
+	if r.root != nil || !own.Confirmed {
+		return errUnasked
 	}
-	if err := r.takeConfirmed(a.chain, a.text); err != nil {
+	if !membership.NeedsRenewal(own, r.now()) {
+		if m, err := membership.VerifyChain(a.chain, r.overlay, r.now(), r.Revocations()); err != nil || m.Peer != r.self {
+			return errUnasked
+		}
+		return nil // it was renewed meanwhile
+	}
+	err = r.takeConfirmed(a.chain, a.text)
+	if errors.Is(err, errShorter) {
+		return nil
+	}
+	if err != nil {
 		return err
 	}
 	r.takeDelegation(a.delegation)

@@ -435,9 +435,10 @@ func TestReadmissionRefused(t *testing.T) {
 	earth := w.found("earth")
 	mars := w.saved(earth, "mars", membership.InviteOptions{})
 	pluto := w.saved(earth, "pluto", membership.InviteOptions{})
-	fresh := confirmAnswer{status: confirmOK, text: "mars", chain: mars.Own().Chain}.append(nil)
-	if err := mars.TakeReadmission(fresh); err == nil {
-		t.Error("one that was not asked for is taken")
+	for _, chain := range [][]byte{nil, pluto.Own().Chain} {
+		if err := mars.TakeReadmission(confirmAnswer{text: "mars", chain: chain}.append(nil)); !errors.Is(err, errUnasked) {
+			t.Errorf("one that was not asked for is taken: %v", err)
+		}
 	}
 	old := mars.Own().Chain
 	w.setClocks(40*testDay, earth)
@@ -473,6 +474,40 @@ func TestReadmissionRefused(t *testing.T) {
 	}
 }
 
+// Two members that are called at once, and both bring a new certificate: the second is
+// late, and no reason to part with who has brought it.
+func TestReadmittedTwice(t *testing.T) {
+	t.Parallel()
+	w := newTown(t)
+	earth := w.found("earth")
+	moon := w.saved(earth, "moon", membership.InviteOptions{})
+	mars := w.saved(earth, "mars", membership.InviteOptions{})
+	meet(t, earth, moon)
+	mars.leave()
+	w.setClocks(20*testDay, earth, moon)
+	w.setClocks(40*testDay, earth, moon)
+	mars.setClock(40 * testDay)
+	old := mars.Own().Chain
+	var answers [][]byte
+	for i, at := range []*peer{earth, moon} {
+		at.setClock(40*testDay + time.Duration(i)*time.Second)
+		_, why := at.Verify(old, mars.Self())
+		b, err := at.Readmit(t.Context(), old, mars.Self(), why)
+		if err != nil {
+			t.Fatal(err)
+		}
+		answers = append(answers, b)
+	}
+	for _, b := range answers {
+		if err := mars.TakeReadmission(b); err != nil {
+			t.Error(err)
+		}
+	}
+	if n := mars.renewals(); n != 1+1 { // with the first one
+		t.Errorf("it was renewed %d times", n)
+	}
+}
+
 // Nor what is worth less than what it has: one that ends before it.
 func TestReadmissionShorter(t *testing.T) {
 	t.Parallel()
@@ -490,8 +525,8 @@ func TestReadmissionShorter(t *testing.T) {
 	if !membership.NeedsRenewal(have, mars.now()) {
 		t.Fatal("it is not due")
 	}
-	if err := mars.TakeReadmission(confirmAnswer{text: "mars", chain: first}.append(nil)); !errors.Is(err, errShorter) || mars.Own().Member != have {
-		t.Errorf("an older one: %v", err)
+	if err := mars.TakeReadmission(confirmAnswer{text: "mars", chain: first}.append(nil)); err != nil || mars.Own().Member != have {
+		t.Errorf("an older one: %v, it has one until %v, had %v", err, mars.Own().Member.NotAfter, have.NotAfter)
 	}
 	if err := mars.sayHello(earth); err != nil {
 		t.Fatal(err)

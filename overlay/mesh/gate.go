@@ -423,17 +423,26 @@ func (g *gate) handle(pid protocol.ID, f func(network.Stream, *membership.Member
 			_ = s.Reset()
 			return
 		}
-		g.mu.Lock()
-		if g.closed {
-			g.mu.Unlock()
-			_ = s.Reset()
+		end, ok := g.begin(s)
+		if !ok {
 			return
 		}
-		g.wg.Add(1)
-		g.mu.Unlock()
-		defer g.wg.Done()
-		stop := context.AfterFunc(g.ctx, func() { _ = s.Reset() })
-		defer stop()
+		defer end()
 		f(s, m)
 	})
+}
+
+// begin says whether a stream is served still; else it is reset. close resets it, and
+// waits until end was called.
+func (g *gate) begin(s network.Stream) (end func(), ok bool) {
+	g.mu.Lock()
+	if g.closed {
+		g.mu.Unlock()
+		_ = s.Reset()
+		return nil, false
+	}
+	g.wg.Add(1)
+	g.mu.Unlock()
+	stop := context.AfterFunc(g.ctx, func() { _ = s.Reset() })
+	return func() { stop(); g.wg.Done() }, true
 }

@@ -84,6 +84,11 @@ func (g *gate) greetOn(ctx context.Context, c network.Conn) error {
 // user, or with the new chain that is to be had for it. Our chain is shown to members
 // only.
 func (g *gate) serveHello(s network.Stream) {
+	end, ok := g.begin(s)
+	if !ok {
+		return
+	}
+	defer end()
 	_ = s.SetDeadline(time.Now().Add(helloTimeout))
 	c := s.Conn()
 	h, err := readHello(s)

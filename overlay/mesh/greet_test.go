@@ -161,3 +161,32 @@ func TestLapsedLetsNobodyIn(t *testing.T) {
 		t.Error("it is let in")
 	}
 }
+
+// Stop waits for whoever is being answered: what that does belongs to somebody who ends
+// next.
+func TestStopWaitsForHellos(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	a, b := f.quiet(), f.quiet()
+	asked, left := make(chan struct{}), make(chan struct{})
+	a.fetches = func(ctx context.Context) {
+		close(asked)
+		<-ctx.Done()
+		time.Sleep(100 * time.Millisecond) // it takes a while to hear of it
+		close(left)
+	}
+	a.say(Hello{Chain: f.chain(a.id)})
+	a.Start()
+	b.say(Hello{Chain: f.old(b)})
+	b.Start()
+	if err := b.Dial(t.Context(), a.info()); err != nil {
+		t.Fatal(err)
+	}
+	<-asked
+	a.Stop()
+	select {
+	case <-left:
+	default:
+		t.Error("a hello is being answered still")
+	}
+}

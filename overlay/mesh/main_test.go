@@ -67,6 +67,8 @@ type ship struct {
 	key  ed25519.PrivateKey
 	port *socket.Port
 
+	fetches func(context.Context) // is called while it looks for a new chain for somebody; nil: nothing. Set before Start
+
 	mu      sync.Mutex // guards the rest
 	logged  bytes.Buffer
 	hello   Hello
@@ -184,7 +186,12 @@ func (f *fleet) quietWith(key ed25519.PrivateKey) *ship {
 			}
 			return m, nil
 		},
-		Readmit:    func(_ context.Context, _ []byte, _ peerid.ID, why error) ([]byte, error) { return s.readmit(why) },
+		Readmit: func(ctx context.Context, _ []byte, _ peerid.ID, why error) ([]byte, error) {
+			if s.fetches != nil {
+				s.fetches(ctx)
+			}
+			return s.readmit(why)
+		},
 		Readmitted: func(answer []byte) error { return s.readmitted(answer) },
 		Lapsed: func() error {
 			s.mu.Lock()
