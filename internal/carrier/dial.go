@@ -18,7 +18,25 @@ import (
 // protocol is the ALPN of TLS and the subprotocol of WebSocket.
 const protocol = "idloc-carrier"
 
-var errProtocol = errors.New("no carrier is served there")
+// ErrNotServed says that somebody has answered at a carrier's address who serves none:
+// another server, or the network in its place (a captive portal, or a proxy that opens
+// TLS).
+var ErrNotServed = errors.New("no carrier is served there")
+
+// notServed marks an error of TLS or HTTP that only an answer brings about as
+// ErrNotServed. The network's own, a refusal and silence, say nothing of who is there.
+func notServed(err error) error {
+	var (
+		noTLS       tls.RecordHeaderError
+		alert       *net.OpError // as package tls has it when there is a connection
+		certificate *tls.CertificateVerificationError
+	)
+	if errors.As(err, &noTLS) || errors.As(err, &alert) && alert.Op == "remote error" || errors.As(err, &certificate) ||
+		errors.Is(err, http.ErrSchemeMismatch) {
+		return fmt.Errorf("%w: %w", ErrNotServed, err)
+	}
+	return err
+}
 
 // dial opens the stream of a carrier; tcp is what it runs over.
 func (s *Set) dial(ctx context.Context, a Address) (stream net.Conn, tcp *net.TCPConn, err error) {
@@ -42,11 +60,11 @@ func (s *Set) dial(ctx context.Context, a Address) (stream net.Conn, tcp *net.TC
 	t := tls.Client(raw, cfg)
 	if err := t.HandshakeContext(ctx); err != nil {
 		_ = raw.Close()
-		return nil, nil, fmt.Errorf("TLS: %w", err)
+		return nil, nil, notServed(fmt.Errorf("TLS: %w", err))
 	}
 	if t.ConnectionState().NegotiatedProtocol != protocol {
 		_ = t.Close()
-		return nil, nil, errProtocol
+		return nil, nil, ErrNotServed
 	}
 	return t, tcp, nil
 }
@@ -74,13 +92,13 @@ func (s *Set) dialWebSocket(ctx context.Context, a Address) (net.Conn, *net.TCPC
 	})
 	if err != nil {
 		if resp != nil && resp.StatusCode != http.StatusSwitchingProtocols {
-			return nil, nil, fmt.Errorf("the web server says %q: %w", resp.Status, errProtocol)
+			return nil, nil, fmt.Errorf("the web server says %q: %w", resp.Status, ErrNotServed)
 		}
-		return nil, nil, err
+		return nil, nil, notServed(err)
 	}
 	if c.Subprotocol() != protocol {
 		_ = c.CloseNow()
-		return nil, nil, errProtocol
+		return nil, nil, ErrNotServed
 	}
 	return s.messages(c), tcp, nil
 }

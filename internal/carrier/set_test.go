@@ -212,7 +212,7 @@ func TestConnectFails(t *testing.T) {
 	roots.AddCert(srv.Certificate())
 	client, _ := started(t, Config{Proxy: direct, Roots: roots})
 	page, _ := ParseAddress(strings.Replace(srv.URL, "https", "wss", 1) + "/idloc")
-	if err := client.Connect(t.Context(), page); !errors.Is(err, errProtocol) || !strings.Contains(err.Error(), "404") {
+	if err := client.Connect(t.Context(), page); !errors.Is(err, ErrNotServed) || !strings.Contains(err.Error(), "404") {
 		t.Errorf("a web server without carriers: %v", err)
 	}
 	plain, _ := ParseAddress(strings.Replace(srv.URL, "https", "tls", 1))

@@ -86,6 +86,9 @@
 //	TestCarrierMoves       UDP is blocked in the middle of a stream: it goes on over a
 //	                       carrier within 3 s. After 45 s it is allowed again: back on UDP
 //	                       within 30 s, and nothing lost
+//	TestCaptivePortal      A network that speaks in the place of every web server until
+//	                       somebody logs in: a join, and the status of a node that was
+//	                       there before, say so; logged in, it is back by itself
 //	TestNAT64              Members on hosts with IPv6 only, behind tayga with prefixes of 96
 //	                       and of 56 bits and a resolver that answers for ipv4only.arpa,
 //	                       one of them without UDP: they join a founder that has IPv4
@@ -108,6 +111,7 @@
 //	null_test.go        the table of flows with null encapsulation
 //	portmap_test.go     routers that map ports
 //	powercut_test.go, office_test.go, hole_test.go, interfaces_test.go,
-//	port_test.go, clock_test.go, founder_test.go, blocked_test.go, carrier_test.go
+//	port_test.go, clock_test.go, founder_test.go, blocked_test.go, carrier_test.go,
+//	portal_test.go
 //	                    the scenes
 package kernellab

@@ -13,6 +13,7 @@ import (
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	ma "github.com/multiformats/go-multiaddr"
 
+	"github.com/idloc/idloc/internal/carrier"
 	"github.com/idloc/idloc/overlay/membership"
 	"github.com/idloc/idloc/overlay/p2p"
 )
@@ -126,12 +127,13 @@ func (a *attempts) text() string {
 	if len(a.order) == 0 {
 		return "none tried yet"
 	}
-	addrs, silence := 0, true
+	addrs, silence, elsewhere := 0, true, false
 	var parts []string
 	for _, p := range a.order {
 		t := a.last[p]
 		addrs += len(t.addrs)
 		silence = silence && t.silent()
+		elsewhere = elsewhere || errors.Is(t.err, carrier.ErrNotServed)
 		if len(parts) < shown {
 			parts = append(parts, fmt.Sprintf("%s (%s)", p, why(t)))
 		}
@@ -139,7 +141,10 @@ func (a *attempts) text() string {
 	if n := len(a.order) - shown; n > 0 {
 		parts = append(parts, fmt.Sprintf("and %d more", n))
 	}
-	if silence {
+	switch {
+	case silence && elsewhere:
+		parts = append(parts, "nothing came back over UDP, and over TCP somebody else answers in the members' place: this network may want a login in a browser first (a captive portal), or has a proxy that opens TLS")
+	case silence:
 		parts = append(parts, "nothing came back over UDP, which is blocked on the way, or nobody runs there")
 	}
 	return fmt.Sprintf("%s tried at %s: %s", counted(len(a.order), "member"), counted(addrs, "address"), strings.Join(parts, "; "))
@@ -192,7 +197,8 @@ func why(t attempt) string {
 	}
 	var parts []string
 	for _, e := range dial.DialErrors {
-		parts = append(parts, place(e.Address)+": "+reasonOf(e.Cause))
+		at := place(e.Address)
+		parts = append(parts, at+": "+strings.TrimPrefix(reasonOf(e.Cause), "carrier "+at+": "))
 	}
 	return strings.Join(parts, ", ")
 }
