@@ -65,6 +65,8 @@
 //	queueMax       4 MiB   and no more
 //	lateAfter      100 ms  of waiting for the stream, after which a datagram is worth nothing any more, or two round trips
 //	batchMax       16 KiB  written at once: a record of TLS
+//	hastyMax       1 KiB   read at once is acknowledged at once (Linux): many proxies send no
+//	                       small segment before the last is acknowledged (RFC 896)
 //	connectFor     8 s     to open one, proxy and TLS included
 //	handshakeFor   5 s     of TLS, for who serves
 //	firstFor       5 s     from then to the first whole frame

@@ -27,3 +27,17 @@ func limitUnsent(c *net.TCPConn, n int) {
 		})
 	}
 }
+
+// acknowledger returns what has the kernel acknowledge at once all that has come. nil:
+// it cannot be told.
+func acknowledger(c *net.TCPConn) func() {
+	if c == nil {
+		return nil
+	}
+	rc, err := c.SyscallConn()
+	if err != nil {
+		return nil
+	}
+	now := func(fd uintptr) { _ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_QUICKACK, 1) }
+	return func() { _ = rc.Control(now) }
+}

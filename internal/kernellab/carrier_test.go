@@ -119,6 +119,9 @@ func TestCarriers(t *testing.T) {
 				if c.err != nil {
 					t.Errorf("%s to %s: %v", a.label, b.label, c.err)
 				}
+				if *strict && c.took > 30*time.Millisecond { // a delayed acknowledgement is 40 ms
+					t.Errorf("%s to %s: a call took %v", a.label, b.label, c.took)
+				}
 			}
 		}
 		t.Logf("%s to: %s", a.label, strings.Join(kinds, ", "))

@@ -80,7 +80,9 @@
 //	TestCarriers           A public founder serves carriers on TCP port 443. Two members are
 //	                       behind boxes that let nothing out but TCP to 443, two have
 //	                       nothing but an HTTP proxy (tinyproxy) with a password, one a
-//	                       home router: all pairs speak, and they join, which says so
+//	                       home router: all pairs speak, and they join, which says so.
+//	                       With -strict no call waits for a delayed acknowledgement:
+//	                       tinyproxy holds small segments back until it has one
 //	TestCarrierBehindNginx The founder's CarrierHandler is in a web server behind nginx with
 //	                       TLS: members join through it, curl sees the same page
 //	TestCarrierMoves       UDP is blocked in the middle of a stream: it goes on over a
