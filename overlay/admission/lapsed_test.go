@@ -72,6 +72,19 @@ func (w *town) setClocks(ahead time.Duration, peers ...*peer) {
 	}
 }
 
+// lapse takes peers away, and lets 40 days go by in which the others renew what is due.
+func (w *town) lapse(away []*peer, up ...*peer) {
+	w.t.Helper()
+	for _, p := range away {
+		p.leave()
+	}
+	w.setClocks(20*testDay, up...)
+	w.setClocks(40*testDay, up...)
+	for _, p := range away {
+		p.setClock(40 * testDay)
+	}
+}
+
 // TestComesBack: the founder, a delegate and a member stay; others are off for 1 to 400
 // days. Each comes back without a token, by whomever it reaches, as who it was, and is a
 // member for all. One that was revoked meanwhile, before or after its certificate has
@@ -277,10 +290,7 @@ func TestDelegateComesBack(t *testing.T) {
 	venus := w.saved(earth, "venus", membership.InviteOptions{Roles: membership.RoleDelegate})
 	mars := w.saved(earth, "mars", membership.InviteOptions{Roles: membership.RoleDelegate | membership.RoleRelay})
 	meet(t, earth, venus, mars)
-	mars.leave()
-	w.setClocks(20*testDay, earth, venus)
-	w.setClocks(40*testDay, earth, venus)
-	mars.setClock(40 * testDay)
+	w.lapse([]*peer{mars}, earth, venus)
 	if err := mars.resume(); err != nil {
 		t.Fatal(err)
 	}
@@ -316,10 +326,7 @@ func TestReadmissionFlood(t *testing.T) {
 	mars := w.saved(earth, "mars", membership.InviteOptions{})
 	pluto := w.saved(earth, "pluto", membership.InviteOptions{Label: "pluto"})
 	meet(t, earth, moon)
-	mars.leave()
-	pluto.leave()
-	w.setClocks(20*testDay, earth, moon)
-	w.setClocks(40*testDay, earth, moon)
+	w.lapse([]*peer{mars, pluto}, earth, moon)
 	earth.registry.set("pluto", confirmedLabel{Peer: moon.Self(), NotAfter: time.Now().Add(80 * testDay)}) // it is another's now
 	count := func() int { return strings.Count(earth.log(), "is one again") }
 	flood := func(p, at *peer) (answers map[string]bool, refused int) {
@@ -381,12 +388,8 @@ func TestReadmissionCrowd(t *testing.T) {
 			}
 			away = append(away, w.joinAs(p, from, fmt.Sprint("p", i)))
 		}
-		for _, p := range away {
-			p.leave()
-		}
 		meet(t, earth, moon)
-		w.setClocks(20*testDay, earth, moon)
-		w.setClocks(40*testDay, earth, moon)
+		w.lapse(away, earth, moon)
 		w.mu.Lock()
 		w.silent[earth.Self()] = true
 		w.mu.Unlock()
@@ -394,7 +397,6 @@ func TestReadmissionCrowd(t *testing.T) {
 			results := make(chan error, len(away))
 			for _, p := range away {
 				go func() {
-					p.setClock(40 * testDay)
 					_, err := moon.Verify(p.Own().Chain, p.Self())
 					_, err = moon.Readmit(t.Context(), p.Own().Chain, p.Self(), err)
 					results <- err
@@ -483,10 +485,7 @@ func TestReadmittedTwice(t *testing.T) {
 	moon := w.saved(earth, "moon", membership.InviteOptions{})
 	mars := w.saved(earth, "mars", membership.InviteOptions{})
 	meet(t, earth, moon)
-	mars.leave()
-	w.setClocks(20*testDay, earth, moon)
-	w.setClocks(40*testDay, earth, moon)
-	mars.setClock(40 * testDay)
+	w.lapse([]*peer{mars}, earth, moon)
 	old := mars.Own().Chain
 	var answers [][]byte
 	for i, at := range []*peer{earth, moon} {
@@ -547,10 +546,7 @@ func TestReadmissionOfAnother(t *testing.T) {
 	liar := w.saved(earth, "liar", membership.InviteOptions{})
 	mars := w.saved(earth, "mars", membership.InviteOptions{})
 	meet(t, earth, moon, liar)
-	mars.leave()
-	w.setClocks(20*testDay, earth, moon, liar)
-	w.setClocks(40*testDay, earth, moon, liar)
-	mars.setClock(40 * testDay)
+	w.lapse([]*peer{mars}, earth, moon, liar)
 	w.mu.Lock()
 	w.lies = map[peerid.ID]map[string][]byte{liar.Self(): {ConfirmProtocol.Name: confirmAnswer{text: "mars", chain: liar.Own().Chain}.append(nil)}}
 	w.mu.Unlock()

@@ -279,14 +279,22 @@ func TestRecall(t *testing.T) {
 	}
 }
 
-// Who is connected is told when this peer's addresses have changed, and only then.
-func TestNewAddressesAreSaid(t *testing.T) {
-	t.Parallel()
+// running are two members that have met, of which the first one's upkeep runs until end
+// is called.
+func running(t *testing.T) (a, b *ship, end func()) {
+	t.Helper()
 	f := newFleet(t)
-	a, b := f.launch(), f.launch()
+	a, b = f.launch(), f.launch()
 	done := make(chan struct{})
 	go func() { a.Run(); close(done) }()
 	a.meet(b)
+	return a, b, func() { a.Leave(); <-done }
+}
+
+// Who is connected is told when this peer's addresses have changed, and only then.
+func TestNewAddressesAreSaid(t *testing.T) {
+	t.Parallel()
+	a, b, end := running(t)
 	hellos := func() int {
 		b.mu.Lock()
 		defer b.mu.Unlock()
@@ -302,8 +310,7 @@ func TestNewAddressesAreSaid(t *testing.T) {
 		return slices.ContainsFunc(b.Host().Peerstore().Addrs(a.peer()), at.Equal)
 	})
 	a.Wake()
-	a.Leave()
-	<-done
+	end()
 	if n := hellos() - before; n != 1 {
 		t.Errorf("%d hellos for one change", n)
 	}
@@ -312,13 +319,8 @@ func TestNewAddressesAreSaid(t *testing.T) {
 // The upkeep asks, remembers and decides when it is woken.
 func TestRun(t *testing.T) {
 	t.Parallel()
-	f := newFleet(t)
-	a, b := f.launch(), f.launch()
-	done := make(chan struct{})
-	go func() { a.Run(); close(done) }()
-	a.meet(b)
+	a, _, end := running(t)
 	await(t, "b is remembered", func() bool { return len(a.known.Met()) == 1 })
 	a.Wake()
-	a.Leave()
-	<-done
+	end()
 }
