@@ -32,14 +32,22 @@ var (
 // until that cannot be renewed any more.
 const rotationsKept = membership.MaxMember + membership.RenewFor
 
-// rotationsMax is how many keys a day those of one invitation are given: each costs two
-// entries of the list at most.
-const rotationsMax = 4
+// How many keys are given a day: rotationsMax to those of one invitation, and rotationsOfAll
+// to all, as a delegate makes any number of invitations. Each costs an entry of the list in
+// the end, and what all cost within membership.RevokedFor has to leave room in it for those
+// whom the founder revokes.
+const (
+	rotationsMax   = 4
+	rotationsOfAll = 64
+)
+
+var errManyKeys = errors.New("members have had as many keys as there are in a day: try again tomorrow")
 
 // rotations counts them.
 type rotations struct {
 	day time.Time
 	of  map[membership.Key]int
+	all int
 }
 
 // succession says that a key is to take the place of another.
@@ -153,8 +161,8 @@ func (r *Roster) succeed(m *membership.Member, next peerid.ID) (confirmAnswer, e
 	if below := r.below(m.Peer); len(below) > 0 {
 		return confirmAnswer{}, fmt.Errorf("it is a delegate, and whom it has confirmed would end with its key; the founder has to renew them first: %s", strings.Join(below, ", "))
 	}
-	if !r.mayRotate(m, now) {
-		return confirmAnswer{}, fmt.Errorf("those of its invitation have had %d keys today: try again tomorrow", rotationsMax)
+	if err := r.mayRotate(m, now); err != nil {
+		return confirmAnswer{}, err
 	}
 	r.registry.issuing.Lock()
 	defer r.registry.issuing.Unlock()
@@ -212,7 +220,7 @@ func (r *Roster) below(delegate peerid.ID) (labels []string) {
 }
 
 // mayRotate counts one more key for a member.
-func (r *Roster) mayRotate(m *membership.Member, now time.Time) bool {
+func (r *Roster) mayRotate(m *membership.Member, now time.Time) error {
 	account := m.Invitation
 	if account.IsZero() {
 		account = membership.KeyOf(m.Peer)
@@ -220,10 +228,17 @@ func (r *Roster) mayRotate(m *membership.Member, now time.Time) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if day := now.Truncate(24 * time.Hour); !day.Equal(r.rotations.day) {
-		r.rotations = rotations{day, map[membership.Key]int{}}
+		r.rotations = rotations{day: day, of: map[membership.Key]int{}}
+	}
+	switch {
+	case r.rotations.of[account] >= rotationsMax:
+		return fmt.Errorf("those of its invitation have had %d keys today: try again tomorrow", rotationsMax)
+	case r.rotations.all >= rotationsOfAll:
+		return errManyKeys
 	}
 	r.rotations.of[account]++
-	return r.rotations.of[account] <= rotationsMax
+	r.rotations.all++
+	return nil
 }
 
 // revokeKeys ends keys, and nothing else.

@@ -359,6 +359,29 @@ func TestRotateOfDelegate(t *testing.T) {
 	}
 }
 
+// However many invitations a delegate makes for that, the list has room for those whom the
+// founder revokes: what all are given in as long as an entry lasts takes less than half.
+func TestRotationsOfAll(t *testing.T) {
+	t.Parallel()
+	earth := newTown(t).found("earth")
+	given := 0
+	for i := range 3 * rotationsOfAll {
+		m := &membership.Member{Invitation: membership.Key{byte(i), byte(i >> 8), 1}}
+		switch err := earth.mayRotate(m, time.Now()); {
+		case err == nil:
+			given++
+		case !errors.Is(err, errManyKeys):
+			t.Fatal(err)
+		}
+	}
+	if given != rotationsOfAll || given*int(membership.RevokedFor/testDay) > membership.MaxRevocations/2 {
+		t.Errorf("%d keys in a day", given)
+	}
+	if err := earth.mayRotate(&membership.Member{Invitation: membership.Key{1}}, time.Now().Add(testDay)); err != nil {
+		t.Errorf("on the next day: %v", err)
+	}
+}
+
 // memberOf is the member that a document's chain makes without a list.
 func memberOf(t *testing.T, s Saved, at *peer) *membership.Member {
 	t.Helper()
