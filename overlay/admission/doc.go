@@ -41,7 +41,7 @@
 //
 // Who was revoked stays out: the list in force counts, and its entries outlast this
 // (membership.RevokedFor). A chain below a delegate whose delegation has ended counts
-// only at an issuer that has known before who has its label, and by which invitation that
+// only at an issuer that has known before who has its label, with which roles, and by which invitation that
 // came: whoever was a delegate could have dated it back. A delegate is made one again by the founder only. A provisional
 // member, whose chain is its own word, needs a token that admits.
 //

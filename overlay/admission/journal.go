@@ -13,7 +13,7 @@ import (
 // The records of the registry's journal. Of two for one thing the later counts.
 // Numbers are big endian, times in whole seconds since 1970, 0 for none.
 //
-//	label      1, peer 32, serial 8, until 8, flags 1 (1: named), invitation 32, delegate 32, label length 1, label
+//	label      1, peer 32, serial 8, until 8, flags 1 (1: named), invitation 32, delegate 32, label length 1, label, roles 1: not in older ones
 //	delegates  2: others confirm too
 //	made       3, invitation 32, from 8, end 8, uses 1, roles 1, flags 1 (1: withdrawn), secret 32, label length 1, label
 //	succession 5, new key 32, old key 32, until 8: 0 if it is over
@@ -34,7 +34,7 @@ func labelRecord(label string, c confirmedLabel) []byte {
 	b = appendSeconds(b, c.NotAfter)
 	b = append(b, flag(c.Named))
 	b = append(append(b, c.Invitation[:]...), c.Delegate[:]...)
-	return field.Append8(b, []byte(label))
+	return append(field.Append8(b, []byte(label)), byte(c.Roles))
 }
 
 func madeRecord(key membership.Key, m made) []byte {
@@ -91,6 +91,7 @@ func (r *registry) restore(b []byte) {
 		c.Named = rd.Uint8() == 1
 		c.Invitation, c.Delegate = readKey(rd), readKey(rd)
 		if label := string(rd.Short8()); rd.Err() == nil {
+			c.Roles = membership.Roles(rd.Uint8())
 			r.labels[label] = c
 			r.serial = max(r.serial, c.Serial)
 		}

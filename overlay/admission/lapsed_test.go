@@ -562,28 +562,51 @@ func TestReadmissionOfAnother(t *testing.T) {
 }
 
 // Whoever was a delegate cannot help somebody out who was revoked with all that came by
-// its invitation, by saying that it came by none.
+// its invitation, by saying that it came by none; nor give roles that it did not have. What
+// says what was known is given what it had, also by a founder that has started again.
 func TestFormerDelegateDatesBack(t *testing.T) {
 	t.Parallel()
 	w := newTown(t)
-	earth := w.found("earth")
-	venus := w.saved(earth, "venus", membership.InviteOptions{Roles: membership.RoleDelegate})
+	earth := w.newPeer(nil, openDir(t))
+	earth.run(Found(earth.config(), "example.com", "earth"))
+	venus := w.saved(earth, "venus", membership.InviteOptions{Roles: membership.RoleDelegate | membership.RoleRelay})
 	mars := w.saved(earth, "mars", membership.InviteOptions{})
-	meet(t, earth, venus, mars)
-	was := mars.Own().Member
+	moon := w.saved(earth, "moon", membership.InviteOptions{Roles: membership.RoleRelay})
+	pluto := w.saved(earth, "pluto", membership.InviteOptions{})
+	meet(t, earth, venus, mars, moon, pluto)
+	issuer := venus.issuing()
+	if err := earth.Save(); err != nil {
+		t.Fatal(err)
+	}
+	earth.leave()
+	earth.Close()
+	if err := earth.resume(); err != nil {
+		t.Fatal(err)
+	}
 	earth.revoking.Lock()
-	err := earth.sign([]membership.Revocation{{Kind: membership.RevokeInvited, Key: was.Invitation, Until: earth.now().Add(membership.RevokedFor)}}, earth.now())
+	err := earth.sign([]membership.Revocation{{Kind: membership.RevokeInvited, Key: mars.Own().Member.Invitation, Until: earth.now().Add(membership.RevokedFor)}}, earth.now())
 	earth.revoking.Unlock()
 	if err != nil {
 		t.Fatal(err)
 	}
-	forged, err := venus.issuing().Issue(mars.Self(), membership.MemberOptions{Label: "mars", Serial: was.Serial}, time.Now().Add(340*testDay))
-	if err != nil {
-		t.Fatal(err)
-	}
 	earth.setClock(400 * testDay)
-	_, why := earth.Verify(forged, mars.Self())
-	if _, err := earth.Readmit(t.Context(), forged, mars.Self(), why); !errors.Is(err, errUnknown) {
-		t.Errorf("it comes back: %v", err)
+	for desc, c := range map[string]struct {
+		p     *peer
+		roles membership.Roles
+		by    membership.Key
+		want  error
+	}{
+		"without its invitation": {mars, 0, membership.Key{}, errUnknown},
+		"with another role":      {pluto, membership.RoleRelay, pluto.Own().Member.Invitation, errUnknown},
+		"as it was":              {moon, membership.RoleRelay, moon.Own().Member.Invitation, nil},
+	} {
+		chain, err := issuer.Issue(c.p.Self(), membership.MemberOptions{Label: c.p.Own().Label, Roles: c.roles, Serial: 1, Invitation: c.by}, time.Now().Add(340*testDay))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, why := earth.Verify(chain, c.p.Self())
+		if _, err := earth.Readmit(t.Context(), chain, c.p.Self(), why); !errors.Is(err, c.want) {
+			t.Errorf("%s: %v", desc, err)
+		}
 	}
 }

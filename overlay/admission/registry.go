@@ -31,10 +31,11 @@ type confirmedLabel struct {
 	Invitation membership.Key
 	Named      bool
 	Delegate   membership.Key // who has confirmed it; zero: the founder
+	Roles      membership.Roles
 }
 
 func heldBy(m *membership.Member) confirmedLabel {
-	return confirmedLabel{Peer: m.Peer, Serial: m.Serial, NotAfter: m.NotAfter, Invitation: m.Invitation, Named: !m.Wildcard, Delegate: m.Delegate}
+	return confirmedLabel{Peer: m.Peer, Serial: m.Serial, NotAfter: m.NotAfter, Invitation: m.Invitation, Named: !m.Wildcard, Delegate: m.Delegate, Roles: m.Roles}
 }
 
 // claim is what the order of names needs of it.
