@@ -52,9 +52,13 @@ func parseReached(list []string) (out reached, err error) {
 }
 
 // checkCarrier says what is wrong with Config.Carrier.
-func checkCarrier(at string) error {
-	if at == "" {
+func (cfg Config) checkCarrier() error {
+	at := cfg.Carrier
+	switch {
+	case at == "":
 		return nil
+	case cfg.Net != nil && cfg.carry == nil:
+		return fmt.Errorf("on a simulated network: %w", errors.ErrUnsupported)
 	}
 	_, port, err := net.SplitHostPort(at)
 	if err != nil {
@@ -73,9 +77,6 @@ func (n *Node) makeCarriers() error {
 	case n.cfg.carry != nil:
 		cfg = *n.cfg.carry
 	case n.cfg.Net != nil:
-		if n.cfg.Carrier != "" {
-			return &ConfigError{"Carrier", fmt.Errorf("on a simulated network: %w", errors.ErrUnsupported)}
-		}
 		return nil
 	}
 	cfg.Log = n.log

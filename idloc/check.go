@@ -16,6 +16,7 @@ import (
 
 	"github.com/idloc/idloc/internal/logpace"
 	"github.com/idloc/idloc/internal/state"
+	"github.com/idloc/idloc/lsi"
 	"github.com/idloc/idloc/overlay/membership"
 	"github.com/idloc/idloc/overlay/nat"
 )
@@ -37,42 +38,93 @@ const nameRoom = 59
 // an issuer's.
 const leastListAge = 30 * time.Minute
 
-// withDefaults checks cfg and fills in what is not the layers' business.
-func (cfg Config) withDefaults() (Config, error) {
+// withDefaults checks cfg and fills in what is not the layers' business. A node that
+// resumes is not stopped by what it was founded or joined with, before that was
+// an error: those are the doubts, of which it only warns.
+func (cfg Config) withDefaults(resumes bool) (_ Config, doubts []*ConfigError, err error) {
 	cfg.Logger = logpace.New(cfg.Logger)
-	fail := func(field string, err error) (Config, error) { return cfg, &ConfigError{field, err} }
-	if cfg.TUN != "" && cfg.Null != NullRefuse {
-		return fail("Null", fmt.Errorf("null encapsulation with a TUN device: %w", errors.ErrUnsupported))
+	for _, c := range []*ConfigError{
+		{"Null", checkNull(cfg.Null, cfg.TUN)},
+		{"Paths", checkPolicy(cfg.Paths, PathRelayOnly)},
+		{"Repair", checkPolicy(cfg.Repair, RepairOff)},
+		{"MaxListAge", checkListAge(cfg.MaxListAge)},
+		{"Addrs", checkAddrs(cfg.Addrs)},
+		{"Carrier", cfg.checkCarrier()},
+	} {
+		if c.Err != nil {
+			return cfg, nil, c
+		}
 	}
-	if cfg.Null > NullPlain {
-		return fail("Null", fmt.Errorf("no policy %d", cfg.Null))
+	fail := func(field string, err error, accepted bool) error {
+		if err != nil && accepted && resumes {
+			doubts, err = append(doubts, &ConfigError{field, err}), nil
+		}
+		if err != nil {
+			return &ConfigError{field, err}
+		}
+		return nil
 	}
-	if cfg.Paths > PathRelayOnly {
-		return fail("Paths", fmt.Errorf("no policy %d", cfg.Paths))
+	if err = lsi.CheckPrefix(cfg.LSIPrefix); err != nil {
+		return cfg, nil, fail("LSIPrefix", err, false)
 	}
-	if a := cfg.MaxListAge; a != 0 && a < leastListAge {
-		return fail("MaxListAge", fmt.Errorf("%v: at least %v, in which issuers can say several times that there is no newer list", a, leastListAge))
+	if err = fail("LSIPrefix", checkPublic(cfg.LSIPrefix), true); err != nil {
+		return cfg, nil, err
 	}
-	if err := checkPrefix(cfg.LSIPrefix); err != nil {
-		return fail("LSIPrefix", err)
+	cfg.ICEServers = slices.DeleteFunc(slices.Clone(cfg.ICEServers), func(text string) bool {
+		_, wrong := nat.ParseICEServer(text)
+		if err == nil {
+			err = fail("ICEServers", wrong, errors.Is(wrong, nat.ErrSlashes))
+		}
+		return wrong != nil
+	})
+	if err != nil {
+		return cfg, nil, err
 	}
-	if _, err := nat.ParseICEServers(cfg.ICEServers); err != nil {
-		return fail("ICEServers", err)
-	}
-	var err error
 	if cfg.reached, err = parseReached(cfg.Reached); err != nil {
-		return fail("Reached", err)
+		return cfg, nil, fail("Reached", err, false)
 	}
-	if err := checkCarrier(cfg.Carrier); err != nil {
-		return fail("Carrier", err)
+	if cfg.Name != "" {
+		label, wrong := checkName(cfg.Name)
+		if err = fail("Name", wrong, true); err != nil {
+			return cfg, nil, err
+		}
+		cfg.Name = label
 	}
-	if cfg.Name == "" {
-		return cfg, nil
+	return cfg, doubts, nil
+}
+
+func checkNull(p NullPolicy, tun string) error {
+	if tun != "" && p != NullRefuse {
+		return fmt.Errorf("null encapsulation with a TUN device: %w", errors.ErrUnsupported)
 	}
-	if cfg.Name, err = checkName(cfg.Name); err != nil {
-		return fail("Name", err)
+	return checkPolicy(p, NullPlain)
+}
+
+func checkPolicy[P ~uint8](p, last P) error {
+	if p > last {
+		return fmt.Errorf("no policy %d", p)
 	}
-	return cfg, nil
+	return nil
+}
+
+func checkListAge(a time.Duration) error {
+	if a != 0 && a < leastListAge {
+		return fmt.Errorf("%v: at least %v, in which issuers can say several times that there is no newer list", a, leastListAge)
+	}
+	return nil
+}
+
+// checkAddrs refuses addresses that no interface has.
+func checkAddrs(all []netip.Addr) error {
+	for _, a := range all {
+		switch a = a.Unmap(); {
+		case !a.IsValid():
+			return errors.New("the zero netip.Addr is no address; no Addrs are all addresses of this host")
+		case a.IsUnspecified() || a.IsMulticast():
+			return fmt.Errorf("no interface has the address %v; no Addrs are all addresses of this host", a)
+		}
+	}
+	return nil
 }
 
 // checkName returns name in lower case, or an error if it could only be a member's
@@ -82,13 +134,14 @@ func checkName(name string) (string, error) {
 	if first, _, dotted := strings.Cut(label, "."); dotted && membership.CheckLabel(first) == nil {
 		return "", fmt.Errorf("%w: %q has a dot: the label alone is wanted, %q", membership.ErrBadLabel, name, first)
 	}
-	if err := membership.CheckLabel(label); err != nil {
-		return "", err
-	}
+	err := membership.CheckLabel(label)
 	if len(label) > nameRoom {
-		return "", fmt.Errorf("%w: %q is longer than %d characters, which leave room for -2 and so on", membership.ErrBadLabel, name, nameRoom)
+		err = fmt.Errorf("%w: %q is longer than %d characters, which leave room for -2 and so on", membership.ErrBadLabel, name, nameRoom)
 	}
-	return label, nil
+	if instead, _ := machineLabel(name); err != nil && instead != noLabel {
+		err = fmt.Errorf("%w; %q would do", err, instead)
+	}
+	return label, err
 }
 
 // notPublic are the IPv4 ranges that no host on the internet has an address of,
@@ -105,10 +158,10 @@ var notPublic = []netip.Prefix{
 	netip.MustParsePrefix("240.0.0.0/4"),     // RFC 1112 §4
 }
 
-// checkPrefix refuses LSIs that are, or could be, addresses of hosts on the
+// checkPublic refuses LSIs that are, or could be, addresses of hosts on the
 // internet. What else a prefix must be is checked by package lsi.
-func checkPrefix(p netip.Prefix) error {
-	if !p.IsValid() || !p.Addr().Is4() {
+func checkPublic(p netip.Prefix) error {
+	if !p.IsValid() {
 		return nil
 	}
 	for _, r := range notPublic {
@@ -116,7 +169,7 @@ func checkPrefix(p netip.Prefix) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("%v is, at least in part, in use on the internet or by every host: take a part of 198.18.0.0/15, 100.64.0.0/10 or of a private range", p)
+	return fmt.Errorf("%v is, at least in part, in use on the internet: take a part of 198.18.0.0/15, 100.64.0.0/10 or of a private range", p)
 }
 
 // machineLabel is the machine's name as a host label (draft §5: "use the
@@ -132,21 +185,59 @@ func machineLabel(host string) (label string, changed bool) {
 	}, host), "-")
 	label = strings.TrimRight(label[:min(len(label), nameRoom)], "-")
 	if membership.CheckLabel(label) != nil {
-		label = "peer"
+		label = noLabel
 	}
 	return label, label != host
 }
 
-// nameMachine gives a node without a Config.Name the machine's.
-func (n *Node) nameMachine() {
+// noLabel is the label of a machine whose name has nothing that could be in one.
+const noLabel = "peer"
+
+// machineName is what a node without a Config.Name is named after.
+func machineName() string {
 	host, err := os.Hostname()
 	if err != nil {
-		host = ""
+		return ""
 	}
-	label, changed := machineLabel(host)
-	if n.cfg.Name = label; changed {
+	return host
+}
+
+// checkNamed warns of a node whose name is not what Config.Name, or without one the
+// machine, would have it. A token and what is in Dir come before these, and a
+// number that ends a tie is no surprise.
+func (n *Node) checkNamed(asked, host string) {
+	label, _, _ := strings.Cut(n.Name(), ".")
+	base, changed := machineLabel(host)
+	switch {
+	case label == "":
+	case asked != "" && !namedAfter(label, asked):
+		n.warnings.set(n.log, "name", fmt.Sprintf("Config.Name %q is not used: this node is %q, as its token says, or since it entered the overlay", asked, label))
+	case asked == "" && changed && namedAfter(label, base):
 		n.warnings.set(n.log, "name", fmt.Sprintf("Config.Name is empty and the machine's name %q is no host label: %q is used", host, label))
 	}
+}
+
+// namedAfter says whether a label is what was asked for, or that with the number
+// that ends a tie.
+func namedAfter(label, asked string) bool {
+	number, tied := strings.CutPrefix(label, asked+"-")
+	return label == asked || tied && number != "" && strings.Trim(number, "0123456789") == ""
+}
+
+// checkPresent warns of addresses of Config.Addrs that this host does not have now.
+func (n *Node) checkPresent() {
+	n.warnings.judge(n.log, "addrs", func() string {
+		var missing []string
+		for _, a := range n.cfg.Addrs {
+			if n.sock.ConnOn(a) == nil {
+				missing = append(missing, a.String())
+			}
+		}
+		if missing == nil {
+			return ""
+		}
+		return "Config.Addrs: this host does not have " + strings.Join(missing, ", ") + " now, and what comes there does not reach this node"
+	})
 }
 
 // checkDir warns of a state directory that other users of the machine can look
@@ -210,22 +301,29 @@ type warnings struct {
 
 // set keeps a warning, and logs it if it is new.
 func (w *warnings) set(log *slog.Logger, about, text string) {
-	w.mu.Lock()
-	_, known := w.texts[about]
-	if w.texts == nil {
-		w.texts = map[string]string{}
-	}
-	w.texts[about] = text
-	w.mu.Unlock()
-	if !known {
-		log.Warn("this is probably not meant", "why", text)
-	}
+	w.judge(log, about, func() string { return text })
 }
 
-func (w *warnings) clear(about string) {
+func (w *warnings) clear(about string) { w.judge(nil, about, func() string { return "" }) }
+
+// judge keeps the warning that text returns, or none if that is "", and logs it if
+// there was none. Of several judgements of one thing the last counts.
+func (w *warnings) judge(log *slog.Logger, about string, text func() string) {
 	w.mu.Lock()
-	defer w.mu.Unlock()
-	delete(w.texts, about)
+	now := text()
+	_, known := w.texts[about]
+	switch {
+	case now == "":
+		delete(w.texts, about)
+	case w.texts == nil:
+		w.texts = map[string]string{about: now}
+	default:
+		w.texts[about] = now
+	}
+	w.mu.Unlock()
+	if now != "" && !known {
+		log.Warn("this is probably not meant", "why", now)
+	}
 }
 
 // all returns them in a fixed order.

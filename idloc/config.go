@@ -13,10 +13,16 @@ import (
 // Config configures a Node. The zero Config joins with the machine's name,
 // keeps its state in memory, uses any UDP port on every usable address and
 // accepts flows from every member. A Config is read once and not kept.
+//
+// A value that no node can run with, or that can only be a mistake, is a
+// *ConfigError; one that is only doubtful is a warning, in Status().Self.Warnings and
+// in the log. A node that starts again with a Dir from an earlier version is warned
+// of what that version accepted, and not stopped.
 type Config struct {
 	// Name is this peer's host label, "mars": a to z, 0 to 9 and inner hyphens,
 	// 59 at most; "" is the machine's name, with hyphens for what is none of
-	// these. A token made for one name overrides it. When another member holds the
+	// these. A token made for one name overrides it, and so does the name that is in
+	// Dir: that Name differs then is a warning (Status). When another member holds the
 	// label the node takes mars-2 and so on (draft §5, "some scheme to
 	// break ties"): Node.Name tells which.
 	Name string
@@ -41,9 +47,11 @@ type Config struct {
 	// is given here and taken is an error.
 	Port uint16
 	// Addrs are the local addresses to use; nil is all usable ones.
-	// Loopback is used when it is listed or when there is nothing else.
+	// Loopback is used when it is listed or when there is nothing else. That this host
+	// has some of those listed not, or not any more, is a warning (Status) until it
+	// has; that it has none of them at the start is an error.
 	Addrs []netip.Addr
-	// LSIPrefix is where IPv4 LSIs come from (draft §4.1), /29 or wider; the
+	// LSIPrefix is where IPv4 LSIs come from (draft §4.1), /29 to /8; the
 	// zero prefix is a /16 of 198.18.0.0/15. It must lie in a range that the
 	// internet does not use: that one, 100.64.0.0/10, 240.0.0.0/4, or a private or
 	// documentation one. Without TUN it may be in use on the

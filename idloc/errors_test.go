@@ -446,13 +446,10 @@ func textsOfConfig(t *testing.T) {
 		provoked{"Create of another domain", create("example.org", idloc.Config{Name: "earth", Dir: dir}), `idloc: the state is of "example\.com", which is not an overlay "example\.org" founded here`, nil},
 		provoked{"a bad domain", create("example..com", idloc.Config{Name: "a"}), `idloc: not a domain: "example\.\.com" has the label "": empty`, []error{membership.ErrBadDomain}},
 		provoked{"no domain", create("", idloc.Config{Name: "a"}), `idloc: not a domain: "" is empty`, []error{membership.ErrBadDomain}},
-		provoked{"a bad prefix", create("example.com", idloc.Config{Name: "a", LSIPrefix: netip.MustParsePrefix("10.0.0.0/30")}), `idloc: LSI prefix 10\.0\.0\.0/30: length must be /8 to /29`, nil},
-		provoked{"an IPv6 prefix", create("example.com", idloc.Config{Name: "a", LSIPrefix: netip.MustParsePrefix("fd00::/64")}), `idloc: LSI prefix fd00::/64: must be an IPv4 prefix`, nil},
 		provoked{"a bad policy", create("example.com", idloc.Config{Name: "a", Paths: 77}), `idloc: Config\.Paths: no policy 77`, nil},
 		provoked{"a bad null policy", create("example.com", idloc.Config{Name: "a", Null: 77}), `idloc: Config\.Null: no policy 77`, nil},
 		provoked{"a bad ICE server", create("example.com", idloc.Config{Name: "a", ICEServers: []string{"turn:host"}}), `idloc: Config\.ICEServers: ICE server "turn:host": a TURN server wants a user and a password: turn:user:password@host:port`, nil},
 		provoked{"null and TUN", create("example.com", idloc.Config{Name: "a", TUN: "x", Null: idloc.NullTLS}), `idloc: Config\.Null: null encapsulation with a TUN device: unsupported operation`, []error{errors.ErrUnsupported}},
-		provoked{"an address that is not there", create("example.com", idloc.Config{Name: "a", Addrs: []netip.Addr{netip.MustParseAddr("192.0.2.1")}}), `idloc: listen udp :0: no usable local address`, nil},
 	)
 }
 

@@ -24,6 +24,7 @@ import (
 	"github.com/idloc/idloc/lsi"
 	"github.com/idloc/idloc/netstack/tun"
 	"github.com/idloc/idloc/overlay"
+	"github.com/idloc/idloc/overlay/admission"
 	"github.com/idloc/idloc/overlay/carry"
 	"github.com/idloc/idloc/resolver"
 	"github.com/idloc/idloc/shim"
@@ -134,7 +135,8 @@ func Open(ctx context.Context, cfg Config) (*Node, error) {
 
 // start puts a node together: the only place where the layers meet.
 func start(ctx context.Context, cfg Config, enter func(context.Context, overlay.Config) (*overlay.Overlay, error)) (_ *Node, err error) {
-	cfg, err = cfg.withDefaults()
+	resumes := cfg.Dir != "" && state.Has(cfg.Dir, admission.DocOverlay)
+	cfg, doubts, err := cfg.withDefaults(resumes)
 	if err != nil {
 		return nil, err
 	}
@@ -146,8 +148,12 @@ func start(ctx context.Context, cfg Config, enter func(context.Context, overlay.
 		}
 	}()
 
+	for _, d := range doubts {
+		n.warnings.set(n.log, d.Field+d.Err.Error(), fmt.Sprintf("Config.%s: %v: a node that is new would not start with this", d.Field, d.Err))
+	}
+	host := machineName()
 	if cfg.Name == "" {
-		n.nameMachine()
+		n.cfg.Name, _ = machineLabel(host)
 	}
 	if n.state, err = state.Open(cfg.Dir); err != nil {
 		return nil, fmt.Errorf("idloc: %w", err)
@@ -166,7 +172,9 @@ func start(ctx context.Context, cfg Config, enter func(context.Context, overlay.
 	if err := n.makeCarriers(); err != nil {
 		return nil, fmt.Errorf("idloc: %w", err)
 	}
-	if err := n.listen(); err != nil {
+	if err := n.listen(); errors.As(err, new(*ConfigError)) {
+		return nil, err
+	} else if err != nil {
 		return nil, fmt.Errorf("idloc: %w", err)
 	}
 	ctx, cancel := n.bind(ctx)
@@ -188,6 +196,8 @@ func start(ctx context.Context, cfg Config, enter func(context.Context, overlay.
 		return nil, fmt.Errorf("idloc: %w", err)
 	}
 	n.late.Store(n.ov)
+	n.checkNamed(cfg.Name, host)
+	n.checkPresent()
 	n.tellMoved()
 	if err := n.startDNS(); err != nil {
 		return nil, fmt.Errorf("idloc: %w", err)
@@ -262,6 +272,7 @@ func (n *Node) onChange() {
 // being entered, which may take long.
 func (n *Node) tellMoved() {
 	if ov := n.late.Load(); ov != nil && n.moved.Swap(false) {
+		n.checkPresent()
 		ov.NetworkChanged()
 	}
 }

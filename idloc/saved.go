@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/ed25519"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -87,6 +88,9 @@ func (n *Node) listen() error {
 		if err == nil {
 			n.sock = sock
 			break
+		}
+		if errors.Is(err, socket.ErrNoAddress) && n.cfg.Addrs != nil {
+			return &ConfigError{"Addrs", fmt.Errorf("this host has none of %v now: %w", n.cfg.Addrs, err)}
 		}
 		if number == tries[len(tries)-1] {
 			return err

@@ -37,8 +37,8 @@ var taken = struct {
 // tables overlap; the one of hint, where the saved entries lie, wins ties.
 func takePrefix(p netip.Prefix, hint netip.Addr) (netip.Prefix, error) {
 	if p.IsValid() {
-		if err := checkPrefix(p); err != nil {
-			return p, err
+		if err := CheckPrefix(p); err != nil {
+			return p, fmt.Errorf("LSI prefix %w", err)
 		}
 		p = p.Masked()
 	}
@@ -71,14 +71,18 @@ func releasePrefix(p netip.Prefix) {
 	}
 }
 
-func checkPrefix(p netip.Prefix) error {
+// CheckPrefix says whether New takes a Config.Prefix4. The zero prefix is a /16 that
+// New chooses.
+func CheckPrefix(p netip.Prefix) error {
 	switch a := p.Masked().Addr(); {
+	case p == netip.Prefix{}:
+		return nil
 	case !a.Is4():
-		return fmt.Errorf("LSI prefix %v: must be an IPv4 prefix", p)
+		return fmt.Errorf("%v: must be an IPv4 prefix", p)
 	case p.Bits() < minBits || p.Bits() > maxBits:
-		return fmt.Errorf("LSI prefix %v: length must be /%d to /%d", p, minBits, maxBits)
+		return fmt.Errorf("%v: length must be /%d to /%d", p, minBits, maxBits)
 	case a.IsMulticast() || a.IsLoopback() || a.IsUnspecified() || a.IsLinkLocalUnicast():
-		return fmt.Errorf("LSI prefix %v: %w", p, errSpecial)
+		return fmt.Errorf("%v: %w", p, errSpecial)
 	}
 	return nil
 }

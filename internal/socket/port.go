@@ -207,12 +207,13 @@ func (p *Port) openAll(want []localAddr) ([]*Conn, error) {
 		}
 	}
 	if last == nil {
-		last = p.explain(errNoAddress, netip.Addr.IsValid)
+		last = p.explain(ErrNoAddress, netip.Addr.IsValid)
 	}
 	return nil, listenError(netip.Addr{}, p.cfg.Port, last)
 }
 
-var errNoAddress = errors.New("no usable local address")
+// ErrNoAddress is wrapped by Listen's error if this host has none that can be used.
+var ErrNoAddress = errors.New("no usable local address")
 
 // listenError is what Listen fails with.
 func listenError(a netip.Addr, port uint16, err error) error {

@@ -80,6 +80,13 @@ func Open(path string) (*Dir, error) {
 	return d, nil
 }
 
+// Has says whether a directory, which need not be open, has a document of a name.
+// Whether it is whole Load says.
+func Has(path, name string) bool {
+	_, err := os.Stat((&Dir{path: path}).file(name))
+	return err == nil
+}
+
 // ReadOnly says why Open could not write, nil if it could. What is there can be
 // read then, and Save fails unless that has changed.
 func (d *Dir) ReadOnly() error { return d.readOnly }

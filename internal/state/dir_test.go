@@ -103,6 +103,31 @@ func TestModes(t *testing.T) {
 	}
 }
 
+// Has looks at a directory that somebody else may have open, and changes nothing.
+func TestHas(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "dir")
+	if Has(path, "x") {
+		t.Error("no directory has a document")
+	}
+	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the directory was made: %v", err)
+	}
+	d, err := Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	if Has(path, "x") {
+		t.Error("an empty directory has a document")
+	}
+	if err := d.Save("x", 1); err != nil {
+		t.Fatal(err)
+	}
+	if !Has(path, "x") || Has(path, "y") {
+		t.Errorf("x: %v, y: %v", Has(path, "x"), Has(path, "y"))
+	}
+}
+
 func TestLocked(t *testing.T) {
 	path := t.TempDir()
 	d := mustOpen(t, path)

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/idloc/idloc/internal/peerid"
 )
@@ -43,8 +44,12 @@ func CleanDomain(s string) (string, error) {
 		return "", fmt.Errorf("%w: %q is longer than %d characters", ErrBadDomain, s, maxDomain)
 	}
 	for label := range strings.SplitSeq(d, ".") {
-		if err := checkLDH(label); err != nil {
-			return "", fmt.Errorf("%w: %q has the label %q: %v", ErrBadDomain, s, label, err)
+		err := checkLDH(label)
+		if err != nil && strings.ContainsFunc(label, func(r rune) bool { return r > unicode.MaxASCII }) {
+			err = fmt.Errorf("%w; others are written as xn--… (RFC 5890)", err)
+		}
+		if err != nil {
+			return "", fmt.Errorf("%w: %q has the label %q: %w", ErrBadDomain, s, label, err)
 		}
 	}
 	return d, nil
@@ -59,7 +64,7 @@ var ownLabels = []string{"alt", "corp", "example", "home", "internal", "lan", "t
 // that programs take for an address.
 func CheckNewDomain(d string) error {
 	if _, err := netip.ParseAddr(d); err == nil {
-		return fmt.Errorf("%w: %q is an address", ErrBadDomain, d)
+		return fmt.Errorf("%w: %q is an address: a name is wanted, such as example.internal", ErrBadDomain, d)
 	}
 	last := d[strings.LastIndexByte(d, '.')+1:]
 	if digits := strings.TrimPrefix(last, "0x"); strings.Trim(digits, "0123456789") == "" || digits != last && strings.Trim(digits, "0123456789abcdef") == "" {

@@ -34,6 +34,9 @@ const (
 	stunsPort = 5349
 )
 
+// ErrSlashes is what ParseICEServer says of a URL that has // behind its scheme.
+var ErrSlashes = errors.New("no // stands in such a URL (RFC 7064, RFC 7065)")
+
 // ParseICEServer reads one element of Config.ICEServers. Errors do not repeat
 // the password. stuns: is errors.ErrUnsupported: over TLS a server sees the
 // mapping of a TCP connection, and all that is asked of it here is that of the
@@ -58,7 +61,7 @@ func ParseICEServer(text string) (ICEServer, error) {
 		return fail(errors.New("want stun:host:port, turn:user:password@host:port or turns:…"))
 	}
 	if strings.HasPrefix(rest, "//") {
-		return fail(fmt.Errorf("no // follows %s: in such a URL (RFC 7064, RFC 7065)", scheme))
+		return fail(fmt.Errorf("%w: write %s", ErrSlashes, redact(scheme+":"+strings.TrimLeft(rest, "/"))))
 	}
 	rest, query, _ := strings.Cut(rest, "?")
 	q, err := url.ParseQuery(query)
@@ -206,7 +209,7 @@ func ParseICEServers(texts []string) ([]ICEServer, error) {
 	for _, t := range texts {
 		s, err := ParseICEServer(t)
 		if err != nil {
-			return nil, fmt.Errorf("%w", err)
+			return nil, err
 		}
 		out = append(out, s)
 	}
