@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/idloc/idloc/overlay/admission"
 	"github.com/idloc/idloc/overlay/membership"
 	"github.com/idloc/idloc/overlay/p2p"
 )
@@ -20,6 +21,10 @@ type TokenInfo struct {
 	Uses     int       `json:"uses"`           // members that it admits; AnyNumber
 	Relay    bool      `json:"relay,omitzero"`
 	Delegate bool      `json:"delegate,omitzero"`
+	// Issuer is the delegate that has made it; the zero ID is the founder.
+	Issuer PeerID `json:"issuer,omitzero"`
+	// Invitation is its ID, as in Node.Invitations and PeerStatus.
+	Invitation string `json:"invitation"`
 	// Members are where members were when it was minted, which Join tries first.
 	Members []netip.AddrPort `json:"members"`
 	// Carriers are those of members, as Config.Reached has them, for networks without UDP.
@@ -37,6 +42,7 @@ func ParseToken(token string) (TokenInfo, error) {
 	c := t.Invitation()
 	info := TokenInfo{
 		Domain: t.Overlay().Domain, Name: c.Label, From: c.NotBefore, Expires: c.NotAfter,
+		Issuer: t.Delegate(), Invitation: admission.InvitationID(c.Subject),
 		Uses: cmp.Or(c.Uses, AnyNumber), Relay: c.Roles.Has(membership.RoleRelay), Delegate: c.Roles.Has(membership.RoleDelegate),
 	}
 	if info.Name == membership.AnyLabel {

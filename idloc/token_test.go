@@ -46,8 +46,11 @@ func TestParseToken(t *testing.T) {
 			t.Errorf("%+v: expires %v", opts, info.Expires)
 		}
 		if info.Domain != "example.com" || info.Name != opts.Name || info.Uses != uses || info.Relay != opts.Relay || info.Delegate != opts.Delegate ||
-			!slices.Equal(info.Members, []netip.AddrPort{at}) || info.From.After(time.Now()) {
+			!slices.Equal(info.Members, []netip.AddrPort{at}) || info.From.After(time.Now()) || info.Issuer != (idloc.PeerID{}) {
 			t.Errorf("%+v: %+v", opts, info)
+		}
+		if !slices.ContainsFunc(earth.Invitations(), func(i idloc.Invitation) bool { return i.ID == info.Invitation && i.Name == opts.Name }) {
+			t.Errorf("%+v: Invitations has no %s", opts, info.Invitation)
 		}
 		b, err := json.Marshal(info)
 		if err != nil {
@@ -61,6 +64,25 @@ func TestParseToken(t *testing.T) {
 	}
 	if _, err := idloc.ParseToken("hello"); !errors.Is(err, membership.ErrNotToken) {
 		t.Errorf("no token: %v", err)
+	}
+}
+
+// TestTokenOfDelegate: a token says which delegate has made it.
+func TestTokenOfDelegate(t *testing.T) {
+	t.Parallel()
+	earth := found(t, idloc.Config{})
+	token, err := earth.Invite(idloc.InviteOptions{Name: "mars", Delegate: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	mars, err := idloc.Join(t.Context(), token, idloc.Config{Addrs: loopback})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer mars.Close()
+	within(t, "mars may invite", patience, func() bool { token, err = mars.Invite(idloc.InviteOptions{Name: "venus"}); return err == nil })
+	if info, err := idloc.ParseToken(token); err != nil || info.Issuer != mars.ID() {
+		t.Errorf("by %v, %v; want %v", info.Issuer, err, mars.ID())
 	}
 }
 

@@ -214,6 +214,11 @@ func describe(out io.Writer, token string, asJSON bool, now time.Time) error {
 	if info.Delegate {
 		may = append(may, "invite")
 	}
+	by := "the founder"
+	if info.Issuer != (idloc.PeerID{}) {
+		by = "a delegate, " + info.Issuer.String()
+	}
+	fmt.Fprintf(out, "issued by  %s\nID         %s\n", by, info.Invitation)
 	fmt.Fprintf(out, "may        %s\nmembers at %s\n", strings.Join(may, ", "), cmp.Or(join(info.Members), "–"))
 	if len(info.Carriers) > 0 {
 		fmt.Fprintf(out, "carriers   %s\n", strings.Join(info.Carriers, ", "))

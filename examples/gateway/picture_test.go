@@ -92,10 +92,13 @@ func TestToken(t *testing.T) {
 	earth := up(t, t.TempDir(), "create", "-name", "earth", "example.com")
 	token := strings.TrimSpace(must(t)(tell(t, earth.dir, "invite", "-relay", "-expires", "90m", "mars")))
 	out := must(t)(tell(t, earth.dir, "token", token))
-	for _, want := range []string{"admits     one member: mars.example.com\n", " min left\n", "may        dial, listen, forward data for others\n", "members at 127.0.0.1:"} {
+	for _, want := range []string{"admits     one member: mars.example.com\n", " min left\n", "issued by  the founder\n", "may        dial, listen, forward data for others\n", "members at 127.0.0.1:"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("%q is not in\n%s", want, out)
 		}
+	}
+	if all, _ := tell(t, earth.dir, "invitations"); !strings.Contains(all, strings.Fields(out[strings.Index(out, "\nID "):])[1]) {
+		t.Errorf("the ID in\n%s\nis not in\n%s", out, all)
 	}
 	if strings.Contains(out, token[20:40]) {
 		t.Errorf("the token is in\n%s", out)

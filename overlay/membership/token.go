@@ -58,6 +58,15 @@ func (t *Token) Label() string { return t.chain.leaf().Label }
 // Expires returns until when the token admits.
 func (t *Token) Expires() time.Time { return t.chain.leaf().NotAfter }
 
+// Delegate returns the delegate that has made the token, the zero ID if the founder
+// has.
+func (t *Token) Delegate() peerid.ID {
+	if c := t.chain.links[0].cert; c.Kind == KindDelegate {
+		return c.Subject.Peer()
+	}
+	return peerid.ID{}
+}
+
 // GoString keeps the secret out of %#v.
 func (t *Token) GoString() string { return "token of " + t.overlay.Domain }
 

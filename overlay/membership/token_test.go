@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/idloc/idloc/internal/peerid"
 )
 
 func testToken(t testing.TB) *Token {
@@ -107,6 +109,19 @@ func TestTokenForgedBody(t *testing.T) {
 				t.Fatalf("bit %d of byte %d: %+v", bit, i, u)
 			}
 		}
+	}
+}
+
+// A token says which delegate has made it.
+func TestTokenDelegate(t *testing.T) {
+	if by := testToken(t).Delegate(); by != (peerid.ID{}) {
+		t.Errorf("the founder's token is %v's", by)
+	}
+	key, root := seedKey(32), testRoot(t)
+	delegation := must(root.Delegate(idOf(key), RoleRelay, epoch.Add(24*time.Hour), epoch))(t)
+	token := must(must(NewDelegate(key, delegation, root.Overlay(), epoch, nil))(t).Invite(InviteOptions{Label: "mars"}, epoch))(t)
+	if by := must(ParseToken(token.String()))(t).Delegate(); by != idOf(key) {
+		t.Errorf("the delegate %v's token is %v's", idOf(key), by)
 	}
 }
 
