@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/netip"
 	"strings"
@@ -275,4 +276,34 @@ func TestProgress(t *testing.T) {
 			t.Errorf("joining does not say %q: %s", want, said)
 		}
 	}
+}
+
+// TestProgressWaits: who waits in vain hears after a second what for, and then every
+// few seconds that it goes on, until the node is up.
+func TestProgressWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out, errOut bytes.Buffer
+		p := watch(&out, &errOut, false)
+		log := slog.New(p)
+		time.Sleep(time.Second)
+		log.Info("waiting for a member to answer", "why", "no answer yet from 192.0.2.1:4000")
+		log.Info("pipe-up", "peer", "12D3") // is of no use to who waits
+		time.Sleep(10 * time.Second)
+		log.Info(string(idloc.EventPeerConnected), "name", "earth.example.com", "remote", "192.0.2.1:4000")
+		time.Sleep(5 * time.Second)
+		log.Info("waiting", "why", "the name is put into the members' database")
+		p.done()
+		log.Info("waiting", "why", "of nothing")
+		time.Sleep(time.Minute)
+		want := `  1.00 s  waiting for a member to answer: no answer yet from 192.0.2.1:4000
+  5.00 s  … no member reached yet, trying on
+ 10.00 s  … no member reached yet, trying on
+ 11.00 s  connected to earth.example.com at 192.0.2.1:4000
+ 15.00 s  … no end yet
+ 16.00 s  waiting: the name is put into the members' database
+`
+		if out.String() != want || errOut.Len() > 0 {
+			t.Errorf("it says\n%s%s\nwant\n%s", out.String(), errOut.String(), want)
+		}
+	})
 }
