@@ -72,7 +72,7 @@ func TestOnlyAddressIsAnLSI(t *testing.T) {
 		}{{"198.18.5.9", nil}, {"10.9.0.7", []netip.Prefix{netip.MustParsePrefix("10.9.0.0/16")}}} {
 			n.set(x.addr)
 			_, err := Listen(Config{Net: n, NotReal: x.notReal})
-			if !errors.Is(err, errNoAddress) || !strings.Contains(err.Error(), x.addr+" was taken for an LSI") || !strings.Contains(err.Error(), "Config.Addrs") {
+			if !errors.Is(err, ErrNoAddress) || !strings.Contains(err.Error(), x.addr+" was taken for an LSI") || !strings.Contains(err.Error(), "Config.Addrs") {
 				t.Errorf("no address but %s: %v", x.addr, err)
 			}
 		}
