@@ -216,6 +216,7 @@ func TestServeBounds(t *testing.T) {
 		if d := closedAfter(t, l.dial("[2001:db8::2]:1")); d != 0 {
 			t.Errorf("one more of that IPv6 network: closed after %v", d)
 		}
+		synctest.Wait() // the clients were done with TLS before the server was
 		refused := s.Stats().Refused
 		for i := range handshakesMax + 10 {
 			at := netip.AddrPortFrom(netip.AddrFrom4([4]byte{198, 51, 100, byte(i)}), 1)
