@@ -164,14 +164,19 @@ func mayIssue(m *membership.Member) bool {
 	return m.Confirmed && m.Roles.Has(membership.RoleDelegate)
 }
 
-// issuers returns the neighbours that confirm, but one.
-func (r *Roster) issuers(but peerid.ID) (out []peerid.ID) {
+// issuers returns the neighbours that confirm, but one: the founder first.
+func (r *Roster) issuers(but peerid.ID) []peerid.ID {
+	var founder, delegates []peerid.ID
 	for _, n := range r.cfg.Network.Neighbours() {
-		if m, ok := r.Member(n.Peer); n.Issuer && n.Peer != but && ok && mayIssue(m) {
-			out = append(out, n.Peer)
+		switch m, ok := r.Member(n.Peer); {
+		case !n.Issuer || n.Peer == but || !ok || !mayIssue(m):
+		case isFounder(m):
+			founder = append(founder, n.Peer)
+		default:
+			delegates = append(delegates, n.Peer)
 		}
 	}
-	return out
+	return append(founder, delegates...)
 }
 
 // isFounder says whether a member is the founder: only the root key makes one by no

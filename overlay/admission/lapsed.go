@@ -183,49 +183,50 @@ func (r *Roster) issueAgain(ctx context.Context, issuer *membership.Issuer, q co
 	return a, err
 }
 
-// bring asks those who can confirm, or may reach one who can, as this peer does for
-// itself.
+// bring asks those who can confirm, or, if there is none, some who may reach one. Each has
+// its part of the time that is left: one that is silent must not be the last.
 func (r *Roster) bring(ctx context.Context, q confirmQuestion, m *membership.Member, from peerid.ID) (confirmAnswer, error) {
 	err := errNobodyConfirms
 	if q.hops == 0 {
 		return confirmAnswer{}, err
 	}
-	ask := func(p peerid.ID, hops uint8) (confirmAnswer, bool) {
-		a, e := r.askConfirm(ctx, p, confirmQuestion{hops, q.label, q.chain})
+	q.hops = 0
+	whom := r.issuers(from)
+	if len(whom) == 0 {
+		q.hops = 1
+		for _, n := range r.cfg.Network.Neighbours() {
+			if n.Peer != from && len(whom) < confirmersMax {
+				whom = append(whom, n.Peer)
+			}
+		}
+	}
+	for i, p := range whom {
+		a, e := r.askInTime(ctx, p, q, len(whom)-i)
 		switch {
 		case e != nil || a.status == confirmNobody:
-			return a, false
+			continue
 		case a.status != confirmOK:
 			err = refused(a)
-			return a, false
+			continue
 		}
 		given, e := membership.VerifyChain(a.chain, r.overlay, r.now(), r.Revocations())
 		if e != nil || !given.Confirmed || given.Peer != m.Peer {
 			err = errors.New("what was given for it is no membership")
-			return a, false
-		}
-		return a, true
-	}
-	asked := 0
-	for _, p := range r.issuers(from) {
-		if a, ok := ask(p, 0); ok {
-			return a, nil
-		}
-		asked++
-	}
-	if asked > 0 {
-		return confirmAnswer{}, err
-	}
-	for _, n := range r.cfg.Network.Neighbours() {
-		if n.Peer == from || asked >= confirmersMax {
 			continue
 		}
-		if a, ok := ask(n.Peer, 1); ok {
-			return a, nil
-		}
-		asked++
+		return a, nil
 	}
 	return confirmAnswer{}, err
+}
+
+// askInTime is askConfirm of one of so many that are still to be asked until ctx ends.
+func (r *Roster) askInTime(ctx context.Context, p peerid.ID, q confirmQuestion, left int) (confirmAnswer, error) {
+	if deadline, ok := ctx.Deadline(); ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, time.Until(deadline)/time.Duration(left))
+		defer cancel()
+	}
+	return r.askConfirm(ctx, p, q)
 }
 
 // TakeReadmission takes what a member's Readmit has given this peer, whose certificate

@@ -561,6 +561,49 @@ func TestReadmissionOfAnother(t *testing.T) {
 	}
 }
 
+// Somebody who is asked for a membership and says nothing keeps nobody from coming back:
+// neither delegates nor other members, as long as one reaches the founder.
+func TestReadmissionBesideTheSilent(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newTown(t)
+		earth := w.found("earth")
+		moon := w.saved(earth, "moon", membership.InviteOptions{})
+		sun := w.saved(earth, "sun", membership.InviteOptions{})
+		mars := w.saved(earth, "mars", membership.InviteOptions{})
+		pluto := w.saved(earth, "pluto", membership.InviteOptions{})
+		up, silent := []*peer{earth, moon, sun}, []*peer{}
+		for i := range 4 {
+			opts := membership.InviteOptions{}
+			if i < 2 {
+				opts.Roles = membership.RoleDelegate
+			}
+			silent = append(silent, w.saved(earth, fmt.Sprint("silent", i), opts))
+		}
+		up = append(up, silent...)
+		meet(t, up...)
+		w.lapse([]*peer{mars, pluto}, up...)
+		w.mu.Lock()
+		for _, p := range silent {
+			w.silent[p.Self()] = true
+		}
+		w.mu.Unlock()
+		for _, p := range []*peer{sun, earth} { // the last ones to be asked
+			p.leave()
+			p.run(p.Roster, nil)
+		}
+		if err := mars.sayHello(moon); err != nil {
+			t.Errorf("beside two delegates: %v", err)
+		}
+		for _, p := range append([]*peer{earth}, silent[:2]...) {
+			w.cut(moon, p)
+		}
+		if err := pluto.sayHello(moon); err != nil {
+			t.Errorf("beside two members: %v", err)
+		}
+	})
+}
+
 // Whoever was a delegate cannot help somebody out who was revoked with all that came by
 // its invitation, by saying that it came by none; nor give roles that it did not have. What
 // says what was known is given what it had, also by a founder that has started again.

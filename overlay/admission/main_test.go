@@ -197,7 +197,9 @@ func (p *peer) Ask(ctx context.Context, id peerid.ID, pr Protocol, request []byt
 	w.mu.Unlock()
 	if silent {
 		<-ctx.Done()
-		return nil, ctx.Err()
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
 	}
 	for _, q := range p.neighbours() {
 		if q.Self() != id {
