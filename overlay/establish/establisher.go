@@ -342,8 +342,7 @@ func (c *Establisher) Offered(q offers.Request, from peerid.ID) offers.Response 
 	e, again, status := c.admit(in, via)
 	switch {
 	case e != nil:
-		again = c.answerOf(e)
-		status = c.refusal()
+		again, status = c.answerOf(e)
 	case again != nil:
 	default:
 		return offers.Refuse(in, status)
@@ -354,24 +353,25 @@ func (c *Establisher) Offered(q offers.Request, from peerid.ID) offers.Response 
 	return offers.Response{Status: offers.Answered, Answer: again}
 }
 
-// answerOf waits for a responder's answer; nil if it has none.
-func (c *Establisher) answerOf(e *establishment) []byte {
+// answerOf waits for a responder's answer. Without one status is what the offer hears:
+// of a peer that is ending that it is not there, and of one that has too much under way
+// that it is busy. It may be otherwise in a moment.
+func (c *Establisher) answerOf(e *establishment) (answer []byte, status offers.Status) {
 	select {
 	case <-e.answered:
 	case <-c.ctx.Done():
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return e.answer
-}
-
-// refusal is what an offer hears that is not accepted: of a peer that is ending
-// that it is not there. It may be again in a moment.
-func (c *Establisher) refusal() offers.Status {
-	if c.ctx.Err() != nil {
-		return offers.NotHere
+	switch {
+	case e.answer != nil:
+		return e.answer, offers.Answered
+	case c.ctx.Err() != nil:
+		return nil, offers.NotHere
+	case errors.Is(e.err, pipe.ErrBusy):
+		return nil, offers.Busy
 	}
-	return offers.Refused
+	return nil, offers.Refused
 }
 
 // admit decides about an offer by what is under way with its peer (DESIGN

@@ -2,6 +2,7 @@ package establish
 
 import (
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"testing"
 	"testing/synctest"
@@ -272,6 +273,45 @@ func TestManyOffersOfOneToken(t *testing.T) {
 		if n := large.accounts["a token"]; n != respondPerAccount-1 || large.accounts["another token"] != 0 {
 			t.Errorf("charged when they have ended: %v", large.accounts)
 		}
+	})
+}
+
+// TestHalfOpenOfOneToken: who makes an offer while keys of its token hold all that may be
+// half open of one is told that the peer is busy, which no Dial ends for, and not that it
+// refuses.
+func TestHalfOpenOfOneToken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t)
+		l.account = "a token"
+		small, large := l.add("small", AnyPath, script{never: true}), l.add("large", AnyPath, script{never: true})
+		for i := range 64 {
+			key := ed25519.NewKeyFromSeed(append(make([]byte, ed25519.SeedSize-2), 1, byte(i)))
+			e, err := pipe.NewEndpoint(pipe.Config{Key: key, Handler: handler{}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer e.Close()
+			offer, err := e.NewOffer(large.cfg.Self, pipe.Local{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer offer.Cancel()
+			in, err := large.pipes.ReadOffer(offer.Bytes())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, _, err := in.Accept(pipe.Local{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if a := large.Offered(offers.Request{Offer: small.offer(large)}, small.cfg.Self); a.Status != offers.Busy || len(a.Answer) > 0 {
+			t.Errorf("one more of the token: %+v", a)
+		}
+		time.Sleep(time.Minute) // they have ended
+		if a := large.Offered(offers.Request{Offer: small.offer(large)}, small.cfg.Self); a.Status != offers.Answered {
+			t.Errorf("in the end: %+v", a)
+		}
+		l.lasting()
 	})
 }
 

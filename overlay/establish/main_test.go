@@ -42,6 +42,8 @@ type lab struct {
 	at    map[netip.AddrPort]*peer
 	block func(from, to netip.AddrPort) bool // datagrams; nil: none
 	used  map[state]states                   // transitions that have been
+
+	account string // of all peers, in their pipes; "": none
 }
 
 // script is what the agent of one establishment does.
@@ -143,7 +145,8 @@ func (l *lab) add(name string, policy Policy, scripts ...script) *peer {
 		scripts: scripts, noMember: map[peerid.ID]bool{}, steps: map[*establishment]string{}}
 	p.candidates = []wire.Candidate{{Type: wire.Host, Addr: p.addr, Foundation: "h", Priority: 1}}
 	p.pipes, err = pipe.NewEndpoint(pipe.Config{Key: key, Handler: handler{}, IdleTimeout: 2 * time.Hour,
-		Relay: func(from, to peerid.ID) (string, bool) { return "all", true }})
+		Account: func(peerid.ID) string { return l.account },
+		Relay:   func(from, to peerid.ID) (string, bool) { return "all", true }})
 	if err != nil {
 		l.t.Fatal(err)
 	}

@@ -97,7 +97,7 @@ const (
 	Answered Verdict = iota // by an answer, which may still say that no such flow is wanted
 	Refused
 	Glare // our own offer for the flow stands, which is under way
-	Busy  // a newer attempt has been answered before
+	Busy  // a newer attempt has been answered before, or too much is under way
 )
 
 // Answer is what an offer gets: bytes sealed by this peer, which may be empty if
@@ -167,12 +167,16 @@ func (fs *Flows) answer(in *pipe.Incoming) Answer {
 	return reject(in, Refused)
 }
 
-// accept answers an offer, with the candidates of c or without.
+// accept answers an offer, with the candidates of c or without. One that cannot be
+// answered ends here: it must not stay half open.
 func (fs *Flows) accept(in *pipe.Incoming, c Checks, w wire.Flow) Answer {
 	sealed, session, err := in.Accept(fs.local(c, w))
 	if err != nil {
 		fs.log.Debug("offer of a flow not answered", "peer", in.Peer, "err", err)
-		return Answer{Verdict: Refused}
+		if errors.Is(err, pipe.ErrBusy) {
+			return reject(in, Busy)
+		}
+		return reject(in, Refused)
 	}
 	session.Cancel() // a flow has no use for a pipe's keys
 	return Answer{Answered, sealed}
