@@ -233,8 +233,9 @@ type InviteOptions struct {
 	// by it, else at most 64. A token with a Name is for one.
 	Uses int
 	// Replaces is the name of a member whose device was lost, or is given away: it is
-	// revoked before Invite returns, and the token is for its name. Whoever knew the name
-	// finds the new member under it. Only the founder can.
+	// revoked before Invite returns, as by Revoke, and the token is for its name. Whoever
+	// knew the name finds the new member under it. Only the founder can. What a delegate
+	// has signed ends with it.
 	Replaces string
 }
 

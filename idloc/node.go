@@ -375,7 +375,9 @@ func (n *Node) Leave(ctx context.Context) error {
 // by the new key: the peer ID is another, the LSIs are, and as soon as it meets the founder
 // the old key is revoked, everywhere within 60 s. Who knew the name finds the new key.
 //
-// If it fails before that the node goes on as it was. The founder's own node cannot: whoever
+// If it fails before the key is in Config.Dir the node goes on as it was. If it fails after
+// that it is closed all the same, and a *CutError or whatever else Close has to say is the
+// error; calls of the node give net.ErrClosed then. The founder's own node cannot: whoever
 // has its directory has the overlay's root key. A delegate's invitations end with its key, and
 // so would members that it has confirmed: it is refused until the founder has renewed them.
 func (n *Node) Rotate(ctx context.Context) error {

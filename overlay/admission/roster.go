@@ -81,6 +81,7 @@ type Roster struct {
 	issues    atomic.Bool               // issuer is not nil
 	revoking  sync.Mutex                // held while the founder makes a list, so that each has its own number
 	saving    sync.Mutex                // held from when a document is made until it is saved
+	rotating  sync.Mutex                // held while another key is asked for
 
 	mu          sync.Mutex // guards the rest
 	own         Own

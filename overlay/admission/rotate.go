@@ -26,6 +26,7 @@ var (
 	errRootHere = errors.New("the founder's directory holds the overlay's root key as well: another key for the node alone would change nothing")
 	errNoOffice = errors.New("the founder is not connected: only it gives a name to another key; try again when it is there")
 	errNoRecord = errors.New("nothing is saved, so the new key would be lost with the process")
+	errRotated  = errors.New("there is another key already, or it is being asked for: this peer has it from its next start on")
 )
 
 // rotationsKept is how long the founder waits for a key that it has given a certificate:
@@ -60,12 +61,25 @@ type succession struct {
 // Rotate has this peer be another key after its next start, under the same name: the
 // founder, which has to be connected, signs for it, and revokes the old key when it meets
 // the new one. When it returns the new key is saved. This Roster goes on with the old one.
+//
+// A Roster does so once: the founder, when it is asked again, puts the key out that it gave
+// before, and that may be the one that is saved.
 func (r *Roster) Rotate(ctx context.Context) error {
 	if r.root != nil {
 		return errRootHere
 	}
 	if r.cfg.State == nil {
 		return errNoRecord
+	}
+	if !r.rotating.TryLock() {
+		return errRotated
+	}
+	defer r.rotating.Unlock()
+	r.mu.Lock()
+	rotated := r.successor != nil
+	r.mu.Unlock()
+	if rotated {
+		return errRotated
 	}
 	_, next, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
@@ -111,13 +125,12 @@ func (r *Roster) become(next ed25519.PrivateKey, a confirmAnswer) error {
 		return errors.New("the new key's membership is of another key or name")
 	}
 	r.mu.Lock()
-	before := r.successor
 	r.successor = &Saved{Chain: a.chain, Label: m.Label, Delegation: a.delegation, Seed: next.Seed()}
 	r.mu.Unlock()
 	if err := r.Save(); err != nil {
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		r.successor = before
+		r.successor = nil
 		return err
 	}
 	return nil

@@ -239,7 +239,8 @@ func TestRotateRefused(t *testing.T) {
 		}
 	}
 	for i := range 2 * rotationsMax {
-		if err := mars.Rotate(t.Context()); (err == nil) != (i < rotationsMax) {
+		b, err := earth.AnswerRotate(t.Context(), mars.Own().Member, wish(mars.key, newKey(t)))
+		if given := err == nil && b[0] == confirmOK; given != (i < rotationsMax) {
 			t.Errorf("key %d of a day: %v", i+1, err)
 		}
 	}
@@ -256,8 +257,47 @@ func TestRotateRefused(t *testing.T) {
 		t.Error("who is revoked is given one")
 	}
 	var none peerid.ID
-	if _, ok := earth.registry.predecessor(none); ok || bytes.Equal(before.Chain, mars.document().Chain) {
-		t.Error("nothing was saved of the key that was given")
+	if _, ok := earth.registry.predecessor(none); ok || !bytes.Equal(before.Chain, mars.document().Chain) {
+		t.Error("something was saved of what was refused")
+	}
+}
+
+// TestRotateTwice: a process takes one other key, however often and by how many it is
+// asked to. The founder would put out what it gave before, which is what is saved; with
+// the answer lost nothing would be left.
+func TestRotateTwice(t *testing.T) {
+	t.Parallel()
+	w := newTown(t)
+	earth := w.newPeer(nil, openDir(t))
+	earth.run(Found(earth.config(), "example.com", "earth"))
+	mars := w.saved(earth, "mars", membership.InviteOptions{})
+	meet(t, earth, mars)
+	errs := make(chan error, 8)
+	for range cap(errs) {
+		go func() { errs <- mars.Rotate(t.Context()) }()
+	}
+	took := 0
+	for range cap(errs) {
+		switch err := <-errs; {
+		case err == nil:
+			took++
+		case !errors.Is(err, errRotated):
+			t.Error(err)
+		}
+	}
+	if err := mars.Rotate(t.Context()); took != 1 || !errors.Is(err, errRotated) {
+		t.Errorf("%d times, and then %v", took, err)
+	}
+	w.wg.Wait()
+	if n := earth.Revocations().Len(); n != 0 {
+		t.Errorf("the founder has put out %d keys", n)
+	}
+	next := mars.rotated()
+	if err := next.arrive(earth); err != nil {
+		t.Fatal(err)
+	}
+	if id, _ := earth.Holder("mars"); id != next.Self() {
+		t.Errorf("mars is %v", id)
 	}
 }
 
