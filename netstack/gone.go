@@ -2,6 +2,7 @@ package netstack
 
 import (
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 )
@@ -21,7 +22,7 @@ import (
 // for a number first (lastwords.go): that is done by a goroutine for each peer, and
 // nothing of one waits for another. From the beginning on
 //
-//   - nothing of these connections goes out, until some time after the last is
+//   - nothing of these connections goes out, until some time after each is
 //     over: no process is there that wants to know, and a packet would ask for a pipe;
 //   - the peer is not doubted because of them (delivered.go): what was known of its
 //     process does not hold for the next.
@@ -31,7 +32,7 @@ import (
 
 const (
 	goneWithin = 30 * time.Second // beyond, what does not answer is aborted
-	goneQuiet  = time.Second      // after the last is over, until nothing is muted
+	goneQuiet  = time.Second      // after one is over, until it is muted no more
 )
 
 // endings are the ends of peers that are under way. Its methods may be used
@@ -146,9 +147,11 @@ func (e *endings) run(peer netip.Addr, p *ending) {
 			e.s.orphans.look(began)
 			for _, w := range done {
 				w.over.Store(true)
+				w.quiet = began.Add(goneQuiet)
 			}
 			over = append(over, done...)
 		}
+		over = e.release(over, began)
 		if quiet = len(left) == 0; quiet {
 			pause.Reset(goneQuiet)
 		} else { // what it takes to look at thousands is better left to them
@@ -158,6 +161,18 @@ func (e *endings) run(peer netip.Addr, p *ending) {
 	for _, w := range over {
 		e.s.link.muted.end(w)
 	}
+}
+
+// release ends the silence of those that have kept it for long enough; they stand in the
+// order in which they were over. It does not wait for the last one of a peer, which may
+// be long in coming: the peer may end again and again.
+func (e *endings) release(over []*lastWords, now time.Time) (left []*lastWords) {
+	n := 0
+	for n < len(over) && !now.Before(over[n].quiet) {
+		e.s.link.muted.end(over[n])
+		n++
+	}
+	return slices.Delete(over, 0, n)
 }
 
 // look tells each endpoint what is next, and aborts those that have not answered in

@@ -120,6 +120,33 @@ func TestPeerEndsWhileAccepting(t *testing.T) {
 	}
 }
 
+// A connection whose end is slow, as somebody holds it, keeps nothing of those that have
+// ended: a peer that ends again and again would have them kept without bound.
+func TestPeerEndsAgain(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	held, _ := r.pair(t, r.b4)
+	r.a.endings.within = time.Hour
+	ep := held.ep.(*tcp.Endpoint)
+	ep.LockUser()
+	letGo := sync.OnceFunc(ep.UnlockUser)
+	defer letGo()
+	muted := &r.a.link.muted.n
+	for round := range 3 {
+		c, _ := r.pair(t, r.b4)
+		r.a.Stack.peerGone(r.b4, r.b6, false)
+		if _, err := c.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("round %d: %v", round, err)
+		}
+	}
+	eventually(t, "those that have ended are muted still", func() bool { return muted.Load() == 1 })
+	letGo()
+	if _, err := held.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+		t.Error(err)
+	}
+	eventually(t, "one is muted still", func() bool { return muted.Load() == 0 })
+}
+
 // Who is in the middle of reading when the peer ends gets what has come in order:
 // no byte is lost, none comes twice, and the end is the right one.
 func TestPeerEndsWhileReading(t *testing.T) {

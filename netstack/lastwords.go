@@ -111,8 +111,9 @@ type lastWords struct {
 	refused atomic.Bool // the acknowledgement, while the handshake was under way
 	over    atomic.Bool // nothing more is to be told
 
-	told  *answer // the one that was acted on; nil: it is to be asked
-	looks int     // since then
+	told  *answer   // the one that was acted on; nil: it is to be asked
+	looks int       // since then
+	quiet time.Time // over and since long enough then
 }
 
 // answer is what an endpoint has said of itself.
