@@ -106,7 +106,7 @@
 //
 //	kept by a sender            what is unacknowledged + the peer's announced
 //	                            buffer + a piece: ≤ 5.4 MiB between two of these
-//	taken off an old socket     ≤ 6 MiB, until the application reads it
+//	taken off old sockets       ≤ 6 MiB, until the application reads it
 //	a peer's announced buffer   ≤ 8 MiB, else no flow
 //	without a connection        60 s, then ETIMEDOUT
 //	Close in the background     30 s

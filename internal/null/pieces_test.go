@@ -2,6 +2,7 @@ package null
 
 import (
 	"bytes"
+	"context"
 	"io"
 	"testing"
 	"testing/synctest"
@@ -53,6 +54,42 @@ func TestPendingInPieces(t *testing.T) {
 			})
 		}
 	}
+}
+
+// However often a peer changes the connection, what waits for an application that does
+// not read is bounded, and what was left on the old connections comes again.
+func TestPendingBounded(t *testing.T) {
+	all := pattern(2*takeMax, 5)
+	_, c, peer := newLink(MaxUnread, MaxUnread, healthy)
+	s := New(Config{Resume: func(ctx context.Context, _ Report) error { <-ctx.Done(); return ctx.Err() }}, c, 64)
+	at := 0
+	for range 8 {
+		n, err := peer.Write(all[at:min(at+MaxUnread, len(all))])
+		if err != nil {
+			t.Fatal(err)
+		}
+		mine, ok := s.Pause()
+		if !ok || mine.Taken < uint64(at) || mine.Taken > uint64(at+n) {
+			t.Fatalf("%d taken of %d and %d, %v", mine.Taken, at, n, ok)
+		}
+		if len(s.pending) > takeMax {
+			t.Fatalf("%d bytes wait, of %d", len(s.pending), takeMax)
+		}
+		at = int(mine.Taken)
+		_, c, peer = newLink(MaxUnread, MaxUnread, healthy)
+		if err := s.Install(c, mine, Report{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	go func() {
+		_, _ = peer.Write(all[at:])
+		_ = peer.CloseWrite()
+	}()
+	if got, err := io.ReadAll(s); err != nil || !bytes.Equal(got, all) {
+		t.Errorf("%d of %d bytes, %d in order: %v", len(got), len(all), prefix(got, all), err)
+	}
+	s.Abort()
+	s.Wait()
 }
 
 // Streams that are closed, late, ended or shut are said so by Read and Write in

@@ -18,8 +18,8 @@ import (
 //     then what the application writes.
 
 const (
-	// takeMax bounds what is taken off a connection that is stopped, beyond
-	// what it may have had unread.
+	// takeMax bounds what is taken off connections that are stopped and waits to be
+	// read, beyond what one may have unread. What is left there the peer has kept.
 	takeMax   = 2 * MaxUnread
 	takePiece = 64 << 10
 )
@@ -140,10 +140,10 @@ func (s *Stream) stop(lostOnly bool) {
 // drainLocked takes what has come on c. Nobody else uses it.
 func (s *Stream) drainLocked(c Conn) {
 	b := make([]byte, takePiece)
-	for took := 0; took < takeMax && !s.eof; {
-		n, err := c.Take(b)
+	for room := takeMax - len(s.pending); room > 0 && !s.eof; {
+		n, err := c.Take(b[:min(len(b), room)])
 		s.taken += uint64(n)
-		took += n
+		room -= n
 		if !s.closed && !s.readShut {
 			s.pending = append(s.pending, b[:n]...)
 		}
