@@ -87,8 +87,8 @@ type Config struct {
 	Relay     func(from, to peerid.ID) (account string, ok bool)
 	RelayRate int // bytes a second relayed for one member, four times that for an account; 0 = 8 MiB
 
-	// Account is to whom, besides a peer itself, an offer of its that was accepted is
-	// charged until its keys are confirmed: all who came by one invitation share one; ""
+	// Account is to whom, besides a peer itself, an offer of its is charged from
+	// Incoming.Charge or Accept on until its keys are confirmed: all who came by one invitation share one; ""
 	// is none. It is called without a lock held. nil charges nobody else.
 	Account func(p peerid.ID) string
 

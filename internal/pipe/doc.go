@@ -234,8 +234,8 @@
 //
 // 20 offers a second per initiator, burst 5, counted after authentication
 // and only if new; 4 half open per initiator, of which the oldest gives way;
-// 256 in all, of which none does; of those accepted 64 for an account
-// (Config.Account); 45 s until confirmed. An offer's timestamp must
+// 256 in all, of which none does; of those of members 64 for an account
+// (Config.Account, Incoming.Charge); 45 s until confirmed. An offer's timestamp must
 // be within 10 min of this side's clock, and higher than that of any offer which
 // its initiator has confirmed (4096 initiators are remembered; those that never
 // had a session give way first); its last 16 offers are known again. The same bytes

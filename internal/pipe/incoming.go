@@ -39,7 +39,7 @@ type Incoming struct {
 	hash    [32]byte // of the offer
 	expires int64    // of the cached answer
 	open    bool     // counts as half open; guarded by e.mu
-	account string   // that it counts for as such, once accepted; guarded by e.mu
+	account string   // that it counts for as such, once charged; guarded by e.mu
 	offer   *wire.Payload
 	stamp   uint64 // the offer's timestamp
 	created int64
@@ -133,8 +133,8 @@ func (in *Incoming) Accept(local Local) (answer []byte, s *Session, err error) {
 		return nil, nil, ErrSession
 	}
 	e := in.e
-	if !in.charge() {
-		return nil, nil, fmt.Errorf("%w: of those who came as %v did", ErrBusy, in.Peer)
+	if err := in.Charge(); err != nil {
+		return nil, nil, err
 	}
 	kp := &keypair{}
 	if err := e.table.reserve(kp); err != nil {
@@ -228,6 +228,13 @@ func (in *Incoming) Refusal() (reason wire.Refusal, message []byte) {
 	return in.reason, in.refusal
 }
 
+// Rejected says whether the offer was, by whatever way it came: Accept answers it no more.
+func (in *Incoming) Rejected() bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.rejected
+}
+
 // reject ends the exchange and unlocks mu, which the caller holds.
 func (in *Incoming) reject() {
 	if in.session == nil {
@@ -292,7 +299,7 @@ func (e *Endpoint) expireHalfOpen(now int64) (next int64) {
 const (
 	maxHalfOpen        = 256
 	maxHalfOpenPerPeer = 4
-	// maxHalfOpenPerAccount is how many that were accepted are of one account: one token
+	// maxHalfOpenPerAccount is how many that were charged are of one account: one token
 	// makes any number of keys.
 	maxHalfOpenPerAccount = maxHalfOpen / 4
 	maxCached             = 1024
@@ -432,25 +439,26 @@ func (r *responder) settle(in *Incoming) {
 	}
 }
 
-// charge has an offer that is to be accepted count for its initiator's account, and says
-// whether that has room.
-func (in *Incoming) charge() bool {
+// Charge has an offer, of a peer that is a member, count for the account of that while it
+// is half open: before anything is done for it that takes long. Accept does so too. The
+// error is ErrBusy; the offer is to be rejected then.
+func (in *Incoming) Charge() error {
 	e := in.e
 	if e.cfg.Account == nil {
-		return true
+		return nil
 	}
 	account := e.cfg.Account(in.Peer)
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if !in.open || account == "" || in.account != "" {
-		return true
+		return nil
 	}
 	if e.responder.accounts[account] >= maxHalfOpenPerAccount {
-		return false
+		return fmt.Errorf("%w: of those who came as %v did", ErrBusy, in.Peer)
 	}
 	in.account = account
 	e.responder.accounts[account]++
-	return true
+	return nil
 }
 
 // settleSession does so for the offer of a confirmed session.

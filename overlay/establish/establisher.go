@@ -324,9 +324,16 @@ func (c *Establisher) Offered(q offers.Request, from peerid.ID) offers.Response 
 	if a, ok := offers.Refusal(in); ok {
 		return a // it comes by another way too
 	}
+	if in.Rejected() { // without words: then it was told that this peer is busy, or ending
+		return offers.Response{Status: offers.Busy}
+	}
 	if err := c.cfg.Verify(in.Remote.Chain, in.Peer); err != nil {
 		c.log.Debug("offer without membership", "peer", in.Peer, "err", err)
 		return offers.Refuse(in, offers.Refused)
+	}
+	if err := in.Charge(); err != nil {
+		c.log.Debug("offer not accepted", "peer", in.Peer, "err", err)
+		return offers.Refuse(in, offers.Busy)
 	}
 	via := from
 	if from == in.Peer {
@@ -342,7 +349,8 @@ func (c *Establisher) Offered(q offers.Request, from peerid.ID) offers.Response 
 	e, again, status := c.admit(in, via)
 	switch {
 	case e != nil:
-		again, status = c.answerOf(e)
+		again = c.answerOf(e)
+		status = c.refusal()
 	case again != nil:
 	default:
 		return offers.Refuse(in, status)
@@ -353,25 +361,24 @@ func (c *Establisher) Offered(q offers.Request, from peerid.ID) offers.Response 
 	return offers.Response{Status: offers.Answered, Answer: again}
 }
 
-// answerOf waits for a responder's answer. Without one status is what the offer hears:
-// of a peer that is ending that it is not there, and of one that has too much under way
-// that it is busy. It may be otherwise in a moment.
-func (c *Establisher) answerOf(e *establishment) (answer []byte, status offers.Status) {
+// answerOf waits for a responder's answer; nil if it has none.
+func (c *Establisher) answerOf(e *establishment) []byte {
 	select {
 	case <-e.answered:
 	case <-c.ctx.Done():
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	switch {
-	case e.answer != nil:
-		return e.answer, offers.Answered
-	case c.ctx.Err() != nil:
-		return nil, offers.NotHere
-	case errors.Is(e.err, pipe.ErrBusy):
-		return nil, offers.Busy
+	return e.answer
+}
+
+// refusal is what an offer hears that is not accepted: of a peer that is ending
+// that it is not there. It may be again in a moment.
+func (c *Establisher) refusal() offers.Status {
+	if c.ctx.Err() != nil {
+		return offers.NotHere
 	}
-	return nil, offers.Refused
+	return offers.Refused
 }
 
 // admit decides about an offer by what is under way with its peer (DESIGN

@@ -135,6 +135,18 @@ func (p *peer) offer(to *peer) []byte {
 	return o.Bytes()
 }
 
+// flowOffer is the bytes of an offer about a flow with null encapsulation.
+func (p *peer) flowOffer(to *peer) []byte {
+	p.lab.t.Helper()
+	o, err := p.pipes.NewOffer(to.cfg.Self, pipe.Local{Chain: []byte("chain"), Encapsulation: wire.Null,
+		Flow: wire.Flow{Kind: wire.FlowRefused, Protocol: wire.FlowTCP, Policy: wire.PolicyTLS, OpenerPort: 1, ListenerPort: 2}})
+	if err != nil {
+		p.lab.t.Fatal(err)
+	}
+	p.lab.t.Cleanup(o.Cancel)
+	return o.Bytes()
+}
+
 // TestOfferTwice: the same offer gets the same answer, while it is answered, while
 // its establishment runs and after it has ended; a refused one the same refusal.
 func TestOfferTwice(t *testing.T) {
@@ -304,10 +316,23 @@ func TestHalfOpenOfOneToken(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if a := large.Offered(offers.Request{Offer: small.offer(large)}, small.cfg.Self); a.Status != offers.Busy || len(a.Answer) > 0 {
-			t.Errorf("one more of the token: %+v", a)
+		large.flow = func(in *pipe.Incoming) offers.Response {
+			t.Error("it is asked about a flow")
+			return offers.Refuse(in, offers.Busy)
 		}
-		time.Sleep(time.Minute) // they have ended
+		more, flow := small.offer(large), small.flowOffer(large)
+		for range 2 { // each by two ways
+			for what, b := range map[string][]byte{"a pipe": more, "a flow": flow} {
+				if a := large.Offered(offers.Request{Offer: b}, small.cfg.Self); a.Status != offers.Busy || len(a.Answer) > 0 {
+					t.Errorf("one more of the token, of %s: %+v", what, a)
+				}
+			}
+		}
+		time.Sleep(40 * time.Second)
+		if a := large.Offered(offers.Request{Offer: more}, small.cfg.Self); a.Status != offers.Busy {
+			t.Errorf("the same, late: %+v", a)
+		}
+		time.Sleep(20 * time.Second) // they have ended
 		if a := large.Offered(offers.Request{Offer: small.offer(large)}, small.cfg.Self); a.Status != offers.Answered {
 			t.Errorf("in the end: %+v", a)
 		}
@@ -320,15 +345,7 @@ func TestFlows(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLab(t)
 		small, large := l.add("small", AnyPath, script{}), l.add("large", AnyPath, script{})
-		offer := func() []byte {
-			o, err := small.pipes.NewOffer(large.cfg.Self, pipe.Local{Chain: []byte("chain"), Encapsulation: wire.Null,
-				Flow: wire.Flow{Kind: wire.FlowRefused, Protocol: wire.FlowTCP, Policy: wire.PolicyTLS, OpenerPort: 1, ListenerPort: 2}})
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(o.Cancel)
-			return o.Bytes()
-		}
+		offer := func() []byte { return small.flowOffer(large) }
 		var got peerid.ID
 		large.flow = func(in *pipe.Incoming) offers.Response {
 			got = in.Peer

@@ -168,7 +168,7 @@ type Flows struct {
 	mu      sync.Mutex // guards what follows
 	closed  bool
 	flows   map[flowKey]*flow
-	inbound shares // flows that peers have opened
+	inbound shares // flows that peers open or have opened
 }
 
 // New opens the port that TCP flows share. Close ends what it begins.
@@ -237,27 +237,44 @@ func (fs *Flows) find(k flowKey) *flow {
 	return fs.flows[k]
 }
 
-// full says whether a peer, or all peers, have opened as many flows as they may.
-func (fs *Flows) full(p peerid.ID) bool {
-	account := fs.account(p)
-	fs.mu.Lock()
-	defer fs.mu.Unlock()
-	return fs.inbound.full(account)
-}
-
-// add makes f known; false: too late, or too many.
-func (fs *Flows) add(f *flow) bool {
+// reserve counts a flow that a peer opens, from its offer on, until release or remove;
+// false: too late, or too many.
+func (fs *Flows) reserve(f *flow) bool {
 	account := fs.account(f.key.peer)
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	if fs.closed || fs.flows[f.key] != nil || !f.Opener && fs.inbound.full(account) {
+	if fs.closed || fs.flows[f.key] != nil || fs.inbound.full(account) {
+		return false
+	}
+	f.account, f.counted = account, true
+	fs.inbound.add(account)
+	return true
+}
+
+// release ends the count of a flow that has come to nothing; one that is known stays.
+func (fs *Flows) release(f *flow) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	if fs.flows[f.key] != f {
+		fs.discountLocked(f)
+	}
+}
+
+func (fs *Flows) discountLocked(f *flow) {
+	if f.counted {
+		f.counted = false
+		fs.inbound.remove(f.account)
+	}
+}
+
+// add makes f known, which a peer has opened if it was reserved; false: too late.
+func (fs *Flows) add(f *flow) bool {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	if fs.closed || fs.flows[f.key] != nil {
 		return false
 	}
 	fs.flows[f.key] = f
-	if !f.Opener {
-		f.account = account
-		fs.inbound.add(account)
-	}
 	return true
 }
 
@@ -268,9 +285,7 @@ func (fs *Flows) remove(f *flow) {
 		return
 	}
 	delete(fs.flows, f.key)
-	if !f.Opener {
-		fs.inbound.remove(f.account)
-	}
+	fs.discountLocked(f)
 }
 
 // watch looks for flows whose connection died while nobody used it.
@@ -361,7 +376,8 @@ type flow struct {
 	ended  func()       // of a TCP flow: the node's
 	udp    *udpFlow     // of UDP; set before the flow is known to others
 
-	account string // that it is counted to; guarded by fs.mu
+	account string // that it is counted to,
+	counted bool   // as one that a peer opens; guarded by fs.mu
 
 	mu            sync.Mutex // guards what follows
 	chain         []byte     // of the peer

@@ -419,27 +419,34 @@ func TestInboundLimit(t *testing.T) {
 			peer++ // 0, 2, 3, 4
 		}
 		last = at(peer, i)
-		if fs.full(last.key.peer) || !fs.add(last) {
+		if !fs.reserve(last) || !fs.add(last) {
 			t.Fatalf("flow %d was refused", i)
 		}
 		if i == inboundShare-1 {
 			for peer := range byte(3) {
-				if more := at(peer, inboundMax+1); fs.full(more.key.peer) != (peer < 2) || peer < 2 && fs.add(more) {
-					t.Errorf("one account has %d; more of peer %d: %v", inboundShare, peer, peer >= 2)
+				more := at(peer, inboundMax+1)
+				if fs.reserve(more) != (peer >= 2) {
+					t.Errorf("one account has %d; more of peer %d: %v", inboundShare, peer, peer < 2)
 				}
+				fs.release(more)
+				fs.release(more)
 			}
 		}
 	}
 	more := at(9, 0)
-	if !fs.full(more.key.peer) || fs.add(more) {
+	if fs.reserve(more) {
 		t.Error("one too many")
 	}
 	if own := (&flow{Flow: Flow{Opener: true}, fs: fs, key: flowKey{id: [16]byte{15: 2}}}); !fs.add(own) || fs.add(own) {
 		t.Error("a flow of one's own is added once")
 	}
+	fs.release(last) // it is known
+	if fs.inbound.all != inboundMax {
+		t.Errorf("%d flows of peers, of %d that are known", fs.inbound.all, inboundMax)
+	}
 	fs.remove(last)
 	fs.remove(last)
-	if fs.inbound.all != inboundMax-1 || !fs.add(more) {
+	if fs.inbound.all != inboundMax-1 || !fs.reserve(more) || !fs.add(more) {
 		t.Errorf("%d flows of peers after one has ended", fs.inbound.all)
 	}
 	for _, f := range fs.all() {

@@ -209,13 +209,18 @@ func (fs *Flows) answerOpen(in *pipe.Incoming) Answer {
 	if !allowed(f.policy, f.UDP) || fs.cfg.RelaysOnly {
 		return fs.refuse(in, wire.FlowForbidden)
 	}
-	if fs.find(f.key) != nil || fs.full(f.key.peer) {
+	if !fs.reserve(f) {
 		return fs.refuse(in, wire.FlowRefused)
 	}
+	open := fs.answerOpenTCP
 	if f.UDP {
-		return fs.answerOpenUDP(in, f)
+		open = fs.answerOpenUDP
 	}
-	return fs.answerOpenTCP(in, f)
+	a, begun := open(in, f)
+	if !begun {
+		fs.release(f)
+	}
+	return a
 }
 
 // answerResume answers the offer of other real addresses for a flow.

@@ -3,13 +3,13 @@ package nullflow
 import "github.com/idloc/idloc/internal/peerid"
 
 const (
-	inboundMax = 4096 // flows that peers have opened
+	inboundMax = 4096 // flows that peers have opened, or have begun to open
 	// inboundShare is how many of them all of one account may have, which is one member
 	// where no other is known.
 	inboundShare = inboundMax / 4
 )
 
-// shares counts the flows that peers have opened. It has no lock of its own.
+// shares counts these flows. It has no lock of its own.
 type shares struct {
 	all int
 	by  map[string]int

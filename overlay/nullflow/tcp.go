@@ -71,31 +71,33 @@ func (fs *Flows) dialTCP(ctx context.Context, fl Flow, ended func()) (net.Conn, 
 	return f.openTCP(ctx, real, int(remote.Flow.Unread))
 }
 
-// answerOpenTCP answers the offer of a TCP flow that is new.
-func (fs *Flows) answerOpenTCP(in *pipe.Incoming, f *flow) Answer {
+// answerOpenTCP answers the offer of a TCP flow that is new. begun says that it is being
+// opened.
+func (fs *Flows) answerOpenTCP(in *pipe.Incoming, f *flow) (a Answer, begun bool) {
 	take, err := fs.cfg.Handler.TCP(f.Flow)
 	if err != nil {
-		return fs.refuse(in, wire.FlowRefused)
+		return fs.refuse(in, wire.FlowRefused), false
 	}
 	if fs.port == nil {
-		return fs.refuse(in, wire.FlowNoWay)
+		return fs.refuse(in, wire.FlowNoWay), false
 	}
 	s, err := fs.port.NewSession(fs.ctx)
 	if err != nil {
-		return fs.refuse(in, wire.FlowNoWay)
+		return fs.refuse(in, wire.FlowNoWay), false
 	}
 	w := f.about(wire.FlowOpen)
 	w.Unread = null.MaxUnread
-	a := fs.accept(in, s, w)
-	ok := a.Verdict == Answered && fs.spawn(func() {
+	a = fs.accept(in, s, w)
+	begun = a.Verdict == Answered && fs.spawn(func() {
 		if err := fs.acceptTCP(in, f, s, take); err != nil {
 			fs.log.Debug("flow not opened", "peer", in.Peer, "err", err)
+			fs.release(f)
 		}
 	})
-	if !ok {
+	if !begun {
 		s.Close()
 	}
-	return a
+	return a, begun
 }
 
 // acceptTCP runs the checks of a flow that a peer opens and hands its conn on.

@@ -66,6 +66,12 @@ func (f *flow) newUDP() error {
 	return nil
 }
 
+// drop ends one that no flow has come of.
+func (u *udpFlow) drop() {
+	u.cancel()
+	u.ended()
+}
+
 // send sends a datagram of the application's, borrowed for the call.
 func (u *udpFlow) send(b []byte) error {
 	p := u.path.Load()
@@ -244,33 +250,37 @@ func (fs *Flows) retire(c UDPChecks) {
 	}
 }
 
-// answerOpenUDP answers the offer of a UDP flow that is new.
-func (fs *Flows) answerOpenUDP(in *pipe.Incoming, f *flow) Answer {
+// answerOpenUDP answers the offer of a UDP flow that is new. begun says that it is being
+// opened.
+func (fs *Flows) answerOpenUDP(in *pipe.Incoming, f *flow) (answer Answer, begun bool) {
 	if err := f.newUDP(); err != nil {
-		return fs.refuse(in, wire.FlowRefused)
+		return fs.refuse(in, wire.FlowRefused), false
 	}
 	u := f.udp
 	c, err := fs.cfg.UDP(fs.ctx)
 	if err != nil {
-		u.ended()
-		return fs.refuse(in, wire.FlowNoWay)
+		u.drop()
+		return fs.refuse(in, wire.FlowNoWay), false
 	}
-	answer := fs.accept(in, c, f.about(wire.FlowOpen))
-	ok := answer.Verdict == Answered && fs.spawn(func() {
+	answer = fs.accept(in, c, f.about(wire.FlowOpen))
+	begun = answer.Verdict == Answered && fs.spawn(func() {
 		p, err := fs.checkUDP(fs.ctx, c, in.Peer, false, in.Remote)
-		if err == nil {
-			_ = f.openUDP(p) // at the end of fs it has ended the flow
-			return
+		if err != nil {
+			c.Close()
+			u.drop()
+		} else {
+			err = f.openUDP(p) // which ends the flow if it fails
 		}
-		fs.log.Debug("flow not opened", "peer", in.Peer, "err", err)
-		c.Close()
-		u.ended()
+		if err != nil {
+			fs.log.Debug("flow not opened", "peer", in.Peer, "err", err)
+			fs.release(f)
+		}
 	})
-	if !ok {
+	if !begun {
 		c.Close()
-		u.ended()
+		u.drop()
 	}
-	return answer
+	return answer, begun
 }
 
 // resumeUDP gives the flow another path by an offer of ours.
