@@ -127,8 +127,9 @@ type Config struct {
 	NoLAN bool
 	// MaxListAge is how old what this node knows of who was revoked may get: the founder
 	// and delegates say now and then that there is no newer revocation list, and a node
-	// that hears of none of them may be kept from it. Above it new pipes are refused, in
-	// both directions, with ErrRefusedByPolicy; those that are up stay. 0 refuses nothing.
+	// that hears of none of them may be kept from it. Above it there are no new pipes, nor
+	// flows with null encapsulation: Dials of this node give ErrRefusedByPolicy, and those of
+	// others to it end as refused. Those that are up stay. At least 30 min; 0 refuses nothing.
 	// Status().Self.RevokedAt says how old it is, and a warning that it is too old, without
 	// a MaxListAge after a week.
 	MaxListAge time.Duration

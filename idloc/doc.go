@@ -92,11 +92,11 @@
 //	os.ErrDeadlineExceeded       SetDeadline and the like; a Dial's deadline                   go on with a new deadline: the conn is whole
 //	*StageError                  Dial, Ping: failed on the way to the peer                     see Stage, and Timeout, whether it is worth another try
 //	ErrUnreachable               Dial, Ping: the peer is offline, or there is no path to it    try again later; a Dial with a deadline goes on until then
-//	ErrRefusedByPolicy           rights, null encapsulation, names of no overlay               ask who may, or change Config: the same is refused again
+//	ErrRefusedByPolicy           rights, null encapsulation, names of no overlay, MaxListAge   ask who may, or change Config: the same is refused again
 //	ErrLSIExhausted              Dial: each LSI stands for a peer that is in use               close conns, or take a larger Config.LSIPrefix
 //	ErrNoState                   Open: there is no overlay in Config.Dir                       Create, or Join with a token
 //	*ConfigError                 Create, Join, Open: a field of Config cannot be meant so      correct it: Field says which; what is only doubtful is in Status().Self.Warnings
-//	*CutError                    Close, Shutdown: peers lack what was written to them          give Shutdown more time
+//	*CutError                    Close, Shutdown, Leave, Rotate: peers lack what was written   give Shutdown more time
 //	*PrefixError                 starting with Config.TUN: LSIs would hide a network           take the prefix that it names
 //	*net.DNSError                a name: IsNotFound if nobody has it, else nobody could tell   correct the name, or try again
 //	*net.AddrError               an address that is no member's, or is malformed               correct it

@@ -52,10 +52,7 @@ func TestLabelAlone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.Host) })}
-	done := make(chan error, 1)
-	go func() { done <- server.Serve(l) }()
-	defer func() { server.Close(); <-done }()
+	serveHTTP(t, l, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.Host) })
 	_, web, _ := net.SplitHostPort(l.Addr().String())
 	client := earth.HTTPClient()
 	defer client.CloseIdleConnections()

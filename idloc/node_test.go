@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"strings"
@@ -63,6 +64,20 @@ func join(t testing.TB, by *idloc.Node, name string, cfg idloc.Config) *idloc.No
 		}
 	})
 	return n
+}
+
+// serveHTTP serves h on l until the test ends.
+func serveHTTP(t testing.TB, l net.Listener, h http.HandlerFunc) {
+	t.Helper()
+	server, done := &http.Server{Handler: h}, make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = server.Serve(l)
+	}()
+	t.Cleanup(func() {
+		_ = server.Close()
+		<-done
+	})
 }
 
 // solar is the overlay of the draft.

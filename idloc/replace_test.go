@@ -91,13 +91,11 @@ func TestWhoIsString(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	serveHTTP(t, l, func(_ http.ResponseWriter, r *http.Request) {
 		if p, err := mars.WhoIsString(r.RemoteAddr); err != nil || p.ID != earth.ID() || p.Name != "earth.example.com" {
 			t.Errorf("%q is %+v, %v", r.RemoteAddr, p, err)
 		}
-	})}
-	go server.Serve(l)
-	defer server.Close()
+	})
 	client := earth.HTTPClient()
 	defer client.CloseIdleConnections()
 	resp, err := client.Get("http://mars.example.com/")

@@ -108,35 +108,26 @@ func TestRepairNoAllocs(t *testing.T) {
 			d = d[n:]
 		}
 	}}
-	keep := func() {
-		k := pa.Keep(1, false, 0)
-		for range 16 {
-			r := k.Room(1000)
-			clear(r)
-			r[0] = 6
+	for _, x := range []struct {
+		what  string
+		next  byte // header
+		begin func(flow uint64, v6 bool, class uint8) Kept
+	}{{"segments", 6, pa.Keep}, {"datagrams", 17, pa.KeepOnce}} {
+		send := func() {
+			k := x.begin(1, false, 0)
+			for range 16 {
+				r := k.Room(1000)
+				clear(r)
+				r[0] = x.next
+			}
+			k.Done()
 		}
-		k.Done()
-	}
-	for range 50 {
-		keep()
-	}
-	if got := testing.AllocsPerRun(200, keep); got >= 1 {
-		t.Errorf("%v allocations for 16 segments", got)
-	}
-	say := func() {
-		k := pa.KeepOnce(1, false, 0)
-		for range 16 {
-			r := k.Room(1000)
-			clear(r)
-			r[0] = 17
+		for range 50 {
+			send()
 		}
-		k.Done()
-	}
-	for range 50 {
-		say()
-	}
-	if got := testing.AllocsPerRun(200, say); got >= 1 {
-		t.Errorf("%v allocations for 16 datagrams", got)
+		if got := testing.AllocsPerRun(200, send); got >= 1 {
+			t.Errorf("%v allocations for 16 %s", got, x.what)
+		}
 	}
 }
 
