@@ -2,8 +2,11 @@ package membership
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/hex"
 	"testing"
+
+	"github.com/idloc/idloc/overlay/membership/canon"
 )
 
 func hexOf(b []byte) string { return hex.EncodeToString(b) }
@@ -71,6 +74,27 @@ func FuzzRevocationList(f *testing.F) {
 		if l, err := ParseRevocationList(b); err == nil && !bytes.Equal(l.Bytes(), b) {
 			t.Fatalf("two forms of one list: %x, %x", b, l.Bytes())
 		}
+	})
+}
+
+// FuzzAssurance reads what members show each other in hellos.
+func FuzzAssurance(f *testing.F) {
+	root := testRoot(f)
+	key := seedKey(5)
+	delegate := must(NewDelegate(key, must(root.Delegate(idOf(key), 0, epoch.Add(MaxInvitation), epoch))(f), root.Overlay(), epoch, nil))(f)
+	for _, i := range []*Issuer{root.Issuer(), delegate} {
+		f.Add(must(i.Assure(testList(f), epoch))(f))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		a, above, err := parseAssurance(b)
+		if err != nil {
+			return
+		}
+		again := AppendTime(binary.AppendUvarint([]byte{assuranceVersion}, a.Number), a.At)
+		if again = append(canon.AppendLong(again, above), b[len(b)-canon.SignatureSize:]...); !bytes.Equal(again, b) {
+			t.Fatalf("two forms of one assurance: %x, %x", b, again)
+		}
+		OpenAssurance(b, root.Overlay(), epoch, nil)
 	})
 }
 
