@@ -138,7 +138,7 @@ func (r *Roster) become(next ed25519.PrivateKey, a confirmAnswer) error {
 
 // AnswerRotate answers the RotateProtocol: the founder gives a certificate to the key that
 // is to take a member's place.
-func (r *Roster) AnswerRotate(_ context.Context, from *membership.Member, request []byte) ([]byte, error) {
+func (r *Roster) AnswerRotate(ctx context.Context, from *membership.Member, request []byte) ([]byte, error) {
 	if r.root == nil {
 		return nil, ErrNotFounder
 	}
@@ -149,7 +149,7 @@ func (r *Roster) AnswerRotate(_ context.Context, from *membership.Member, reques
 	if old != membership.KeyOf(from.Peer) {
 		return nil, errors.New("a rotation of another peer's key")
 	}
-	a, err := r.succeed(from, next.Peer())
+	a, err := r.succeed(ctx, from, next.Peer())
 	if err != nil {
 		r.cfg.Log.Info("refusing another key to a member", "peer", from.Peer, "err", err)
 		a = confirmAnswer{status: confirmRefused, text: err.Error()}
@@ -159,32 +159,19 @@ func (r *Roster) AnswerRotate(_ context.Context, from *membership.Member, reques
 
 // succeed signs for the key that is to take a member's place. One that was to do so before
 // and has not come never will: somebody else may have it.
-func (r *Roster) succeed(m *membership.Member, next peerid.ID) (confirmAnswer, error) {
+func (r *Roster) succeed(ctx context.Context, m *membership.Member, next peerid.ID) (confirmAnswer, error) {
 	now := r.now()
-	if !m.Confirmed || membership.CheckLabel(m.Label) != nil {
-		return confirmAnswer{}, errors.New("only a member that is confirmed, and has a name, can have another key")
-	}
-	if err := r.holds(m); err != nil {
+	if err := r.mayHave(m, next); err != nil {
 		return confirmAnswer{}, err
-	}
-	_, known := r.Member(next)
-	if old, ok := r.registry.predecessor(next); known || next == r.self || r.Revoked(next) || ok && old != m.Peer {
-		return confirmAnswer{}, errors.New("the new key is a member's, or was one's, or is to take another's place")
-	}
-	if below := r.below(m.Peer); len(below) > 0 {
-		return confirmAnswer{}, fmt.Errorf("it is a delegate, and whom it has confirmed would end with its key; the founder has to renew them first: %s", strings.Join(below, ", "))
 	}
 	if err := r.mayRotate(m, now); err != nil {
 		return confirmAnswer{}, err
 	}
 	r.registry.issuing.Lock()
 	defer r.registry.issuing.Unlock()
-	serial := m.Serial
-	if held, ok := r.registry.get(m.Label); ok {
-		if held.Peer != m.Peer {
-			return confirmAnswer{}, fmt.Errorf("%w: %q", ErrLabelTaken, m.Label)
-		}
-		serial = held.Serial
+	serial, err := r.keepName(ctx, m)
+	if err != nil {
+		return confirmAnswer{}, err
 	}
 	if before, ok := r.registry.successor(m.Peer); ok {
 		if err := r.revokeKeys(now, before); err != nil {
@@ -211,6 +198,40 @@ func (r *Roster) succeed(m *membership.Member, next peerid.ID) (confirmAnswer, e
 		return confirmAnswer{}, err
 	}
 	return a, nil
+}
+
+// mayHave says why a key is not to take a member's place; nil if it may.
+func (r *Roster) mayHave(m *membership.Member, next peerid.ID) error {
+	if !m.Confirmed || membership.CheckLabel(m.Label) != nil {
+		return errors.New("only a member that is confirmed, and has a name, can have another key")
+	}
+	if err := r.holds(m); err != nil {
+		return err
+	}
+	_, known := r.Member(next)
+	if old, ok := r.registry.predecessor(next); known || next == r.self || r.Revoked(next) || ok && old != m.Peer {
+		return errors.New("the new key is a member's, or was one's, or is to take another's place")
+	}
+	if below := r.below(m.Peer); len(below) > 0 {
+		return fmt.Errorf("it is a delegate, and whom it has confirmed would end with its key; the founder has to renew them first: %s", strings.Join(below, ", "))
+	}
+	return nil
+}
+
+// keepName sees to it that a member's name is its own here, and returns the serial with
+// which it is: what is signed next is the founder's word, also for who has had a delegate's
+// only. issuing is held.
+func (r *Roster) keepName(ctx context.Context, m *membership.Member) (serial uint64, err error) {
+	held, ok := r.registry.get(m.Label)
+	if ok && held.Peer != m.Peer || m.Label == r.Own().Label || !ok && r.takenElsewhere(ctx, m.Label, m.Peer) {
+		return 0, fmt.Errorf("%w: %q", ErrLabelTaken, m.Label)
+	}
+	if !ok {
+		held = heldBy(m)
+		held.Serial = r.registry.nextSerial(r.now())
+		r.registry.set(m.Label, held)()
+	}
+	return held.Serial, nil
 }
 
 // below returns the labels of members that a delegate has confirmed, as far as known.
@@ -284,11 +305,21 @@ func (r *Roster) arrived(m *membership.Member, chain []byte) {
 			r.registry.noteSuccession(m.Peer, succession{old: old, until: r.now().Add(rotationsKept)})()
 			return
 		}
-		r.registry.set(m.Label, heldBy(m))()
+		r.inherit(m, old)
 		r.registry.succeeded(m.Peer)()
 		r.cfg.Log.Info("a member has another key", "label", m.Label, "old", old, "new", m.Peer)
 		r.tellIssuers(ctx, m.Peer, chain)
 	})
+}
+
+// inherit gives a member the name of the key whose place it takes, if that is the name
+// in its chain: it may have another, by a delegate's word.
+func (r *Roster) inherit(m *membership.Member, old peerid.ID) {
+	r.registry.issuing.Lock()
+	defer r.registry.issuing.Unlock()
+	if held, ok := r.registry.get(m.Label); ok && held.Peer == old {
+		r.registry.set(m.Label, heldBy(m))()
+	}
 }
 
 // noteSuccession notes that one key is to take the place of another. What it returns

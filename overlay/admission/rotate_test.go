@@ -399,6 +399,93 @@ func TestRotateOfDelegate(t *testing.T) {
 	}
 }
 
+// A delegate cannot have the founder's word for a name that is another's, or the founder's
+// own, by giving it to somebody who then asks for another key; and what the founder has
+// not heard of before it does not date back.
+func TestRotateTakesNoName(t *testing.T) {
+	t.Parallel()
+	w := newTown(t)
+	earth := w.newPeer(nil, openDir(t))
+	earth.run(Found(earth.config(), "example.com", "earth"))
+	venus := w.saved(earth, "venus", membership.InviteOptions{Roles: membership.RoleDelegate})
+	saturn := w.saved(earth, "saturn", membership.InviteOptions{Roles: membership.RoleDelegate})
+	meet(t, earth, venus, saturn)
+	earth.leave()
+	venus.leave()
+	mars := w.saved(saturn, "mars", membership.InviteOptions{}) // the founder is not told
+	earth.run(earth.Roster, nil)
+	venus.run(venus.Roster, nil)
+	meet(t, earth, mars)
+	began := venus.issuing().Certificate().NotBefore
+	for label, want := range map[string]bool{"mars": false, "earth": false, "nobody": true} {
+		puppet, key := newKey(t), newKey(t)
+		id, _ := PeerID(puppet)
+		chain, err := venus.issuing().Issue(id, membership.MemberOptions{Label: label, Wildcard: true, Serial: 1}, earth.now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, err := earth.Verify(chain, id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		wish, err := membership.Rotation(earth.Overlay(), puppet, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := earth.AnswerRotate(t.Context(), m, wish)
+		if err != nil || (b[0] == confirmOK) != want {
+			t.Errorf("%s: given %v, %v", label, b[0] == confirmOK, err)
+		}
+		if !want {
+			continue
+		}
+		a, err := readConfirmAnswer(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		next, err := membership.VerifyChain(a.chain, earth.Overlay(), earth.now(), nil)
+		if holder, _ := earth.Holder(label); holder != id {
+			t.Errorf("%s is %v", label, holder)
+		}
+		if err != nil || next.Serial < uint64(began.Add(time.Minute).UnixMilli()) {
+			t.Errorf("%s: serial %d, the delegation began %d: %v", label, next.Serial, began.UnixMilli(), err)
+		}
+	}
+}
+
+// Nor by giving it to the new key, before the founder meets that.
+func TestArriveTakesNoName(t *testing.T) {
+	t.Parallel()
+	w := newTown(t)
+	earth := w.newPeer(nil, openDir(t))
+	earth.run(Found(earth.config(), "example.com", "earth"))
+	venus := w.saved(earth, "venus", membership.InviteOptions{Roles: membership.RoleDelegate})
+	moon := w.saved(earth, "moon", membership.InviteOptions{})
+	mars := w.saved(earth, "mars", membership.InviteOptions{})
+	meet(t, earth, venus, moon, mars)
+	if err := moon.Rotate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	id, err := PeerID(ed25519.NewKeyFromSeed(moon.successor.Seed))
+	if err != nil {
+		t.Fatal(err)
+	}
+	chain, err := venus.issuing().Issue(id, membership.MemberOptions{Label: "mars", Wildcard: true}, earth.now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := earth.Verify(chain, id); err != nil {
+		t.Fatal(err)
+	}
+	w.wg.Wait()
+	if holder, _ := earth.Holder("mars"); holder != mars.Self() || !earth.Revoked(moon.Self()) {
+		t.Errorf("mars is %v, the old key revoked: %v", holder, earth.Revoked(moon.Self()))
+	}
+	if err := mars.Confirm(t.Context(), "mars"); err != nil {
+		t.Errorf("mars is not renewed: %v", err)
+	}
+}
+
 // However many invitations a delegate makes for that, the list has room for those whom the
 // founder revokes: what all are given in as long as an entry lasts takes less than half.
 func TestRotationsOfAll(t *testing.T) {
