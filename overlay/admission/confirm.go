@@ -103,6 +103,7 @@ func refused(a confirmAnswer) error {
 var (
 	errKept    = errors.New("the founder's own certificate is kept for now")
 	errShorter = errors.New("it ends before the certificate that this peer has")
+	errText    = errors.New("the name that is said with a certificate is not the one in it")
 )
 
 // takeConfirmed is take for what was asked for, unless it is worth less than what this
@@ -111,6 +112,9 @@ func (r *Roster) takeConfirmed(chain []byte, label string) error {
 	m, err := membership.VerifyChain(chain, r.overlay, r.now(), r.Revocations())
 	if err != nil {
 		return fmt.Errorf("own membership: %w", err)
+	}
+	if label != m.Label {
+		return errText // who has passed it on may say anything
 	}
 	if !m.Delegate.IsZero() && r.keepsFounders() {
 		return errKept

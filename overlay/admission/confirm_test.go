@@ -453,3 +453,29 @@ func TestRenew(t *testing.T) {
 		}
 	})
 }
+
+// A member that passes the question on cannot have the asker take itself for somebody of
+// another name than that in its certificate.
+func TestConfirmedByAnotherName(t *testing.T) {
+	t.Parallel()
+	w := newTown(t)
+	earth := w.found("earth")
+	moon := w.join(earth.token(membership.InviteOptions{}), "moon")
+	token := earth.token(membership.InviteOptions{})
+	mars := w.newPeer(nil, nil)
+	mars.run(Enter(mars.config(), token, "mars"))
+	meet(t, moon, mars)
+	given, err := earth.AnswerConfirm(t.Context(), moon.Own().Member, confirmQuestion{0, "mars", mars.Own().Chain}.append(nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.cut(earth, mars)
+	w.lies = map[peerid.ID]map[string][]byte{moon.Self(): {ConfirmProtocol.Name: renamed(t, given, "bank")}}
+	if err := mars.Confirm(t.Context(), "mars"); !errors.Is(err, errText) || mars.Own().Label != "mars" {
+		t.Errorf("it is %q: %v", mars.Own().Label, err)
+	}
+	w.lies = nil
+	if err := mars.Confirm(t.Context(), "mars"); err != nil || mars.Own().Label != "mars" || !mars.Own().Member.Confirmed {
+		t.Errorf("by a true answer it is %q: %v", mars.Own().Label, err)
+	}
+}

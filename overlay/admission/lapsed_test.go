@@ -462,7 +462,7 @@ func TestReadmissionRefused(t *testing.T) {
 	}
 	for desc, b := range map[string][]byte{
 		"nothing": nil, "cut": answer[:len(answer)-1], "another's": confirmAnswer{text: "pluto", chain: pluto.Own().Chain}.append(nil),
-		"the old one": confirmAnswer{text: "mars", chain: old}.append(nil), "a refusal": confirmAnswer{status: confirmNobody}.append(nil),
+		"the old one": confirmAnswer{text: "mars", chain: old}.append(nil), "another name": renamed(t, answer, "moon"), "a refusal": confirmAnswer{status: confirmNobody}.append(nil),
 	} {
 		if err := mars.TakeReadmission(b); err == nil || mars.Lapsed() == nil {
 			t.Errorf("%s is taken", desc)
@@ -474,4 +474,15 @@ func TestReadmissionRefused(t *testing.T) {
 	if s, err := Load(mars.dir); err != nil || !bytes.Equal(s.Chain, mars.Own().Chain) {
 		t.Errorf("it is not saved: %v", err)
 	}
+}
+
+// renamed is an answer whose text is another, as whoever passes it on may have it.
+func renamed(t *testing.T, answer []byte, text string) []byte {
+	t.Helper()
+	a, err := readConfirmAnswer(answer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.text = text
+	return a.append(nil)
 }
