@@ -30,8 +30,8 @@ const noWay = `table inet box {
 }
 `
 
-// daemon runs a program in a namespace until the test is over, and waits until it
-// answers at an address there.
+// daemon runs a program in a namespace until all nodes have left, which may need it for
+// that, and waits until it answers at an address there.
 func (l *lab) daemon(space, at string, args ...string) {
 	l.t.Helper()
 	c := exec.Command("ip", append([]string{"netns", "exec", space}, args...)...)
@@ -42,7 +42,7 @@ func (l *lab) daemon(space, at string, args ...string) {
 	}
 	done := make(chan error, 1)
 	go func() { done <- c.Wait() }()
-	l.t.Cleanup(func() { _ = c.Process.Kill(); <-done })
+	l.daemons = append(l.daemons, func() { _ = c.Process.Kill(); <-done })
 	host, port, _ := net.SplitHostPort(at)
 	tick := time.NewTicker(50 * time.Millisecond) // another process: there is nothing to wait on
 	defer tick.Stop()

@@ -92,6 +92,8 @@ type lab struct {
 	dirs  string // a folder for the nodes'
 	nodes []*node
 
+	daemons []func() // end what others have written and nodes need
+
 	routers6  []space6          // that know of each other
 	resolvers map[string]string // files in place of /etc/resolv.conf, by namespace
 }

@@ -73,7 +73,7 @@ ip -n %[2]s -6 route add %[5]s dev nat64`, space, box, net, conf, prefix))
 	if err := tayga.Start(); err != nil {
 		l.t.Fatal(err)
 	}
-	l.t.Cleanup(func() { _ = tayga.Process.Kill(); _ = tayga.Wait() })
+	l.daemons = append(l.daemons, func() { _ = tayga.Process.Kill(); _ = tayga.Wait() })
 	l.daemon(box, "["+net+"::1]:53", "env", roleVariable+"=dns64", dns64Variable+"="+answers, l.self)
 	file := filepath.Join(l.dirs, "resolv-"+space)
 	if err := os.WriteFile(file, []byte("nameserver "+net+"::1\noptions timeout:1\n"), 0o644); err != nil {

@@ -186,6 +186,9 @@ func (l *lab) end() {
 		l.leaveAll(slices.Clone(l.nodes[1:]))
 	}
 	l.leaveAll(slices.Clone(l.nodes))
+	for _, end := range l.daemons {
+		end()
+	}
 }
 
 // leaveAll has nodes leave at once and waits for them.
