@@ -236,7 +236,10 @@ func (r *Roster) keepName(ctx context.Context, m *membership.Member) (serial uin
 
 // below returns the labels of members that a delegate has confirmed, as far as known.
 func (r *Roster) below(delegate peerid.ID) (labels []string) {
-	key, now := membership.KeyOf(delegate), r.now()
+	key, now, l := membership.KeyOf(delegate), r.now(), r.Revocations()
+	out := func(c confirmedLabel) bool {
+		return l.Has(membership.RevokePeer, membership.KeyOf(c.Peer)) || l.Has(membership.RevokeInvited, c.Invitation)
+	}
 	for _, m := range r.Members() {
 		if m.Delegate == key && m.Confirmed {
 			labels = append(labels, m.Label)
@@ -245,7 +248,7 @@ func (r *Roster) below(delegate peerid.ID) (labels []string) {
 	r.registry.mu.Lock()
 	defer r.registry.mu.Unlock()
 	for label, c := range r.registry.labels {
-		if c.Delegate == key && now.Before(c.NotAfter) && !slices.Contains(labels, label) {
+		if c.Delegate == key && now.Before(c.NotAfter) && !out(c) && !slices.Contains(labels, label) {
 			labels = append(labels, label)
 		}
 	}

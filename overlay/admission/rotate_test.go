@@ -371,9 +371,18 @@ func TestRotateOfDelegate(t *testing.T) {
 	meet(t, earth, venus, moon)
 	earth.leave()
 	mars := w.saved(venus, "mars", membership.InviteOptions{})
+	bad := w.saved(venus, "bad", membership.InviteOptions{})
 	earth.run(earth.Roster, nil)
-	meet(t, earth, mars)
-	if err := venus.Rotate(t.Context()); err == nil || !strings.Contains(err.Error(), "mars") {
+	for _, p := range []*peer{mars, bad} {
+		meet(t, earth, p)
+		earth.noteConfirmed(p.Own().Member) // as venus tells it
+	}
+	bad.leave()
+	if err := earth.Revoke(bad.Self(), Scope{}); err != nil {
+		t.Fatal(err)
+	}
+	w.wg.Wait()
+	if err := venus.Rotate(t.Context()); err == nil || !strings.HasSuffix(err.Error(), ": mars") {
 		t.Errorf("with a member below it: %v", err)
 	}
 	w.setClocks(20*testDay, earth, venus, moon, mars)
