@@ -314,7 +314,10 @@ func TestWorse(t *testing.T) {
 		{ErrRefused, other, ErrRefused},
 		{ErrRefused, ErrGlare, ErrGlare},
 		{ErrGlare, ErrRefused, ErrGlare},
-		{errSilent, ErrBusy, ErrBusy},
+		{ErrBusy, other, other},
+		{errSilent, ErrBusy, errSilent},
+		{ErrBusy, context.DeadlineExceeded, context.DeadlineExceeded},
+		{context.DeadlineExceeded, ErrRefused, ErrRefused},
 	} {
 		if got := worse(tt.a, tt.b); got != tt.want {
 			t.Errorf("of %v and %v: %v", tt.a, tt.b, got)

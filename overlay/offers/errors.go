@@ -120,11 +120,38 @@ func undelivered(last error, unconnected, mute int, others bool) error {
 // target that says so.
 func final(err error) bool { return errors.Is(err, ErrGlare) || errors.Is(err, ErrRefused) }
 
-// worse returns the error that tells more about why no way has led to the
-// target, though it may be a forwarder's word only.
+// worse returns the error that tells more about why no way has led to the target: what
+// the target itself has said, then silence, then the word of a forwarder. Silence is a
+// reason to try again, which a forwarder must not take away.
 func worse(a, b error) error {
-	if a == nil || errors.Is(b, ErrGlare) || !final(a) && !errors.Is(b, ErrNotHere) {
+	if weight(b) > weight(a) || weight(b) == weight(a) && weight(b) == aWord {
 		return b
 	}
 	return a
+}
+
+// What an error of a way is worth.
+const (
+	nothing = iota
+	notHere
+	aWord // of a forwarder, or of this peer's own connection to one; the last one counts
+	silence
+	refused
+	glare
+)
+
+func weight(err error) int {
+	switch {
+	case err == nil:
+		return nothing
+	case errors.Is(err, ErrGlare):
+		return glare
+	case final(err):
+		return refused
+	case errors.Is(err, context.DeadlineExceeded):
+		return silence
+	case errors.Is(err, ErrNotHere):
+		return notHere
+	}
+	return aWord
 }

@@ -55,6 +55,7 @@ type peer struct {
 	mu       sync.Mutex // guards what follows
 	member   *membership.Member
 	lie      *Response                        // what it says to offers for others; nil: it forwards
+	late     time.Duration                    // how long it thinks about its lie
 	silent   bool                             // it answers nobody
 	offered  func(in *pipe.Incoming) Response // nil: it accepts
 	onAsk    func(n int)                      // called before its n-th request leaves
@@ -220,14 +221,16 @@ func (p *peer) Ask(ctx context.Context, id peerid.ID, q Request) (Response, erro
 			return
 		}
 		other.mu.Lock()
-		lie, silent := other.lie, other.silent
+		lie, late, silent := other.lie, other.late, other.silent
 		other.mu.Unlock()
 		if silent {
 			return
 		}
 		var a Response
 		if lie != nil && q.Target != id {
-			a = *lie
+			if a = *lie; !pause.For(ctx, late) {
+				return
+			}
 		} else {
 			a = other.Answer(ctx, q, p.id)
 		}

@@ -100,6 +100,42 @@ func TestOneForwarderCensors(t *testing.T) {
 	}
 }
 
+// TestLateWord is the attack: one liar of those that are asked says no as late as it can,
+// so that its word is the last, while the network loses what the others send. An offer is
+// made again after silence, and what a forwarder says does not count for less silence.
+func TestLateWord(t *testing.T) {
+	for name, lie := range map[string]Response{
+		"busy":           {Status: Busy},
+		"refused":        {Status: Refused},
+		"glare":          {Status: Glare},
+		"in a circle":    {Status: Loop},
+		"not here":       {Status: NotHere},
+		"unknown":        {Status: 200},
+		"its own answer": {Status: Answered, Answer: []byte{1, 2, 3}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, 10*time.Millisecond)
+				venus, mars, earth, pluto := w.add("venus", 1), w.add("mars", 1), w.add("earth", 1), w.add("pluto", 1)
+				mars.lie, mars.late = &lie, wayTimeout-100*time.Millisecond
+				earth.silent = true
+				w.connect(pluto, mars)
+				w.connect(pluto, earth)
+				w.connect(earth, venus)
+				pluto.hints[venus.id] = []peerid.ID{earth.id, mars.id}
+				time.AfterFunc(wayTimeout+time.Second, func() { // the network is good again
+					earth.mu.Lock()
+					defer earth.mu.Unlock()
+					earth.silent = false
+				})
+				if _, via, err := pluto.deliver(venus); err != nil || via != earth.id {
+					t.Errorf("via %v, %v; asked %q", via, err, pluto.asked)
+				}
+			})
+		})
+	}
+}
+
 // TestOnlyLiars: where all who can be asked say no in the target's name, a Dial goes on,
 // and does not wait for an offer of the target's.
 func TestOnlyLiars(t *testing.T) {
