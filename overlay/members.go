@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/idloc/idloc/internal/account"
 	"github.com/idloc/idloc/internal/peerid"
 	"github.com/idloc/idloc/overlay/admission"
 	"github.com/idloc/idloc/overlay/membership"
@@ -100,14 +101,14 @@ func (o *Overlay) Origin(id peerid.ID) (invitation string, delegate peerid.ID) {
 }
 
 // Account is to whom what a peer uses is charged besides itself. It is pipe.Config.Account.
-func (o *Overlay) Account(p peerid.ID) string { return o.roster.Account(p) }
+func (o *Overlay) Account(p peerid.ID) account.Account { return o.roster.Account(p) }
 
 // RelayFor says whether this peer forwards between two members, and to whom
-// from's traffic is charged: its invitation. It is pipe.Config.Relay. Whoever hides
+// from's traffic is charged besides from. It is pipe.Config.Relay. Whoever hides
 // its addresses relays for nobody: those that it relayed for would have to know them.
-func (o *Overlay) RelayFor(from, to peerid.ID) (account string, ok bool) {
+func (o *Overlay) RelayFor(from, to peerid.ID) (account.Account, bool) {
 	if o.cfg.NoRelay || o.cfg.Paths == PathRelayOnly {
-		return "", false
+		return account.Account{}, false
 	}
 	return o.roster.RelayFor(from)
 }

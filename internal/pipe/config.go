@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/idloc/idloc/internal/account"
 	"github.com/idloc/idloc/internal/event"
 	"github.com/idloc/idloc/internal/peerid"
 	"github.com/idloc/idloc/internal/wire"
@@ -81,16 +82,15 @@ type Config struct {
 	Offers Journal
 
 	// Relay says whether this peer forwards datagrams between two others,
-	// and to which account, besides from's own, it is charged: all who came
-	// by one invitation share one. It is called for each side, without a
-	// lock held. nil relays nothing.
-	Relay     func(from, to peerid.ID) (account string, ok bool)
-	RelayRate int // bytes a second relayed for one member, four times that for an account; 0 = 8 MiB
+	// and to whom, besides from, that is charged. It is called for each side,
+	// without a lock held. nil relays nothing.
+	Relay     func(from, to peerid.ID) (account.Account, bool)
+	RelayRate int // bytes a second relayed for one member, four times that for an invitation; 0 = 8 MiB
 
 	// Account is to whom, besides a peer itself, an offer of its is charged from
-	// Incoming.Charge or Accept on until its keys are confirmed: all who came by one invitation share one; ""
-	// is none. It is called without a lock held. nil charges nobody else.
-	Account func(p peerid.ID) string
+	// Incoming.Charge or Accept on until its keys are confirmed. It is called without a
+	// lock held. nil charges nobody else.
+	Account func(p peerid.ID) account.Account
 
 	// Dead is called when a pipe went silent because its peer does not answer,
 	// or moved from a path that does not: perhaps it is this side's network's

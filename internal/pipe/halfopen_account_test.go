@@ -6,6 +6,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/idloc/idloc/internal/account"
 	"github.com/idloc/idloc/internal/peerid"
 )
 
@@ -13,15 +14,29 @@ import (
 // They hold a quarter of what may be half open; who came by another token is answered,
 // and when theirs have ended they are as well.
 func TestHalfOpenOfOneToken(t *testing.T) {
+	halfOpenOf(t, func(peerid.ID) account.Account { return account.Account{Invitation: "a token"} }, maxHalfOpenPerAccount)
+}
+
+// TestHalfOpenOfOneDelegate is the attack: each key has come by a token of its own, which
+// one delegate has written. They hold half.
+func TestHalfOpenOfOneDelegate(t *testing.T) {
+	halfOpenOf(t, func(p peerid.ID) account.Account {
+		return account.Account{Invitation: string(p[:]), Delegate: "a delegate"}
+	}, 2*maxHalfOpenPerAccount)
+}
+
+// halfOpenOf has 64 keys, whose account is given, hold what they can, and wants it to be
+// most.
+func halfOpenOf(t *testing.T, charged func(peerid.ID) account.Account, most int) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork(0)
 		other := newHost(t, n, 200, "192.0.2.3:1000")
 		b := newHost(t, n, 2, "192.0.2.2:1000", func(c *Config) {
-			c.Account = func(p peerid.ID) string {
+			c.Account = func(p peerid.ID) account.Account {
 				if p == other.id {
-					return "another token"
+					return account.Account{Invitation: "another token"}
 				}
-				return "a token"
+				return charged(p)
 			}
 		})
 		var keys []*host
@@ -56,16 +71,16 @@ func TestHalfOpenOfOneToken(t *testing.T) {
 			}
 			return took
 		}
-		if took := flood(); took != maxHalfOpenPerAccount {
-			t.Errorf("%d are half open, of %d, by keys of one token", took, maxHalfOpen)
+		if took := flood(); took != most {
+			t.Errorf("%d are half open, of %d, want %d", took, maxHalfOpen, most)
 		}
 		if err := accepted(other); err != nil {
 			t.Errorf("of another token: %v", err)
 		}
 		time.Sleep(time.Duration(halfOpenFor) + time.Second)
 		b.mu.Lock()
-		if n := b.responder.accounts; len(n) != 0 {
-			t.Errorf("charged when all have ended: %v", n)
+		if n := b.responder.accounts; n.Len() != 0 {
+			t.Errorf("charged when all have ended: %+v", n)
 		}
 		b.mu.Unlock()
 		if err := accepted(keys[0]); err != nil {

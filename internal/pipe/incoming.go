@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/idloc/idloc/internal/account"
 	"github.com/idloc/idloc/internal/peerid"
 	"github.com/idloc/idloc/internal/pipe/handshake"
 	"github.com/idloc/idloc/internal/wire"
@@ -36,10 +37,10 @@ type Incoming struct {
 	Session [16]byte
 
 	e       *Endpoint
-	hash    [32]byte // of the offer
-	expires int64    // of the cached answer
-	open    bool     // counts as half open; guarded by e.mu
-	account string   // that it counts for as such, once charged; guarded by e.mu
+	hash    [32]byte        // of the offer
+	expires int64           // of the cached answer
+	open    bool            // counts as half open; guarded by e.mu
+	account account.Account // that it counts for as such, once charged; guarded by e.mu
 	offer   *wire.Payload
 	stamp   uint64 // the offer's timestamp
 	created int64
@@ -299,8 +300,7 @@ func (e *Endpoint) expireHalfOpen(now int64) (next int64) {
 const (
 	maxHalfOpen        = 256
 	maxHalfOpenPerPeer = 4
-	// maxHalfOpenPerAccount is how many that were charged are of one account: one token
-	// makes any number of keys.
+	// maxHalfOpenPerAccount is how many that were charged are of one invitation.
 	maxHalfOpenPerAccount = maxHalfOpen / 4
 	maxCached             = 1024
 	maxInitiators         = 4096
@@ -319,7 +319,7 @@ type responder struct {
 	cached     map[[32]byte]*Incoming // by hash of the offer
 	initiators map[peerid.ID]*initiator
 	halfOpen   int
-	accounts   map[string]int // of those half open, by account
+	accounts   account.Counts // of those half open that were charged
 }
 
 // initiator is one peer that has made an authenticated offer.
@@ -354,7 +354,6 @@ func newResponder() responder {
 	return responder{
 		cached:     make(map[[32]byte]*Incoming),
 		initiators: make(map[peerid.ID]*initiator),
-		accounts:   make(map[string]int),
 	}
 }
 
@@ -421,12 +420,8 @@ func (r *responder) settle(in *Incoming) {
 	}
 	in.open = false
 	r.halfOpen--
-	if in.account != "" {
-		if r.accounts[in.account]--; r.accounts[in.account] <= 0 {
-			delete(r.accounts, in.account)
-		}
-		in.account = ""
-	}
+	r.accounts.Remove(in.account)
+	in.account = account.Account{}
 	from := r.initiators[in.Peer]
 	if from == nil {
 		return
@@ -447,17 +442,17 @@ func (in *Incoming) Charge() error {
 	if e.cfg.Account == nil {
 		return nil
 	}
-	account := e.cfg.Account(in.Peer)
+	payer := e.cfg.Account(in.Peer)
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if !in.open || account == "" || in.account != "" {
+	if !in.open || in.account != (account.Account{}) {
 		return nil
 	}
-	if e.responder.accounts[account] >= maxHalfOpenPerAccount {
+	if e.responder.accounts.Full(payer, maxHalfOpenPerAccount) {
 		return fmt.Errorf("%w: of those who came as %v did", ErrBusy, in.Peer)
 	}
-	in.account = account
-	e.responder.accounts[account]++
+	in.account = payer
+	e.responder.accounts.Add(payer)
 	return nil
 }
 

@@ -2,10 +2,13 @@ package pipe
 
 import (
 	"encoding/binary"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/idloc/idloc/internal/account"
 	"github.com/idloc/idloc/internal/peerid"
 	"github.com/idloc/idloc/internal/wire"
 )
@@ -17,11 +20,11 @@ import (
 const (
 	relayLease      = int64(60 * time.Second) // of a binding that is not asked for again
 	relayPerMember  = 64                      // bindings that one member takes part in
-	relayPerAccount = 512                     // that all members of one account take part in
+	relayPerAccount = 512                     // that all members of one invitation take part in
 	relayTotal      = 4096
 	relayRate       = 8 << 20 // bytes a second that a member may have forwarded
 	relayBurst      = time.Second / 4
-	relayAccount    = 4 // times a member's rate: all members of one account
+	relayAccount    = 4 // times a member's rate: all members of one invitation
 )
 
 // relays is all that an Endpoint relays. Its mu is taken without a Pipe's and
@@ -29,8 +32,8 @@ const (
 type relays struct {
 	mu       sync.Mutex // guards what follows
 	bindings map[bindingKey]*binding
-	members  map[peerid.ID]*relayMember
-	accounts map[string]*relayAccountOf
+	members  map[peerid.ID]*relayShare
+	accounts map[account.Account]*relayShare // of one part each
 	sweep    timed
 
 	packets, bytes, overQuota atomic.Uint64
@@ -56,20 +59,19 @@ type leg struct {
 	at      int64 // when it was last asked for; 0: never
 	pipe    atomic.Pointer[Pipe]
 	channel uint16
-	open    atomic.Bool // both have asked
-	meters  [2]*meter   // of the member and of its account
-	account *relayAccountOf
+	open    atomic.Bool   // both have asked
+	shares  []*relayShare // of the member and of its account's parts
 }
 
-type relayMember struct {
-	bindings int
+// relayShare is what one member has, or all who are charged together.
+type relayShare struct {
+	bindings int // of most; guarded by relays.mu
+	most     int
 	meter    *meter
 }
 
-// relayAccountOf is what all members of one account have.
-type relayAccountOf struct {
-	bindings int
-	meter    *meter
+func newRelayShare(most int, rate, now int64) *relayShare {
+	return &relayShare{most: most, meter: newMeter(rate, now)}
 }
 
 // meter is a token bucket of bytes. It may be used concurrently.
@@ -143,7 +145,7 @@ func (e *Endpoint) relayLeg(p *Pipe, target peerid.ID, session [16]byte) *leg {
 	if e.cfg.Relay == nil || target == p.peer || target == e.id.ID {
 		return nil
 	}
-	account, ok := e.cfg.Relay(p.peer, target)
+	payer, ok := e.cfg.Relay(p.peer, target)
 	if !ok {
 		return nil
 	}
@@ -168,7 +170,7 @@ func (e *Endpoint) relayLeg(p *Pipe, target peerid.ID, session [16]byte) *leg {
 	l := &b.legs[side]
 	if l.at == 0 {
 		// Each pays for its own side, so that nobody uses up another's.
-		if !r.enter(l, account, e.relayRate(), now) {
+		if !r.enter(l, payer, e.relayRate(), now) {
 			return nil
 		}
 		r.bindings[key] = b
@@ -196,29 +198,34 @@ func (e *Endpoint) relayRate() int64 {
 	return relayRate
 }
 
-// enter charges a leg to its member. The caller holds mu.
-func (r *relays) enter(l *leg, account string, rate, now int64) bool {
+// enter charges a leg to its member, and who is charged besides. The caller holds mu.
+func (r *relays) enter(l *leg, payer account.Account, rate, now int64) bool {
 	if r.bindings == nil {
 		r.bindings = map[bindingKey]*binding{}
-		r.members = map[peerid.ID]*relayMember{}
-		r.accounts = map[string]*relayAccountOf{}
+		r.members = map[peerid.ID]*relayShare{}
+		r.accounts = map[account.Account]*relayShare{}
 	}
 	m := r.members[l.peer]
 	if m == nil {
-		m = &relayMember{meter: newMeter(rate, now)}
+		m = newRelayShare(relayPerMember, rate, now)
 		r.members[l.peer] = m
 	}
-	a := r.accounts[account]
-	if a == nil {
-		a = &relayAccountOf{meter: newMeter(relayAccount*rate, now)}
-		r.accounts[account] = a
+	shares := []*relayShare{m}
+	for part, times := range payer.All() {
+		a := r.accounts[part]
+		if a == nil {
+			a = newRelayShare(times*relayPerAccount, int64(times)*relayAccount*rate, now)
+			r.accounts[part] = a
+		}
+		shares = append(shares, a)
 	}
-	if m.bindings >= relayPerMember || a.bindings >= relayPerAccount || len(r.bindings) >= relayTotal {
+	if len(r.bindings) >= relayTotal || slices.ContainsFunc(shares, func(s *relayShare) bool { return s.bindings >= s.most }) {
 		return false
 	}
-	m.bindings++
-	a.bindings++
-	l.meters, l.account = [2]*meter{m.meter, a.meter}, a
+	for _, s := range shares {
+		s.bindings++
+	}
+	l.shares = shares
 	return true
 }
 
@@ -229,9 +236,8 @@ func (l *leg) leave() {
 	}
 }
 
-// remove ends a binding. Meters stay while the member has others, so that
-// binding anew does not fill them; an account's stays for good with the
-// others, of which there are as many as invitations. The caller holds mu.
+// remove ends a binding. Meters stay until the next sweep, so that binding anew
+// does not fill them. The caller holds mu.
 func (r *relays) remove(b *binding) {
 	delete(r.bindings, b.key)
 	for i := range b.legs {
@@ -242,8 +248,9 @@ func (r *relays) remove(b *binding) {
 			continue
 		}
 		l.at = 0
-		r.members[l.peer].bindings--
-		l.account.bindings--
+		for _, s := range l.shares {
+			s.bindings--
+		}
 	}
 }
 
@@ -261,13 +268,9 @@ func (e *Endpoint) expireRelays(now int64) (next int64) {
 			}
 		}
 	}
-	for id, m := range r.members {
-		if m.bindings == 0 {
-			delete(r.members, id)
-		}
-	}
+	maps.DeleteFunc(r.members, func(_ peerid.ID, s *relayShare) bool { return s.bindings == 0 })
+	maps.DeleteFunc(r.accounts, func(_ account.Account, s *relayShare) bool { return s.bindings == 0 })
 	if len(r.bindings) == 0 {
-		clear(r.accounts)
 		return 0
 	}
 	return now + relayLease/4
@@ -333,8 +336,8 @@ func (f *forwarder) forward(p *Pipe, c uint16, inner []byte, now int64) {
 		p.drops.count(DropChannel)
 		return
 	}
-	for _, m := range l.meters {
-		if !m.take(len(inner), now) {
+	for _, s := range l.shares {
+		if !s.meter.take(len(inner), now) {
 			f.e.relays.overQuota.Add(1)
 			p.drops.count(DropQuota)
 			return

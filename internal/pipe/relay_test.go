@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/idloc/idloc/internal/account"
 	"github.com/idloc/idloc/internal/peerid"
 	"github.com/idloc/idloc/internal/wire"
 )
@@ -17,7 +18,7 @@ const hop = 10 * time.Millisecond
 
 func relaying(rate int) func(*Config) {
 	return func(c *Config) {
-		c.Relay = func(from, to peerid.ID) (string, bool) { return "all", true }
+		c.Relay = func(from, to peerid.ID) (account.Account, bool) { return account.Account{Invitation: "all"}, true }
 		c.RelayRate = rate
 	}
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 
+	"github.com/idloc/idloc/internal/account"
 	"github.com/idloc/idloc/internal/peerid"
 	"github.com/idloc/idloc/overlay/membership"
 )
@@ -20,7 +21,7 @@ import (
 const (
 	// readmitMax is how many are made members again at a time, here or by an issuer that
 	// is asked for them; readmitOf of them by one invitation.
-	readmitMax = 16
+	readmitMax = 32
 	readmitOf  = 8
 	// readmitKept is how long one that comes once more, as it has not got the answer, is
 	// given the same. readmitPause is how long one that was refused is not asked for again.
@@ -42,7 +43,7 @@ var (
 type readmissions struct {
 	mu      sync.Mutex // guards the rest
 	running int
-	of      map[membership.Key]int // running, by invitation
+	of      account.Counts // running
 	last    *simplelru.LRU[peerid.ID, readmission]
 }
 
@@ -54,7 +55,7 @@ type readmission struct {
 }
 
 func newReadmissions() *readmissions {
-	l := &readmissions{of: map[membership.Key]int{}}
+	l := &readmissions{}
 	l.last, _ = simplelru.NewLRU[peerid.ID, readmission](readmittedMax, nil) // fails for a size of zero
 	return l
 }
@@ -63,11 +64,11 @@ func newReadmissions() *readmissions {
 func (l *readmissions) begin(m *membership.Member) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.running >= readmitMax || l.of[m.Invitation] >= readmitOf {
+	if l.running >= readmitMax || l.of.Full(m.Account(), readmitOf) {
 		return false
 	}
 	l.running++
-	l.of[m.Invitation]++
+	l.of.Add(m.Account())
 	return true
 }
 
@@ -75,9 +76,7 @@ func (l *readmissions) end(m *membership.Member, what readmission) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.running--
-	if l.of[m.Invitation]--; l.of[m.Invitation] == 0 {
-		delete(l.of, m.Invitation)
-	}
+	l.of.Remove(m.Account())
 	l.last.Add(m.Peer, what)
 }
 

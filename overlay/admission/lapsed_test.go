@@ -418,8 +418,8 @@ func TestReadmissionCrowd(t *testing.T) {
 		w.mu.Lock()
 		w.silent[earth.Self()] = false
 		w.mu.Unlock()
-		if l := moon.returning; l.running != 0 || len(l.of) != 0 {
-			t.Errorf("%d are under way when all is done, of %d invitations", l.running, len(l.of))
+		if l := moon.returning; l.running != 0 || l.of.Len() != 0 {
+			t.Errorf("%d are under way when all is done, of %d invitations", l.running, l.of.Len())
 		}
 		for _, p := range away {
 			if err := p.sayHello(moon); err != nil {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"sync/atomic"
 
+	"github.com/idloc/idloc/internal/account"
 	"github.com/idloc/idloc/internal/peerid"
 	"github.com/idloc/idloc/overlay/membership"
 	"github.com/idloc/idloc/overlay/naming"
@@ -152,13 +153,12 @@ func (r *Roster) Member(id peerid.ID) (*membership.Member, bool) {
 	return m, err == nil
 }
 
-// Account is to whom what a member uses is charged besides itself: its invitation. ""
-// for who is none, and who came by none.
-func (r *Roster) Account(id peerid.ID) string {
-	if m, ok := r.Member(id); ok && !m.Invitation.IsZero() {
-		return string(m.Invitation[:])
+// Account is to whom what a member uses is charged besides itself; nobody for who is none.
+func (r *Roster) Account(id peerid.ID) (a account.Account) {
+	if m, ok := r.Member(id); ok {
+		a = m.Account()
 	}
-	return ""
+	return a
 }
 
 // FullName returns the full name that a peer's certificate gives it, this peer's own
@@ -177,12 +177,15 @@ func (r *Roster) FullName(id peerid.ID) string {
 
 // RelayFor says whether this peer may forward what comes from a peer, and to whom that is
 // charged: see Account.
-func (r *Roster) RelayFor(from peerid.ID) (account string, ok bool) {
+func (r *Roster) RelayFor(from peerid.ID) (payer account.Account, ok bool) {
 	if me := r.Own().Member; me == nil || !me.Roles.Has(membership.RoleRelay) {
-		return "", false
+		return payer, false
 	}
-	_, ok = r.Member(from)
-	return r.Account(from), ok
+	m, ok := r.Member(from)
+	if ok {
+		payer = m.Account()
+	}
+	return payer, ok
 }
 
 // Current returns the best membership of a peer that has shown m once, false if

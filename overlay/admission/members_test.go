@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/idloc/idloc/internal/account"
 	"github.com/idloc/idloc/internal/peerid"
 	"github.com/idloc/idloc/overlay/membership"
 )
@@ -60,16 +61,16 @@ func TestRelayFor(t *testing.T) {
 		from  peerid.ID
 		ok    bool
 		name  string
-		whose string
+		whose account.Account
 	}{
-		{relay, mars.Self(), true, "mars." + relay.Overlay().Domain, string(mars.Own().Member.Invitation[:])},
-		{relay, stranger.Self(), false, "", ""},
-		{relay, relay.Self(), false, "relay." + relay.Overlay().Domain, ""},
-		{mars, relay.Self(), false, "relay." + relay.Overlay().Domain, ""},
+		{relay, mars.Self(), true, "mars." + relay.Overlay().Domain, account.Account{Invitation: string(mars.Own().Member.Invitation[:])}},
+		{relay, stranger.Self(), false, "", account.Account{}},
+		{relay, relay.Self(), false, "relay." + relay.Overlay().Domain, account.Account{}},
+		{mars, relay.Self(), false, "relay." + relay.Overlay().Domain, account.Account{}},
 	} {
 		account, ok := c.at.RelayFor(c.from)
 		if name := c.at.FullName(c.from); ok != c.ok || account != c.whose || name != c.name {
-			t.Errorf("%v for %v: %v, charged to %x, named %q; want %+v", c.at.Own().Label, c.from, ok, account, name, c)
+			t.Errorf("%v for %v: %v, charged to %+v, named %q; want %+v", c.at.Own().Label, c.from, ok, account, name, c)
 		}
 	}
 }

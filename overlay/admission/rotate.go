@@ -180,7 +180,7 @@ func (r *Roster) succeed(ctx context.Context, m *membership.Member, next peerid.
 		r.registry.succeeded(before)()
 	}
 	chain, err := r.root.Issuer().Issue(next, membership.MemberOptions{
-		Label: m.Label, Wildcard: m.Wildcard, Roles: m.Roles, Serial: serial, Invitation: m.Invitation,
+		Label: m.Label, Wildcard: m.Wildcard, Roles: m.Roles, Serial: serial, Invitation: m.Invitation, Inviter: m.Inviter,
 	}, now)
 	if err != nil {
 		return confirmAnswer{}, err

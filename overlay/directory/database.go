@@ -21,7 +21,7 @@ import (
 	"github.com/libp2p/go-libp2p/p2p/host/eventbus"
 	ma "github.com/multiformats/go-multiaddr"
 
-	"github.com/idloc/idloc/overlay/membership"
+	"github.com/idloc/idloc/internal/account"
 )
 
 const (
@@ -257,20 +257,11 @@ func (d *database) connected(p peer.ID) bool {
 	return d.cfg.Mesh.Host().Network().Connectedness(p) == network.Connected
 }
 
-func (d *database) account(p peer.ID) string {
-	m, ok := d.cfg.Roster.Member(fromPeer(p))
-	if !ok {
-		return ""
+func (d *database) account(p peer.ID) (a account.Account) {
+	if m, ok := d.cfg.Roster.Member(fromPeer(p)); ok {
+		a = m.Account()
 	}
-	return accountOf(m)
-}
-
-// accountOf is what all who came by one invitation share; "" is none.
-func accountOf(m *membership.Member) string {
-	if m == nil || m.Invitation.IsZero() {
-		return ""
-	}
-	return string(m.Invitation[:])
+	return a
 }
 
 func (d *database) revoked(p peer.ID) bool { return d.cfg.Roster.Revoked(fromPeer(p)) }

@@ -26,33 +26,9 @@ func TestRecordsOfOneMember(t *testing.T) {
 	defer n.cancel()
 	store := n.db.store.(*boundedStore)
 	store.perAccount = 2 * keptPerMember
-	token, err := o.root.Issuer().Invite(membership.InviteOptions{Uses: membership.AnyNumber}, time.Now())
-	if err != nil {
-		t.Fatal(err)
-	}
-	enter := func() member {
-		_, key, err := ed25519.GenerateKey(nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		chain, err := token.SelfIssue(key, "", time.Now())
-		if err != nil {
-			t.Fatal(err)
-		}
-		return member{key, peerid.ID(key.Public().(ed25519.PublicKey)), chain, ""}
-	}
-	put := func(m member, label string, seq uint64) (taken int) {
-		value := o.sign(m, naming.Record{Label: label, Seq: seq})
-		for _, key := range naming.Keys(o.ov.ID, label) {
-			switch err := n.db.local.Put(t.Context(), key, record.MakePutRecord(key, value)); { // as kad-dht does
-			case err == nil:
-				taken++
-			case !errors.Is(err, errStoreFull):
-				t.Fatal(err)
-			}
-		}
-		return taken
-	}
+	token := invite(t, o.root.Issuer(), membership.AnyNumber)
+	enter := func() member { return enterBy(t, token) }
+	put := func(m member, label string, seq uint64) int { return n.put(m, label, seq) }
 	first := enter()
 	flood := func(m member, name string) (taken int) {
 		for i := range keptPerMember {
@@ -81,11 +57,96 @@ func TestRecordsOfOneMember(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if len(store.kept) != 0 {
-		t.Errorf("charged when there is none: %v", store.kept)
+	if len(store.members) != 0 || store.accounts.Len() != 0 {
+		t.Errorf("charged when there is none: %v, %+v", store.members, store.accounts)
 	}
 	if taken := put(first, "z", 0); taken != naming.Replicas {
 		t.Errorf("%d when there is room again", taken)
+	}
+}
+
+// invite makes a token for any label.
+func invite(t *testing.T, by *membership.Issuer, uses int) *membership.Token {
+	t.Helper()
+	token, err := by.Invite(membership.InviteOptions{Uses: uses}, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return token
+}
+
+// enterBy makes a provisional member.
+func enterBy(t *testing.T, token *membership.Token) member {
+	t.Helper()
+	_, key, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	chain, err := token.SelfIssue(key, "", time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return member{key, peerid.ID(key.Public().(ed25519.PublicKey)), chain, ""}
+}
+
+// put has a member's record of a name kept under its keys, and returns under how many of
+// them it was.
+func (n *node) put(m member, label string, seq uint64) (taken int) {
+	n.o.t.Helper()
+	value := n.o.sign(m, naming.Record{Label: label, Seq: seq})
+	for _, key := range naming.Keys(n.o.ov.ID, label) {
+		switch err := n.db.local.Put(n.o.t.Context(), key, record.MakePutRecord(key, value)); { // as kad-dht does
+		case err == nil:
+			taken++
+		case !errors.Is(err, errStoreFull):
+			n.o.t.Fatal(err)
+		}
+	}
+	return taken
+}
+
+// TestRecordsOfOneDelegate is the attack: a delegate writes tokens, and each of the keys that
+// come by them, provisional, confirmed by the founder or by the delegate itself, signs the
+// records of a name. Together they have what two invitations may; others' are taken.
+func TestRecordsOfOneDelegate(t *testing.T) {
+	t.Parallel()
+	o := newOverlay(t)
+	n := o.node(o.member("earth"))
+	defer n.cancel()
+	store := n.db.store.(*boundedStore)
+	store.perAccount, store.most = 2*naming.Replicas, 8*naming.Replicas
+	now := time.Now()
+	_, key, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	delegation, err := o.root.Delegate(peerid.ID(key.Public().(ed25519.PublicKey)), membership.RoleDelegate, time.Time{}, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	delegate, err := membership.NewDelegate(key, delegation, o.ov, now, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := 0
+	for i := range 12 {
+		m, label := enterBy(t, invite(t, delegate, 1)), fmt.Sprint("x", i)
+		if by := [...]*membership.Issuer{nil, o.root.Issuer(), delegate}[i%3]; by != nil {
+			if m.chain, err = membership.Confirm(by, m.chain, label, 0, now, nil); err != nil {
+				t.Fatal(err)
+			}
+			// Renewed by the founder, it is the delegate's as before.
+			if m.chain, err = membership.Confirm(o.root.Issuer(), m.chain, label, 0, now, nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+		all += n.put(m, label, 0)
+	}
+	if all != 2*store.perAccount {
+		t.Errorf("%d records of one delegate, of %d", all, store.most)
+	}
+	if taken := n.put(enterBy(t, invite(t, o.root.Issuer(), 1)), "mars", 0); taken != naming.Replicas {
+		t.Errorf("of another member %d", taken)
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	kb "github.com/libp2p/go-libp2p-kbucket"
 	"github.com/libp2p/go-libp2p/core/peer"
 
+	"github.com/idloc/idloc/internal/account"
 	"github.com/idloc/idloc/internal/event"
 	"github.com/idloc/idloc/internal/pause"
 	"github.com/idloc/idloc/internal/peerid"
@@ -244,14 +245,16 @@ func (p *publisher) contactsLocked() []peerid.ID {
 		return cmp.Or(cmp.Compare(a.rank, b.rank), slices.Compare(a.dist, b.dist), a.id.Compare(b.id))
 	})
 	var out, more []peerid.ID
-	of := map[string]int{}
+	of := &crowd{}
 	for _, n := range all {
-		m, _ := p.cfg.Roster.Member(n.id)
-		if account := accountOf(m); account == "" || of[account] < perAccount {
-			of[account]++
-			out = append(out, n.id)
-		} else {
+		var a account.Account
+		if m, ok := p.cfg.Roster.Member(n.id); ok {
+			a = m.Account()
+		}
+		if of.add(a) {
 			more = append(more, n.id)
+		} else {
+			out = append(out, n.id)
 		}
 	}
 	out = append(out, more...)

@@ -10,13 +10,16 @@ import (
 	recpb "github.com/libp2p/go-libp2p-record/pb"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/idloc/idloc/internal/account"
+	"github.com/idloc/idloc/internal/peerid"
 	"github.com/idloc/idloc/overlay/naming"
 )
 
 // How many records this peer keeps for others, of at most naming.MaxRecord bytes each. A
 // member needs naming.Replicas for its name and one for its contacts, and for a while those
 // of a name that it had before; its certificate may allow it any label. All who came by one
-// invitation may be an office. What is above is not taken, until others have expired.
+// invitation may be an office, and all of one delegate's have twice that. What is above is
+// not taken, until others have expired.
 const (
 	keptPerMember  = 24
 	keptPerAccount = 8192
@@ -30,21 +33,24 @@ type boundedStore struct {
 	*dssync.MutexDatastore
 	perMember, perAccount, most int
 
-	mu   sync.Mutex // guards the rest, and is held while the datastore is changed
-	of   map[ds.Key]payers
-	kept map[string]int // records by member, and by invitation
+	mu       sync.Mutex // guards the rest, and is held while the datastore is changed
+	of       map[ds.Key]payers
+	members  map[peerid.ID]int // records of each
+	accounts account.Counts
 }
 
-// payers are to whom a record is charged: its member, and the invitation by which that
-// came.
-type payers struct{ member, account string }
+// payers are to whom a record is charged.
+type payers struct {
+	member  peerid.ID
+	account account.Account
+}
 
 var _ ds.Batching = (*boundedStore)(nil)
 
 func newBoundedStore() *boundedStore {
 	return &boundedStore{
 		MutexDatastore: dssync.MutexWrap(ds.NewMapDatastore()), perMember: keptPerMember, perAccount: keptPerAccount, most: keptMax,
-		of: map[ds.Key]payers{}, kept: map[string]int{},
+		of: map[ds.Key]payers{}, members: map[peerid.ID]int{},
 	}
 }
 
@@ -55,15 +61,8 @@ func payersOf(value []byte) (p payers, ok bool) {
 	if proto.Unmarshal(value, rec) != nil {
 		return p, false
 	}
-	peer, invitation, ok := naming.Origin(rec.GetValue())
-	if !ok {
-		return p, false
-	}
-	p.member = "m" + string(peer[:])
-	if !invitation.IsZero() {
-		p.account = "i" + string(invitation[:])
-	}
-	return p, true
+	p.member, p.account, ok = naming.Origin(rec.GetValue())
+	return p, ok
 }
 
 // Put implements ds.Datastore.
@@ -73,7 +72,7 @@ func (s *boundedStore) Put(ctx context.Context, key ds.Key, value []byte) error 
 	defer s.mu.Unlock()
 	old, had := s.of[key]
 	if charged && old != p {
-		if !had && len(s.of) >= s.most || s.kept[p.member] >= s.perMember || p.account != "" && p.account != old.account && s.kept[p.account] >= s.perAccount {
+		if !had && len(s.of) >= s.most || s.members[p.member] >= s.perMember || p.account != old.account && s.accounts.Full(p.account, s.perAccount) {
 			return errStoreFull
 		}
 	}
@@ -83,10 +82,8 @@ func (s *boundedStore) Put(ctx context.Context, key ds.Key, value []byte) error 
 	s.release(key)
 	if charged {
 		s.of[key] = p
-		s.kept[p.member]++
-		if p.account != "" {
-			s.kept[p.account]++
-		}
+		s.members[p.member]++
+		s.accounts.Add(p.account)
 	}
 	return nil
 }
@@ -112,12 +109,8 @@ func (s *boundedStore) release(key ds.Key) {
 		return
 	}
 	delete(s.of, key)
-	for _, who := range []string{p.member, p.account} {
-		if who == "" {
-			continue
-		}
-		if s.kept[who]--; s.kept[who] <= 0 {
-			delete(s.kept, who)
-		}
+	if s.members[p.member]--; s.members[p.member] <= 0 {
+		delete(s.members, p.member)
 	}
+	s.accounts.Remove(p.account)
 }

@@ -12,6 +12,7 @@ import (
 	record "github.com/libp2p/go-libp2p-record"
 	"github.com/libp2p/go-libp2p/core/peer"
 
+	"github.com/idloc/idloc/internal/account"
 	"github.com/idloc/idloc/overlay/membership"
 )
 
@@ -24,8 +25,9 @@ const (
 	// overlay that grows fast most have. A record that is there is found by
 	// the first few.
 	depth = 4 * replicas
-	// perAccount is how many of one invitation a walk for replicas counts, as long as
-	// there may be others: one person's keys can be ground until they are the nearest.
+	// perAccount is how many of one invitation a walk for replicas counts (package account),
+	// as long as there may be others: one person's keys can be ground until they are the
+	// nearest.
 	// spreadMax is how many it counts so. What is put goes to the nearest, and to those
 	// of other invitations that are the nearest but for them: a read asks as many.
 	perAccount = 2
@@ -112,9 +114,8 @@ type servers interface {
 	// revoked says whether one's membership was taken back: it is none of the
 	// servers.
 	revoked(p peer.ID) bool
-	// account is to whom a server that has answered is charged, "" if to nobody but
-	// itself.
-	account(p peer.ID) string
+	// account is to whom a server that has answered is charged besides itself.
+	account(p peer.ID) account.Account
 	// learn takes the addresses of a server that another one has named.
 	learn(by peer.ID, ai *peer.AddrInfo)
 }
@@ -296,7 +297,7 @@ func (w *walker) leaveOutRevoked() {
 func (w *walker) countNearest() {
 	w.res.heard, w.res.silent, w.res.nearest = 0, 0, nil
 	w.res.met = len(w.list) + w.res.itself()
-	crowd, spread := crowd{}, 0
+	crowd, spread := &crowd{}, 0
 	self := distance(kb.ConvertPeerID(w.me), w.target)
 	counted := !w.res.self || w.young
 	for _, c := range w.list {
@@ -327,15 +328,15 @@ func (w *walker) countNearest() {
 }
 
 // crowd counts servers by their account.
-type crowd map[string]int
+type crowd struct{ of account.Counts }
 
-// add counts one, and says whether there are enough of its account without it.
-func (c crowd) add(account string) bool {
-	if account == "" {
-		return false
+// add counts one, unless there are enough of its account without it, and says whether so.
+func (c *crowd) add(a account.Account) (enough bool) {
+	if c.of.Full(a, perAccount) {
+		return true
 	}
-	c[account]++
-	return c[account] > perAccount
+	c.of.Add(a)
+	return false
 }
 
 // countOne counts the next one by distance, if it is one of the nearest.
@@ -371,7 +372,7 @@ func (w *walker) count(state uint8) int {
 // next returns the nearest candidate to ask, or nil once the nearest depth
 // that have not failed were asked.
 func (w *walker) next() *candidate {
-	n, crowd := 0, crowd{}
+	n, crowd := 0, &crowd{}
 	for i, c := range w.list {
 		switch c.state {
 		case waiting:

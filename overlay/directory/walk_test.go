@@ -15,6 +15,8 @@ import (
 
 	kb "github.com/libp2p/go-libp2p-kbucket"
 	"github.com/libp2p/go-libp2p/core/peer"
+
+	"github.com/idloc/idloc/internal/account"
 )
 
 // strata are servers without a network: they answer, in groups, when all of a
@@ -72,7 +74,7 @@ func (s *strata) connected(peer.ID) bool { return true }
 
 func (s *strata) revoked(peer.ID) bool { return false }
 
-func (s *strata) account(peer.ID) string { return "" }
+func (s *strata) account(peer.ID) account.Account { return account.Account{} }
 
 func (s *strata) learn(peer.ID, *peer.AddrInfo) {}
 
@@ -128,7 +130,7 @@ type pretended struct {
 	// dialled are those that are not connected.
 	dialled map[peer.ID]bool
 	// accounts are those of whom not only themselves are charged.
-	accounts map[peer.ID]string
+	accounts map[peer.ID]account.Account
 	// revoke are those that are revoked while they are asked.
 	revoke map[peer.ID]bool
 
@@ -173,7 +175,7 @@ func (s *pretended) revoked(p peer.ID) bool {
 	return s.out[p]
 }
 
-func (s *pretended) account(p peer.ID) string { return s.accounts[p] }
+func (s *pretended) account(p peer.ID) account.Account { return s.accounts[p] }
 
 func (s *pretended) learn(peer.ID, *peer.AddrInfo) {}
 
@@ -370,6 +372,19 @@ func TestWalkRevoked(t *testing.T) {
 // which cannot.
 func TestGroundServers(t *testing.T) {
 	t.Parallel()
+	ground(t, func(i int) account.Account { return account.Account{Invitation: fmt.Sprint("token ", i%2)} })
+}
+
+// TestGroundServersOfOneDelegate: the same with tokens that one delegate has written, one
+// for each key.
+func TestGroundServersOfOneDelegate(t *testing.T) {
+	t.Parallel()
+	ground(t, func(i int) account.Account {
+		return account.Account{Invitation: fmt.Sprint("token ", i), Delegate: "a delegate"}
+	})
+}
+
+func ground(t *testing.T, hostileOf func(i int) account.Account) {
 	names := 1000
 	if testing.Short() {
 		names = 100
@@ -379,14 +394,14 @@ func TestGroundServers(t *testing.T) {
 		key := fmt.Sprint("name ", n)
 		pool := ranked(key, 600) // of which an attacker takes those that suit it
 		me, servers := pool[599], slices.Clone(pool[:20])
-		s := &pretended{accounts: map[peer.ID]string{}, value: map[peer.ID][]byte{}}
+		s := &pretended{accounts: map[peer.ID]account.Account{}, value: map[peer.ID][]byte{}}
 		hostile := map[peer.ID]bool{}
 		for i, p := range servers {
-			hostile[p], s.accounts[p] = true, fmt.Sprint("token ", i%2)
+			hostile[p], s.accounts[p] = true, hostileOf(i)
 		}
 		for i := range 40 {
 			p := pool[20+14*i]
-			servers, s.accounts[p] = append(servers, p), fmt.Sprint("honest ", i)
+			servers, s.accounts[p] = append(servers, p), account.Account{Invitation: fmt.Sprint("honest ", i)}
 		}
 		put := newWalker(s, me, all{}, key, replicas, nil)
 		put.spread = true
@@ -428,9 +443,9 @@ func TestReplicasOfOneToken(t *testing.T) {
 		"in twos":  {func(i int) string { return fmt.Sprint(i / 2) }, replicas, replicas},
 		"in fours": {func(i int) string { return fmt.Sprint(i / 4) }, 14, 12}, // 8 nearest are of 2, of which 4 count, and 4 more of 2 others
 	} {
-		s := &pretended{accounts: map[peer.ID]string{}}
+		s := &pretended{accounts: map[peer.ID]account.Account{}}
 		for i, p := range servers {
-			s.accounts[p] = c.account(i)
+			s.accounts[p] = account.Account{Invitation: c.account(i)}
 		}
 		w := newWalker(s, me, all{}, key, replicas, nil)
 		w.spread = true

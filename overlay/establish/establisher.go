@@ -9,6 +9,7 @@ import (
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 
+	"github.com/idloc/idloc/internal/account"
 	"github.com/idloc/idloc/internal/event"
 	"github.com/idloc/idloc/internal/logpace"
 	"github.com/idloc/idloc/internal/peerid"
@@ -114,10 +115,9 @@ type Config struct {
 	// Verify says whether a chain makes a member of a peer now, and remembers it
 	// if so. Errors wrap membership.ErrNotMember.
 	Verify func(chain []byte, p peerid.ID) error
-	// Account is to whom, besides a member itself, its establishments are charged: all who
-	// came by one invitation share one; "" is none. It is asked after Verify. nil charges
-	// nobody else.
-	Account func(p peerid.ID) string
+	// Account is to whom, besides a member itself, its establishments are charged. It is
+	// asked after Verify. nil charges nobody else.
+	Account func(p peerid.ID) account.Account
 	// Relays returns the members that may relay and have not refused, in no
 	// order; of one that is there twice the better counts. The slice is the
 	// caller's.
@@ -156,13 +156,13 @@ type Establisher struct {
 	improving  map[peerid.ID]bool               // relayed pipes whose direct path is looked for
 	recent     *simplelru.LRU[[16]byte, []byte] // answers to offers whose establishment has ended, by session
 	responding int
-	accounts   map[string]int // of those responding, by account
+	accounts   account.Counts // of those responding
 	closed     bool
 }
 
 // New returns an Establisher that runs until Close.
 func New(cfg Config) (*Establisher, error) {
-	c := &Establisher{cfg: cfg, log: logpace.New(cfg.Logger), byPeer: map[peerid.ID]*establishment{}, improving: map[peerid.ID]bool{}, accounts: map[string]int{}}
+	c := &Establisher{cfg: cfg, log: logpace.New(cfg.Logger), byPeer: map[peerid.ID]*establishment{}, improving: map[peerid.ID]bool{}}
 	var err error
 	if c.recent, err = simplelru.NewLRU[[16]byte, []byte](recentMax, nil); err != nil {
 		return nil, err
@@ -386,9 +386,9 @@ func (c *Establisher) refusal() offers.Status {
 // It returns the establishment that answers it, a new one or that which the same
 // offer has begun; or the answer of one that has ended; or why there is none.
 func (c *Establisher) admit(in *pipe.Incoming, via peerid.ID) (e *establishment, again []byte, status offers.Status) {
-	account := ""
+	var payer account.Account
 	if c.cfg.Account != nil {
-		account = c.cfg.Account(in.Peer)
+		payer = c.cfg.Account(in.Peer)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -402,7 +402,7 @@ func (c *Establisher) admit(in *pipe.Incoming, via peerid.ID) (e *establishment,
 	if a, ok := c.recent.Get(in.Session); ok {
 		return nil, a, offers.Answered
 	}
-	if c.responding >= respondMax || account != "" && c.accounts[account] >= respondPerAccount {
+	if c.responding >= respondMax || c.accounts.Full(payer, respondPerAccount) {
 		return nil, nil, offers.Busy
 	}
 	if old != nil {
@@ -417,9 +417,9 @@ func (c *Establisher) admit(in *pipe.Incoming, via peerid.ID) (e *establishment,
 		close(old.replaced) // whoever waits for it waits for the new one
 	}
 	c.responding++
-	c.accounts[account]++
+	c.accounts.Add(payer)
 	e = c.newEstablishment(in.Peer)
-	e.account = account
+	e.account = payer
 	e.incoming, e.via, e.session = in, via, in.Session
 	// An offer that names no relay of members wants none.
 	e.direct = len(in.Remote.Relays) == 0

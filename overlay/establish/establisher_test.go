@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/idloc/idloc/internal/account"
 	"github.com/idloc/idloc/internal/peerid"
 	"github.com/idloc/idloc/internal/pipe"
 	"github.com/idloc/idloc/internal/wire"
@@ -252,38 +253,54 @@ func TestManyOffers(t *testing.T) {
 }
 
 // TestManyOffersOfOneToken is the attack: keys of one token begin all establishments
-// that others may. They get a quarter, and who came by another token is answered.
+// that others may. They get a quarter, and who came by another token is answered. So it is
+// with keys that one delegate has let in, each by a token of its own: they get half.
 func TestManyOffersOfOneToken(t *testing.T) {
+	manyOffersOf(t, account.Account{Invitation: "a token"}, account.Account{Invitation: "a token"}, respondPerAccount)
+	manyOffersOf(t, account.Account{Delegate: "a delegate"}, account.Account{Invitation: "a token", Delegate: "a delegate"}, 2*respondPerAccount)
+}
+
+// manyOffersOf has as many establishments as most counted as an account's, and one more
+// begun by a peer with another account, which is to have no more of it.
+func manyOffersOf(t *testing.T, counted, charged account.Account, most int) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLab(t)
 		small, other, large := l.add("small", AnyPath, script{never: true}), l.add("other", AnyPath, script{never: true}), l.add("large", AnyPath, script{never: true})
-		large.cfg.Account = func(p peerid.ID) string {
+		large.cfg.Account = func(p peerid.ID) account.Account {
 			if p == other.cfg.Self {
-				return "another token"
+				return account.Account{Invitation: "another token", Delegate: "another delegate"}
 			}
-			return "a token"
+			return charged
 		}
 		set := func(n int) {
 			large.Establisher.mu.Lock()
 			defer large.Establisher.mu.Unlock()
-			large.responding, large.accounts["a token"] = n, n
+			for ; large.responding < n; large.responding++ {
+				large.accounts.Add(counted)
+			}
+			for ; large.responding > n; large.responding-- {
+				large.accounts.Remove(counted)
+			}
 		}
-		set(respondPerAccount)
+		set(most)
 		if a := large.Offered(offers.Request{Offer: small.offer(large)}, small.cfg.Self); a.Status != offers.Busy || len(a.Answer) > 0 {
 			t.Errorf("one more of the token: %+v", a)
 		}
 		if a := large.Offered(offers.Request{Offer: other.offer(large)}, other.cfg.Self); a.Status != offers.Answered {
 			t.Errorf("of another token: %+v", a)
 		}
-		set(respondPerAccount - 1)
+		large.Establisher.mu.Lock()
+		large.responding = most // other's does not count
+		large.Establisher.mu.Unlock()
+		set(most - 1)
 		if a := large.Offered(offers.Request{Offer: small.offer(large)}, small.cfg.Self); a.Status != offers.Answered {
 			t.Errorf("the last of the token: %+v", a)
 		}
 		l.lasting()
 		large.Establisher.mu.Lock()
 		defer large.Establisher.mu.Unlock()
-		if n := large.accounts["a token"]; n != respondPerAccount-1 || large.accounts["another token"] != 0 {
-			t.Errorf("charged when they have ended: %v", large.accounts)
+		if n := large.accounts.Of(counted); n != most-1 || large.accounts.Len() != 1 {
+			t.Errorf("charged when they have ended: %+v", large.accounts)
 		}
 	})
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"sync"
 
+	"github.com/idloc/idloc/internal/account"
 	"github.com/idloc/idloc/internal/event"
 	"github.com/idloc/idloc/internal/peerid"
 	"github.com/idloc/idloc/internal/pipe"
@@ -19,11 +20,11 @@ type establishment struct {
 	c         *Establisher
 	peer      peerid.ID
 	initiator bool
-	direct    bool           // uses no relay
-	turn      bool           // may use TURN servers
-	incoming  *pipe.Incoming // responder: the offer
-	account   string         // responder: to whom it is charged besides
-	session   [16]byte       // responder: of the offer
+	direct    bool            // uses no relay
+	turn      bool            // may use TURN servers
+	incoming  *pipe.Incoming  // responder: the offer
+	account   account.Account // responder: to whom it is charged besides
+	session   [16]byte        // responder: of the offer
 
 	ctx      context.Context // ends with a reason when another takes its place
 	cancel   context.CancelCauseFunc
@@ -200,9 +201,7 @@ func (e *establishment) publish() {
 	}
 	if !e.initiator {
 		c.responding--
-		if c.accounts[e.account]--; c.accounts[e.account] <= 0 {
-			delete(c.accounts, e.account)
-		}
+		c.accounts.Remove(e.account)
 	}
 	c.mu.Unlock()
 	if !e.initiator && e.answer == nil {

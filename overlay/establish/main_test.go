@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/idloc/idloc/internal/account"
 	"github.com/idloc/idloc/internal/event"
 	"github.com/idloc/idloc/internal/leaktest"
 	"github.com/idloc/idloc/internal/pause"
@@ -145,8 +146,8 @@ func (l *lab) add(name string, policy Policy, scripts ...script) *peer {
 		scripts: scripts, noMember: map[peerid.ID]bool{}, steps: map[*establishment]string{}}
 	p.candidates = []wire.Candidate{{Type: wire.Host, Addr: p.addr, Foundation: "h", Priority: 1}}
 	p.pipes, err = pipe.NewEndpoint(pipe.Config{Key: key, Handler: handler{}, IdleTimeout: 2 * time.Hour,
-		Account: func(peerid.ID) string { return l.account },
-		Relay:   func(from, to peerid.ID) (string, bool) { return "all", true }})
+		Account: func(peerid.ID) account.Account { return account.Account{Invitation: l.account} },
+		Relay:   func(from, to peerid.ID) (account.Account, bool) { return account.Account{Invitation: "all"}, true }})
 	if err != nil {
 		l.t.Fatal(err)
 	}

@@ -22,7 +22,7 @@ func TestConstants(t *testing.T) {
 	}
 	for _, c := range []struct{ got, want int }{
 		{int(KindDelegate), 1}, {int(KindInvitation), 2}, {int(KindMember), 3}, {int(RoleRelay), 1}, {int(RoleDelegate), 2}, {int(allRoles), 3},
-		{certVersion, 1}, {int(flagRelay), 1}, {int(flagDelegate), 2}, {flagConfirmed, 4}, {flagWildcard, 8}, {flagInvited, 16}, {int(flagsKnown), 31},
+		{certVersion, 1}, {int(flagRelay), 1}, {int(flagDelegate), 2}, {flagConfirmed, 4}, {flagWildcard, 8}, {flagInvited, 16}, {flagInviter, 32}, {int(flagsKnown), 63},
 		{chainVersion, 1}, {maxLinks, 3}, {MaxChain, 1024}, {listVersion, 1}, {foldedVersion, 2}, {MaxRevocations, 110000},
 		{MaxRevocationList, 1 << 20}, {tagSize, 9}, {entriesMax, 256}, {entriesKept, 128}, {weeksMax, 128},
 		{int(RevokePeer), 1}, {int(RevokeInvitation), 2}, {int(RevokeInvited), 3}, {int(RevokeDelegate), 4},

@@ -96,6 +96,10 @@ type Certificate struct {
 	// Invitation is the key by which a confirmed member came; zero if the
 	// issuer made it a member without one.
 	Invitation Key
+	// Inviter is the delegate by whose word the root knows that: who has signed the
+	// invitation, or has confirmed the member before. Zero: the root itself. Of the root's
+	// certificates only; one of a delegate's is its own word.
+	Inviter Key
 	// Proof is the member key's signature under a provisional certificate:
 	// the holder of a token cannot make members of keys it does not hold.
 	Proof []byte
@@ -108,7 +112,8 @@ const (
 	flagConfirmed           = 1 << 2
 	flagWildcard            = 1 << 3
 	flagInvited             = 1 << 4
-	flagsKnown              = flagRelay | flagDelegate | flagConfirmed | flagWildcard | flagInvited
+	flagInviter             = 1 << 5
+	flagsKnown              = flagRelay | flagDelegate | flagConfirmed | flagWildcard | flagInvited | flagInviter
 
 	// maxUnix keeps times within what time.Time formats sanely (year 4147).
 	maxUnix = 1 << 36
@@ -117,7 +122,8 @@ const (
 // appendBody appends the payload without the proof: what the proof signs.
 //
 //	subject 32 | version 1 | kind 1 | flags 1 | notBefore uvarint | notAfter uvarint |
-//	label length 1 | label | confirmed: serial uvarint, invitation 32 if flagged |
+//	label length 1 | label | confirmed: serial uvarint, invitation 32 if flagged,
+//	inviter 32 if flagged |
 //	invitations: uses uvarint, 0 is any number
 func (c *Certificate) appendBody(b []byte) []byte {
 	flags := byte(c.Roles)
@@ -130,6 +136,9 @@ func (c *Certificate) appendBody(b []byte) []byte {
 	if !c.Invitation.IsZero() {
 		flags |= flagInvited
 	}
+	if !c.Inviter.IsZero() {
+		flags |= flagInviter
+	}
 	b = append(b, c.Subject[:]...)
 	b = append(b, certVersion, byte(c.Kind), flags)
 	b = binary.AppendUvarint(b, uint64(c.NotBefore.Unix()))
@@ -139,6 +148,9 @@ func (c *Certificate) appendBody(b []byte) []byte {
 		b = binary.AppendUvarint(b, c.Serial)
 		if !c.Invitation.IsZero() {
 			b = append(b, c.Invitation[:]...)
+		}
+		if !c.Inviter.IsZero() {
+			b = append(b, c.Inviter[:]...)
 		}
 	}
 	if c.Kind == KindInvitation {
@@ -178,7 +190,13 @@ func ParseCertificate(b []byte) (*Certificate, error) {
 				r.Fail("empty invitation key")
 			}
 		}
-	} else if flags&flagInvited != 0 {
+		if flags&flagInviter != 0 {
+			c.Inviter = r.Key()
+			if c.Inviter.IsZero() {
+				r.Fail("empty inviter key")
+			}
+		}
+	} else if flags&(flagInvited|flagInviter) != 0 {
 		r.Fail("flags %#x", flags)
 	}
 	if c.Kind == KindInvitation {

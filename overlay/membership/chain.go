@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/idloc/idloc/internal/account"
 	"github.com/idloc/idloc/internal/peerid"
 	"github.com/idloc/idloc/internal/wire"
 	"github.com/idloc/idloc/overlay/membership/canon"
@@ -106,6 +107,18 @@ func Certificates(chain []byte) ([]*Certificate, error) {
 	return certs, nil
 }
 
+// Claimed returns the member that a chain claims to make, without verifying anything.
+func Claimed(chain []byte) (*Member, error) {
+	ch, err := parseChain(chain)
+	if err != nil {
+		return nil, err
+	}
+	if ch.leaf().Kind != KindMember {
+		return nil, fmt.Errorf("%w: it ends in a %v", ErrIncomplete, ch.leaf().Kind)
+	}
+	return ch.member(), nil
+}
+
 // verify checks that the chain grants what its leaf claims: what each kind may
 // stand on, narrowing, times, revocation, and then, because they cost most,
 // the signatures.
@@ -198,14 +211,11 @@ func (g grant) allows(c *Certificate) (grant, error) {
 			next.grace = g.end
 		}
 	case KindMember:
-		if c.Confirmed == (g.kind == KindInvitation) {
-			return grant{}, fmt.Errorf("%w: the root and delegates confirm, invitations do not", ErrKind)
+		if err := g.allowsMember(c); err != nil {
+			return grant{}, err
 		}
 		if g.kind == KindInvitation {
 			end = g.grace
-		}
-		if c.Confirmed && c.Serial < g.since {
-			return grant{}, fmt.Errorf("%w: %d, when its delegate was none", ErrSerial, c.Serial)
 		}
 	}
 	if c.Roles&^g.roles != 0 {
@@ -219,6 +229,19 @@ func (g grant) allows(c *Certificate) (grant, error) {
 			c.NotAfter.Format(time.RFC3339), end.Format(time.RFC3339))
 	}
 	return next, nil
+}
+
+// allowsMember is the part of allows that is about how a member came.
+func (g grant) allowsMember(c *Certificate) error {
+	switch {
+	case c.Confirmed == (g.kind == KindInvitation):
+		return fmt.Errorf("%w: the root and delegates confirm, invitations do not", ErrKind)
+	case !c.Inviter.IsZero() && !g.root:
+		return fmt.Errorf("%w: only the root says by whose word it is", ErrKind)
+	case c.Confirmed && c.Serial < g.since:
+		return fmt.Errorf("%w: %d, when its delegate was none", ErrSerial, c.Serial)
+	}
+	return nil
 }
 
 // VerifyChain says who the last certificate of a chain makes a member, or why
@@ -290,6 +313,7 @@ type Member struct {
 	NotBefore, NotAfter time.Time
 	Invitation          Key       // by which it came; zero: none
 	Delegate            Key       // under whom it is a member; zero: the root
+	Inviter             Key       // the delegate by whose word it came; zero: the root
 	Delegation          time.Time // when that delegate's certificate begins
 	DelegationEnd       time.Time // and ends
 
@@ -304,12 +328,13 @@ func (ch *chain) member() *Member {
 	m := &Member{
 		Peer: c.Subject.Peer(), Label: c.Label, Wildcard: c.Wildcard, Roles: c.Roles,
 		Confirmed: c.Confirmed, Serial: c.Serial, NotBefore: c.NotBefore, NotAfter: c.NotAfter,
-		Invitation: c.Invitation,
+		Invitation: c.Invitation, Inviter: c.Inviter,
 	}
 	for _, l := range ch.links {
 		switch l.cert.Kind {
 		case KindDelegate:
 			m.Delegate, m.Delegation, m.DelegationEnd = l.cert.Subject, l.cert.NotBefore, l.cert.NotAfter
+			m.Inviter = m.Delegate
 		case KindInvitation:
 			m.Invitation = l.cert.Subject
 			m.Wildcard = l.cert.Label == AnyLabel
@@ -317,6 +342,18 @@ func (ch *chain) member() *Member {
 		}
 	}
 	return m
+}
+
+// Account is to whom, besides the member itself, what it uses is charged: its invitation,
+// and the delegate by whose word it came.
+func (m *Member) Account() (a account.Account) {
+	if !m.Invitation.IsZero() {
+		a.Invitation = string(m.Invitation[:])
+	}
+	if !m.Inviter.IsZero() {
+		a.Delegate = string(m.Inviter[:])
+	}
+	return a
 }
 
 // Allows says whether the member may claim the label.

@@ -28,6 +28,7 @@ func TestCertificateForm(t *testing.T) {
 		"no label":         func() Certificate { c := confirmed; c.Label = ""; return c }(),
 		"no roles":         func() Certificate { c := confirmed; c.Roles = 0; return c }(),
 		"no invitation":    func() Certificate { c := confirmed; c.Invitation = Key{}; return c }(),
+		"a delegate's":     func() Certificate { c := confirmed; c.Inviter = subject; return c }(),
 		"a second":         func() Certificate { c := confirmed; c.NotAfter = from.Add(time.Second); return c }(),
 	} {
 		got, err := ParseCertificate(c.Append(nil))
@@ -36,7 +37,7 @@ func TestCertificateForm(t *testing.T) {
 			continue
 		}
 		if got.Subject != c.Subject || got.Kind != c.Kind || got.Roles != c.Roles || got.Label != c.Label || got.Confirmed != c.Confirmed ||
-			got.Wildcard != c.Wildcard || got.Serial != c.Serial || got.Uses != c.Uses || got.Invitation != c.Invitation || !got.NotBefore.Equal(c.NotBefore) ||
+			got.Wildcard != c.Wildcard || got.Serial != c.Serial || got.Uses != c.Uses || got.Invitation != c.Invitation || got.Inviter != c.Inviter || !got.NotBefore.Equal(c.NotBefore) ||
 			!got.NotAfter.Equal(c.NotAfter) || !bytes.Equal(got.Proof, c.Proof) {
 			t.Errorf("%s: %+v", what, got)
 		}
@@ -86,7 +87,7 @@ func TestCertificateForm(t *testing.T) {
 	for what, c := range map[string]struct {
 		from Certificate
 		flag byte
-	}{"an unknown flag": {confirmed, 32}, "an unknown flag, the last": {confirmed, 128}, "an invitation of a provisional": {provisional, flagInvited}} {
+	}{"an unknown flag": {confirmed, 64}, "an unknown flag, the last": {confirmed, 128}, "an invitation of a provisional": {provisional, flagInvited}, "an inviter of a provisional": {provisional, flagInviter}} {
 		b := c.from.Append(nil)
 		b[flagsAt] |= c.flag
 		if _, err := ParseCertificate(b); !errors.Is(err, ErrNonCanonical) {
@@ -99,6 +100,11 @@ func TestCertificateForm(t *testing.T) {
 	b[flagsAt] |= flagInvited
 	if _, err := ParseCertificate(append(b, make([]byte, 32)...)); !errors.Is(err, ErrNonCanonical) {
 		t.Errorf("an invitation by the key of none: %v", err)
+	}
+	b = empty.Append(nil)
+	b[flagsAt] |= flagInviter
+	if _, err := ParseCertificate(append(b, make([]byte, 32)...)); !errors.Is(err, ErrNonCanonical) {
+		t.Errorf("an inviter without a key: %v", err)
 	}
 	for _, v := range []byte{0, 2} {
 		b := confirmed.Append(nil)

@@ -201,6 +201,7 @@ type MemberOptions struct {
 	Roles      Roles
 	Serial     uint64
 	Invitation Key       // by which it came; zero: none
+	Inviter    Key       // by whose word, if the issuer is the root; zero: its own
 	Until      time.Time // no longer than that; zero: as long as can be
 }
 
@@ -221,6 +222,9 @@ func (i *Issuer) Issue(peer peerid.ID, opts MemberOptions, now time.Time) ([]byt
 		Subject: KeyOf(peer), Kind: KindMember, Confirmed: true, Roles: opts.Roles,
 		Label: opts.Label, Wildcard: opts.Wildcard, Invitation: opts.Invitation,
 		Serial: max(min(opts.Serial, serialAt(now)), i.grant.since),
+	}
+	if i.IsRoot() {
+		c.Inviter = opts.Inviter
 	}
 	c.NotBefore, c.NotAfter = span(now, earlier(opts.Until, i.grant.end), MaxMember)
 	ch, err := i.issue(c, now)
@@ -285,7 +289,7 @@ func (i *Issuer) confirm(m *Member, label string, serial uint64, now time.Time) 
 		serial = m.Serial
 	}
 	return i.Issue(m.Peer, MemberOptions{
-		Label: label, Wildcard: m.Wildcard, Roles: m.Roles, Serial: serial, Invitation: m.Invitation,
+		Label: label, Wildcard: m.Wildcard, Roles: m.Roles, Serial: serial, Invitation: m.Invitation, Inviter: m.Inviter,
 	}, now)
 }
 

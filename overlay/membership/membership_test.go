@@ -303,6 +303,58 @@ func TestDelegate(t *testing.T) {
 	}
 }
 
+// TestDelegateIsCharged: what a member uses is charged to the delegate whose token it came by,
+// or who has confirmed it, also when the founder has confirmed and renewed it; and no delegate
+// writes that another is charged.
+func TestDelegateIsCharged(t *testing.T) {
+	root := testRoot(t)
+	o := root.Overlay()
+	dk, mk := seedKey(20), seedKey(22)
+	d := must(NewDelegate(dk, must(root.Delegate(idOf(dk), 0, time.Time{}, epoch))(t), o, epoch, nil))(t)
+	charged := func(chain []byte) Key {
+		t.Helper()
+		m, claimed := must(VerifyChain(chain, o, epoch, nil))(t), must(Claimed(chain))(t)
+		if claimed.Account() != m.Account() || m.Account().Invitation != string(m.Invitation[:]) {
+			t.Errorf("%+v, claimed %+v", m.Account(), claimed.Account())
+		}
+		return Key([]byte(m.Account().Delegate + string(make([]byte, 32)))[:32])
+	}
+	self := must(must(d.Invite(InviteOptions{}, epoch))(t).SelfIssue(mk, "pluto", epoch))(t)
+	rooted := must(Confirm(root.Issuer(), self, "pluto", 0, epoch, nil))(t)
+	renewed := must(Confirm(root.Issuer(), rooted, "pluto", 0, epoch, nil))(t)
+	for what, chain := range map[string][]byte{
+		"provisional":                       self,
+		"confirmed by the delegate":         must(Confirm(d, self, "pluto", 0, epoch, nil))(t),
+		"confirmed by the founder":          rooted,
+		"and renewed":                       renewed,
+		"renewed by the delegate":           must(Confirm(d, renewed, "pluto", 0, epoch, nil))(t),
+		"confirmed by one after the other":  must(Confirm(root.Issuer(), must(Confirm(d, self, "pluto", 0, epoch, nil))(t), "pluto", 0, epoch, nil))(t),
+		"of the founder's, by the delegate": must(Confirm(d, must(must(root.Issuer().Invite(InviteOptions{}, epoch))(t).SelfIssue(mk, "pluto", epoch))(t), "pluto", 0, epoch, nil))(t),
+	} {
+		if got := charged(chain); got != KeyOf(idOf(dk)) {
+			t.Errorf("%s: %v is charged", what, got)
+		}
+	}
+	direct := must(must(root.Issuer().Invite(InviteOptions{}, epoch))(t).SelfIssue(mk, "pluto", epoch))(t)
+	for what, chain := range map[string][]byte{"the founder's": direct, "confirmed": must(Confirm(root.Issuer(), direct, "pluto", 0, epoch, nil))(t)} {
+		if got := charged(chain); !got.IsZero() {
+			t.Errorf("%s: %v is charged", what, got)
+		}
+	}
+	framed := &Certificate{Subject: KeyOf(idOf(mk)), Kind: KindMember, Confirmed: true, Serial: serialAt(epoch), Inviter: KeyOf(idOf(seedKey(30))),
+		NotBefore: epoch, NotAfter: epoch.Add(time.Hour)}
+	if _, err := d.issue(framed, epoch); !errors.Is(err, ErrKind) {
+		t.Errorf("a delegate has another charged: %v", err)
+	}
+	forged := forge(t, o, signed{d.chain.links[0].cert, root.key}, signed{framed, dk})
+	if _, err := VerifyChain(forged, o, epoch, nil); !errors.Is(err, ErrKind) {
+		t.Errorf("a delegate has another charged: %v", err)
+	}
+	if m := must(VerifyChain(forge(t, o, signed{framed, root.key}), o, epoch, nil))(t); m.Inviter != framed.Inviter || !m.Delegate.IsZero() {
+		t.Errorf("%+v", m)
+	}
+}
+
 func TestConfirmRefuses(t *testing.T) {
 	root := testRoot(t)
 	token := must(root.Issuer().Invite(InviteOptions{Label: "mars", Roles: RoleDelegate}, epoch))(t)

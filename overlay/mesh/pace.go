@@ -8,13 +8,15 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"golang.org/x/time/rate"
 
+	"github.com/idloc/idloc/internal/account"
+	"github.com/idloc/idloc/internal/peerid"
 	"github.com/idloc/idloc/overlay/membership"
 )
 
 // What members may have this peer do for them by streams and connections is counted in
 // bytes: those that they send, and so many for what it costs to begin something. A
 // member has memberRate and memberBurst; all of one invitation, who may be one person,
-// accountTimes that. What is above waits, and by that the member does: QUIC lets it open
+// accountTimes that, and all of one delegate's more (package account). What is above waits, and by that the member does: QUIC lets it open
 // no more streams. It suffices for two revocation lists of the greatest size, and for a
 // crowd of one token that comes back at once, with some three thousand questions; one
 // member has some fifty a second for as long as it likes.
@@ -26,7 +28,7 @@ const (
 	streamCost = 2 << 10  // a stream: a signature or two are verified for it
 	readCost   = 64       // a piece of a message
 	connCost   = 32 << 10 // a connection: a handshake
-	pacedMax   = 1024     // members and invitations that are looked through at once
+	pacedMax   = 1024     // members and accounts that are looked through at once
 )
 
 // pace is what members have used of that. It is safe for concurrent use.
@@ -36,10 +38,10 @@ type pace struct {
 	max int // when the map is looked through
 }
 
-// paced is a member, or an invitation.
+// paced is a member, or one part of an account.
 type paced struct {
-	key     membership.Key
-	account bool
+	member peerid.ID
+	part   account.Account
 }
 
 func newPace() *pace { return &pace{of: map[paced]*rate.Limiter{}, max: pacedMax} }
@@ -65,9 +67,9 @@ func (p *pace) limiters(m *membership.Member) (out []*rate.Limiter) {
 		}
 		out = append(out, l)
 	}
-	get(paced{membership.KeyOf(m.Peer), false}, 1)
-	if !m.Invitation.IsZero() {
-		get(paced{m.Invitation, true}, accountTimes)
+	get(paced{member: m.Peer}, 1)
+	for part, times := range m.Account().All() {
+		get(paced{part: part}, times*accountTimes)
 	}
 	return out
 }

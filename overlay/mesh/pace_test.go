@@ -58,6 +58,13 @@ func TestPace(t *testing.T) {
 			crowd = append(crowd, member(byte(10+n), 7))
 		}
 		near("sixteen of one token", got(p, crowd...), accountTimes*one)
+		crowd = nil
+		for n := range 4 * accountTimes {
+			m := member(byte(100+n), byte(100+n))
+			m.Inviter = membership.Key{1}
+			crowd = append(crowd, m)
+		}
+		near("sixteen of as many tokens of one delegate", got(p, crowd...), 2*accountTimes*one)
 		near("two of two tokens", got(p, member(2, 1), member(3, 2)), 2*one)
 		// An allowance that is whole again is forgotten.
 		for n := range 3 * pacedMax {

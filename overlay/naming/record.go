@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/idloc/idloc/internal/account"
 	"github.com/idloc/idloc/internal/peerid"
 	"github.com/idloc/idloc/overlay/membership"
 	"github.com/idloc/idloc/overlay/membership/canon"
@@ -197,28 +198,21 @@ func leaf(chain []byte) (peerid.ID, error) {
 }
 
 // Origin returns whose a value is, a name record or a contact record that was verified,
-// and by which invitation that member came; zero: by none. ok is false for other values.
-func Origin(value []byte) (peer peerid.ID, invitation membership.Key, ok bool) {
+// and to whom, besides that member, it is charged. ok is false for other values.
+func Origin(value []byte) (peer peerid.ID, charged account.Account, ok bool) {
 	var chain []byte
 	if r, err := Parse(value); err == nil {
 		chain = r.Chain
 	} else if c, err := ParseContact(value); err == nil {
 		chain = c.Chain
 	} else {
-		return peer, invitation, false
+		return peer, charged, false
 	}
-	certs, err := membership.Certificates(chain)
+	m, err := membership.Claimed(chain)
 	if err != nil {
-		return peer, invitation, false
+		return peer, charged, false
 	}
-	last := certs[len(certs)-1]
-	invitation = last.Invitation
-	for _, c := range certs {
-		if c.Kind == membership.KindInvitation {
-			invitation = c.Subject
-		}
-	}
-	return last.Subject.Peer(), invitation, true
+	return m.Peer, m.Account(), true
 }
 
 // header takes kind and version.

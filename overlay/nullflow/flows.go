@@ -13,6 +13,7 @@ import (
 
 	libp2ptls "github.com/libp2p/go-libp2p/p2p/security/tls"
 
+	"github.com/idloc/idloc/internal/account"
 	"github.com/idloc/idloc/internal/event"
 	"github.com/idloc/idloc/internal/logpace"
 	"github.com/idloc/idloc/internal/null"
@@ -103,9 +104,8 @@ type Config struct {
 	UDP func(context.Context) (UDPChecks, error)
 	// Usable returns those of a peer's candidates that may be sent to.
 	Usable func([]wire.Candidate) []wire.Candidate
-	// Account is to whom a member's flows are charged besides itself; "" is nobody. It
-	// may be nil.
-	Account func(peerid.ID) string
+	// Account is to whom a member's flows are charged besides itself. It may be nil.
+	Account func(peerid.ID) account.Account
 	// Answered is told that an address has answered a check. It may be nil.
 	Answered func(netip.Addr)
 
@@ -240,14 +240,14 @@ func (fs *Flows) find(k flowKey) *flow {
 // reserve counts a flow that a peer opens, from its offer on, until release or remove;
 // false: too late, or too many.
 func (fs *Flows) reserve(f *flow) bool {
-	account := fs.account(f.key.peer)
+	payer := fs.account(f.key.peer)
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	if fs.closed || fs.flows[f.key] != nil || fs.inbound.full(account) {
+	if fs.closed || fs.flows[f.key] != nil || fs.inbound.full(payer) {
 		return false
 	}
-	f.account, f.counted = account, true
-	fs.inbound.add(account)
+	f.account, f.counted = payer, true
+	fs.inbound.add(payer)
 	return true
 }
 
@@ -376,8 +376,8 @@ type flow struct {
 	ended  func()       // of a TCP flow: the node's
 	udp    *udpFlow     // of UDP; set before the flow is known to others
 
-	account string // that it is counted to,
-	counted bool   // as one that a peer opens; guarded by fs.mu
+	account account.Account // that it is counted to,
+	counted bool            // as one that a peer opens; guarded by fs.mu
 
 	mu            sync.Mutex // guards what follows
 	chain         []byte     // of the peer

@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/idloc/idloc/internal/account"
 	"github.com/idloc/idloc/internal/event"
 	"github.com/idloc/idloc/internal/null"
 	"github.com/idloc/idloc/internal/peerid"
@@ -403,11 +404,11 @@ func TestBegin(t *testing.T) {
 func TestInboundLimit(t *testing.T) {
 	t.Parallel()
 	fs := &Flows{flows: map[flowKey]*flow{}}
-	fs.cfg.Account = func(p peerid.ID) string { // 0 and 1 are of one invitation
+	fs.cfg.Account = func(p peerid.ID) (a account.Account) { // 0 and 1 are of one invitation
 		if p[0] < 2 {
-			return "one"
+			a.Invitation = "one"
 		}
-		return ""
+		return a
 	}
 	at := func(peer byte, n int) *flow {
 		return &flow{fs: fs, key: flowKey{peer: peerid.ID{peer}, id: [16]byte{byte(n), byte(n >> 8)}}}
@@ -452,7 +453,7 @@ func TestInboundLimit(t *testing.T) {
 	for _, f := range fs.all() {
 		fs.remove(f)
 	}
-	if fs.inbound.all != 0 || len(fs.inbound.by) != 0 {
+	if fs.inbound.all != 0 || fs.inbound.by.Len() != 0 {
 		t.Errorf("%+v when all have ended", fs.inbound)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"testing"
 
+	"github.com/idloc/idloc/internal/account"
 	"github.com/idloc/idloc/internal/peerid"
 	"github.com/idloc/idloc/internal/pipe"
 	"github.com/idloc/idloc/internal/wire"
@@ -26,13 +27,13 @@ func TestHalfOpenOfOneToken(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		account := func(p peerid.ID) string {
+		charged := func(p peerid.ID) account.Account {
 			if p == other.id {
-				return "another token"
+				return account.Account{Invitation: "another token"}
 			}
-			return "a token"
+			return account.Account{Invitation: "a token"}
 		}
-		e, err := pipe.NewEndpoint(pipe.Config{Key: key, Overlay: [32]byte{1}, Handler: silent{}, Account: account})
+		e, err := pipe.NewEndpoint(pipe.Config{Key: key, Overlay: [32]byte{1}, Handler: silent{}, Account: charged})
 		if err != nil {
 			t.Fatal(err)
 		}

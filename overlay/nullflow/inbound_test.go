@@ -62,7 +62,9 @@ func TestInboundUnderWay(t *testing.T) {
 	}
 	const rest = inboundShare - 1
 	b.Flows.mu.Lock()
-	b.inbound = shares{rest, map[string]int{b.account(a.id): rest}}
+	for range rest {
+		b.inbound.add(b.account(a.id))
+	}
 	b.Flows.mu.Unlock()
 	back := func() bool {
 		b.Flows.mu.Lock()

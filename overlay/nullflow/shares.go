@@ -1,45 +1,44 @@
 package nullflow
 
-import "github.com/idloc/idloc/internal/peerid"
+import (
+	"github.com/idloc/idloc/internal/account"
+	"github.com/idloc/idloc/internal/peerid"
+)
 
 const (
 	inboundMax = 4096 // flows that peers have opened, or have begun to open
-	// inboundShare is how many of them all of one account may have, which is one member
-	// where no other is known.
+	// inboundShare is how many of them all of one invitation may have; one member where
+	// none is known.
 	inboundShare = inboundMax / 4
 )
 
 // shares counts these flows. It has no lock of its own.
 type shares struct {
 	all int
-	by  map[string]int
+	by  account.Counts
 }
 
-func (s *shares) full(account string) bool {
-	return s.all >= inboundMax || s.by[account] >= inboundShare
+func (s *shares) full(of account.Account) bool {
+	return s.all >= inboundMax || s.by.Full(of, inboundShare)
 }
 
-func (s *shares) add(account string) {
-	if s.by == nil {
-		s.by = map[string]int{}
-	}
+func (s *shares) add(of account.Account) {
 	s.all++
-	s.by[account]++
+	s.by.Add(of)
 }
 
-func (s *shares) remove(account string) {
+func (s *shares) remove(of account.Account) {
 	s.all--
-	if s.by[account]--; s.by[account] <= 0 {
-		delete(s.by, account)
-	}
+	s.by.Remove(of)
 }
 
 // account is to whom a peer's flows are charged.
-func (fs *Flows) account(p peerid.ID) string {
+func (fs *Flows) account(p peerid.ID) (a account.Account) {
 	if fs.cfg.Account != nil {
-		if a := fs.cfg.Account(p); a != "" {
-			return a
-		}
+		a = fs.cfg.Account(p)
 	}
-	return string(p[:])
+	if a.Invitation == "" {
+		a.Invitation = string(p[:])
+	}
+	return a
 }

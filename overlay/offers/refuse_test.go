@@ -12,6 +12,7 @@ import (
 	"github.com/idloc/idloc/internal/peerid"
 	"github.com/idloc/idloc/internal/pipe"
 	"github.com/idloc/idloc/internal/wire"
+	"github.com/idloc/idloc/overlay/membership"
 )
 
 // TestSealedRefusal: what the target itself says is final, whoever carries it,
@@ -180,6 +181,33 @@ func TestLastWays(t *testing.T) {
 		w.connect(earth, venus)
 		if _, via, err := pluto.deliver(venus); err != nil || via != earth.id {
 			t.Errorf("via %v, %v; asked %q", via, err, pluto.asked)
+		}
+	})
+}
+
+// TestLastWaysOfOneDelegate is the attack: one delegate has written each of the liars a token
+// of its own, more of them than there are ways. The one that the founder has let in is asked.
+func TestLastWaysOfOneDelegate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 10*time.Millisecond)
+		venus, pluto := w.add("venus", 1), w.add("pluto", 1)
+		for i := range 8 * waysMax {
+			p := w.add(string(rune('a'+i)), byte(2+i))
+			p.member.Inviter = membership.Key{9}
+			p.lie = &Response{Status: NotHere}
+			w.connect(pluto, p)
+			if i < 3 {
+				pluto.hints[venus.id] = append(pluto.hints[venus.id], p.id)
+			}
+		}
+		earth := w.add("earth", 100)
+		w.connect(pluto, earth)
+		w.connect(earth, venus)
+		if _, via, err := pluto.deliver(venus); err != nil || via != earth.id {
+			t.Errorf("via %v, %v; asked %q", via, err, pluto.asked)
+		}
+		if out := pluto.rest(map[peerid.ID]bool{}); !slices.Contains(out[:2], earth.id) {
+			t.Errorf("of those that are left it is one of the last: %v", out)
 		}
 	})
 }

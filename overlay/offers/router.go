@@ -10,6 +10,7 @@ import (
 	lru "github.com/hashicorp/golang-lru/v2"
 	"golang.org/x/time/rate"
 
+	"github.com/idloc/idloc/internal/account"
 	"github.com/idloc/idloc/internal/event"
 	"github.com/idloc/idloc/internal/logpace"
 	"github.com/idloc/idloc/internal/peerid"
@@ -93,22 +94,30 @@ func New(cfg Config) (*Router, error) {
 	return r, err
 }
 
-// payer is to whom requests are charged: a member, or all who came by its invitation.
+// payer is to whom requests are charged: a member, or one part of its account.
 type payer struct {
-	key     membership.Key
-	account bool
+	member peerid.ID
+	part   account.Account
 }
 
-// Allow counts a request of a member and says whether it, and all who came by its
-// invitation together, may have one more now.
+// Allow counts a request of a member and says whether it, and all who are charged with
+// it, may have one more now.
 func (r *Router) Allow(p peerid.ID) bool {
 	m, ok := r.cfg.Mesh.Member(p)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if !r.limitLocked(payer{membership.KeyOf(p), false}, 1).Allow() {
+	if !r.limitLocked(payer{member: p}, 1).Allow() {
 		return false
 	}
-	return !ok || m.Invitation.IsZero() || r.limitLocked(payer{m.Invitation, true}, accountTimes).Allow()
+	if !ok {
+		return true
+	}
+	for part, times := range m.Account().All() {
+		if !r.limitLocked(payer{part: part}, times*accountTimes).Allow() {
+			return false
+		}
+	}
+	return true
 }
 
 // limitLocked returns the limit of a payer, so many times that of a member.

@@ -126,6 +126,20 @@ func TestRateOfOneToken(t *testing.T) {
 		if !mars.Allow(other.id) {
 			t.Error("of another token none")
 		}
+		n = 0
+		for i := range 3 * accountTimes { // each by a token of its own of one delegate
+			key := w.add(string(rune('A'+i)), byte(100+i))
+			key.member.Inviter = membership.Key{9}
+			w.connect(mars, key)
+			for range requestBurst {
+				if mars.Allow(key.id) {
+					n++
+				}
+			}
+		}
+		if n != 2*accountTimes*requestBurst {
+			t.Errorf("%d requests of keys of one delegate at once", n)
+		}
 	})
 }
 
@@ -204,6 +218,18 @@ func TestOtherInvitations(t *testing.T) {
 	tried[earth.id] = true
 	if out := pluto.others(tried); len(out) != 0 {
 		t.Errorf("all tried: %v", out)
+	}
+	// Tokens of their own that one delegate has written are no difference.
+	delete(tried, earth.id)
+	for id := range tried {
+		m := w.peers[id].member
+		m.Invitation, m.Inviter = membership.KeyOf(id), membership.Key{9}
+	}
+	more := w.add("mars3", 4)
+	more.member.Inviter = membership.Key{9}
+	w.connect(pluto, more)
+	if out := pluto.others(tried); len(out) != 1 || out[0] != earth.id {
+		t.Errorf("beside those of one delegate: %v", out)
 	}
 }
 

@@ -35,7 +35,7 @@ const (
 	resends      = 4 // times that one way is tried whose connection ends
 	requestRate  = 30
 	requestBurst = 100  // a member may have requests delivered or forwarded, a second
-	accountTimes = 4    // times as many may all who came by one invitation
-	membersKept  = 2048 // members and invitations whose rates are remembered
+	accountTimes = 4    // times as many may all who came by one invitation (package account)
+	membersKept  = 2048 // members and accounts whose rates are remembered
 	requestsKept = 4096 // transactions that are known again
 )

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"slices"
 
+	"github.com/idloc/idloc/internal/account"
 	"github.com/idloc/idloc/internal/peerid"
 	"github.com/idloc/idloc/overlay/membership"
 	"github.com/idloc/idloc/overlay/p2p"
@@ -122,46 +123,66 @@ func (r *Router) near(target peerid.ID, hints []peerid.ID) (out []peerid.ID) {
 	return servers[:min(2, len(servers))]
 }
 
-// others are connected members that came by another invitation than those
-// tried, if these came by one: whoever holds a token can be any number of
-// members.
+// others are connected members that another delegate has let in, or the founder, if one
+// has let in all that were tried; or that came by another invitation than those, if they
+// came by one: whoever holds a token can be any number of members, and a delegate has any
+// number of tokens.
 func (r *Router) others(tried map[peerid.ID]bool) (out []peerid.ID) {
-	var of *membership.Key
+	var of account.Account
+	var found, sameInvitation, sameDelegate bool
 	for p := range tried {
 		m, ok := r.cfg.Mesh.Member(p)
 		if !ok {
 			continue
 		}
-		if of != nil && *of != m.Invitation {
-			return nil
+		a := m.Account()
+		if !found {
+			of, found, sameInvitation, sameDelegate = a, true, true, a.Delegate != ""
+			continue
 		}
-		of = &m.Invitation
+		sameInvitation = sameInvitation && a.Invitation == of.Invitation
+		sameDelegate = sameDelegate && a.Delegate == of.Delegate
 	}
-	if of == nil {
-		return nil
-	}
-	for _, m := range r.cfg.Mesh.Members() {
-		if m.Invitation != *of && !tried[m.Peer] && len(out) < othersMax {
-			out = append(out, m.Peer)
+	take := func(other func(account.Account) bool) {
+		for _, m := range r.cfg.Mesh.Members() {
+			if other(m.Account()) && !tried[m.Peer] && len(out) < othersMax && !slices.Contains(out, m.Peer) {
+				out = append(out, m.Peer)
+			}
 		}
+	}
+	if sameDelegate {
+		take(func(a account.Account) bool { return a.Delegate != of.Delegate })
+	}
+	if sameInvitation {
+		take(func(a account.Account) bool { return a.Invitation != of.Invitation })
 	}
 	return out
 }
 
 // rest are connected members that were not tried, those that came by different
-// invitations first, as many as there are ways left.
+// invitations first, and of those the ones of different delegates, as many as there are
+// ways left.
 func (r *Router) rest(tried map[peerid.ID]bool) (out []peerid.ID) {
-	of := map[membership.Key]int{}
 	left := slices.DeleteFunc(r.cfg.Mesh.Members(), func(m *membership.Member) bool { return tried[m.Peer] })
 	rand.Shuffle(len(left), func(i, j int) { left[i], left[j] = left[j], left[i] })
-	turn := map[peerid.ID]int{} // the how manieth of its invitation
-	for _, m := range left {
-		turn[m.Peer] = of[m.Invitation]
-		of[m.Invitation]++
-	}
-	slices.SortStableFunc(left, func(a, b *membership.Member) int { return cmp.Compare(turn[a.Peer], turn[b.Peer]) })
+	byTurns(left, func(a account.Account) string { return a.Delegate })
+	byTurns(left, func(a account.Account) string { return a.Invitation })
 	for _, m := range left[:min(len(left), waysMax)] {
 		out = append(out, m.Peer)
 	}
 	return out
+}
+
+// byTurns orders members so that the first of each payer come before the second ones.
+// Nobody, "", is no payer.
+func byTurns(members []*membership.Member, payer func(account.Account) string) {
+	had := map[string]int{}
+	turn := map[peerid.ID]int{}
+	for _, m := range members {
+		if of := payer(m.Account()); of != "" {
+			turn[m.Peer] = had[of]
+			had[of]++
+		}
+	}
+	slices.SortStableFunc(members, func(a, b *membership.Member) int { return cmp.Compare(turn[a.Peer], turn[b.Peer]) })
 }

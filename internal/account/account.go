@@ -1,0 +1,75 @@
+// Package account says to whom, besides a member itself, what it uses is charged, and
+// counts it, so that nobody uses up a whole. One token makes any number of keys, and one
+// delegate any number of tokens: so all who came by one invitation have a share, and all
+// whom one delegate has let in have twice that, however many invitations it writes. Whom the
+// founder has let in, nobody but their invitation is charged.
+//
+// # Files
+//
+//	account.go  Account, Counts
+package account
+
+import "iter"
+
+// delegateTimes is how many times the share of one invitation all of one delegate's have.
+const delegateTimes = 2
+
+// Account is who is charged. Each part is a name that no other has, or "" for nobody. It
+// is a value.
+type Account struct {
+	Invitation string // all who came by it
+	Delegate   string // all whom it has let in
+}
+
+// All returns the parts of an account, each as an account of its own, with how many times
+// the share of one invitation it has.
+func (a Account) All() iter.Seq2[Account, int] {
+	return func(yield func(Account, int) bool) {
+		if a.Invitation != "" && !yield(Account{Invitation: a.Invitation}, 1) {
+			return
+		}
+		if a.Delegate != "" {
+			yield(Account{Delegate: a.Delegate}, delegateTimes)
+		}
+	}
+}
+
+// Counts is how much accounts have of something. The zero value is ready. It has no lock of
+// its own.
+type Counts struct{ of map[Account]int }
+
+// Full says whether one part of an account has all that it may, share being what one
+// invitation may have.
+func (c *Counts) Full(a Account, share int) bool {
+	for part, times := range a.All() {
+		if c.of[part] >= times*share {
+			return true
+		}
+	}
+	return false
+}
+
+// Add counts one more, Remove one less.
+func (c *Counts) Add(a Account) {
+	if c.of == nil {
+		c.of = map[Account]int{}
+	}
+	for part := range a.All() {
+		c.of[part]++
+	}
+}
+
+// Remove is described at Add.
+func (c *Counts) Remove(a Account) {
+	for part := range a.All() {
+		if c.of[part]--; c.of[part] <= 0 {
+			delete(c.of, part)
+		}
+	}
+}
+
+// Of returns how much there is of an account of one part.
+func (c *Counts) Of(part Account) int { return c.of[part] }
+
+// Len returns how many accounts have something, each part counted.
+func (c *Counts) Len() int { return len(c.of) }
