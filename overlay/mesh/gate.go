@@ -14,6 +14,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
 
+	"github.com/idloc/idloc/internal/account"
 	"github.com/idloc/idloc/internal/logpace"
 	"github.com/idloc/idloc/internal/peerid"
 	"github.com/idloc/idloc/overlay/membership"
@@ -65,6 +66,8 @@ type gate struct {
 	wg     sync.WaitGroup
 	pace   *pace
 	twins  *twins
+	// crowdedAt and connsShare stand in limits.go.
+	crowdedAt, connsShare int
 
 	mu     sync.Mutex // guards the rest and the doors' fields
 	closed bool
@@ -94,8 +97,11 @@ func newGate(h host.Host, cfg Config, mine func(peer.ID) Hello) *gate {
 		readmit: cfg.Readmit, readmitted: cfg.Readmitted, lapsed: cfg.Lapsed,
 		clock: cfg.Clock, answers: cfg.Answers, youngFor: cfg.YoungFor, mine: mine,
 
-		pace:   newPace(),
-		twins:  newTwins(),
+		pace:  newPace(),
+		twins: newTwins(),
+
+		crowdedAt: crowdedAt, connsShare: connsShare,
+
 		doors:  map[peer.ID]*door{},
 		timers: map[network.Conn]*time.Timer{},
 
@@ -182,6 +188,27 @@ func (g *gate) connected(c network.Conn) {
 		}
 		g.spawn(func() { g.greet(c) })
 	}
+}
+
+// crowdsLocked says whether a connection of a member that comes in would be one too many of
+// those who came as it did. One that is in stays. mu is held.
+func (g *gate) crowdsLocked(c network.Conn, m *membership.Member) bool {
+	if g.timers[c] == nil || c.Stat().Direction != network.DirInbound || len(g.doors)*connsOfOne < g.crowdedAt {
+		return false
+	}
+	all, of := 0, account.Counts{}
+	for p, d := range g.doors {
+		if d.Member == nil {
+			continue
+		}
+		for _, other := range g.host.Network().ConnsToPeer(p) {
+			if other != c && other.Stat().Direction == network.DirInbound {
+				all++
+				of.Add(d.Member.Account())
+			}
+		}
+	}
+	return all >= g.crowdedAt && of.Full(m.Account(), g.connsShare)
 }
 
 // expire closes a connection whose peer has not come through the gate.

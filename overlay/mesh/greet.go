@@ -13,6 +13,9 @@ import (
 	"github.com/idloc/idloc/overlay/p2p"
 )
 
+// errCrowds is why a member is refused for now.
+var errCrowds = errors.New("too many members are connected that came by the same invitation or delegate: try again later")
+
 // greet says hello on a connection that we opened and reads the answer.
 func (g *gate) greet(c network.Conn) {
 	ctx, cancel := context.WithTimeout(g.ctx, helloTimeout)
@@ -150,9 +153,16 @@ func (g *gate) admit(c network.Conn, h Hello, asked time.Time) error {
 	if err != nil {
 		return err
 	}
-	countMember(c, c.Stat().Direction != network.DirInbound || g.pace.connects(m))
 	g.mu.Lock()
 	d := g.doorLocked(p)
+	crowds := d != nil && g.crowdsLocked(c, m)
+	g.mu.Unlock()
+	if crowds {
+		return errCrowds
+	}
+	countMember(c, c.Stat().Direction != network.DirInbound || g.pace.connects(m))
+	g.mu.Lock()
+	d = g.doorLocked(p)
 	if d == nil {
 		g.mu.Unlock()
 		return network.ErrNoConn

@@ -21,6 +21,17 @@ import (
 // set up at once, and leaves half of all connections to members.
 const strangersMax = 384
 
+// inboundMax is how many connections that came in there are. From crowdedAt on those of one
+// invitation are no more than connsShare (package account): keys of one token leave room for
+// others, and an office may have more where there is room.
+const (
+	inboundMax = 2 * strangersMax
+	crowdedAt  = inboundMax * 3 / 4
+	connsShare = inboundMax / 6
+
+	connsOfOne = 8 // connections to one peer
+)
+
 // allowance is what one address may have of strangers. An office of two hundred
 // that comes back after a power cut is strangers at first: all of it fits.
 type allowance struct {
@@ -69,7 +80,7 @@ type strangersOf struct {
 func newLimits() (*limits, error) {
 	part := rcmgr.PartialLimitConfig{
 		System: rcmgr.ResourceLimits{
-			Conns: 1024, ConnsInbound: 2 * strangersMax, ConnsOutbound: 512,
+			Conns: 1024, ConnsInbound: inboundMax, ConnsOutbound: 512,
 			Streams: 8192, StreamsInbound: 4096, StreamsOutbound: 6144,
 			Memory: 256 << 20,
 		},
@@ -80,7 +91,7 @@ func newLimits() (*limits, error) {
 			Memory: 64 << 20,
 		},
 		PeerDefault: rcmgr.ResourceLimits{
-			Conns: 8, ConnsInbound: 6, ConnsOutbound: 6,
+			Conns: connsOfOne, ConnsInbound: 6, ConnsOutbound: 6,
 			Streams: 1024, StreamsInbound: 512, StreamsOutbound: 768,
 			Memory: 32 << 20,
 		},

@@ -153,7 +153,7 @@ func New(cfg Config) (*Mesh, error) {
 	m.suspects = m.newSuspects()
 	m.gate = newGate(h, cfg, m.hello)
 	m.gate.entered, m.gate.heard, m.gate.left = m.entered, m.heard, m.left
-	m.keep = &keeper{conns: h.ConnManager(), changed: m.gate.greetAgain}
+	m.keep = newKeeper(h.ConnManager(), m.gate.greetAgain)
 	return m, nil
 }
 
@@ -188,7 +188,7 @@ func (m *Mesh) entered(n Neighbor) {
 // heard is called for each valid hello, also later ones.
 func (m *Mesh) heard(n Neighbor, h Hello) {
 	m.host.Peerstore().AddAddrs(n.Peer, append(m.Told(n.Peer, h.Addrs), n.Remote), helloAddrTTL)
-	m.keep.heard(n.Peer, h.Keep)
+	m.keep.heard(n.Peer, n.Member.Account(), h.Keep)
 	if m.cfg.Show(n.ID, h.Record) {
 		m.introduce(n)
 	}
