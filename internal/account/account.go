@@ -6,10 +6,14 @@
 //
 // # Files
 //
-//	account.go  Account, Counts
+//	account.go  Account, ByTurns, Counts
 package account
 
-import "iter"
+import (
+	"cmp"
+	"iter"
+	"slices"
+)
 
 // delegateTimes is how many times the share of one invitation all of one delegate's have.
 const delegateTimes = 2
@@ -31,6 +35,36 @@ func (a Account) All() iter.Seq2[Account, int] {
 		if a.Delegate != "" {
 			yield(Account{Delegate: a.Delegate}, delegateTimes)
 		}
+	}
+}
+
+// ByTurns orders a list so that the first ones of each invitation come before the second
+// ones, and of those that are equal in that the first ones of each delegate. What stands
+// first stays first otherwise.
+func ByTurns[T any](list []T, of func(T) Account) {
+	type turn struct {
+		what                 T
+		invitation, delegate int
+	}
+	turns := make([]turn, len(list))
+	had := map[Account]int{}
+	for i, what := range list {
+		turns[i].what = what
+		a := of(what)
+		for part := range a.All() {
+			if part.Invitation != "" {
+				turns[i].invitation = had[part]
+			} else {
+				turns[i].delegate = had[part]
+			}
+			had[part]++
+		}
+	}
+	slices.SortStableFunc(turns, func(a, b turn) int {
+		return cmp.Or(cmp.Compare(a.invitation, b.invitation), cmp.Compare(a.delegate, b.delegate))
+	})
+	for i := range turns {
+		list[i] = turns[i].what
 	}
 }
 

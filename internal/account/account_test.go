@@ -2,6 +2,7 @@ package account
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 )
 
@@ -54,5 +55,15 @@ func TestShares(t *testing.T) {
 	}
 	if c.Len() != 0 {
 		t.Errorf("%d are charged when all have ended", c.Len())
+	}
+}
+
+// TestByTurns: keys of one token, and tokens of one delegate, are not all that comes first.
+func TestByTurns(t *testing.T) {
+	list := []Account{{"a", "d"}, {"a", "d"}, {"a", "d"}, {"b", "d"}, {"c", "d"}, {Invitation: "e"}, {}, {Invitation: "e"}, {}}
+	want := []Account{{"a", "d"}, {Invitation: "e"}, {}, {}, {"b", "d"}, {"c", "d"}, {Invitation: "e"}, {"a", "d"}, {"a", "d"}}
+	ByTurns(list, func(a Account) Account { return a })
+	if !slices.Equal(list, want) {
+		t.Errorf("%q", list)
 	}
 }

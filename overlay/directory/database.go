@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -78,9 +79,9 @@ func newDatabase(cfg *Config, valid record.Validator) (*database, error) {
 		// Private and loopback addresses are as good as any here.
 		dht.AddressFilter(func(a []ma.Multiaddr) []ma.Multiaddr { return a }),
 		dht.QueryFilter(func(any, peer.AddrInfo) bool { return true }),
-		dht.RoutingTableFilter(func(_ any, p peer.ID) bool {
+		dht.RoutingTableFilter(func(kad any, p peer.ID) bool {
 			_, ok := cfg.Mesh.Member(p)
-			return ok
+			return ok && d.hasRoom(kad.(*dht.IpfsDHT).RoutingTable(), p)
 		}),
 		// It would walk towards every bucket whenever the table is young, and
 		// connect to a hundred members to do so. What this peer asks anyway
@@ -153,6 +154,50 @@ func (d *database) serve(since time.Time) {
 	}
 	d.cfg.Log.Info("this peer now keeps a part of the database")
 	_ = d.reach.Emit(event.EvtLocalReachabilityChanged{Reachability: network.ReachabilityPublic})
+}
+
+const (
+	// bucketSize is how many servers a bucket of the routing table has (kad-dht), and
+	// bucketShare how many of them are of one invitation where it is full.
+	bucketSize  = 20
+	bucketShare = bucketSize / 4
+)
+
+// hasRoom says whether a server may go into the routing table, and makes room for it: a
+// full bucket takes no more of an account that has its share, and for one that has not it
+// gives up a server of one that has, or else one that is not connected. kad-dht alone would
+// have any one that comes replace any other: it takes all that are added before its first
+// refresh for replaceable.
+func (d *database) hasRoom(table *kb.RoutingTable, p peer.ID) bool {
+	self := kb.ConvertPeerID(toPeer(d.cfg.Self))
+	near := kb.CommonPrefixLen(self, kb.ConvertPeerID(p))
+	var bucket []peer.ID
+	of := account.Counts{}
+	for _, q := range table.ListPeers() {
+		if q == p {
+			return true
+		}
+		if kb.CommonPrefixLen(self, kb.ConvertPeerID(q)) == near {
+			a, _ := d.account(q)
+			bucket = append(bucket, q)
+			of.Add(a)
+		}
+	}
+	if len(bucket) < bucketSize {
+		return true
+	}
+	if a, _ := d.account(p); of.Full(a, bucketShare) {
+		return false
+	}
+	crowds := func(q peer.ID) bool { a, _ := d.account(q); return of.Full(a, bucketShare) }
+	away := func(q peer.ID) bool { return !d.connected(q) }
+	for _, gives := range []func(peer.ID) bool{crowds, away} {
+		if i := slices.IndexFunc(bucket, gives); i >= 0 {
+			table.RemovePeer(bucket[i])
+			return true
+		}
+	}
+	return false
 }
 
 // keepStrangersOut takes whoever is added to the table and is no member any more out of
@@ -244,8 +289,7 @@ func (d *database) walkOn(ctx context.Context, key string, depth int, spread boo
 			w.answerSelf(rec.GetValue(), d.isYoung())
 		}
 	}
-	w.offer(d.table.NearestPeers(w.target, max(depth, 2*replicas)))
-	w.offer(d.cfg.servers())
+	w.begin(append(d.table.ListPeers(), d.cfg.servers()...))
 	return w.run(ctx)
 }
 
@@ -257,11 +301,12 @@ func (d *database) connected(p peer.ID) bool {
 	return d.cfg.Mesh.Host().Network().Connectedness(p) == network.Connected
 }
 
-func (d *database) account(p peer.ID) (a account.Account) {
-	if m, ok := d.cfg.Roster.Member(fromPeer(p)); ok {
+func (d *database) account(p peer.ID) (a account.Account, known bool) {
+	m, known := d.cfg.Roster.Member(fromPeer(p))
+	if known {
 		a = m.Account()
 	}
-	return a
+	return a, known
 }
 
 func (d *database) revoked(p peer.ID) bool { return d.cfg.Roster.Revoked(fromPeer(p)) }

@@ -2,6 +2,7 @@ package directory
 
 import (
 	"crypto/ed25519"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"testing"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	record "github.com/libp2p/go-libp2p-record"
+	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/idloc/idloc/internal/peerid"
 	"github.com/idloc/idloc/overlay/membership"
@@ -147,6 +149,59 @@ func TestRecordsOfOneDelegate(t *testing.T) {
 	}
 	if taken := n.put(enterBy(t, invite(t, o.root.Issuer(), 1)), "mars", 0); taken != naming.Replicas {
 		t.Errorf("of another member %d", taken)
+	}
+}
+
+// TestTableOfOneToken is the attack: a thousand keys of one token, or of one delegate's tokens,
+// say that they are servers. Sixteen servers by tokens of their own, of which some were there
+// before and some come later, are all in the routing table.
+func TestTableOfOneToken(t *testing.T) {
+	t.Parallel()
+	for what, hostileOf := range map[string]func(i int) membership.Member{
+		"token": func(int) membership.Member { return membership.Member{Invitation: membership.Key{1}} },
+		"delegate": func(i int) membership.Member {
+			return membership.Member{Invitation: membership.Key{1, byte(i), byte(i >> 8)}, Inviter: membership.Key{1}}
+		},
+	} {
+		o := newOverlay(t)
+		n := o.node(o.member("earth"))
+		come := func(name string, m membership.Member) peer.ID {
+			m.Peer = peerid.ID(sha256.Sum256([]byte(name)))
+			n.roster.members[m.Peer] = &m
+			p := toPeer(m.Peer)
+			o.servers[p] = &server{} // it is connected
+			if n.db.hasRoom(n.db.table, p) {
+				_, _ = n.db.table.TryAddPeer(p, true, true) // as kad-dht does
+			}
+			return p
+		}
+		var honest []peer.ID
+		friend := func() {
+			i := len(honest)
+			honest = append(honest, come(fmt.Sprint("honest ", i), membership.Member{Invitation: membership.Key{2, byte(i)}}))
+		}
+		for range 8 {
+			friend()
+		}
+		for i := range 1000 {
+			come(fmt.Sprint("hostile ", i), hostileOf(i))
+		}
+		for range 8 {
+			friend()
+		}
+		for i := range 1000 {
+			come(fmt.Sprint("hostile ", i), hostileOf(i))
+		}
+		in := 0
+		for _, p := range honest {
+			if n.db.table.Find(p) != "" {
+				in++
+			}
+		}
+		if in != len(honest) {
+			t.Errorf("one %s: %d of %d servers are in the table, of %d", what, in, len(honest), n.db.table.Size())
+		}
+		n.cancel()
 	}
 }
 

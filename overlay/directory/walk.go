@@ -51,8 +51,12 @@ const (
 	// settle is how long a read waits for better records once it has a good
 	// one: replicas answer within each other's jitter.
 	settle = 150 * time.Millisecond
-	// candidatesMax bounds what liars can make a walk remember.
+	// candidatesMax bounds what liars can make a walk remember, toldShare what the servers
+	// of one invitation can: of what they name the nearest count. firstMax is how many of
+	// those that are known are candidates before all others because few of theirs are.
 	candidatesMax = 256
+	toldShare     = candidatesMax / 4
+	firstMax      = candidatesMax / 4
 )
 
 // found is one record that a server gave.
@@ -93,6 +97,8 @@ type candidate struct {
 	peer  peer.ID
 	dist  kb.ID
 	state uint8
+	told  bool            // by a server, in this walk
+	by    account.Account // that server's
 }
 
 const (
@@ -114,8 +120,9 @@ type servers interface {
 	// revoked says whether one's membership was taken back: it is none of the
 	// servers.
 	revoked(p peer.ID) bool
-	// account is to whom a server that has answered is charged besides itself.
-	account(p peer.ID) account.Account
+	// account is to whom a server is charged besides itself; false where it is not known
+	// to be a member.
+	account(p peer.ID) (account.Account, bool)
 	// learn takes the addresses of a server that another one has named.
 	learn(by peer.ID, ai *peer.AddrInfo)
 }
@@ -132,7 +139,9 @@ type walker struct {
 	depth  int
 	spread bool // replicas are to be of several invitations
 	seen   map[peer.ID]bool
-	list   []*candidate // by distance
+	list   []*candidate   // by distance
+	told   account.Counts // of these, by whom they were named
+	dials  int            // questions under way that began with a dial
 	res    walkResult
 	done   bool
 	young  bool // this peer has only just become a server
@@ -143,10 +152,11 @@ func newWalker(s servers, me peer.ID, valid record.Validator, key string, depth 
 }
 
 type reply struct {
-	c      *candidate
-	value  []byte
-	closer []*peer.AddrInfo
-	err    error
+	c       *candidate
+	dialled bool
+	value   []byte
+	closer  []*peer.AddrInfo
+	err     error
 }
 
 // distance is how far apart two IDs are in the DHT's key space.
@@ -158,17 +168,75 @@ func distance(a, b kb.ID) kb.ID {
 	return out
 }
 
-// offer adds peers to the candidates.
-func (w *walker) offer(peers []peer.ID) {
-	for _, p := range peers {
-		if w.seen[p] || p == w.me || len(w.seen) >= candidatesMax || w.servers.revoked(p) {
-			continue
-		}
-		w.seen[p] = true
-		c := &candidate{peer: p, dist: distance(kb.ConvertPeerID(p), w.target)}
-		i, _ := slices.BinarySearchFunc(w.list, c, func(a, b *candidate) int { return bytes.Compare(a.dist, b.dist) })
-		w.list = slices.Insert(w.list, i, c)
+// begin adds the servers that are known to the candidates, the nearest first; before them
+// those that are nearest but for others of their account.
+func (w *walker) begin(known []peer.ID) {
+	sorted := make([]*candidate, len(known))
+	for i, p := range known {
+		sorted[i] = &candidate{peer: p, dist: distance(kb.ConvertPeerID(p), w.target)}
 	}
+	slices.SortFunc(sorted, (*candidate).compare)
+	first := 0
+	crowd := &crowd{}
+	for _, c := range sorted {
+		if first < firstMax && !crowd.add(w.account(c.peer)) {
+			first++
+			w.offer(c.peer)
+		}
+	}
+	for _, c := range sorted {
+		w.offer(c.peer)
+	}
+}
+
+func (c *candidate) compare(d *candidate) int { return bytes.Compare(c.dist, d.dist) }
+
+// offer adds peers to the candidates.
+func (w *walker) offer(peers ...peer.ID) {
+	for _, p := range peers {
+		w.add(&candidate{peer: p})
+	}
+}
+
+// add adds a candidate, unless there are enough of all, or of those that the same servers
+// have named: then the farthest of these, if it has not been asked, gives way.
+func (w *walker) add(c *candidate) {
+	if w.seen[c.peer] || c.peer == w.me || w.servers.revoked(c.peer) {
+		return
+	}
+	c.dist = distance(kb.ConvertPeerID(c.peer), w.target)
+	if c.told && w.told.Full(c.by, toldShare) && !w.giveUp(c) || len(w.list) >= candidatesMax {
+		return
+	}
+	w.seen[c.peer] = true
+	if c.told {
+		w.told.Add(c.by)
+	}
+	i, _ := slices.BinarySearchFunc(w.list, c, (*candidate).compare)
+	w.list = slices.Insert(w.list, i, c)
+}
+
+// giveUp takes the farthest candidate out that was told as c was and waits, if it is
+// farther than c.
+func (w *walker) giveUp(c *candidate) bool {
+	for i, old := range slices.Backward(w.list) {
+		if old.compare(c) <= 0 {
+			break
+		}
+		if old.told && old.state == waiting && (old.by == c.by || c.by.Delegate != "" && old.by.Delegate == c.by.Delegate) {
+			w.list = slices.Delete(w.list, i, i+1)
+			w.told.Remove(old.by)
+			delete(w.seen, old.peer)
+			return true
+		}
+	}
+	return false
+}
+
+// account is to whom a server is charged besides itself, nobody if that is not known.
+func (w *walker) account(p peer.ID) account.Account {
+	a, _ := w.servers.account(p)
+	return a
 }
 
 // answerSelf counts this peer's own part of the database as an answer; value is
@@ -210,15 +278,19 @@ func (w *walker) run(ctx context.Context) walkResult {
 	busy := 0
 	for {
 		for busy < w.width() && !w.done && ctx.Err() == nil {
-			c := w.next()
+			c := w.choose()
 			if c == nil {
 				break
 			}
 			c.state = asking
 			busy++
+			dialled := !w.servers.connected(c.peer)
+			if dialled {
+				w.dials++
+			}
 			asks.Go(func() {
 				r := w.servers.ask(ctx, c.peer, w.key)
-				r.c = c
+				r.c, r.dialled = c, dialled
 				replies <- r
 			})
 		}
@@ -237,6 +309,9 @@ func (w *walker) run(ctx context.Context) walkResult {
 		}
 		quiet.Reset(askPatience)
 		busy--
+		if r.dialled {
+			w.dials--
+		}
 		if w.done {
 			continue // the asks under way were cancelled; collect them
 		}
@@ -260,7 +335,7 @@ func (w *walker) run(ctx context.Context) walkResult {
 // connected have answered, and is not most of them, is given the record once it is
 // reached.
 func (w *walker) goodEnough(busy int) bool {
-	if w.next() != nil {
+	if w.next(true) != nil || w.nextOther() != nil {
 		return false
 	}
 	if w.spread && w.res.answered > 0 && w.res.answered >= busy && !w.awaitsConnected() {
@@ -314,7 +389,7 @@ func (w *walker) countNearest() {
 		if c.state != answered {
 			continue
 		}
-		first := w.spread && spread < replicas && !crowd.add(w.servers.account(c.peer))
+		first := w.spread && spread < replicas && !crowd.add(w.account(c.peer))
 		if first {
 			spread++
 		}
@@ -369,22 +444,64 @@ func (w *walker) count(state uint8) int {
 	return n
 }
 
+// choose returns whom to ask next, nil if nobody. Half of the questions under way at most
+// begin with a dial, as long as others can be asked: liars name servers that do not exist.
+func (w *walker) choose() *candidate {
+	for _, dial := range [...]bool{w.dials < w.width()/2, true} {
+		if c := w.next(dial); c != nil {
+			return c
+		}
+	}
+	return w.nextOther()
+}
+
 // next returns the nearest candidate to ask, or nil once the nearest depth
-// that have not failed were asked.
-func (w *walker) next() *candidate {
+// that have not failed were asked. Without dial it is one that is connected.
+func (w *walker) next(dial bool) *candidate {
 	n, crowd := 0, &crowd{}
 	for i, c := range w.list {
 		switch c.state {
 		case waiting:
-			return c
+			if dial || w.servers.connected(c.peer) {
+				return c
+			}
+			continue // it has its turn when a dial has ended
 		case failed, revoked:
 			continue
 		}
-		if w.spread && i < spreadMax && c.state == answered && crowd.add(w.servers.account(c.peer)) {
+		if w.spread && i < spreadMax && c.state == answered && crowd.add(w.account(c.peer)) {
 			continue
 		}
 		if n++; n >= w.depth {
 			return nil
+		}
+	}
+	return nil
+}
+
+// nextOther returns a candidate beside the nearest, if few accounts were asked: a thousand
+// keys of one token are nearer to any key than most honest servers. It is nil once as many
+// as there are replicas were asked, of which no more than perAccount are of one invitation.
+// Whom nothing is known of is not asked.
+func (w *walker) nextOther() *candidate {
+	if !w.spread && w.each == nil {
+		return nil
+	}
+	n, crowd := 0, &crowd{}
+	for _, c := range w.list {
+		if (c.state == answered || c.state == asking) && !crowd.add(w.account(c.peer)) {
+			n++
+		}
+	}
+	if n >= replicas {
+		return nil
+	}
+	for _, c := range w.list {
+		if c.state != waiting {
+			continue
+		}
+		if a, known := w.servers.account(c.peer); known && !crowd.of.Full(a, perAccount) {
+			return c
 		}
 	}
 	return nil
@@ -401,12 +518,13 @@ func (w *walker) heard(r reply) {
 	}
 	r.c.state = answered
 	w.res.answered++
+	by := w.account(r.c.peer)
 	for _, ai := range r.closer {
 		if ai.ID == w.me || len(ai.Addrs) == 0 {
 			continue
 		}
 		w.servers.learn(r.c.peer, ai)
-		w.offer([]peer.ID{ai.ID})
+		w.add(&candidate{peer: ai.ID, told: true, by: by})
 	}
 	if r.value != nil {
 		w.take(r.c.peer, r.value)

@@ -6,7 +6,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"github.com/idloc/idloc/internal/pause"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"testing"
@@ -15,8 +15,10 @@ import (
 
 	kb "github.com/libp2p/go-libp2p-kbucket"
 	"github.com/libp2p/go-libp2p/core/peer"
+	ma "github.com/multiformats/go-multiaddr"
 
 	"github.com/idloc/idloc/internal/account"
+	"github.com/idloc/idloc/internal/pause"
 )
 
 // strata are servers without a network: they answer, in groups, when all of a
@@ -74,7 +76,7 @@ func (s *strata) connected(peer.ID) bool { return true }
 
 func (s *strata) revoked(peer.ID) bool { return false }
 
-func (s *strata) account(peer.ID) account.Account { return account.Account{} }
+func (s *strata) account(peer.ID) (account.Account, bool) { return account.Account{}, true }
 
 func (s *strata) learn(peer.ID, *peer.AddrInfo) {}
 
@@ -102,7 +104,7 @@ func TestWalkDepth(t *testing.T) {
 		if tt.read {
 			w = newWalker(s, me, all{}, key, depth, func(found) bool { return false })
 		}
-		w.offer(servers)
+		w.offer(servers...)
 		res := w.run(t.Context())
 		want := slices.Sorted(slices.Values(servers[:w.depth]))
 		slices.Sort(s.asked)
@@ -131,6 +133,8 @@ type pretended struct {
 	dialled map[peer.ID]bool
 	// accounts are those of whom not only themselves are charged.
 	accounts map[peer.ID]account.Account
+	// names are the servers that one names.
+	names map[peer.ID][]peer.ID
 	// revoke are those that are revoked while they are asked.
 	revoke map[peer.ID]bool
 
@@ -162,7 +166,11 @@ func (s *pretended) ask(ctx context.Context, p peer.ID, _ string) reply {
 			return reply{err: ctx.Err()}
 		}
 	}
-	return reply{value: s.value[p]}
+	var closer []*peer.AddrInfo
+	for _, q := range s.names[p] {
+		closer = append(closer, &peer.AddrInfo{ID: q, Addrs: []ma.Multiaddr{ma.StringCast("/ip4/192.0.2.1/udp/1/quic-v1")}})
+	}
+	return reply{value: s.value[p], closer: closer}
 }
 
 func (s *pretended) young(p peer.ID) bool { return s.new[p] }
@@ -175,7 +183,10 @@ func (s *pretended) revoked(p peer.ID) bool {
 	return s.out[p]
 }
 
-func (s *pretended) account(p peer.ID) account.Account { return s.accounts[p] }
+func (s *pretended) account(p peer.ID) (account.Account, bool) {
+	a, known := s.accounts[p]
+	return a, known || s.accounts == nil
+}
 
 func (s *pretended) learn(peer.ID, *peer.AddrInfo) {}
 
@@ -249,7 +260,7 @@ func TestWalkComplete(t *testing.T) {
 				if tt.self >= 0 {
 					w.answerSelf(nil, false)
 				}
-				w.offer(others)
+				w.offer(others...)
 				if r := w.run(t.Context()); r.complete() != tt.want {
 					t.Errorf("complete %v: %d heard, %d silent", r.complete(), r.heard, r.silent)
 				}
@@ -289,7 +300,7 @@ func TestWalkPut(t *testing.T) {
 				}
 				w := newWalker(s, peers[tt.servers], all{}, key, replicas, nil)
 				w.spread = tt.put
-				w.offer(peers[:tt.servers])
+				w.offer(peers[:tt.servers]...)
 				start := time.Now()
 				r := w.run(t.Context())
 				if took := time.Since(start); took != tt.want || len(r.nearest) != tt.servers-len(tt.silent) {
@@ -339,7 +350,7 @@ func TestWalkRevoked(t *testing.T) {
 				}
 				w := newWalker(s, me, all{}, key, depth, func(found) bool { return true })
 				w.answerSelf(nil, false)
-				w.offer(others)
+				w.offer(others...)
 				start := time.Now()
 				r := w.run(t.Context())
 				if r.complete() != tt.want || tt.want && r.heard != tt.heard || r.answered > 1+tt.servers-len(tt.before)-len(tt.during) {
@@ -405,7 +416,7 @@ func ground(t *testing.T, hostileOf func(i int) account.Account) {
 		}
 		put := newWalker(s, me, all{}, key, replicas, nil)
 		put.spread = true
-		put.offer(servers)
+		put.offer(servers...)
 		for _, p := range put.run(t.Context()).nearest {
 			if !hostile[p] {
 				s.value[p] = []byte("the record")
@@ -415,13 +426,135 @@ func ground(t *testing.T, hostileOf func(i int) account.Account) {
 			t.Fatalf("%s: %d honest servers have the record", key, len(s.value))
 		}
 		read := newWalker(s, me, all{}, key, depth, func(found) bool { return false })
-		read.offer(servers)
+		read.offer(servers...)
 		if len(read.run(t.Context()).found) == 0 {
 			lost++
 		}
 	}
 	if lost > 0 {
 		t.Errorf("%d of %d names are hidden", lost, names)
+	}
+}
+
+// TestThousandServersOfOneToken is the attack: a thousand keys of one token, or of one
+// delegate's tokens, say that they are servers; they take records, and say that there are none.
+// Beside them are 20 servers, each of a token of its own. All are known to who puts a record and
+// to who reads it, who each miss some of the 20. Every name is found.
+func TestThousandServersOfOneToken(t *testing.T) {
+	t.Parallel()
+	names := 200
+	if testing.Short() {
+		names = 20
+	}
+	for what, hostileOf := range map[string]func(i int) account.Account{
+		"token": func(int) account.Account { return account.Account{Invitation: "a token"} },
+		"delegate": func(i int) account.Account {
+			return account.Account{Invitation: fmt.Sprint("token ", i), Delegate: "a delegate"}
+		},
+	} {
+		lost, most := 0, 0
+		for n := range names {
+			key := fmt.Sprint("name ", n)
+			pool := ranked(key, 1021)
+			r := rand.New(rand.NewPCG(uint64(n), 18))
+			r.Shuffle(len(pool), func(i, j int) { pool[i], pool[j] = pool[j], pool[i] })
+			me, honest, hostile := pool[0], pool[1:21], pool[21:]
+			s := &pretended{accounts: map[peer.ID]account.Account{}, value: map[peer.ID][]byte{}}
+			bad := map[peer.ID]bool{}
+			for i, p := range hostile {
+				bad[p], s.accounts[p] = true, hostileOf(i)
+			}
+			for i, p := range honest {
+				s.accounts[p] = account.Account{Invitation: fmt.Sprint("honest ", i)}
+			}
+			put := newWalker(s, me, all{}, key, replicas, nil)
+			put.spread = true
+			put.begin(slices.Concat(hostile, honest[:16]))
+			for _, p := range put.run(t.Context()).nearest {
+				if !bad[p] {
+					s.value[p] = []byte("the record")
+				}
+			}
+			s.asked = nil
+			read := newWalker(s, me, all{}, key, depth, func(found) bool { return false })
+			read.begin(slices.Concat(hostile, honest[4:]))
+			if len(read.run(t.Context()).found) == 0 {
+				lost++
+			}
+			most = max(most, len(s.asked))
+		}
+		if lost > 0 {
+			t.Errorf("one %s: %d of %d names are hidden", what, lost, names)
+		}
+		if most > depth+replicas {
+			t.Errorf("one %s: %d servers are asked", what, most)
+		}
+	}
+}
+
+// TestServersThatDoNotExist is the attack: three of eleven servers name twenty others each, all
+// nearer to a name's key than any server, which do not exist. A read waits for none of them.
+func TestServersThatDoNotExist(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const key = "a name"
+		pool := ranked(key, 100)
+		me, made, servers := pool[99], pool[:60], pool[80:91]
+		s := &pretended{accounts: map[peer.ID]account.Account{}, late: map[peer.ID]time.Duration{}, dialled: map[peer.ID]bool{},
+			value: map[peer.ID][]byte{}, names: map[peer.ID][]peer.ID{}}
+		for _, p := range made {
+			s.late[p], s.dialled[p] = -1, true
+		}
+		for i, p := range servers {
+			s.accounts[p] = account.Account{Invitation: fmt.Sprint(max(2, i))} // the nearest three are of one token
+			s.late[p] = 50 * time.Millisecond
+			if i < 3 {
+				s.names[p] = made[20*i : 20*i+20]
+			}
+		}
+		s.value[servers[10]] = []byte("the record")
+		w := newWalker(s, me, all{}, key, depth, func(found) bool { return false })
+		w.begin(servers)
+		start := time.Now()
+		if r := w.run(t.Context()); len(r.found) != 1 || time.Since(start) > time.Second {
+			t.Errorf("found %d after %v", len(r.found), time.Since(start))
+		}
+	})
+}
+
+// TestToldByOneToken is the attack: servers of one token name so many others that no other
+// candidate has room. The nearest of those that they name are candidates, as many as their
+// share is; what others name comes in.
+func TestToldByOneToken(t *testing.T) {
+	t.Parallel()
+	const key = "a key"
+	pool := ranked(key, 1000)
+	s := &pretended{accounts: map[peer.ID]account.Account{}}
+	w := newWalker(s, pool[999], all{}, key, depth, func(found) bool { return true })
+	r := rand.New(rand.NewPCG(1, 18))
+	far := slices.Clone(pool[:900])
+	r.Shuffle(len(far), func(i, j int) { far[i], far[j] = far[j], far[i] })
+	liars := account.Account{Invitation: "a token", Delegate: "a delegate"}
+	for _, p := range far {
+		w.add(&candidate{peer: p, told: true, by: liars})
+	}
+	if len(w.list) != toldShare || w.list[toldShare-1].peer != pool[toldShare-1] {
+		t.Errorf("%d candidates, not the nearest", len(w.list))
+	}
+	for _, c := range w.list {
+		c.state = asking
+	}
+	liars.Invitation = "another token"
+	for _, p := range far {
+		w.add(&candidate{peer: p, told: true, by: liars})
+	}
+	if len(w.list) != 2*toldShare {
+		t.Errorf("%d candidates of one delegate's", len(w.list))
+	}
+	for _, p := range pool[900:950] {
+		w.add(&candidate{peer: p, told: true, by: account.Account{Invitation: "honest"}})
+	}
+	if len(w.list) != 2*toldShare+50 || len(w.seen) != len(w.list) {
+		t.Errorf("%d candidates, %d seen", len(w.list), len(w.seen))
 	}
 }
 
@@ -449,7 +582,7 @@ func TestReplicasOfOneToken(t *testing.T) {
 		}
 		w := newWalker(s, me, all{}, key, replicas, nil)
 		w.spread = true
-		w.offer(servers)
+		w.offer(servers...)
 		res := w.run(t.Context())
 		if !slices.Equal(res.nearest[:replicas], servers[:replicas]) || len(res.nearest) != c.most {
 			t.Errorf("%s: %d replicas", what, len(res.nearest))

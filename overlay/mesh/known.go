@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"cmp"
+	"encoding/hex"
 	"log/slog"
 	"slices"
 	"sync"
@@ -10,6 +11,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
 
+	"github.com/idloc/idloc/internal/account"
 	"github.com/idloc/idloc/internal/peerid"
 	"github.com/idloc/idloc/internal/state"
 	"github.com/idloc/idloc/overlay/hearsay"
@@ -21,7 +23,8 @@ const (
 	// KnownFile is the document in the state directory. It is made anew if it is
 	// damaged: there are the token's addresses, or whoever comes.
 	KnownFile     = "peers"
-	knownMax      = 256 // an office, whom its founder calls after a restart
+	knownMax      = 256          // an office, whom its founder calls after a restart
+	knownShare    = knownMax / 4 // of one invitation, where there is no room for all
 	knownMaxAddrs = 8
 )
 
@@ -35,6 +38,10 @@ type KnownMember struct {
 	// By is the member that told of it; zero if this peer was connected to it
 	// itself. Hearsay changes nothing about those, and makes room for them.
 	By peerid.ID `json:"by,omitzero"`
+	// Of and Under are the first bytes of the invitation and of the delegate that it is
+	// charged to (package account); "" is none, or not known.
+	Of    string `json:"of,omitempty"`
+	Under string `json:"under,omitempty"`
 	// Proven are those of Addrs at which it has answered.
 	Proven []string `json:"proven,omitempty"`
 }
@@ -89,10 +96,19 @@ func (k *Known) recallProven() {
 // Note adds or refreshes a member; addrs are the best first. by is who told of it,
 // zero if this peer is connected to it.
 func (k *Known) Note(id peerid.ID, addrs []ma.Multiaddr, server bool, by peerid.ID) {
+	k.note(id, addrs, server, by, account.Account{})
+}
+
+// NoteMet is Note for a member that this peer is connected to, and is charged to of.
+func (k *Known) NoteMet(id peerid.ID, addrs []ma.Multiaddr, server bool, of account.Account) {
+	k.note(id, addrs, server, peerid.ID{}, of)
+}
+
+func (k *Known) note(id peerid.ID, addrs []ma.Multiaddr, server bool, by peerid.ID, of account.Account) {
 	if id == k.self || len(addrs) == 0 {
 		return
 	}
-	p := KnownMember{Peer: id, Server: server, Seen: time.Now().UTC().Truncate(time.Second), By: by}
+	p := KnownMember{Peer: id, Server: server, Seen: time.Now().UTC().Truncate(time.Second), By: by, Of: shortly(of.Invitation), Under: shortly(of.Delegate)}
 	for _, a := range addrs[:min(len(addrs), knownMaxAddrs)] { // the caller has ranked them
 		p.Addrs = append(p.Addrs, a.String())
 		if at, ok := p2p.Place(a); ok && by.IsZero() && k.hearsay != nil && k.hearsay.Knows(string(p2p.ID(id)), at) {
@@ -122,8 +138,16 @@ func (k *Known) Note(id peerid.ID, addrs []ma.Multiaddr, server bool, by peerid.
 
 // same says whether nothing but the time has changed.
 func (p KnownMember) same(q KnownMember) bool {
-	return p.By == q.By && p.Server == q.Server && slices.Equal(p.Addrs, q.Addrs) && slices.Equal(p.Proven, q.Proven)
+	return p.By == q.By && p.Server == q.Server && p.account() == q.account() && slices.Equal(p.Addrs, q.Addrs) && slices.Equal(p.Proven, q.Proven)
 }
+
+// account is to whom a member is charged, as far as that is kept.
+func (p KnownMember) account() account.Account {
+	return account.Account{Invitation: p.Of, Delegate: p.Under}
+}
+
+// shortly is as much of a key as tells two apart.
+func shortly(key string) string { return hex.EncodeToString([]byte(key[:min(len(key), 8)])) }
 
 // NoteIssuer notes that a member that is known can let others in.
 func (k *Known) NoteIssuer(id peerid.ID) {
@@ -163,7 +187,7 @@ func (k *Known) ForgetRevoked(l *membership.RevocationList) {
 
 // victimLocked is whom to forget first: of what was only told, the oldest of
 // the member that has told most, so that one that lies crowds out its own lies;
-// if nothing was, the least useful.
+// if nothing was, the least useful, of an account that has more than its share if one has.
 func (k *Known) victimLocked() peerid.ID {
 	told := map[peerid.ID]int{}
 	for _, p := range k.peers {
@@ -183,8 +207,13 @@ func (k *Known) victimLocked() peerid.ID {
 	if !out.Peer.IsZero() {
 		return out.Peer
 	}
+	var of account.Counts
 	for _, p := range k.peers {
-		if out.Peer.IsZero() || p.compare(out) > 0 {
+		of.Add(p.account())
+	}
+	crowds := func(p KnownMember) bool { return of.Full(p.account(), knownShare+1) }
+	for _, p := range k.peers {
+		if out.Peer.IsZero() || crowds(p) && !crowds(out) || crowds(p) == crowds(out) && p.compare(out) > 0 {
 			out = p
 		}
 	}

@@ -11,6 +11,7 @@ import (
 
 	ma "github.com/multiformats/go-multiaddr"
 
+	"github.com/idloc/idloc/internal/account"
 	"github.com/idloc/idloc/internal/peerid"
 	"github.com/idloc/idloc/internal/state"
 	"github.com/idloc/idloc/overlay/hearsay"
@@ -113,6 +114,72 @@ func TestKnownHearsay(t *testing.T) {
 	k.Forget(testID(2))
 	if got := ids(k); len(got) != 2 {
 		t.Errorf("%d are left of one that was put out", len(got))
+	}
+}
+
+// TestKnownOfOneToken is the attack: a thousand keys of one token, or of one delegate's tokens,
+// connect and say that they are servers. Members of other invitations are remembered, those
+// from before and those that come later, and are after a restart.
+func TestKnownOfOneToken(t *testing.T) {
+	t.Parallel()
+	for what, hostileOf := range map[string]func(i int) account.Account{
+		"token": func(int) account.Account { return account.Account{Invitation: "a token"} },
+		"delegate": func(i int) account.Account {
+			return account.Account{Invitation: fmt.Sprint(i, " token"), Delegate: "a delegate"}
+		},
+	} {
+		dir, err := state.Open(t.TempDir())
+		if err != nil {
+			t.Fatal(err)
+		}
+		k, err := LoadKnown(dir, testID(0), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		met := func(name string, server bool, of account.Account) (id peerid.ID) {
+			copy(id[:], name)
+			k.NoteMet(id, testAddrs(1), server, of)
+			return id
+		}
+		var honest []peerid.ID
+		friends := func() {
+			for range 50 {
+				honest = append(honest, met(fmt.Sprint("honest ", len(honest)), false, account.Account{Invitation: fmt.Sprint(len(honest), " of others")}))
+			}
+		}
+		flood := func() {
+			for i := range 1000 {
+				met(fmt.Sprint("hostile ", i), true, hostileOf(i))
+			}
+		}
+		friends()
+		flood()
+		friends()
+		flood()
+		k.Save(slog.New(slog.DiscardHandler))
+		if k, err = LoadKnown(dir, testID(0), nil); err != nil {
+			t.Fatal(err)
+		}
+		_ = dir.Close()
+		known := ids(k)
+		lost := 0
+		for _, id := range honest {
+			if !slices.Contains(known, id) {
+				lost++
+			}
+		}
+		if lost > 0 || len(known) != knownMax {
+			t.Errorf("one %s: %d of %d others are forgotten, %d known", what, lost, len(honest), len(known))
+		}
+		k.mu.Lock()
+		hostile := account.Counts{}
+		for _, p := range k.peers {
+			hostile.Add(p.account())
+		}
+		if part := (account.Account{Delegate: shortly("a delegate")}); what == "delegate" && hostile.Of(part) != knownMax-len(honest) {
+			t.Errorf("%d of the delegate's", hostile.Of(part))
+		}
+		k.mu.Unlock()
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
 
+	"github.com/idloc/idloc/internal/account"
 	"github.com/idloc/idloc/internal/peerid"
 	"github.com/idloc/idloc/overlay/field"
 	"github.com/idloc/idloc/overlay/membership"
@@ -107,10 +108,12 @@ func (m *Mesh) listed(n Neighbor) listedPeer {
 	return listedPeer{n.ID, n.Server, m.Addrs(n.Peer, peersAddrs, true), m.cfg.Record(n.ID)}
 }
 
-// answerPeers tells a few members' addresses.
+// answerPeers tells a few members' addresses, of different accounts as far as there are.
 func (m *Mesh) answerPeers(_ context.Context, from *membership.Member, _ []byte) ([]byte, error) {
 	b := []byte{0}
-	for _, n := range shuffled(m.Members()) {
+	all := shuffled(m.Members())
+	account.ByTurns(all, func(n Neighbor) account.Account { return n.Member.Account() })
+	for _, n := range all {
 		if n.ID == from.Peer || b[0] == peersMax {
 			continue
 		}

@@ -7,11 +7,13 @@ import (
 	"reflect"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
 
 	"github.com/idloc/idloc/internal/peerid"
+	"github.com/idloc/idloc/overlay/membership"
 	"github.com/idloc/idloc/overlay/naming"
 	"github.com/idloc/idloc/overlay/p2p"
 )
@@ -323,4 +325,47 @@ func TestRun(t *testing.T) {
 	await(t, "b is remembered", func() bool { return len(a.known.Met()) == 1 })
 	a.Wake()
 	end()
+}
+
+// TestToldOfOneToken is the attack: most that are connected are keys of one token, and say that
+// they are servers. Whoever comes in and asks is told of all others.
+func TestToldOfOneToken(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	earth := f.launch()
+	var hostile, honest []peerid.ID
+	earth.gate.mu.Lock()
+	for i := range 1000 {
+		id := peerid.ID{1, byte(i), byte(i >> 8)}
+		m := &membership.Member{Peer: id, Invitation: membership.Key{1}}
+		if i%200 == 100 {
+			m.Invitation = membership.Key{2, byte(i)}
+			honest = append(honest, id)
+		} else {
+			hostile = append(hostile, id)
+		}
+		p := p2p.ID(id)
+		earth.gate.doors[p] = &door{Neighbor: Neighbor{Peer: p, ID: id, Member: m, Roles: Roles{Server: true}}, open: make(chan struct{}), gone: make(chan struct{})}
+		earth.Host().Peerstore().AddAddrs(p, testAddrs(i), time.Hour)
+	}
+	earth.gate.mu.Unlock()
+	for range 20 {
+		b, err := earth.answerPeers(t.Context(), &membership.Member{}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		list, err := readPeers(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		told := map[peerid.ID]bool{}
+		for _, p := range list {
+			told[p.id] = true
+		}
+		for _, id := range honest {
+			if !told[id] {
+				t.Fatalf("of %d told, %d keys of one token are connected and %d others, one is not told", len(told), len(hostile), len(honest))
+			}
+		}
+	}
 }

@@ -9,7 +9,6 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 
 	"github.com/idloc/idloc/internal/pause"
-	"github.com/idloc/idloc/internal/peerid"
 	"github.com/idloc/idloc/overlay/p2p"
 )
 
@@ -106,7 +105,7 @@ func (m *Mesh) Save() { m.known.Save(m.cfg.Log) }
 // note keeps the addresses of a member: the one of its connection, which is
 // there from the first moment on, is among them.
 func (m *Mesh) note(n Neighbor) {
-	m.known.Note(n.ID, m.Addrs(n.Peer, knownMaxAddrs, false), n.Server, peerid.ID{})
+	m.known.NoteMet(n.ID, m.Addrs(n.Peer, knownMaxAddrs, false), n.Server, n.Member.Account())
 	if n.Issuer {
 		m.known.NoteIssuer(n.ID)
 	}

@@ -1,7 +1,6 @@
 package offers
 
 import (
-	"cmp"
 	"context"
 	"math/rand/v2"
 	"slices"
@@ -165,24 +164,9 @@ func (r *Router) others(tried map[peerid.ID]bool) (out []peerid.ID) {
 func (r *Router) rest(tried map[peerid.ID]bool) (out []peerid.ID) {
 	left := slices.DeleteFunc(r.cfg.Mesh.Members(), func(m *membership.Member) bool { return tried[m.Peer] })
 	rand.Shuffle(len(left), func(i, j int) { left[i], left[j] = left[j], left[i] })
-	byTurns(left, func(a account.Account) string { return a.Delegate })
-	byTurns(left, func(a account.Account) string { return a.Invitation })
+	account.ByTurns(left, (*membership.Member).Account)
 	for _, m := range left[:min(len(left), waysMax)] {
 		out = append(out, m.Peer)
 	}
 	return out
-}
-
-// byTurns orders members so that the first of each payer come before the second ones.
-// Nobody, "", is no payer.
-func byTurns(members []*membership.Member, payer func(account.Account) string) {
-	had := map[string]int{}
-	turn := map[peerid.ID]int{}
-	for _, m := range members {
-		if of := payer(m.Account()); of != "" {
-			turn[m.Peer] = had[of]
-			had[of]++
-		}
-	}
-	slices.SortStableFunc(members, func(a, b *membership.Member) int { return cmp.Compare(turn[a.Peer], turn[b.Peer]) })
 }
