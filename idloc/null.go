@@ -1,7 +1,6 @@
 package idloc
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -124,34 +123,43 @@ func (n *Node) dialNull(ctx context.Context, network string, t target, to netip.
 	if strings.HasPrefix(network, "udp") {
 		open = n.openNullUDP
 	}
+	f := nullflow.Flow{Peer: t.peer, V6: to.Addr().Is6(), Remote: to.Port()}
+	return n.tryNull(ctx, t, func(ctx context.Context) (net.Conn, error) { return open(ctx, stack, network, f, to) })
+}
+
+// tryNull is dialNull by attempts that open makes.
+func (n *Node) tryNull(ctx context.Context, t target, open func(context.Context) (net.Conn, error)) (net.Conn, error) {
 	limit := ctx
 	if _, bounded := ctx.Deadline(); !bounded {
 		var stop context.CancelFunc
 		limit, stop = context.WithTimeout(ctx, goneAfter)
 		defer stop()
 	}
-	f := nullflow.Flow{Peer: t.peer, V6: to.Addr().Is6(), Remote: to.Port()}
 	var last error // why the newest attempt has failed that had all its time
-	for tries := 0; ; {
-		c, err := open(limit, stack, network, f, to)
+	tries := 0
+	for tries == 0 || pause.For(limit, lookAgain) {
+		c, err := open(limit)
 		var flow *flowError
+		own := err != nil && !errors.As(err, &flow) // of this node's
 		switch {
 		case err == nil:
 			return c, nil
-		case !errors.As(err, &flow):
-			return nil, err // of this node's own
-		case !passes(err):
+		case !own && !passes(err):
 			return nil, n.nullError(t, flow.err)
-		case limit.Err() == nil:
+		case limit.Err() != nil && last != nil: // cut off: the one before says more
+		case own:
+			return nil, err
+		case limit.Err() != nil:
+			return nil, n.nullError(t, flow.err)
+		default:
 			last = flow.err
 			tries++
-		case ctx.Err() == nil || last == nil:
-			return nil, n.nullError(t, cmp.Or(last, flow.err))
-		default:
-			return nil, n.gaveUp(t, last, ctx.Err(), tries)
 		}
-		pause.For(limit, lookAgain)
 	}
+	if ctx.Err() == nil {
+		return nil, n.nullError(t, last)
+	}
+	return nil, n.gaveUp(t, last, ctx.Err(), tries)
 }
 
 // flowError is why the overlay has opened no flow.
