@@ -129,6 +129,24 @@ func TestCarriers(t *testing.T) {
 	t.Logf("all pairs in %v", took)
 }
 
+// nginx runs a web server with one site in a namespace, as daemon does.
+func (l *lab) nginx(space, at, site string) {
+	l.t.Helper()
+	conf := filepath.Join(l.dirs, "nginx-"+space)
+	text := fmt.Sprintf(`user root root; master_process off; daemon off; pid %[1]s.pid; error_log stderr;
+events { worker_connections 256; }
+http {
+	access_log off;
+	client_body_temp_path %[1]s.b; proxy_temp_path %[1]s.p; fastcgi_temp_path %[1]s.f; uwsgi_temp_path %[1]s.u; scgi_temp_path %[1]s.s;
+	server {%[2]s	}
+}
+`, conf, site)
+	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
+		l.t.Fatal(err)
+	}
+	l.daemon(space, at, "nginx", "-e", "stderr", "-c", conf)
+}
+
 // certificate makes a certificate for an address, and returns its file and its key's.
 func certificate(t *testing.T, dir, ip string) (cert, key string) {
 	t.Helper()
@@ -172,15 +190,9 @@ func TestCarrierBehindNginx(t *testing.T) {
 	l := newLab(t)
 	at := l.public("earth")
 	cert, key := certificate(t, l.dirs, at)
-	conf := filepath.Join(l.dirs, "nginx.conf")
-	text := fmt.Sprintf(`user root root; master_process off; daemon off; pid %[1]s/nginx.pid; error_log stderr;
-events { worker_connections 256; }
-http {
-	access_log off;
-	client_body_temp_path %[1]s/b; proxy_temp_path %[1]s/p; fastcgi_temp_path %[1]s/f; uwsgi_temp_path %[1]s/u; scgi_temp_path %[1]s/s;
-	server {
-		listen %[2]s:443 ssl;
-		ssl_certificate %[3]s; ssl_certificate_key %[4]s;
+	site := fmt.Sprintf(`
+		listen %[1]s:443 ssl;
+		ssl_certificate %[2]s; ssl_certificate_key %[3]s;
 		location / { proxy_pass http://127.0.0.1:8080; }
 		location /idloc {
 			proxy_pass http://127.0.0.1:8080;
@@ -189,15 +201,10 @@ http {
 			proxy_set_header Connection upgrade;
 			proxy_read_timeout 120s;
 		}
-	}
-}
-`, l.dirs, at, cert, key)
-	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
+`, at, cert, key)
 	earth := l.start("earth", "earth")
 	earth.must(request{Op: "create", Name: "earth", Web: "127.0.0.1:8080", Reach: []string{"wss://" + at + "/idloc"}})
-	l.daemon("earth", at+":443", "nginx", "-e", "stderr", "-c", conf)
+	l.nginx("earth", at+":443", site)
 	always(tcp443)(l, "bank", "")
 	always(noWay)(l, "office", "")
 	proxyConf := filepath.Join(l.dirs, "tinyproxy")

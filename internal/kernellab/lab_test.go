@@ -92,7 +92,7 @@ type lab struct {
 	dirs  string // a folder for the nodes'
 	nodes []*node
 
-	daemons []func() // end what others have written and nodes need
+	daemons []func() // each ends a program that nodes need: a proxy, a web server, a router's
 
 	routers6  []space6          // that know of each other
 	resolvers map[string]string // files in place of /etc/resolv.conf, by namespace

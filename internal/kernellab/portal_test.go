@@ -4,8 +4,6 @@ package kernellab
 
 import (
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -27,23 +25,11 @@ func (l *lab) portal(space string) {
 }
 `)
 	cert, key := certificate(l.t, l.dirs, inner+".1")
-	conf := filepath.Join(l.dirs, "portal.conf")
-	text := fmt.Sprintf(`user root root; master_process off; daemon off; pid %[1]s/portal.pid; error_log stderr;
-events { worker_connections 256; }
-http {
-	access_log off;
-	client_body_temp_path %[1]s/pb; proxy_temp_path %[1]s/pp; fastcgi_temp_path %[1]s/pf; uwsgi_temp_path %[1]s/pu; scgi_temp_path %[1]s/ps;
-	server {
+	l.nginx("box-"+space, "127.0.0.1:8443", fmt.Sprintf(`
 		listen 8080; listen 8443 ssl;
-		ssl_certificate %[2]s; ssl_certificate_key %[3]s;
-		return 302 http://%[4]s.1:8080/login;
-	}
-}
-`, l.dirs, cert, key, inner)
-	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
-		l.t.Fatal(err)
-	}
-	l.daemon("box-"+space, "127.0.0.1:8443", "nginx", "-e", "stderr", "-c", conf)
+		ssl_certificate %[1]s; ssl_certificate_key %[2]s;
+		return 302 http://%[3]s.1:8080/login;
+`, cert, key, inner))
 }
 
 // logIn and logOut are what the portal's page does.

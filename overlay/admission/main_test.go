@@ -239,6 +239,13 @@ func (w *town) found(name string) *peer {
 	return p.run(Found(p.config(), "example.com", name))
 }
 
+// foundSaved begins an overlay whose founder can be resumed.
+func (w *town) foundSaved(name string) *peer {
+	w.t.Helper()
+	p := w.newPeer(nil, openDir(w.t))
+	return p.run(Found(p.config(), "example.com", name))
+}
+
 func (p *peer) token(opts membership.InviteOptions) *membership.Token {
 	p.town.t.Helper()
 	t, err := p.Invite(opts)

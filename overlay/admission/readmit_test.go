@@ -145,8 +145,7 @@ func TestReadmissionBesideTheSilent(t *testing.T) {
 func TestFormerDelegateDatesBack(t *testing.T) {
 	t.Parallel()
 	w := newTown(t)
-	earth := w.newPeer(nil, openDir(t))
-	earth.run(Found(earth.config(), "example.com", "earth"))
+	earth := w.foundSaved("earth")
 	venus := w.saved(earth, "venus", membership.InviteOptions{Roles: membership.RoleDelegate | membership.RoleRelay})
 	mars := w.saved(earth, "mars", membership.InviteOptions{})
 	moon := w.saved(earth, "moon", membership.InviteOptions{Roles: membership.RoleRelay})

@@ -109,8 +109,7 @@ func TestResumeEnded(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newTown(t)
-		earth := w.newPeer(nil, openDir(t))
-		earth.run(Found(earth.config(), "example.com", "earth"))
+		earth := w.foundSaved("earth")
 		token := earth.token(membership.InviteOptions{Expires: 90 * 24 * time.Hour})
 		mars := w.newPeer(nil, openDir(t))
 		w.joinAs(mars, token, "mars")
@@ -158,8 +157,7 @@ func TestResumeClockBehind(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newTown(t)
-		earth := w.newPeer(nil, openDir(t))
-		earth.run(Found(earth.config(), "example.com", "earth"))
+		earth := w.foundSaved("earth")
 		if err := earth.Save(); err != nil {
 			t.Fatal(err)
 		}
@@ -277,8 +275,7 @@ func TestLabelsDamaged(t *testing.T) {
 func TestDiskTakesNothing(t *testing.T) {
 	t.Parallel()
 	w := newTown(t)
-	earth := w.newPeer(nil, openDir(t))
-	earth.run(Found(earth.config(), "example.com", "earth"))
+	earth := w.foundSaved("earth")
 	earth.dir.Break(syscall.ENOSPC)
 	if err := earth.Save(); !errors.Is(err, syscall.ENOSPC) {
 		t.Errorf("saved: %v", err)

@@ -55,8 +55,7 @@ func (p *peer) arrive(others ...*peer) error {
 func TestRotate(t *testing.T) {
 	t.Parallel()
 	w := newTown(t)
-	earth := w.newPeer(nil, openDir(t))
-	earth.run(Found(earth.config(), "example.com", "earth"))
+	earth := w.foundSaved("earth")
 	moon := w.saved(earth, "moon", membership.InviteOptions{})
 	mars := w.saved(earth, "mars", membership.InviteOptions{Roles: membership.RoleRelay})
 	meet(t, earth, moon, mars)
@@ -130,8 +129,7 @@ func TestRotate(t *testing.T) {
 func TestRotateCut(t *testing.T) {
 	t.Parallel()
 	w := newTown(t)
-	earth := w.newPeer(nil, openDir(t))
-	earth.run(Found(earth.config(), "example.com", "earth"))
+	earth := w.foundSaved("earth")
 	mars := w.saved(earth, "mars", membership.InviteOptions{Label: "mars"})
 	meet(t, earth, mars)
 	// The answer is lost: the certificate is somebody's who may come with it.
@@ -198,8 +196,7 @@ func TestRotateCut(t *testing.T) {
 func TestRotateRefused(t *testing.T) {
 	t.Parallel()
 	w := newTown(t)
-	earth := w.newPeer(nil, openDir(t))
-	earth.run(Found(earth.config(), "example.com", "earth"))
+	earth := w.foundSaved("earth")
 	venus := w.saved(earth, "venus", membership.InviteOptions{})
 	mars := w.saved(earth, "mars", membership.InviteOptions{})
 	nowhere := w.join(earth.token(membership.InviteOptions{}), "nowhere")
@@ -268,8 +265,7 @@ func TestRotateRefused(t *testing.T) {
 func TestRotateTwice(t *testing.T) {
 	t.Parallel()
 	w := newTown(t)
-	earth := w.newPeer(nil, openDir(t))
-	earth.run(Found(earth.config(), "example.com", "earth"))
+	earth := w.foundSaved("earth")
 	mars := w.saved(earth, "mars", membership.InviteOptions{})
 	meet(t, earth, mars)
 	errs := make(chan error, 8)
@@ -306,8 +302,7 @@ func TestRotateTwice(t *testing.T) {
 func TestRevokedWithSuccessor(t *testing.T) {
 	t.Parallel()
 	w := newTown(t)
-	earth := w.newPeer(nil, openDir(t))
-	earth.run(Found(earth.config(), "example.com", "earth"))
+	earth := w.foundSaved("earth")
 	moon := w.saved(earth, "moon", membership.InviteOptions{})
 	mars := w.saved(earth, "mars", membership.InviteOptions{})
 	meet(t, earth, moon, mars)
@@ -364,8 +359,7 @@ func TestRevokedWithSuccessor(t *testing.T) {
 func TestRotateOfDelegate(t *testing.T) {
 	t.Parallel()
 	w := newTown(t)
-	earth := w.newPeer(nil, openDir(t))
-	earth.run(Found(earth.config(), "example.com", "earth"))
+	earth := w.foundSaved("earth")
 	venus := w.saved(earth, "venus", membership.InviteOptions{Roles: membership.RoleDelegate})
 	moon := w.saved(earth, "moon", membership.InviteOptions{})
 	meet(t, earth, venus, moon)
@@ -414,8 +408,7 @@ func TestRotateOfDelegate(t *testing.T) {
 func TestRotateTakesNoName(t *testing.T) {
 	t.Parallel()
 	w := newTown(t)
-	earth := w.newPeer(nil, openDir(t))
-	earth.run(Found(earth.config(), "example.com", "earth"))
+	earth := w.foundSaved("earth")
 	venus := w.saved(earth, "venus", membership.InviteOptions{Roles: membership.RoleDelegate})
 	saturn := w.saved(earth, "saturn", membership.InviteOptions{Roles: membership.RoleDelegate})
 	meet(t, earth, venus, saturn)
@@ -466,8 +459,7 @@ func TestRotateTakesNoName(t *testing.T) {
 func TestArriveTakesNoName(t *testing.T) {
 	t.Parallel()
 	w := newTown(t)
-	earth := w.newPeer(nil, openDir(t))
-	earth.run(Found(earth.config(), "example.com", "earth"))
+	earth := w.foundSaved("earth")
 	venus := w.saved(earth, "venus", membership.InviteOptions{Roles: membership.RoleDelegate})
 	moon := w.saved(earth, "moon", membership.InviteOptions{})
 	mars := w.saved(earth, "mars", membership.InviteOptions{})

@@ -99,8 +99,7 @@ func journal(t *testing.T, d *state.Dir) (all [][]byte) {
 func TestCrashBetweenLabelAndUse(t *testing.T) {
 	t.Parallel()
 	w := newTown(t)
-	earth := w.newPeer(nil, openDir(t))
-	earth.run(Found(earth.config(), "example.com", "earth"))
+	earth := w.foundSaved("earth")
 	token := earth.token(membership.InviteOptions{})
 	mars := w.join(token, "mars")
 	earth.Close()
@@ -220,8 +219,7 @@ func TestMembersThatClaimToConfirm(t *testing.T) {
 func TestNoticesAreWrittenOnce(t *testing.T) {
 	t.Parallel()
 	w := newTown(t)
-	earth := w.newPeer(nil, openDir(t))
-	earth.run(Found(earth.config(), "example.com", "earth"))
+	earth := w.foundSaved("earth")
 	mars := w.join(earth.token(membership.InviteOptions{}), "mars")
 	chain := mars.Own().Chain
 	notice := append([]byte{byte(len(chain) >> 8), byte(len(chain))}, chain...)

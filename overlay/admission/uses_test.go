@@ -246,8 +246,7 @@ func TestExpiresMeansIt(t *testing.T) {
 func TestUsesAreKept(t *testing.T) {
 	t.Parallel()
 	w := newTown(t)
-	earth := w.newPeer(nil, openDir(t))
-	earth.run(Found(earth.config(), "example.com", "earth"))
+	earth := w.foundSaved("earth")
 	venus := w.newPeer(nil, openDir(t))
 	w.joinAs(venus, earth.token(membership.InviteOptions{}), "venus")
 	one, many := earth.token(membership.InviteOptions{Label: "mars"}), earth.token(membership.InviteOptions{Uses: membership.AnyNumber})
