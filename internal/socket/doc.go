@@ -40,7 +40,8 @@
 // know, version negotiation to a version it does not know. On a shared port
 // either would tell a scanner what listens here, so a view lets through only
 // what begins a QUIC version 1 handshake, rate-limited, and short headers only
-// from those we are talking with (quicgate.go).
+// from those we are talking with, or to connection IDs that this host has chosen,
+// if only before its last start (quicgate.go).
 //
 //	file                section
 //	port.go, addrs.go   draft §5.3.2 (candidates are the addresses of these sockets)

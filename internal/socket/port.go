@@ -66,12 +66,12 @@ type Port struct {
 	log    *slog.Logger
 	number uint16
 
-	set       atomic.Pointer[connSet]      // the open sockets
-	leftOut   atomic.Pointer[[]netip.Addr] // addresses that were taken for LSIs
-	sources   *sources                     // whom we speak QUIC with
-	ids       *sources                     // connection IDs that they use towards us, by their first bytes
-	quicPeers *sources                     // who was heard on connections of QUIC
-	limit     *limiter                     // of first QUIC packets
+	set       atomic.Pointer[connSet]           // the open sockets
+	leftOut   atomic.Pointer[[]netip.Addr]      // addresses that were taken for LSIs
+	sources   *sources                          // whom we speak QUIC with
+	ownID     atomic.Pointer[func([]byte) bool] // of KnowIDs; nil: none is known
+	quicPeers *sources                          // who was heard on connections of QUIC
+	limit     *limiter                          // of first QUIC packets
 
 	carrier *Conn // of Config.Carrier; nil: none
 
@@ -126,7 +126,7 @@ func newConnSet(conns []*Conn, beside ...*Conn) *connSet {
 func newPort(cfg Config) *Port {
 	p := &Port{
 		cfg: cfg, log: logpace.New(cfg.Logger), route: cfg.route, done: make(chan struct{}), moved: make(chan struct{}, 1),
-		sources: newSources(), ids: newSources(), quicPeers: newSources(), limit: newLimiter(),
+		sources: newSources(), quicPeers: newSources(), limit: newLimiter(),
 	}
 	if p.route == nil {
 		p.route = routedSource
@@ -304,6 +304,18 @@ func (p *Port) Conns() []*Conn {
 
 // ConnOn returns the socket on the local address a, nil if there is none.
 func (p *Port) ConnOn(a netip.Addr) *Conn { return p.set.Load().byAddr[a.Unmap()] }
+
+// KnowIDs has the port know QUIC connection IDs that this host has chosen: own says whether
+// b begins with one, also of a process before this. It is called for each packet of a
+// connection, by any number of goroutines, and keeps nothing of b. Without it only those are
+// heard whose addresses have spoken QUIC with this port.
+func (p *Port) KnowIDs(own func(b []byte) bool) { p.ownID.Store(&own) }
+
+// owns says whether b begins with a connection ID that this host has chosen.
+func (p *Port) owns(b []byte) bool {
+	own := p.ownID.Load()
+	return own != nil && (*own)(b)
+}
 
 // HeardQUIC says whether a packet of a QUIC connection came from an address in
 // the last seconds, rounded up to whole ones.

@@ -111,9 +111,10 @@ func varint(b []byte) (v uint64, rest []byte, ok bool) {
 // that they open) from anyone, as many as the limiter lets; everything else only from addresses
 // that sent us such a packet or that we sent QUIC to, in the last minute; and,
 // from other addresses, as many as the limiter lets of short headers with a
-// connection ID that one of those used: a peer whose NAT gave it another port,
-// or that moved without noticing, goes on so, and the QUIC stack follows it
-// once it has proved the new path (RFC 9000 §9). So nothing that a stranger
+// connection ID that this host has chosen (KnowIDs): a peer whose NAT gave it
+// another port, or that moved without noticing, goes on so, and the QUIC stack
+// follows it once it has proved the new path (RFC 9000 §9); and one whose
+// connection is of this host's former life gets a stateless reset. Nothing that a stranger
 // makes up draws a stateless reset or a version negotiation packet.
 func (c *Conn) quic(d []byte, from netip.AddrPort) {
 	views := *c.views.Load()
@@ -139,15 +140,12 @@ func (c *Conn) quic(d []byte, from netip.AddrPort) {
 // view it belongs to.
 func (c *Conn) quicShort(views []*view, d []byte, from netip.AddrPort, key sourceKey, viewID uint8, known bool) {
 	p := c.port
-	id := p.cids.shortKey(p.ids, d[1:])
-	if !known {
-		var ok bool
-		if viewID, _, ok = p.ids.find(id); !ok || id == 0 || !p.limit.allow(from, c.Carried()) {
-			c.count.drop(dropQUICStranger)
-			return
-		}
-	} else if id != 0 && p.sources.sentTo(key) {
-		p.ids.note(id, viewID, 0, 0)
+	own := p.owns(d[1:])
+	switch {
+	case !known && !(own && p.limit.allow(from, c.Carried())):
+		c.count.drop(dropQUICStranger)
+		return
+	case own && known && p.sources.sentTo(key):
 		p.quicPeers.note(p.quicPeers.key(from), viewID, 0, 0)
 	}
 	if len(views) > 1 {

@@ -2,7 +2,6 @@ package socket
 
 import (
 	"hash/maphash"
-	"math/bits"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -270,19 +269,6 @@ func (t *cidTable) find(cid []byte) uint8 {
 		return v
 	}
 	return t.old[k]
-}
-
-// shortKey is the key in ids of the connection ID at the head of b, 0 if there
-// is none of a length that this side chooses. Of several lengths it takes the
-// shortest: every ID has that many bytes of chance.
-func (t *cidTable) shortKey(ids *sources, b []byte) sourceKey {
-	t.mu.RLock()
-	n := bits.TrailingZeros32(t.lengths)
-	t.mu.RUnlock()
-	if n > maxCID || len(b) < n {
-		return 0
-	}
-	return sourceKey(maphash.Bytes(ids.seed, b[:n]))
 }
 
 // findShort returns the view that chose the connection ID at the head of b,

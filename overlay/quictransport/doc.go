@@ -14,6 +14,9 @@
 //   - What a dial sends before the peer has answered passes a Gate (package
 //     hearsay), datagram by datagram.
 //
+//   - Its connection IDs are known again by a peer that has started anew, which
+//     tells their other ends at once that the connections are gone.
+//
 // An endpoint is a view of one of the port's sockets with the QUIC stack on it.
 // It begins with the first who listens or dials there, and ends with the last
 // connection, after the listener.
@@ -21,6 +24,7 @@
 // # Files
 //
 //	transport.go  Transport, dialling, endpoints
+//	ids.go        connection IDs            RFC 9000 §5.1, §10.3
 //	listener.go   what comes in
 //	gated.go      what leaves for addresses that are being dialled
 //	timeless.go   certificates without a date

@@ -55,6 +55,7 @@ type Transport struct {
 	limits   network.ResourceManager
 	resetKey quic.StatelessResetKey
 	tokenKey quic.TokenGeneratorKey
+	ids      *connIDs // nil: random ones
 
 	mu        sync.Mutex // guards the rest
 	closed    bool
@@ -74,23 +75,32 @@ func New(port *socket.Port, key crypto.PrivKey, limits network.ResourceManager, 
 		return nil, err
 	}
 	t.source, t.gate = source, gate
-	// Both keys are the same after a restart: a peer that comes back can reset the
-	// connections of its former life (RFC 9000 §10.3), and takes the tokens that it
-	// gave out (§8.1.3).
+	// The keys are the same after a restart: a peer that comes back can reset the
+	// connections of its former life (RFC 9000 §10.3), which it knows by their IDs
+	// (ids.go), and takes the tokens that it gave out (§8.1.3).
 	secret, err := key.Raw()
 	if err != nil {
 		return nil, err
 	}
+	var idKey [16]byte // AES-128
 	for _, k := range []struct {
 		of  string
 		key []byte
-	}{{"idloc quic stateless reset", t.resetKey[:]}, {"idloc quic address token", t.tokenKey[:]}} {
+	}{
+		{"idloc quic stateless reset", t.resetKey[:]},
+		{"idloc quic address token", t.tokenKey[:]},
+		{"idloc quic connection ID", idKey[:]},
+	} {
 		derived, err := hkdf.Key(sha256.New, secret, nil, k.of, len(k.key))
 		if err != nil {
 			return nil, err
 		}
 		copy(k.key, derived)
 	}
+	if t.ids, err = newConnIDs(idKey[:]); err != nil {
+		return nil, err
+	}
+	port.KnowIDs(t.ids.own)
 	return t, nil
 }
 
@@ -147,6 +157,9 @@ func (t *Transport) acquire(local netip.AddrPort) (*endpoint, error) {
 		Conn: view, StatelessResetKey: &t.resetKey, TokenGeneratorKey: &t.tokenKey,
 		VerifySourceAddress: t.limits.VerifySourceAddress,
 		ConnContext:         t.accepting,
+	}
+	if t.ids != nil {
+		e.quic.ConnectionIDGenerator = t.ids
 	}
 	t.endpoints[local.Addr()] = e
 	return e, nil
