@@ -75,6 +75,7 @@ func (w *web) Ask(_ context.Context, p peer.ID, pr mesh.Protocol, request []byte
 
 func (w *web) Go(f func())                       { f() }
 func (w *web) Latest(peer.ID) context.Context    { return context.Background() }
+func (w *web) Arrival() <-chan struct{}          { return nil }
 func (w *web) Suspect(p peer.ID)                 { w.suspected = p }
 func (w *web) Ways(peer.ID) []ma.Multiaddr       { return w.ways }
 func (w *web) Learn(p peer.ID, a []ma.Multiaddr) { w.learned[p] += len(a) }

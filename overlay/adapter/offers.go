@@ -43,6 +43,7 @@ type Ways interface {
 	Member(p peer.ID) (*membership.Member, bool)
 	Connect(ctx context.Context, ai peer.AddrInfo) (*membership.Member, error)
 	Latest(p peer.ID) context.Context
+	Arrival() <-chan struct{}
 	Ask(ctx context.Context, p peer.ID, pr mesh.Protocol, request []byte) ([]byte, error)
 	Suspect(p peer.ID)
 	Ways(p peer.ID) []ma.Multiaddr
@@ -74,6 +75,9 @@ func (m OfferMesh) Connect(ctx context.Context, p peerid.ID) error {
 
 // Latest implements offers.Mesh.
 func (m OfferMesh) Latest(p peerid.ID) context.Context { return m.Mesh.Latest(p2p.ID(p)) }
+
+// Arrival implements offers.Mesh.
+func (m OfferMesh) Arrival() <-chan struct{} { return m.Mesh.Arrival() }
 
 // Suspect implements offers.Mesh.
 func (m OfferMesh) Suspect(p peerid.ID) { m.Mesh.Suspect(p2p.ID(p)) }

@@ -266,9 +266,10 @@ func (m *Mesh) HandleStreams(pid protocol.ID, f func(network.Stream, *membership
 // the gate gives it, and says whether it is.
 func (m *Mesh) Admitted(s network.Stream) bool { return m.gate.admitted(s) }
 
-// Connect makes sure that there is a connection to a member.
+// Connect makes sure that there is a connection to a member. It dials, and is content with
+// a connection by which the member comes in itself meanwhile.
 func (m *Mesh) Connect(ctx context.Context, ai peer.AddrInfo) (*membership.Member, error) {
-	if err := m.Dial(ctx, ai); err != nil {
+	if err := m.dialUnlessIn(ctx, ai); err != nil {
 		return nil, err
 	}
 	in, err := m.gate.wait(ctx, ai.ID)
@@ -276,6 +277,35 @@ func (m *Mesh) Connect(ctx context.Context, ai peer.AddrInfo) (*membership.Membe
 		err = fmt.Errorf("peer %s: %w", ai.ID, errUnanswered)
 	}
 	return in, err
+}
+
+// dialUnlessIn is Dial until the member is connected, by whatever connection.
+func (m *Mesh) dialUnlessIn(ctx context.Context, ai peer.AddrInfo) error {
+	if m.host.Network().Connectedness(ai.ID) == network.Connected {
+		return nil
+	}
+	ctx, end := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer end()
+	wg.Go(func() {
+		for {
+			arrival := m.Arrival()
+			if _, in := m.Member(ai.ID); in {
+				end()
+			}
+			select {
+			case <-arrival:
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+	err := m.Dial(ctx, ai)
+	if _, in := m.Member(ai.ID); in {
+		return nil
+	}
+	return err
 }
 
 // Dial makes sure that there is a connection, not that a member is at its end.
@@ -303,6 +333,10 @@ func (m *Mesh) Members() []Neighbor { return m.gate.members() }
 // Latest returns a context that ends when p has come in by another connection
 // than it has: whoever waits for an answer on that may wait in vain.
 func (m *Mesh) Latest(p peer.ID) context.Context { return m.gate.newest(p) }
+
+// Arrival returns what is closed when a member is connected that was not, or when something
+// else has changed for those who wait for one.
+func (m *Mesh) Arrival() <-chan struct{} { return m.stirred.wait() }
 
 // Young says whether a member is a server that has only just begun.
 func (m *Mesh) Young(p peer.ID) bool { return m.gate.young(p) }

@@ -3,7 +3,9 @@ package mesh
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"net"
 	"net/netip"
 	"strings"
 	"testing"
@@ -242,5 +244,34 @@ func TestStir(t *testing.T) {
 	<-rung
 	if a.tries.justAlone() {
 		t.Error("alone before anybody has looked")
+	}
+}
+
+// Connect is content with a connection by which the member comes in itself, though
+// nobody answers where it is dialled.
+func TestConnectComesIn(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	a, b := f.launch(), f.launch()
+	hole, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)}) // says nothing
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer hole.Close()
+	nowhere := peer.AddrInfo{ID: b.peer(), Addrs: []ma.Multiaddr{p2p.QUIC(hole.LocalAddr().(*net.UDPAddr).AddrPort())}}
+	done := make(chan error, 1)
+	go func() {
+		m, err := a.Connect(t.Context(), nowhere)
+		if err == nil && m.Peer != b.id {
+			err = fmt.Errorf("connected to %v", m.Peer)
+		}
+		done <- err
+	}()
+	if _, err := hole.Read(make([]byte, 2000)); err != nil { // it dials
+		t.Fatal(err)
+	}
+	b.meet(a)
+	if err := <-done; err != nil {
+		t.Error(err)
 	}
 }

@@ -39,10 +39,13 @@ type round struct {
 	begun   time.Time
 
 	ways    chan way
-	next    <-chan way // ways; nil while the stagger runs
-	more    bool       // ways may come
-	busy    int        // ways that have not come to a result
-	asked   int        // of these, how many are members that should be able to pass the offer on
+	next    <-chan way      // ways; nil while the stagger runs
+	more    bool            // ways may come
+	busy    int             // ways that have not come to a result
+	asked   int             // of these, how many are members that should be able to pass the offer on
+	direct  int             // of these, how many go to the target itself
+	sentOn  context.Context // Mesh.Latest of the connection to the target that the newest of them began on
+	arrival <-chan struct{} // Mesh.Arrival: the target may be connected now
 	results chan result
 	wg      sync.WaitGroup
 
@@ -70,7 +73,8 @@ func (r *Router) DeliverOnce(ctx context.Context, target peerid.ID, offer *pipe.
 		r: r, ctx: ctx, offer: offer, begun: time.Now(),
 		request: Request{TTL: MaxTTL, Target: target, From: r.cfg.Self, Offer: offer.Bytes()},
 		ways:    make(chan way), more: true,
-		results: make(chan result, waysMax+1), // each way's one result: no sender waits
+		results: make(chan result, waysMax+1), // a way's one result seldom waits
+		arrival: r.cfg.Mesh.Arrival(),
 		wait:    time.NewTimer(0), first: staggerFirst, pace: stagger,
 	}
 	defer n.wg.Wait()
@@ -90,6 +94,9 @@ func (r *Router) DeliverOnce(ctx context.Context, target peerid.ID, offer *pipe.
 			} else {
 				n.more = false
 			}
+		case <-n.arrival:
+			n.arrival = r.cfg.Mesh.Arrival()
+			n.sendArrived()
 		case res := <-n.results:
 			if s, over := n.hear(&res); over {
 				return s, res.via, res.err
@@ -115,8 +122,28 @@ func (n *round) letNext() {
 	}
 }
 
-// send begins one way; the next comes after the stagger.
+// sendArrived sends the offer to the target itself if it has come in by a connection on
+// which it was not sent: it waits for no other way's turn. A way to the target that is
+// under way takes the new connection by itself.
+func (n *round) sendArrived() {
+	_, ok := n.r.cfg.Mesh.Member(n.request.Target)
+	if ok && n.direct == 0 && n.r.cfg.Mesh.Latest(n.request.Target) != n.sentOn {
+		n.send(way{peer: n.request.Target, direct: true})
+	}
+}
+
+// send begins one way; the next comes after the stagger. The offer is not sent twice on
+// one connection to the target.
 func (n *round) send(w way) {
+	if w.direct {
+		latest := n.r.cfg.Mesh.Latest(w.peer)
+		if _, ok := n.r.cfg.Mesh.Member(w.peer); ok && (n.direct > 0 || latest == n.sentOn) {
+			n.letNext()
+			return
+		}
+		n.sentOn = latest
+		n.direct++
+	}
 	n.busy++
 	n.wait.Reset(n.first)
 	n.first = n.pace
@@ -132,7 +159,10 @@ func (n *round) send(w way) {
 		ctx, cancel := context.WithTimeout(n.ctx, wayTimeout)
 		defer cancel()
 		res.answer, res.err = n.r.try(ctx, w, n.request)
-		n.results <- res
+		select {
+		case n.results <- res:
+		case <-n.ctx.Done():
+		}
 	})
 }
 
@@ -140,6 +170,9 @@ func (n *round) send(w way) {
 // a session, or no other way would bring another result.
 func (n *round) hear(res *result) (s *pipe.Session, over bool) {
 	n.busy--
+	if res.way.direct {
+		n.direct--
+	}
 	if res.way.known() {
 		n.asked--
 	}

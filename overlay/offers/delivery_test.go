@@ -324,3 +324,60 @@ func TestWorse(t *testing.T) {
 		}
 	}
 }
+
+// TestArrival: a target that comes in gets the offer at once, whoever's turn it is; on
+// each of its connections once.
+func TestArrival(t *testing.T) {
+	const at = 450 * time.Millisecond
+	for _, tt := range []struct {
+		desc    string
+		dialled bool // pluto knows where venus may be, and has no answer from there
+		before  bool // it was connected, and that connection has ended under the offer
+	}{
+		{desc: "from outside"},
+		{desc: "while it is dialled", dialled: true},
+		{desc: "again", before: true},
+	} {
+		t.Run(tt.desc, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, latency)
+				venus, pluto := w.add("venus", 1), w.add("pluto", 1)
+				for i := range waysMax {
+					m := w.add(string(rune('a'+i)), 1)
+					w.connect(pluto, m)
+					m.silent = true
+					pluto.hints[venus.id] = append(pluto.hints[venus.id], m.id)
+				}
+				if tt.dialled {
+					w.holes[link{pluto.id, venus.id}] = true
+				}
+				if tt.before {
+					venus.silent = true
+					w.connect(pluto, venus)
+					time.AfterFunc(100*time.Millisecond, func() { w.cut(pluto, venus) })
+				}
+				time.AfterFunc(at, func() {
+					venus.mu.Lock()
+					venus.silent = false
+					venus.mu.Unlock()
+					w.connect(venus, pluto)
+				})
+				s, via, err := pluto.deliver(venus)
+				if err != nil || !via.IsZero() || s.Peer() != venus.id {
+					t.Fatalf("via %v, %v", via, err)
+				}
+				if took := time.Since(w.begun); took != at+2*latency {
+					t.Errorf("took %v, it came after %v", took, at)
+				}
+				want := 1
+				if tt.before {
+					want = 2
+				}
+				asked := slices.DeleteFunc(slices.Clone(pluto.asked), func(name string) bool { return name != "venus" })
+				if len(asked) != want {
+					t.Errorf("asked %d times: %q", len(asked), pluto.asked)
+				}
+			})
+		})
+	}
+}

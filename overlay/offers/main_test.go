@@ -30,7 +30,9 @@ type world struct {
 	mu    sync.Mutex // guards what follows
 	peers map[peerid.ID]*peer
 	links map[link]*conn
-	dials map[link]bool // who can connect to whom
+	rung  map[peerid.ID]chan struct{} // Arrival
+	dials map[link]bool               // who can connect to whom
+	holes map[link]bool               // whose dials to whom say nothing until they are connected
 }
 
 type link struct{ a, b peerid.ID }
@@ -74,7 +76,7 @@ func (noHandler) Down(*pipe.Pipe, error)         {}
 func (noHandler) Gone(peerid.ID, error)          {}
 
 func newWorld(t *testing.T, latency time.Duration) *world {
-	return &world{t: t, latency: latency, begun: time.Now(), peers: map[peerid.ID]*peer{}, links: map[link]*conn{}, dials: map[link]bool{}}
+	return &world{t: t, latency: latency, begun: time.Now(), peers: map[peerid.ID]*peer{}, links: map[link]*conn{}, rung: map[peerid.ID]chan struct{}{}, dials: map[link]bool{}, holes: map[link]bool{}}
 }
 
 // add makes a member that forwards, by the invitation given.
@@ -113,6 +115,12 @@ func (w *world) connect(a, b *peer) {
 	c := &conn{}
 	c.latest, c.end = context.WithCancel(context.Background())
 	w.links[link{a.id, b.id}], w.links[link{b.id, a.id}] = c, c
+	for _, p := range []*peer{a, b} {
+		if ch := w.rung[p.id]; ch != nil {
+			close(ch)
+			delete(w.rung, p.id)
+		}
+	}
 }
 
 func (w *world) cut(a, b *peer) {
@@ -171,6 +179,17 @@ func (p *peer) Member(id peerid.ID) (*membership.Member, bool) {
 }
 
 func (p *peer) Connect(ctx context.Context, id peerid.ID) error {
+	for p.w.holes[link{p.id, id}] {
+		arrival := p.Arrival()
+		if p.w.conn(p.id, id) != nil {
+			return nil
+		}
+		select {
+		case <-arrival:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 	if !pause.For(ctx, 2*p.w.latency) {
 		return ctx.Err()
 	}
@@ -184,7 +203,16 @@ func (p *peer) Connect(ctx context.Context, id peerid.ID) error {
 func (p *peer) Reachable(id peerid.ID) bool {
 	p.w.mu.Lock()
 	defer p.w.mu.Unlock()
-	return p.w.dials[link{p.id, id}]
+	return p.w.dials[link{p.id, id}] || p.w.holes[link{p.id, id}]
+}
+
+func (p *peer) Arrival() <-chan struct{} {
+	p.w.mu.Lock()
+	defer p.w.mu.Unlock()
+	if p.w.rung[p.id] == nil {
+		p.w.rung[p.id] = make(chan struct{})
+	}
+	return p.w.rung[p.id]
 }
 
 func (p *peer) Latest(id peerid.ID) context.Context {

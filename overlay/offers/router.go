@@ -24,8 +24,10 @@ type Mesh interface {
 	Members() []*membership.Member
 	// Member returns a connected member.
 	Member(p peerid.ID) (*membership.Member, bool)
+	// Arrival returns what is closed when a member is connected that was not.
+	Arrival() <-chan struct{}
 	// Connect connects to a peer where it is known to be, and returns once its
-	// membership was verified.
+	// membership was verified, whoever of the two has connected.
 	Connect(ctx context.Context, p peerid.ID) error
 	// Latest returns a context that ends when p is connected by a newer
 	// connection than now.
