@@ -4,13 +4,16 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"net/netip"
+	"runtime"
 	"testing"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/transport"
+	"github.com/libp2p/go-libp2p/p2p/transport/quicreuse"
 	"github.com/quic-go/quic-go"
 
 	"github.com/idloc/idloc/internal/socket"
@@ -132,5 +135,66 @@ func TestRestart(t *testing.T) {
 	var reset *quic.StatelessResetError
 	if cause := context.Cause(q.Context()); !errors.As(cause, &reset) {
 		t.Errorf("the connection has not ended by a stateless reset: read %v, cause %v", err, cause)
+	}
+}
+
+// TestResetsOfAnotherAddress: who sends what it has seen of a connection to another
+// address of the same peer gets no reset there that is good for it.
+func TestResetsOfAnotherAddress(t *testing.T) {
+	t.Parallel()
+	if runtime.GOOS != "linux" {
+		t.Skip("needs 127.0.0.2, which only Linux has by itself")
+	}
+	port := newPort(t, nil, loopback.Next())
+	tr, err := New(port, newKey(t), &network.NullResourceManager{}, nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tr.Close()
+	id, err := tr.ids.GenerateConnectionID()
+	if err != nil {
+		t.Fatal(err)
+	}
+	pc, err := net.ListenUDP("udp4", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pc.Close()
+	packet := append(append([]byte{0x40}, id.Bytes()...), make([]byte, 60)...)
+	// reset is the token that an address answers with.
+	reset := func(at netip.AddrPort) string {
+		t.Helper()
+		b := make([]byte, 2000)
+		for range 100 {
+			if _, err := pc.WriteToUDPAddrPort(packet, at); err != nil {
+				t.Fatal(err)
+			}
+			_ = pc.SetReadDeadline(time.Now().Add(100 * time.Millisecond)) // one may be lost
+			if n, from, err := pc.ReadFromUDPAddrPort(b); err == nil && from == at && n > 16 {
+				return string(b[n-16 : n])
+			}
+		}
+		t.Fatalf("%v does not reset", at)
+		return ""
+	}
+	tokens := map[string]bool{}
+	for _, c := range port.Conns() {
+		a, err := quicreuse.ToQuicMultiaddr(net.UDPAddrFromAddrPort(c.LocalAddr()), quic.Version1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l, err := tr.Listen(a)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		token := reset(c.LocalAddr())
+		if reset(c.LocalAddr()) != token {
+			t.Error("two resets of one address differ")
+		}
+		tokens[token] = true
+	}
+	if len(tokens) != 2 {
+		t.Errorf("%d tokens at two addresses", len(tokens))
 	}
 }

@@ -53,7 +53,7 @@ type Transport struct {
 	self     peer.ID
 	identity *p2ptls.Identity
 	limits   network.ResourceManager
-	resetKey quic.StatelessResetKey
+	secret   []byte // the keys of resets are made of it; nil: there are none
 	tokenKey quic.TokenGeneratorKey
 	ids      *connIDs // nil: random ones
 
@@ -78,30 +78,37 @@ func New(port *socket.Port, key crypto.PrivKey, limits network.ResourceManager, 
 	// The keys are the same after a restart: a peer that comes back can reset the
 	// connections of its former life (RFC 9000 §10.3), which it knows by their IDs
 	// (ids.go), and takes the tokens that it gave out (§8.1.3).
-	secret, err := key.Raw()
-	if err != nil {
+	if t.secret, err = key.Raw(); err != nil {
 		return nil, err
 	}
 	var idKey [16]byte // AES-128
-	for _, k := range []struct {
-		of  string
-		key []byte
-	}{
-		{"idloc quic stateless reset", t.resetKey[:]},
-		{"idloc quic address token", t.tokenKey[:]},
-		{"idloc quic connection ID", idKey[:]},
-	} {
-		derived, err := hkdf.Key(sha256.New, secret, nil, k.of, len(k.key))
-		if err != nil {
-			return nil, err
-		}
-		copy(k.key, derived)
+	if err := errors.Join(t.derive(t.tokenKey[:], "idloc quic address token"), t.derive(idKey[:], "idloc quic connection ID")); err != nil {
+		return nil, err
 	}
 	if t.ids, err = newConnIDs(idKey[:]); err != nil {
 		return nil, err
 	}
 	port.KnowIDs(t.ids.own)
 	return t, nil
+}
+
+// derive fills out with a key of this peer's for one purpose.
+func (t *Transport) derive(out []byte, purpose string) error {
+	derived, err := hkdf.Key(sha256.New, t.secret, nil, purpose, len(out))
+	copy(out, derived)
+	return err
+}
+
+// resetKey is the key of stateless resets that come from one local address. Each address
+// has another: a packet of a live connection that somebody has seen and sends to where it
+// does not belong draws a reset there, and that must not be good for the connection
+// (RFC 9000 §21.11).
+func (t *Transport) resetKey(local netip.Addr) (*quic.StatelessResetKey, error) {
+	if t.secret == nil {
+		return nil, nil
+	}
+	var k quic.StatelessResetKey
+	return &k, t.derive(k[:], "idloc quic stateless reset "+local.WithZone("").String())
 }
 
 func newTransport(port *socket.Port, key crypto.PrivKey, limits network.ResourceManager, opts ...p2ptls.IdentityOption) (*Transport, error) {
@@ -144,6 +151,10 @@ func (t *Transport) acquire(local netip.AddrPort) (*endpoint, error) {
 	if local.Addr().Is6() {
 		network = "udp6"
 	}
+	resets, err := t.resetKey(local.Addr())
+	if err != nil {
+		return nil, err
+	}
 	view, err := t.port.ListenQUIC(network, net.UDPAddrFromAddrPort(local))
 	if err != nil {
 		return nil, err
@@ -154,7 +165,7 @@ func (t *Transport) acquire(local netip.AddrPort) (*endpoint, error) {
 		view = e.gated
 	}
 	e.quic = &quic.Transport{
-		Conn: view, StatelessResetKey: &t.resetKey, TokenGeneratorKey: &t.tokenKey,
+		Conn: view, StatelessResetKey: resets, TokenGeneratorKey: &t.tokenKey,
 		VerifySourceAddress: t.limits.VerifySourceAddress,
 		ConnContext:         t.accepting,
 	}
