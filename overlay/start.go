@@ -135,5 +135,6 @@ func (o *Overlay) running(err error) (*Overlay, error) {
 		_ = o.Close()
 		return nil, err
 	}
+	o.directory.Enter()
 	return o, nil
 }

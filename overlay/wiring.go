@@ -271,9 +271,8 @@ func (w *wiring) newDirectory() (*directory.Directory, error) {
 		Key: w.cfg.Key, Self: w.Self(), Overlay: w.roster.Overlay(), Prefix: w.prefix(), Now: w.now,
 		Log: w.cfg.Logger, Events: w.cfg.Events, State: w.cfg.State,
 		Mesh: adapter.DirectoryMesh{Mesh: w.mesh}, Roster: adapter.DirectoryRoster{Roster: w.roster},
-		Addrs:      w.carriers.Texts,
+		Addrs: w.carriers.Texts, JustBack: w.mesh.JustBack, ServerHeard: w.mesh.ServerHeard,
 		Remembered: func() int { return len(w.mesh.Known().AddrInfos()) },
-		JustBack:   w.mesh.JustBack,
 		Piped:      func(p peerid.ID) bool { return adapter.Alive(w.pipes.Pipe(p)) },
 		Silent:     func(p peer.ID) { w.mesh.Suspect(p) },
 		Told: func(by peer.ID, addrs []ma.Multiaddr) []ma.Multiaddr {

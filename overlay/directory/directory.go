@@ -133,6 +133,9 @@ type Config struct {
 	Remembered func() int
 	// JustBack says whether this peer has only just begun to look for the others.
 	JustBack func() bool
+	// ServerHeard says whether something has just come from where a server is that this
+	// peer was connected to: it is there, and may be busy.
+	ServerHeard func() bool
 	// Piped says whether there is a live pipe to a peer.
 	Piped func(peerid.ID) bool
 	// Silent is told of a server that is connected and does not answer.

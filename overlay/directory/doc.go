@@ -13,8 +13,10 @@
 // has come in, which proves that others reach it; later in a large overlay, by
 // lot, so that an office which came at once does not become servers at once. When
 // no server is connected any more, the first of those that are connected to each
-// other, by ID, becomes one at once, and the others if it has not after two seconds;
-// who is alone does not, since nobody could ask it. To make a peer a server as soon as fewer than three are
+// other, by ID, becomes one after a second, and the others if it has not after two; later if
+// something still comes from where a server is, which may be busy. Who is alone does
+// not, since nobody could ask it, nor does who is just coming in: an office that comes
+// at once keeps its server so busy that some see others before they see that. To make a peer a server as soon as fewer than three are
 // known would be worse in a small, young overlay: a peer that lives for seconds
 // takes records and lookups with it when it goes, every record is
 // put again for each newcomer, and peers behind NATs that nobody has tried yet

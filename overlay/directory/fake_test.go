@@ -219,7 +219,7 @@ func (o *overlay) node(m member) *node {
 		Key: m.key, Self: m.id, Overlay: o.ov, Now: time.Now, Log: slog.New(slog.DiscardHandler),
 		Mesh: n.mesh, Roster: n.roster,
 		Addrs: func(int) []string { return nil }, Remembered: func() int { return len(o.servers) },
-		JustBack: func() bool { return false }, Piped: func(peerid.ID) bool { return false }, Silent: func(peer.ID) {},
+		JustBack: func() bool { return false }, ServerHeard: func() bool { return false }, Piped: func(peerid.ID) bool { return false }, Silent: func(peer.ID) {},
 	}
 	check := &naming.Validator{Overlay: o.ov, Now: cfg.Now, Revoked: n.roster.Revocations}
 	db, err := newPart(cfg, newValidator(check))
@@ -244,6 +244,7 @@ func (o *overlay) node(m member) *node {
 	}
 	d.publisher = newPublisher(cfg, db, 0)
 	n.Directory = d
+	n.Enter()
 	return n
 }
 

@@ -4,6 +4,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -14,7 +15,10 @@ const (
 	// FewServers is below which a peer does not wait for a dial-back.
 	FewServers = 3
 	// TakeOverPatience is how long at least a peer whose connected members include
-	// no server leaves it to the first of them to become one; at most three times.
+	// no server leaves it to the first of them to become one; at most three times. The
+	// first one waits half of it: a connection that has ended is made anew in that time
+	// if the server has only started again. All wait three times as long for a server
+	// that is heard.
 	TakeOverPatience = 2 * time.Second
 	// roleSpreadMax bounds how long after ServerAfter a peer becomes a server of
 	// a large overlay.
@@ -27,6 +31,7 @@ const (
 // role is when this peer becomes a server. It is safe for concurrent use.
 type role struct {
 	started time.Time
+	entered atomic.Bool // Enter was called
 
 	mu    sync.Mutex // guards the rest
 	draw  float64
@@ -79,6 +84,9 @@ func (d *Directory) DecideRole() (soon bool) {
 		}
 		return false
 	}
+	if !d.role.entered.Load() {
+		return true
+	}
 	members := d.cfg.Mesh.Neighbors()
 	servers := len(d.cfg.servers())
 	lost := len(members) > 0 && servers == 0
@@ -88,8 +96,15 @@ func (d *Directory) DecideRole() (soon bool) {
 	case lost:
 		// Nobody keeps the records any more. One of those that see it is enough;
 		// a peer that is alone would keep them for nobody.
+		if since < 3*TakeOverPatience && d.cfg.ServerHeard() {
+			return true
+		}
+		patience := time.Duration((1 + 2*d.role.lot()) * float64(TakeOverPatience))
 		first := !slices.ContainsFunc(members, func(n Neighbor) bool { return n.ID.Compare(d.cfg.Self) < 0 })
-		if !first && since < time.Duration((1+2*d.role.lot())*float64(TakeOverPatience)) {
+		if first {
+			patience = TakeOverPatience / 2
+		}
+		if since < patience {
 			return true
 		}
 	case turn && len(members) > 0 && servers < FewServers:
@@ -103,6 +118,9 @@ func (d *Directory) DecideRole() (soon bool) {
 	d.Serve()
 	return false
 }
+
+// Enter says that this peer has come in. Before, it becomes no server by itself.
+func (d *Directory) Enter() { d.role.entered.Store(true) }
 
 // Serve makes this peer a server of the database and says so to all members. It has
 // no records yet (Young); they come to it.

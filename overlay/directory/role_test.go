@@ -41,6 +41,7 @@ func TestDecideRole(t *testing.T) {
 		clients  int  // connected members that are none
 		first    bool // this peer's ID is the smallest
 		reached  bool // unasked
+		coming   bool // it has not entered yet
 		server   bool // it becomes one
 		soon     bool // to be asked again soon
 		dialBack bool // it asks for one
@@ -51,7 +52,8 @@ func TestDecideRole(t *testing.T) {
 		{what: "up, with enough servers", up: ServerAfter, servers: FewServers, dialBack: true},
 		{what: "up, with enough servers, reached", up: ServerAfter, servers: FewServers, reached: true, server: true},
 		{what: "just begun, reached", up: ServerAfter - 1, servers: FewServers, reached: true},
-		{what: "no server left, the first", up: 0, clients: 2, first: true, server: true},
+		{what: "no server left, the first", up: 0, clients: 2, first: true, soon: true},
+		{what: "no server seen, coming in", up: ServerAfter, clients: 2, first: true, coming: true, soon: true},
 		{what: "no server left, not the first", up: 0, clients: 2, soon: true},
 	} {
 		t.Run(tt.what, func(t *testing.T) {
@@ -68,6 +70,7 @@ func TestDecideRole(t *testing.T) {
 				asked := false
 				n.cfg.Remembered = func() int { return tt.servers + tt.clients }
 				n.cfg.Reached = func() bool { return tt.reached }
+				n.role.entered.Store(!tt.coming)
 				n.cfg.AskDialBack = func() { asked = true }
 				n.cfg.DialedBack = func() bool { return false }
 				n.role.started, n.role.drawn = time.Now(), true
@@ -109,6 +112,35 @@ func TestTakeOverInTurn(t *testing.T) {
 			time.Sleep(3 * TakeOverPatience)
 			if n.DecideRole(); n.db.isServer() == comes {
 				t.Errorf("a server came %v, this one is one %v", comes, n.db.isServer())
+			}
+		})
+	}
+}
+
+// TestTakeOverFirst: who is the first takes the database over after a second, unless a
+// server comes back in it; one that is heard is waited for, but not for ever.
+func TestTakeOverFirst(t *testing.T) {
+	for _, heard := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			o := newOverlay(t)
+			n := o.node(o.member("mars"))
+			defer n.Stop()
+			n.cfg.Reached, n.cfg.AskDialBack = func() bool { return false }, func() {}
+			n.cfg.ServerHeard = func() bool { return heard }
+			n.role.started = time.Now()
+			n.mesh.addClient(false)
+			want := TakeOverPatience / 2
+			if heard {
+				want = 3 * TakeOverPatience
+			}
+			for _, at := range []time.Duration{0, want - 1} {
+				if time.Sleep(at); !n.DecideRole() || n.db.isServer() {
+					t.Fatalf("heard %v: a server after %v", heard, at)
+				}
+			}
+			time.Sleep(time.Nanosecond)
+			if n.DecideRole(); !n.db.isServer() {
+				t.Errorf("heard %v: no server after %v", heard, want)
 			}
 		})
 	}

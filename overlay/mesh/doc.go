@@ -80,7 +80,7 @@
 //	recallPause      1 s     after a founder's first round of calls, doubling: all come back at once
 //	UpkeepEvery      20 s    the pulse: what is gone unnoticed is found out within it
 //	fewRetry         2 s     between questions while few servers are known, doubling to the pulse
-//	roleRetry        2 s     until the role is decided again that another may take
+//	roleRetry        1 s     until the role is decided again that another may take
 //	askPeersPause    5 s     between two questions for members: a crowd causes few
 //	rememberPause    5 s     between two notes of who is connected, likewise
 //	greetPause       5 s     between two hellos that say new addresses

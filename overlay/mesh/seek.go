@@ -292,6 +292,10 @@ func (m *Mesh) isHeard(ai peer.AddrInfo) bool {
 	})
 }
 
+// ServerHeard says whether a packet of QUIC has just come from where a server is that this
+// peer was connected to once.
+func (m *Mesh) ServerHeard() bool { return slices.ContainsFunc(m.known.Servers(), m.isHeard) }
+
 // Alone says whether this peer knows members and is connected to none, and why
 // the last attempts to reach one have failed.
 func (m *Mesh) Alone() (bool, string) {

@@ -76,7 +76,7 @@ const (
 	fewRetry = 2 * time.Second
 	// roleRetry is how soon the role is decided again while that waits for another
 	// peer to take it.
-	roleRetry = 2 * time.Second
+	roleRetry = time.Second
 	// askPeersPause is the least time between questions for members that an arrival
 	// causes, rememberPause between notes of who is connected: a crowd that comes in
 	// causes few of each.
