@@ -49,7 +49,7 @@ func TestUsable(t *testing.T) {
 		"2a00:1:2::/48": true, "2a00:1:2:300::/56": true, "2a00:1:2:3::/64": true, "2a00:1:2:3::/96": true, "fd00:64::/96": true,
 		"64:ff9b::/64": false, "64:ff9b::/48": false, "64:ff9b::/32": false, "2a00:1:2:3::/80": false, "2a00::/24": false, "::/96": false, "::ffff:0:0/96": false,
 		"2a00:1:2:3:100::/96": false, "2a00:1::1/96": false, "fe80::/96": false, "ff02::/96": false, "100::/96": false,
-		"2001:20::/96": false, "2002:c000:221::/96": false, "192.0.0.0/32": false, "2001:2f:1::/96": false,
+		"2001:20::/96": false, "2002:c000:221::/96": false, "192.0.0.0/32": false, "2001:2f:1::/96": false, "2001:0:c000:221::/96": false, "3fff::/96": false,
 	} {
 		if got := Usable(netip.MustParsePrefix(text)); got != want {
 			t.Errorf("%s: %v", text, got)

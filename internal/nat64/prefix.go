@@ -18,9 +18,10 @@ var (
 	global6 = netip.MustParsePrefix("2000::/3")
 	unique6 = netip.MustParsePrefix("fc00::/7")
 	local   = netip.MustParsePrefix("64:ff9b:1::/48") // RFC 8215
-	// never6 are no network's: 6to4, ORCHIDv2, documentation.
+	// never6 are no network's: Teredo, ORCHIDv2, documentation, 6to4.
 	never6 = [...]netip.Prefix{
-		netip.MustParsePrefix("2001:20::/28"), netip.MustParsePrefix("2002::/16"), netip.MustParsePrefix("2001:db8::/32"),
+		netip.MustParsePrefix("2001::/32"), netip.MustParsePrefix("2001:20::/28"), netip.MustParsePrefix("2001:db8::/32"),
+		netip.MustParsePrefix("3fff::/20"), netip.MustParsePrefix("2002::/16"),
 	}
 	// never4 are addresses of no public host (RFC 6890) that netip has no word for.
 	never4 = [...]netip.Prefix{

@@ -13,7 +13,7 @@ import (
 var (
 	ErrNotHere = errors.New("no member reached has a connection to the peer")
 	ErrGlare   = errors.New("the peer's own offer is under way")
-	ErrBusy    = errors.New("rate limit of the forwarder")
+	ErrBusy    = errors.New("too many offers: a limit of the member that was asked")
 	ErrRefused = errors.New("refused by the peer")
 	errLooped  = errors.New("offer went in a circle")
 	errClaimed = errors.New("a member says that the peer refuses, and does not show that it does")
