@@ -117,9 +117,11 @@ func TestDelegateInvites(t *testing.T) {
 	earth.shut()
 	await(t, "founder gone", 5*time.Second, func() bool { _, ok := venus.mesh.Member(earth.mesh.Host().ID()); return !ok })
 	saturn := venus.join(t, "mars")
-	if m := saturn.Member(); !m.Confirmed || m.Delegate.IsZero() || saturn.Name() != "mars-2.example.com" {
-		t.Errorf("%s with %+v", saturn.Name(), m)
-	}
+	// At once, or where the machine is so busy that nobody has answered in time, soon.
+	await(t, "saturn confirmed under another name", 30*time.Second, func() bool {
+		m := saturn.Member()
+		return m.Confirmed && !m.Delegate.IsZero() && saturn.Name() == "mars-2.example.com"
+	})
 	await(t, "mars found", 10*time.Second, func() bool {
 		f, err := saturn.Resolve(t.Context(), "mars")
 		return err == nil && f.Peer == mars.Self()

@@ -8,21 +8,22 @@
 //
 // # Who keeps the database
 //
-// The founder at once. Another peer becomes a server when it has been up for
-// 30 s and either fewer than three servers are known or a member's connection
-// has come in, which proves that others reach it; later in a large overlay, by
-// lot, so that an office which came at once does not become servers at once. When
-// no server is connected any more, the first of those that are connected to each
-// other, by ID, becomes one after a second, and the others if it has not after two; later if
-// something still comes from where a server is, which may be busy. Who is alone does
-// not, since nobody could ask it, nor does who is just coming in: an office that comes
-// at once keeps its server so busy that some see others before they see that. To make a peer a server as soon as fewer than three are
-// known would be worse in a small, young overlay: a peer that lives for seconds
-// takes records and lookups with it when it goes, every record is
-// put again for each newcomer, and peers behind NATs that nobody has tried yet
-// are asked in vain. Waiting costs nothing: with one server there is one place
-// to look, and lookups take one round trip. The role is not given back: that
-// would lose the records again.
+// The founder at once. Another peer becomes a server when it has been up for 30 s
+// and either fewer than three servers are known or a member's connection has come
+// in, which proves that others reach it; later in a large overlay, by lot, so
+// that an office which came at once does not become servers at once. When no
+// server is connected any more, the first of those that are connected to each
+// other, by ID, becomes one at once, and the others if it has not after two
+// seconds; where there are many, after a second, and later if something still
+// comes from where a server is, which may be busy. Who is alone does not, since
+// nobody could ask it, nor does who is just coming in: an office that comes at
+// once keeps its server so busy that some see others before they see that. To
+// make a peer a server as soon as fewer than three are known would be worse in a
+// small, young overlay: a peer that lives for seconds takes records and lookups
+// with it when it goes, every record is put again for each newcomer, and peers
+// behind NATs that nobody has tried yet are asked in vain. Waiting costs nothing:
+// with one server there is one place to look, and lookups take one round trip.
+// The role is not given back: that would lose the records again.
 //
 // # Reading
 //

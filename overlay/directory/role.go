@@ -15,11 +15,14 @@ const (
 	// FewServers is below which a peer does not wait for a dial-back.
 	FewServers = 3
 	// TakeOverPatience is how long at least a peer whose connected members include
-	// no server leaves it to the first of them to become one; at most three times. The
-	// first one waits half of it: a connection that has ended is made anew in that time
-	// if the server has only started again. All wait three times as long for a server
-	// that is heard.
+	// no server leaves it to the first of them to become one; at most three times. Of
+	// many members, the first waits half of it: a connection that has ended is made anew
+	// in that time if the server has only started again; and all wait three times as long
+	// for a server that is heard.
 	TakeOverPatience = 2 * time.Second
+	// manyMembers are so many that not all are connected to each other: several are the
+	// first of those that they see.
+	manyMembers = 16
 	// roleSpreadMax bounds how long after ServerAfter a peer becomes a server of
 	// a large overlay.
 	roleSpreadMax = 10 * time.Minute
@@ -96,15 +99,7 @@ func (d *Directory) DecideRole() (soon bool) {
 	case lost:
 		// Nobody keeps the records any more. One of those that see it is enough;
 		// a peer that is alone would keep them for nobody.
-		if since < 3*TakeOverPatience && d.cfg.ServerHeard() {
-			return true
-		}
-		patience := time.Duration((1 + 2*d.role.lot()) * float64(TakeOverPatience))
-		first := !slices.ContainsFunc(members, func(n Neighbor) bool { return n.ID.Compare(d.cfg.Self) < 0 })
-		if first {
-			patience = TakeOverPatience / 2
-		}
-		if since < patience {
+		if d.leavesIt(members, since) {
 			return true
 		}
 	case turn && len(members) > 0 && servers < FewServers:
@@ -117,6 +112,23 @@ func (d *Directory) DecideRole() (soon bool) {
 	}
 	d.Serve()
 	return false
+}
+
+// leavesIt says whether a peer that sees no server since leaves it to others to become
+// one, or to the one there was to come back.
+func (d *Directory) leavesIt(members []Neighbor, since time.Duration) bool {
+	many := d.cfg.Remembered() >= manyMembers
+	if many && since < 3*TakeOverPatience && d.cfg.ServerHeard() {
+		return true
+	}
+	first := !slices.ContainsFunc(members, func(n Neighbor) bool { return n.ID.Compare(d.cfg.Self) < 0 })
+	switch {
+	case first && many:
+		return since < TakeOverPatience/2
+	case first:
+		return false
+	}
+	return since < time.Duration((1+2*d.role.lot())*float64(TakeOverPatience))
 }
 
 // Enter says that this peer has come in. Before, it becomes no server by itself.

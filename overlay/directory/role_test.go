@@ -52,7 +52,7 @@ func TestDecideRole(t *testing.T) {
 		{what: "up, with enough servers", up: ServerAfter, servers: FewServers, dialBack: true},
 		{what: "up, with enough servers, reached", up: ServerAfter, servers: FewServers, reached: true, server: true},
 		{what: "just begun, reached", up: ServerAfter - 1, servers: FewServers, reached: true},
-		{what: "no server left, the first", up: 0, clients: 2, first: true, soon: true},
+		{what: "no server left, the first", up: 0, clients: 2, first: true, server: true},
 		{what: "no server seen, coming in", up: ServerAfter, clients: 2, first: true, coming: true, soon: true},
 		{what: "no server left, not the first", up: 0, clients: 2, soon: true},
 	} {
@@ -117,8 +117,8 @@ func TestTakeOverInTurn(t *testing.T) {
 	}
 }
 
-// TestTakeOverFirst: who is the first takes the database over after a second, unless a
-// server comes back in it; one that is heard is waited for, but not for ever.
+// TestTakeOverFirst: who is the first of many takes the database over after a second, unless
+// a server comes back in it; one that is heard is waited for, but not for ever.
 func TestTakeOverFirst(t *testing.T) {
 	for _, heard := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
@@ -127,6 +127,7 @@ func TestTakeOverFirst(t *testing.T) {
 			defer n.Stop()
 			n.cfg.Reached, n.cfg.AskDialBack = func() bool { return false }, func() {}
 			n.cfg.ServerHeard = func() bool { return heard }
+			n.cfg.Remembered = func() int { return manyMembers }
 			n.role.started = time.Now()
 			n.mesh.addClient(false)
 			want := TakeOverPatience / 2
