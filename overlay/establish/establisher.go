@@ -154,7 +154,7 @@ type Establisher struct {
 	mu         sync.Mutex // guards the rest
 	byPeer     map[peerid.ID]*establishment
 	improving  map[peerid.ID]bool               // relayed pipes whose direct path is looked for
-	recent     *simplelru.LRU[[16]byte, []byte] // answers to offers whose establishment has ended, by session
+	recent     *simplelru.LRU[[16]byte, []byte] // answers to offers that have begun an establishment, by session; nil: there was none yet
 	responding int
 	accounts   account.Counts // of those responding
 	closed     bool
@@ -400,7 +400,9 @@ func (c *Establisher) admit(in *pipe.Incoming, via peerid.ID) (e *establishment,
 		return old, nil, offers.Answered
 	}
 	if a, ok := c.recent.Get(in.Session); ok {
-		return nil, a, offers.Answered
+		// It has come before. If a newer one has taken its place it does not take that
+		// back: the peer has given it up.
+		return nil, a, offers.Busy
 	}
 	if c.responding >= respondMax || c.accounts.Full(payer, respondPerAccount) {
 		return nil, nil, offers.Busy
@@ -416,6 +418,7 @@ func (c *Establisher) admit(in *pipe.Incoming, via peerid.ID) (e *establishment,
 		}
 		close(old.replaced) // whoever waits for it waits for the new one
 	}
+	c.recent.Add(in.Session, nil)
 	c.responding++
 	c.accounts.Add(payer)
 	e = c.newEstablishment(in.Peer)

@@ -193,6 +193,52 @@ func TestOfferTwice(t *testing.T) {
 	})
 }
 
+// TestOvertakenOffer: an offer that comes once more when a newer one of the peer's has taken
+// its place, as by a forwarder that was slow, does not take it back: the peer has given it
+// up, and would wait in vain for checks of what it goes on with.
+func TestOvertakenOffer(t *testing.T) {
+	for _, answered := range []bool{true, false} { // before the newer one came
+		synctest.Test(t, func(t *testing.T) {
+			l := newLab(t)
+			small, large := l.add("small", AnyPath, script{never: true}), l.add("large", AnyPath, script{never: true})
+			read := func(offer []byte) *pipe.Incoming {
+				in, err := large.pipes.ReadOffer(offer)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return in
+			}
+			settled := large.NetworkChanging()
+			if answered {
+				settled()
+			}
+			older := small.offer(large)
+			if _, _, status := large.admit(read(older), peerid.ID{}); status != offers.Answered {
+				t.Fatalf("status %d", status)
+			}
+			l.sleep(20 * ms)
+			// Before what the older one has begun sees that it is over:
+			newer, _, status := large.admit(read(small.offer(large)), peerid.ID{})
+			if newer == nil || status != offers.Answered {
+				t.Fatalf("the newer one gets status %d", status)
+			}
+			e, again, status := large.admit(read(older), peerid.ID{})
+			if e != nil || (again != nil) != answered || again == nil && status != offers.Busy {
+				t.Errorf("answered %v: the older one begins %v, and gets an answer of %d bytes, status %d", answered, e != nil, len(again), status)
+			}
+			large.mu.Lock()
+			stands := large.byPeer[small.cfg.Self]
+			large.mu.Unlock()
+			if stands != newer {
+				t.Errorf("answered %v: what the newer offer has begun was given up", answered)
+			}
+			if !answered {
+				settled()
+			}
+		})
+	}
+}
+
 // TestNewerOffer: an offer of a peer whose offer is being answered takes that one's
 // place.
 func TestNewerOffer(t *testing.T) {

@@ -196,9 +196,6 @@ func (e *establishment) publish() {
 	if c.byPeer[e.peer] == e {
 		delete(c.byPeer, e.peer)
 	}
-	if e.answer != nil {
-		c.recent.Add(e.session, e.answer)
-	}
 	if !e.initiator {
 		c.responding--
 		c.accounts.Remove(e.account)

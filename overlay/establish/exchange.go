@@ -154,6 +154,7 @@ func (e *establishment) accept() error {
 	e.search.session, e.search.remote = session, e.incoming.Remote
 	e.c.mu.Lock()
 	e.answer = answer
+	e.c.recent.Add(e.session, answer)
 	e.c.mu.Unlock()
 	return nil
 }

@@ -91,7 +91,7 @@ const (
 	// respondPerAccount is how many of them members of one account have begun: one token
 	// makes any number of keys, and must not keep all others from coming in.
 	respondPerAccount = respondMax / 4
-	recentMax         = 256 // answers kept for offers that come once more
+	recentMax         = 512 // offers remembered that may come once more, and the answers to them
 	standbyMax        = 3   // paths beside the first
 	tellTries         = 5
 	renewWidth        = 16    // peers at a time for which paths are looked for anew
