@@ -1,8 +1,11 @@
 package pipe
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -14,7 +17,9 @@ import (
 // it is over with it: one packet that is lost must not leave a reader waiting.
 // The side that ends says CLOSE until the peer answers CLOSED, or for about a
 // second; the other side answers each CLOSE for as long. Both do so after the
-// pipe is closed for everything else, under the keys that sealed last.
+// pipe is closed for everything else, under the keys that sealed last. The path that
+// took data may be what ends, as on a host that is switched off when it has just left
+// its network: what is said again goes the pipe's other ways, too.
 
 // The reasons in a CLOSE frame. From closeEnded on it is repeated until it is
 // answered. One that is not known counts as closeEnded.
@@ -43,6 +48,7 @@ const (
 	farewellFor   = int64(time.Second)           // how long it is, at least
 	farewellRTTs  = 3
 	farewellMost  = 3 * int64(time.Second) // and at most: the round trip is the peer's to choose
+	farewellWays  = 3                      // other paths on which it is repeated
 	// maxFarewells bounds the pipes that are being ended at once. Close takes
 	// them in turn; what ends otherwise beyond is told once.
 	maxFarewells = 4096
@@ -55,6 +61,7 @@ type farewell struct {
 	kp    *keypair // wiped, so that nothing but this uses it
 	keys  *aeads   // of kp, from before; nil if they were wiped earlier
 	at    Path
+	more  []Path     // other ways to the peer, at most farewellWays
 	frame wire.Frame // ours: CLOSE; else the answer, CLOSED
 	ours  bool
 	pause int64 // until it is said again
@@ -118,7 +125,33 @@ func (f *farewell) tick(now int64) (next int64) {
 	next = min(now+f.pause, f.until)
 	w.mu.Unlock()
 	f.send(d)
+	for _, at := range f.more {
+		_ = at.Local.WriteBatch(d, len(d), at.Remote)
+	}
 	return next
+}
+
+// otherWays returns paths besides the best one on which the peer is told of the end:
+// where it has answered, those first on which it was heard last. The caller holds mu.
+func (p *Pipe) otherWays(best *path) (out []Path) {
+	var ways []*path
+	proven := map[netip.AddrPort]bool{}
+	all := *p.paths.list.Load()
+	for _, t := range all {
+		if t.validated.Load() {
+			proven[t.Remote] = true
+		}
+	}
+	for _, t := range all {
+		if t != best && proven[t.Remote] {
+			ways = append(ways, t)
+		}
+	}
+	slices.SortFunc(ways, func(a, b *path) int { return cmp.Compare(b.heard.Load(), a.heard.Load()) })
+	for _, t := range ways[:min(len(ways), farewellWays)] {
+		out = append(out, t.Path)
+	}
+	return out
 }
 
 // seal returns frame as a datagram, nil if the keys are used up. The caller holds

@@ -174,6 +174,43 @@ func TestEndOfOneThatIsAway(t *testing.T) {
 	})
 }
 
+// The path that took data is dead when this side ends, and it has had no time to find
+// out: the peer is told on another. Where nobody has ever answered nothing is sent.
+func TestEndOnAnotherPath(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(10 * time.Millisecond)
+		a, b, pa, pb := inUse(t, n)
+		second := n.sender("192.0.2.101:1000", a.Endpoint)
+		nowhere := netip.MustParseAddrPort("192.0.2.99:1000")
+		pa.AddPath(Path{second, b.s.addr})
+		pa.AddPath(Path{second, nowhere})
+		settle(time.Second)
+		if pa.paths.best.Load().Local != a.s {
+			t.Fatal("data goes another way")
+		}
+		said := 0
+		n.setDrop(func(from, to netip.AddrPort, _ []byte) bool {
+			if to == nowhere {
+				said++
+			}
+			return from == a.s.addr || to == a.s.addr
+		})
+		began := time.Now()
+		a.Close()
+		if took := time.Since(began); took >= farewellsLast {
+			t.Errorf("Close took %v: nobody has answered", took)
+		}
+		settle(100 * time.Millisecond)
+		if !errors.Is(pb.Err(), ErrPeerEnded) {
+			t.Errorf("the peer knows only %v", pb.Err())
+		}
+		if said > 0 {
+			t.Errorf("%d datagrams to where nobody has answered", said)
+		}
+		b.Close()
+	})
+}
+
 // Both may end at once, and either may be put out while both live.
 func TestEndOfBoth(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

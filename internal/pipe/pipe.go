@@ -141,7 +141,7 @@ func (p *Pipe) end(err error, reason uint8) {
 		frame := wire.Frame{Type: wire.FrameClose, Flag: reason}
 		p.queue(kp, b, frame)
 		if reason >= closeEnded && p.state == stateUp {
-			p.outbox.farewell = &farewell{kp: kp, keys: kp.keys.Load(), at: b.Path, frame: frame, ours: true}
+			p.outbox.farewell = &farewell{kp: kp, keys: kp.keys.Load(), at: b.Path, more: p.otherWays(b), frame: frame, ours: true}
 		}
 	}
 	p.setState(stateClosed, err)
