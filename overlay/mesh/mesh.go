@@ -279,33 +279,37 @@ func (m *Mesh) Connect(ctx context.Context, ai peer.AddrInfo) (*membership.Membe
 	return in, err
 }
 
-// dialUnlessIn is Dial until the member is connected, by whatever connection.
+// dialUnlessIn is Dial until the member comes in, by whatever connection.
 func (m *Mesh) dialUnlessIn(ctx context.Context, ai peer.AddrInfo) error {
+	arrival := m.Arrival()
 	if m.host.Network().Connectedness(ai.ID) == network.Connected {
 		return nil
 	}
-	ctx, end := context.WithCancel(ctx)
+	until, end := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer end()
 	wg.Go(func() {
 		for {
-			arrival := m.Arrival()
+			select {
+			case <-arrival:
+			case <-until.Done():
+				return
+			}
+			arrival = m.Arrival()
 			if _, in := m.Member(ai.ID); in {
 				end()
 			}
-			select {
-			case <-arrival:
-			case <-ctx.Done():
-				return
-			}
 		}
 	})
-	err := m.Dial(ctx, ai)
-	if _, in := m.Member(ai.ID); in {
-		return nil
+	err := m.Dial(until, ai)
+	if err == nil || until.Err() == nil || ctx.Err() != nil {
+		return err
 	}
-	return err
+	if _, in := m.Member(ai.ID); !in { // it came, and is gone again
+		return fmt.Errorf("peer %s: %w", ai.ID, errUnanswered)
+	}
+	return nil
 }
 
 // Dial makes sure that there is a connection, not that a member is at its end.
