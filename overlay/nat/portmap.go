@@ -176,7 +176,9 @@ func (m *PortMapper) keep(ctx context.Context) error {
 			m.log.Info("port mapped", "by", g.String(), "addr", at)
 		}
 		m.set(local, at, g.String(), nil)
-		if granted == 0 {
+		// One that lasts for longer than was asked for may be gone before, with a router
+		// that starts again: it is renewed all the same.
+		if granted <= 0 || granted > mapLife {
 			granted = mapLife
 		}
 		t := time.NewTimer(max(granted/2, mapRenewMin))

@@ -136,11 +136,11 @@ func TestPortMapping(t *testing.T) {
 	})
 }
 
-// A router that maps without an end is asked again all the same, and one that
+// A router that maps without an end, or for a lifetime, is asked again all the same, and one that
 // grants seconds not more often than every twenty.
 func TestPortMappingIsRenewed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		for granted, within := range map[time.Duration]time.Duration{0: mapLife / 2, time.Second: mapRenewMin} {
+		for granted, within := range map[time.Duration]time.Duration{0: mapLife / 2, 1000 * time.Hour: mapLife / 2, time.Second: mapRenewMin} {
 			p, _ := sockettest.Listen(t, "eth0 192.168.1.2/24")
 			r := &router{outer: netip.MustParseAddr("20.0.0.9"), granted: granted}
 			m, _ := mapper(p, r)
