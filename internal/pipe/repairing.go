@@ -45,6 +45,11 @@ const (
 	repairStall  = int64(10 * time.Millisecond)
 	repairStalls = 7
 
+	// repairLeaves is how long what waits may hold up the end of repairing: one who
+	// writes without a pause has always more waiting. Beyond, what is new overtakes it
+	// once, which TCP takes for a loss at most.
+	repairLeaves = int64(time.Second)
+
 	// A receiver waits for what is missing for so many round trips and a while: three
 	// copies, the last of them after a probe.
 	repairWaits      = 5
@@ -84,6 +89,7 @@ type repairing struct {
 	sender    atomic.Pointer[sending] // nil until needed
 	acking    atomic.Pointer[acking]  // nil until needed
 
+	leaves   int64     // when repairing is left at the latest; 0: it is not being left
 	question *question // nil: the peer is not being asked, or has answered
 	answered bool
 	session  *Session // that the mode is about
@@ -199,13 +205,9 @@ func (p *Pipe) repairDue(now int64) (next int64) {
 	switch {
 	case mode == repairOn || mode == repairLeaving:
 		if short && known || !able {
-			if mode = repairLeaving; r.empty() {
-				mode = repairAsking
-			} else {
-				next = now + repairStall
-			}
+			mode, next = r.leave(now)
 		} else if !short {
-			mode = repairOn
+			mode, r.leaves = repairOn, 0
 		}
 	case short:
 		mode = repairAsking
@@ -221,6 +223,18 @@ func (p *Pipe) repairDue(now int64) (next int64) {
 	}
 	r.mode.Store(uint32(mode))
 	return next
+}
+
+// leave ends repairing when nothing waits any more, or that has lasted.
+func (r *repairing) leave(now int64) (mode repairMode, next int64) {
+	if r.leaves == 0 {
+		r.leaves = now + repairLeaves
+	}
+	if now < r.leaves && !r.empty() {
+		return repairLeaving, now + repairStall
+	}
+	r.leaves = 0
+	return repairAsking, 0
 }
 
 // isShort says whether nothing is repaired on the best path because it is short, or

@@ -390,6 +390,36 @@ func TestRepairShorterAndLonger(t *testing.T) {
 	})
 }
 
+// A path that takes more than is repaired, or that has become short, ends repairing also
+// where something waits all the time, as behind one who writes without a pause; nothing of
+// that is lost.
+func TestRepairLeavesBusy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newKeepRig(t)
+		for !r.pa.Repairs() { // asks first
+			settle(40 * time.Millisecond)
+		}
+		r.lossy(1) // the window is full, and more waits
+		for r.keep(100, 1000) == 100 && r.next < 1<<20 {
+		}
+		settle(40 * time.Millisecond)
+		if !r.pa.Repairs() || r.pa.repair.empty() {
+			t.Fatal("nothing waits to be sent")
+		}
+		r.pa.paths.best.Load().mtu.Store(9000)
+		left := time.Duration(0)
+		for began := time.Now(); r.pa.Repairs() && left < 10*time.Second; left = time.Since(began) {
+			settle(10 * time.Millisecond)
+		}
+		if left < 500*time.Millisecond || left > 2*time.Second {
+			t.Errorf("it goes on for %v: %+v", left, r.pa.Status().Repair)
+		}
+		r.n.setDrop(nil)
+		settle(30 * time.Second)
+		r.done(t)
+	})
+}
+
 // What a path loses in a silence of many timeouts is sent when it is over: TCP, which
 // waits longer than that, need not begin anew.
 func TestRepairLongSilence(t *testing.T) {
