@@ -124,7 +124,7 @@ func (o *Overlay) resume(ctx context.Context, s *admission.Saved, t *membership.
 
 func (o *Overlay) entrance() entry.Entrance {
 	return entry.Entrance{
-		Mesh: o.mesh, Roster: o.roster, Known: o.mesh.Known().AddrInfos, Publish: o.directory.Publish, Life: o.life.ctx,
+		Mesh: o.mesh, Roster: o.roster, Known: o.mesh.Known().AddrInfos, Enter: o.directory.Enter, Publish: o.directory.Publish, Life: o.life.ctx,
 		Waits: func(why string) { o.cfg.Logger.Info("waiting", "why", why) },
 	}
 }
@@ -135,6 +135,5 @@ func (o *Overlay) running(err error) (*Overlay, error) {
 		_ = o.Close()
 		return nil, err
 	}
-	o.directory.Enter()
 	return o, nil
 }

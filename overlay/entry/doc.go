@@ -8,5 +8,6 @@
 //
 // Whoever waits for a member does so as long as the caller's context lasts; who only
 // comes back, ten seconds without a deadline, and a founder, who needs nobody, three.
-// What takes longer than a second is said.
+// What takes longer than a second is said. Whoever has a name may keep records for others
+// from then on, which Entrance.Enter says: before, it is no use to them.
 package entry

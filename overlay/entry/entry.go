@@ -56,6 +56,8 @@ type Entrance struct {
 	Roster Roster
 	// Known are the members that are remembered.
 	Known func() []peer.AddrInfo
+	// Enter says that this peer has come in: from then on it may keep records for others.
+	Enter func()
 	// Publish puts this peer's name.
 	Publish func(ctx context.Context)
 	// Life is that of the peer.
@@ -77,6 +79,7 @@ func (e Entrance) Found(ctx context.Context) error {
 	if err := e.Roster.Save(); err != nil {
 		return err
 	}
+	e.Enter()
 	e.Publish(ctx)
 	return nil
 }
@@ -99,6 +102,7 @@ func (e Entrance) Join(ctx context.Context, t *membership.Token) error {
 	if err := e.Roster.Save(); err != nil {
 		return err
 	}
+	e.Enter()
 	// A crash from now on finds the way back.
 	e.Mesh.Remember()
 	e.Mesh.Save()
@@ -119,6 +123,7 @@ func (e Entrance) named(t *membership.Token) []peer.AddrInfo {
 // also among those that it names; nil is none. That nobody answers is no error: the
 // peer goes on trying, and others may find it. One is only that ctx was cancelled.
 func (e Entrance) Rejoin(ctx context.Context, t *membership.Token) error {
+	e.Enter() // with the first member that is reached, as before
 	known := e.Known
 	if t != nil {
 		known = func() []peer.AddrInfo { return append(e.Known(), e.named(t)...) }

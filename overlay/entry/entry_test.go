@@ -105,6 +105,7 @@ func (d *door) entrance(t *testing.T) Entrance {
 		Known:   func() []peer.AddrInfo { return d.known },
 		Publish: func(ctx context.Context) { time.Sleep(d.slow); d.did("publish"); d.ended = ctx.Err() },
 		Waits:   func(string) {},
+		Enter:   func() { d.did("enter") },
 	}
 }
 
@@ -129,7 +130,7 @@ func token(t *testing.T) (*membership.Token, peer.ID) {
 
 func TestFound(t *testing.T) {
 	d := &door{}
-	if err := d.entrance(t).Found(t.Context()); err != nil || d.done() != "save, publish" {
+	if err := d.entrance(t).Found(t.Context()); err != nil || d.done() != "save, enter, publish" {
 		t.Errorf("%v, %v", d.log, err)
 	}
 	d = &door{disk: errInVain}
@@ -146,7 +147,7 @@ func TestJoin(t *testing.T) {
 		done string
 		err  error
 	}{
-		"all is well":          {door{reached: time.Minute}, "given, reached, name, save, remember, save addresses, publish", nil},
+		"all is well":          {door{reached: time.Minute}, "given, reached, name, save, enter, remember, save addresses, publish", nil},
 		"nobody is reached":    {door{}, "given", context.DeadlineExceeded},
 		"the token is over":    {door{reached: 1, token: errInVain}, "given", errInVain},
 		"the name is anothers": {door{reached: 1, name: errInVain}, "given, reached, name", errInVain},
@@ -207,7 +208,7 @@ func TestRejoin(t *testing.T) {
 					ctx, cancel = context.WithTimeout(t.Context(), c.deadline)
 				}
 				defer cancel()
-				if err := d.entrance(t).Rejoin(ctx, nil); err != nil || d.done() != c.done || d.waited != c.waited {
+				if err := d.entrance(t).Rejoin(ctx, nil); err != nil || d.done() != "enter, "+c.done || d.waited != c.waited {
 					t.Errorf("%v after %v, %v", d.log, d.waited, err)
 				}
 				if d.ended != nil {
@@ -224,7 +225,7 @@ func TestRejoinCancelled(t *testing.T) {
 		d := &door{known: []peer.AddrInfo{{ID: "mars"}}}
 		ctx, cancel := context.WithCancel(t.Context())
 		time.AfterFunc(time.Second, cancel)
-		if err := d.entrance(t).Rejoin(ctx, nil); !errors.Is(err, context.Canceled) || d.done() != "" || d.waited != time.Second {
+		if err := d.entrance(t).Rejoin(ctx, nil); !errors.Is(err, context.Canceled) || d.done() != "enter" || d.waited != time.Second {
 			t.Errorf("%v after %v, %v", d.log, d.waited, err)
 		}
 	})
@@ -236,7 +237,7 @@ func TestRejoinByToken(t *testing.T) {
 	tok, named := token(t)
 	synctest.Test(t, func(t *testing.T) {
 		d := &door{}
-		if err := d.entrance(t).Rejoin(t.Context(), nil); err != nil || d.done() != "renew, keep, publish" || d.waited != 0 {
+		if err := d.entrance(t).Rejoin(t.Context(), nil); err != nil || d.done() != "enter, renew, keep, publish" || d.waited != 0 {
 			t.Errorf("%v, %v", d.log, err)
 		}
 		d = &door{known: []peer.AddrInfo{{ID: "mars"}}, reached: 1}
