@@ -130,7 +130,7 @@ func TestBatchNoAllocs(t *testing.T) {
 	from := sayPast(t, c, l, "up")
 	r.net.SetFilter(func(_, _ *shimtest.Node, b []byte, _ int) []byte { return nil })
 	ms := batchOf(32, 1000)
-	if n := testing.AllocsPerRun(300, func() {
+	if n := leastAllocs(func() {
 		if n, err := c.WriteBatch(ms); n != len(ms) || err != nil {
 			t.Fatal(n, err)
 		}
@@ -138,7 +138,7 @@ func TestBatchNoAllocs(t *testing.T) {
 		t.Errorf("WriteBatch: %v allocations", n)
 	}
 	to := netip.AddrPortFrom(r.b.v4, port(l.LocalAddr()))
-	if n := testing.AllocsPerRun(300, func() {
+	if n := leastAllocs(func() {
 		for i := range ms {
 			if !r.b.link.Datagram(from, to, ms[i].Buf) {
 				t.Fatal("not taken")
