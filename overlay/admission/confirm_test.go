@@ -137,7 +137,7 @@ func TestPassedOn(t *testing.T) {
 		earth := w.found("earth")
 		venus := w.join(earth.token(membership.InviteOptions{}), "venus")
 		far := w.join(earth.token(membership.InviteOptions{}), "far")
-		w.servers[venus.Self()], w.servers[far.Self()] = true, true
+		w.serve(venus, far)
 		w.cut(earth, far)
 		token := earth.token(membership.InviteOptions{})
 		mars := w.newPeer(nil, nil)
@@ -175,7 +175,7 @@ func TestSilentIssuer(t *testing.T) {
 		if !venus.Own().Issuer {
 			t.Fatal("venus is no delegate")
 		}
-		w.silent[venus.Self()] = true
+		w.hush(venus)
 		start := time.Now()
 		token := earth.token(membership.InviteOptions{})
 		mars := w.newPeer(nil, nil)
@@ -184,7 +184,7 @@ func TestSilentIssuer(t *testing.T) {
 		if err := mars.Confirm(t.Context(), "mars"); err != nil || time.Since(start) != tellTimeout {
 			t.Errorf("with a silent delegate: %v after %v", err, time.Since(start))
 		}
-		w.silent[earth.Self()] = true
+		w.hush(earth)
 		start = time.Now()
 		if err := mars.Confirm(t.Context(), "mars"); !errors.Is(err, context.DeadlineExceeded) || time.Since(start) != confirmTimeout {
 			t.Errorf("with a silent founder: %v after %v", err, time.Since(start))
@@ -470,11 +470,11 @@ func TestConfirmedByAnotherName(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.cut(earth, mars)
-	w.lies = map[peerid.ID]map[string][]byte{moon.Self(): {ConfirmProtocol.Name: renamed(t, given, "bank")}}
+	w.lie(map[peerid.ID]map[string][]byte{moon.Self(): {ConfirmProtocol.Name: renamed(t, given, "bank")}})
 	if err := mars.Confirm(t.Context(), "mars"); !errors.Is(err, errText) || mars.Own().Label != "mars" {
 		t.Errorf("it is %q: %v", mars.Own().Label, err)
 	}
-	w.lies = nil
+	w.lie(nil)
 	if err := mars.Confirm(t.Context(), "mars"); err != nil || mars.Own().Label != "mars" || !mars.Own().Member.Confirmed {
 		t.Errorf("by a true answer it is %q: %v", mars.Own().Label, err)
 	}

@@ -97,7 +97,7 @@ func TestComesBack(t *testing.T) {
 	moon := w.saved(earth, "moon", membership.InviteOptions{})
 	up := []*peer{earth, venus, moon}
 	meet(t, up...)
-	w.servers[moon.Self()] = true
+	w.serve(moon)
 
 	type traveller struct {
 		*peer

@@ -172,6 +172,28 @@ func (p *peer) neighbours() (out []*peer) {
 	return out
 }
 
+// serve has members keep a part of the database, hush has one answer nothing.
+func (w *town) serve(all ...*peer) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, p := range all {
+		w.servers[p.Self()] = true
+	}
+}
+
+func (w *town) hush(p *peer) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.silent[p.Self()] = true
+}
+
+// lie has members answer so, instead of what they are asked for, from now on.
+func (w *town) lie(lies map[peerid.ID]map[string][]byte) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.lies = lies
+}
+
 func (p *peer) Neighbours() (out []Neighbour) {
 	for _, q := range p.neighbours() {
 		p.town.mu.Lock()

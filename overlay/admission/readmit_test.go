@@ -82,9 +82,7 @@ func TestReadmissionOfAnother(t *testing.T) {
 	mars := w.saved(earth, "mars", membership.InviteOptions{})
 	meet(t, earth, moon, liar)
 	w.lapse([]*peer{mars}, earth, moon, liar)
-	w.mu.Lock()
-	w.lies = map[peerid.ID]map[string][]byte{liar.Self(): {ConfirmProtocol.Name: confirmAnswer{text: "mars", chain: liar.Own().Chain}.append(nil)}}
-	w.mu.Unlock()
+	w.lie(map[peerid.ID]map[string][]byte{liar.Self(): {ConfirmProtocol.Name: confirmAnswer{text: "mars", chain: liar.Own().Chain}.append(nil)}})
 	w.cut(moon, earth)
 	if err := mars.sayHello(moon); !errors.Is(err, membership.ErrExpired) {
 		t.Errorf("by the liar alone: %v", err)

@@ -185,7 +185,7 @@ func TestMembersThatClaimToConfirm(t *testing.T) {
 				venus := w.join(earth.token(membership.InviteOptions{Roles: membership.RoleDelegate}), "venus")
 				ceres, juno := w.join(earth.token(membership.InviteOptions{}), "ceres"), w.join(earth.token(membership.InviteOptions{}), "juno")
 				meet(t, earth, venus, ceres, juno, liar)
-				w.lies = map[peerid.ID]map[string][]byte{liar.Self(): {ConfirmProtocol.Name: lie.append(nil), UsesProtocol.Name: {0}}}
+				w.lie(map[peerid.ID]map[string][]byte{liar.Self(): {ConfirmProtocol.Name: lie.append(nil), UsesProtocol.Name: {0}}})
 				token := earth.token(membership.InviteOptions{})
 				for n, issuer := range []*peer{venus, ceres} { // one that confirms, one that passes on
 					mars := w.newPeer(nil, nil)

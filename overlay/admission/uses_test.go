@@ -184,7 +184,7 @@ func testIssuersShareUses(t *testing.T) {
 	if err := w.intruder(token).SettleName(t.Context(), token); !errors.Is(err, membership.ErrUsed) {
 		t.Errorf("the founder does not ask: %v", err)
 	}
-	w.silent[venus.Self()] = true // and a delegate that says nothing holds nobody up twice
+	w.hush(venus) // and a delegate that says nothing holds nobody up twice
 	for n := range 2 {
 		start := time.Now()
 		w.join(earth.token(membership.InviteOptions{}), "luna")
