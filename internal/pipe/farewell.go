@@ -125,9 +125,6 @@ func (f *farewell) tick(now int64) (next int64) {
 	next = min(now+f.pause, f.until)
 	w.mu.Unlock()
 	f.send(d)
-	for _, at := range f.more {
-		_ = at.Local.WriteBatch(d, len(d), at.Remote)
-	}
 	return next
 }
 
@@ -167,8 +164,13 @@ func (f *farewell) seal(frame wire.Frame) []byte {
 	return d
 }
 
-// send sends what seal returned. A loss is made up for by the next.
-func (f *farewell) send(d []byte) { _ = f.at.Local.WriteBatch(d, len(d), f.at.Remote) }
+// send sends what seal returned, on all ways. A loss is made up for by the next.
+func (f *farewell) send(d []byte) {
+	_ = f.at.Local.WriteBatch(d, len(d), f.at.Remote)
+	for _, at := range f.more {
+		_ = at.Local.WriteBatch(d, len(d), at.Remote)
+	}
+}
 
 func (w *farewells) removeLocked(f *farewell) {
 	if w.by[f.kp.recvIndex] != f {

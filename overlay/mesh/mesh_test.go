@@ -13,6 +13,7 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	ma "github.com/multiformats/go-multiaddr"
 
 	"github.com/idloc/idloc/internal/peerid"
@@ -258,7 +259,8 @@ func TestConnectComesIn(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer hole.Close()
-	nowhere := peer.AddrInfo{ID: b.peer(), Addrs: []ma.Multiaddr{p2p.QUIC(hole.LocalAddr().(*net.UDPAddr).AddrPort())}}
+	at := p2p.QUIC(hole.LocalAddr().(*net.UDPAddr).AddrPort())
+	nowhere := peer.AddrInfo{ID: b.peer(), Addrs: []ma.Multiaddr{at}}
 	done := make(chan error, 1)
 	go func() {
 		m, err := a.Connect(t.Context(), nowhere)
@@ -273,5 +275,8 @@ func TestConnectComesIn(t *testing.T) {
 	b.meet(a)
 	if err := <-done; err != nil {
 		t.Error(err)
+	}
+	if a.Host().Network().(*swarm.Swarm).Backoff().Backoff(b.peer(), at) {
+		t.Error("the dial has gone on until it failed")
 	}
 }
