@@ -4,9 +4,13 @@
 // whom one delegate has let in have twice that, however many invitations it writes. Whom the
 // founder has let in, nobody but their invitation is charged.
 //
+// A share is a part of a whole, and a few accounts fill that together. Where what is held may
+// be taken back, whoever has most of a table that is full gives way (Holders).
+//
 // # Files
 //
-//	account.go  Account, ByTurns, Counts
+//	account.go  Account, ByTurns, Counts, Several
+//	holders.go  Holders
 package account
 
 import (
@@ -107,3 +111,16 @@ func (c *Counts) Of(part Account) int { return c.of[part] }
 
 // Len returns how many accounts have something, each part counted.
 func (c *Counts) Len() int { return len(c.of) }
+
+// Several says how many of some accounts count where one invitation, and one delegate, has
+// no more than its share. Each that nobody is charged for counts.
+func Several(all []Account, share int) (n int) {
+	var of Counts
+	for _, a := range all {
+		if !of.Full(a, share) {
+			of.Add(a)
+			n++
+		}
+	}
+	return n
+}

@@ -229,16 +229,18 @@
 // The relay forwards for a member 8 MiB a second (Config.RelayRate), a quarter
 // of a second's worth at once, and four times that for all members of an
 // invitation; 64 bindings for each, 512 for those of an invitation; twice that
-// for those of a delegate (package account). What is beyond is dropped and counted.
+// for those of a delegate (package account). What is beyond is dropped and counted. Of
+// 4096 bindings the newest of those who have most gives way to one of others.
 //
 // # Limits of the responder
 //
 // 20 offers a second per initiator, burst 5, counted after authentication
 // and only if new; 4 half open per initiator, of which the oldest gives way;
-// 256 in all, of which none does; of those of members 64 for an invitation and
-// 128 for a delegate (Config.Account, Incoming.Charge); 45 s until confirmed. An
-// offer's timestamp must
-// be within 10 min of this side's clock, and higher than that of any offer which
+// 256 in all of peers that are not known to be members, of which none does; 256 of
+// members, of which 64 are of an invitation and 128 of a delegate at most, and where
+// there are 256 the newest of those who have most gives way to one of an account that
+// has fewer (Config.Account, Incoming.Charge, package account); 45 s until confirmed. An
+// offer's timestamp must be within 10 min of this side's clock, and higher than that of any offer which
 // its initiator has confirmed (4096 initiators are remembered; those that never
 // had a session give way first); its last 16 offers are known again. The same bytes
 // again within the 45 s get the same answer while they are half open, and

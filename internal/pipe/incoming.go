@@ -37,10 +37,9 @@ type Incoming struct {
 	Session [16]byte
 
 	e       *Endpoint
-	hash    [32]byte        // of the offer
-	expires int64           // of the cached answer
-	open    bool            // counts as half open; guarded by e.mu
-	account account.Account // that it counts for as such, once charged; guarded by e.mu
+	hash    [32]byte // of the offer
+	expires int64    // of the cached answer
+	open    bool     // counts as half open; guarded by e.mu
 	offer   *wire.Payload
 	stamp   uint64 // the offer's timestamp
 	created int64
@@ -298,6 +297,8 @@ func (e *Endpoint) expireHalfOpen(now int64) (next int64) {
 
 // The responder's limits (issue of the pipe, DESIGN §7).
 const (
+	// maxHalfOpen is how many are half open that were charged, and how many that were not:
+	// of those it is not known yet whether their peers are members.
 	maxHalfOpen        = 256
 	maxHalfOpenPerPeer = 4
 	// maxHalfOpenPerAccount is how many that were charged are of one invitation.
@@ -319,7 +320,7 @@ type responder struct {
 	cached     map[[32]byte]*Incoming // by hash of the offer
 	initiators map[peerid.ID]*initiator
 	halfOpen   int
-	accounts   account.Counts // of those half open that were charged
+	charged    account.Holders[*Incoming] // of those half open
 }
 
 // initiator is one peer that has made an authenticated offer.
@@ -382,10 +383,9 @@ func (r *responder) admit(in *Incoming, now int64) (_ *Incoming, ended []*Incomi
 	// A peer's newest offers count: it has given up on the oldest.
 	for len(from.open) >= maxHalfOpenPerPeer {
 		ended = append(ended, from.open[0])
-		delete(r.cached, from.open[0].hash)
-		r.settle(from.open[0])
+		r.displace(from.open[0])
 	}
-	if r.halfOpen >= maxHalfOpen {
+	if r.halfOpen-r.charged.Len() >= maxHalfOpen {
 		return nil, ended, ErrBusy
 	}
 	if len(r.cached) >= maxCached {
@@ -420,8 +420,7 @@ func (r *responder) settle(in *Incoming) {
 	}
 	in.open = false
 	r.halfOpen--
-	r.accounts.Remove(in.account)
-	in.account = account.Account{}
+	r.charged.Remove(in)
 	from := r.initiators[in.Peer]
 	if from == nil {
 		return
@@ -434,9 +433,17 @@ func (r *responder) settle(in *Incoming) {
 	}
 }
 
+// displace gives up a half-open one, its answer too: it has to make room. endHalfOpen ends
+// what was made of it.
+func (r *responder) displace(in *Incoming) {
+	delete(r.cached, in.hash)
+	r.settle(in)
+}
+
 // Charge has an offer, of a peer that is a member, count for the account of that while it
-// is half open: before anything is done for it that takes long. Accept does so too. The
-// error is ErrBusy; the offer is to be rejected then.
+// is half open: before anything is done for it that takes long. Accept does so too. Where
+// there are as many as may be, one of those who have most gives way. The error is ErrBusy;
+// the offer is to be rejected then.
 func (in *Incoming) Charge() error {
 	e := in.e
 	if e.cfg.Account == nil {
@@ -445,14 +452,22 @@ func (in *Incoming) Charge() error {
 	payer := e.cfg.Account(in.Peer)
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if !in.open || in.account != (account.Account{}) {
+	r := &e.responder
+	if !in.open || r.charged.Has(in) {
 		return nil
 	}
-	if e.responder.accounts.Full(payer, maxHalfOpenPerAccount) {
+	if r.charged.Full(payer, maxHalfOpenPerAccount) {
 		return fmt.Errorf("%w: of those who came as %v did", ErrBusy, in.Peer)
 	}
-	in.account = payer
-	e.responder.accounts.Add(payer)
+	if r.charged.Len() >= maxHalfOpen {
+		old, ok := r.charged.Yields(payer)
+		if !ok {
+			return ErrBusy
+		}
+		r.displace(old)
+		e.endHalfOpen(old)
+	}
+	r.charged.Add(in, payer)
 	return nil
 }
 

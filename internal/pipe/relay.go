@@ -32,6 +32,7 @@ const (
 type relays struct {
 	mu       sync.Mutex // guards what follows
 	bindings map[bindingKey]*binding
+	sides    account.Holders[*leg] // of the bindings, that were asked for
 	members  map[peerid.ID]*relayShare
 	accounts map[account.Account]*relayShare // of one part each
 	sweep    timed
@@ -198,7 +199,8 @@ func (e *Endpoint) relayRate() int64 {
 	return relayRate
 }
 
-// enter charges a leg to its member, and who is charged besides. The caller holds mu.
+// enter charges a leg to its member, and who is charged besides. Where there are as many
+// bindings as may be, one of those who have most ends. The caller holds mu.
 func (r *relays) enter(l *leg, payer account.Account, rate, now int64) bool {
 	if r.bindings == nil {
 		r.bindings = map[bindingKey]*binding{}
@@ -219,12 +221,20 @@ func (r *relays) enter(l *leg, payer account.Account, rate, now int64) bool {
 		}
 		shares = append(shares, a)
 	}
-	if len(r.bindings) >= relayTotal || slices.ContainsFunc(shares, func(s *relayShare) bool { return s.bindings >= s.most }) {
+	if slices.ContainsFunc(shares, func(s *relayShare) bool { return s.bindings >= s.most }) {
 		return false
+	}
+	if r.bindings[l.binding.key] == nil && len(r.bindings) >= relayTotal {
+		other, ok := r.sides.Yields(payer)
+		if !ok {
+			return false
+		}
+		r.remove(other.binding)
 	}
 	for _, s := range shares {
 		s.bindings++
 	}
+	r.sides.Add(l, payer)
 	l.shares = shares
 	return true
 }
@@ -248,6 +258,7 @@ func (r *relays) remove(b *binding) {
 			continue
 		}
 		l.at = 0
+		r.sides.Remove(l)
 		for _, s := range l.shares {
 			s.bindings--
 		}

@@ -83,6 +83,12 @@
 // when the other's arrives: an establishment that answers it takes the place of its
 // own, and all who waited for that wait for this one.
 //
+// # How many others may begin
+//
+// 256 establishments; 64 for those who came by one invitation, 128 for those whom one
+// delegate has let in. Where there are 256 the newest of those who have most ends for one
+// of an account that has fewer (package account).
+//
 // # What is tried again, and where
 //
 // A Dial is one loop, redial in package idloc: as long as its context lasts it asks

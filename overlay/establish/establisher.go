@@ -135,6 +135,7 @@ type Config struct {
 var (
 	errYield      = errors.New("the peer's offer replaces ours")
 	errSuperseded = errors.New("replaced by a newer offer")
+	errCrowded    = errors.New("made room for others, of whom there are fewer")
 	errRelayOnly  = errors.New("direct paths are ruled out here")
 	errNotMine    = errors.New("late candidates of no session here")
 )
@@ -155,8 +156,7 @@ type Establisher struct {
 	byPeer     map[peerid.ID]*establishment
 	improving  map[peerid.ID]bool               // relayed pipes whose direct path is looked for
 	recent     *simplelru.LRU[[16]byte, []byte] // answers to offers that have begun an establishment, by session; nil: there was none yet
-	responding int
-	accounts   account.Counts // of those responding
+	responding account.Holders[*establishment]
 	closed     bool
 }
 
@@ -350,7 +350,7 @@ func (c *Establisher) Offered(q offers.Request, from peerid.ID) offers.Response 
 	switch {
 	case e != nil:
 		again = c.answerOf(e)
-		status = c.refusal()
+		status = c.refusal(e)
 	case again != nil:
 	default:
 		return offers.Refuse(in, status)
@@ -373,10 +373,14 @@ func (c *Establisher) answerOf(e *establishment) []byte {
 }
 
 // refusal is what an offer hears that is not accepted: of a peer that is ending
-// that it is not there. It may be again in a moment.
-func (c *Establisher) refusal() offers.Status {
-	if c.ctx.Err() != nil {
+// that it is not there, of one that has too much to do that it is busy. It may be
+// otherwise in a moment.
+func (c *Establisher) refusal(e *establishment) offers.Status {
+	switch {
+	case c.ctx.Err() != nil:
 		return offers.NotHere
+	case errors.Is(context.Cause(e.ctx), errCrowded):
+		return offers.Busy
 	}
 	return offers.Refused
 }
@@ -384,7 +388,8 @@ func (c *Establisher) refusal() offers.Status {
 // admit decides about an offer by what is under way with its peer (DESIGN
 // §14.7): one from a smaller ID replaces ours, one from a larger yields to it.
 // It returns the establishment that answers it, a new one or that which the same
-// offer has begun; or the answer of one that has ended; or why there is none.
+// offer has begun; or the answer of one that has ended; or why there is none. Where
+// there are as many as may be, one of those who have most gives way.
 func (c *Establisher) admit(in *pipe.Incoming, via peerid.ID) (e *establishment, again []byte, status offers.Status) {
 	var payer account.Account
 	if c.cfg.Account != nil {
@@ -404,8 +409,14 @@ func (c *Establisher) admit(in *pipe.Incoming, via peerid.ID) (e *establishment,
 		// back: the peer has given it up.
 		return nil, a, offers.Busy
 	}
-	if c.responding >= respondMax || c.accounts.Full(payer, respondPerAccount) {
+	if c.responding.Full(payer, respondPerAccount) {
 		return nil, nil, offers.Busy
+	}
+	var crowded *establishment
+	if c.responding.Len() >= respondMax {
+		if crowded, _ = c.responding.Yields(payer); crowded == nil {
+			return nil, nil, offers.Busy
+		}
 	}
 	if old != nil {
 		switch {
@@ -418,11 +429,13 @@ func (c *Establisher) admit(in *pipe.Incoming, via peerid.ID) (e *establishment,
 		}
 		close(old.replaced) // whoever waits for it waits for the new one
 	}
+	if crowded != nil {
+		c.responding.Remove(crowded)
+		crowded.cancel(errCrowded)
+	}
 	c.recent.Add(in.Session, nil)
-	c.responding++
-	c.accounts.Add(payer)
 	e = c.newEstablishment(in.Peer)
-	e.account = payer
+	c.responding.Add(e, payer)
 	e.incoming, e.via, e.session = in, via, in.Session
 	// An offer that names no relay of members wants none.
 	e.direct = len(in.Remote.Relays) == 0

@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/ed25519"
 	"errors"
+	"fmt"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -279,23 +281,39 @@ func TestManyOffers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLab(t)
 		small, large := l.add("small", AnyPath, script{never: true}), l.add("large", AnyPath, script{never: true})
-		large.Establisher.mu.Lock()
-		large.responding = respondMax
-		large.Establisher.mu.Unlock()
+		free := large.hold(respondMax, account.Account{})
 		if a := large.Offered(offers.Request{Offer: small.offer(large)}, small.cfg.Self); a.Status != offers.Busy || len(a.Answer) > 0 {
 			t.Errorf("%+v", a)
 		}
-		large.Establisher.mu.Lock()
-		large.responding = 0
-		large.Establisher.mu.Unlock()
+		free(respondMax)
 		if a := large.Offered(offers.Request{Offer: small.offer(large)}, small.cfg.Self); a.Status != offers.Answered {
 			t.Errorf("%+v", a)
 		}
 		l.lasting()
-		if large.responding != 0 {
-			t.Errorf("%d are counted", large.responding)
+		if n := large.responding.Len(); n != 0 {
+			t.Errorf("%d are counted", n)
 		}
 	})
+}
+
+// hold has n establishments counted that an account has begun; free ends so many of them.
+func (p *peer) hold(n int, of account.Account) (free func(n int)) {
+	p.Establisher.mu.Lock()
+	defer p.Establisher.mu.Unlock()
+	var held []*establishment
+	for range n {
+		e := p.newEstablishment(peerid.ID{})
+		p.responding.Add(e, of)
+		held = append(held, e)
+	}
+	return func(n int) {
+		p.Establisher.mu.Lock()
+		defer p.Establisher.mu.Unlock()
+		for _, e := range held[:n] {
+			p.responding.Remove(e)
+		}
+		held = held[n:]
+	}
 }
 
 // TestManyOffersOfOneToken is the attack: keys of one token begin all establishments
@@ -318,37 +336,82 @@ func manyOffersOf(t *testing.T, counted, charged account.Account, most int) {
 			}
 			return charged
 		}
-		set := func(n int) {
-			large.Establisher.mu.Lock()
-			defer large.Establisher.mu.Unlock()
-			for ; large.responding < n; large.responding++ {
-				large.accounts.Add(counted)
-			}
-			for ; large.responding > n; large.responding-- {
-				large.accounts.Remove(counted)
-			}
-		}
-		set(most)
+		free := large.hold(most, counted)
 		if a := large.Offered(offers.Request{Offer: small.offer(large)}, small.cfg.Self); a.Status != offers.Busy || len(a.Answer) > 0 {
 			t.Errorf("one more of the token: %+v", a)
 		}
 		if a := large.Offered(offers.Request{Offer: other.offer(large)}, other.cfg.Self); a.Status != offers.Answered {
 			t.Errorf("of another token: %+v", a)
 		}
-		large.Establisher.mu.Lock()
-		large.responding = most // other's does not count
-		large.Establisher.mu.Unlock()
-		set(most - 1)
+		free(1)
 		if a := large.Offered(offers.Request{Offer: small.offer(large)}, small.cfg.Self); a.Status != offers.Answered {
 			t.Errorf("the last of the token: %+v", a)
 		}
 		l.lasting()
 		large.Establisher.mu.Lock()
-		defer large.Establisher.mu.Unlock()
-		if n := large.accounts.Of(counted); n != most-1 || large.accounts.Len() != 1 {
-			t.Errorf("charged when they have ended: %+v", large.accounts)
+		n := large.responding.Len()
+		large.Establisher.mu.Unlock()
+		if free(most - 1); n != most-1 || large.responding.Len() != 0 {
+			t.Errorf("%d are charged when they have ended", n)
 		}
 	})
+}
+
+// TestManyOffersOfTwoDelegates is the attack: two delegates have begun all establishments that
+// others may. Who came by a token of the founder's is answered, and the last one of those who
+// have most ends for it; its peer is told that this one is busy if it has had no answer yet,
+// and does not get the place back.
+func TestManyOffersOfTwoDelegates(t *testing.T) {
+	for _, changing := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			l := newLab(t)
+			small, other, large := l.add("small", AnyPath, script{never: true}), l.add("other", AnyPath, script{never: true}), l.add("large", AnyPath, script{never: true})
+			large.cfg.Account = func(p peerid.ID) account.Account {
+				if p == other.cfg.Self {
+					return account.Account{Invitation: "a token of the founder's"}
+				}
+				return account.Account{Invitation: "token 0", Delegate: "delegate 0"}
+			}
+			const most = respondMax / 2
+			large.hold(most-1, account.Account{Invitation: "token 1", Delegate: "delegate 1"})
+			large.hold(1, account.Account{})
+			for i := range most - 1 {
+				large.hold(1, account.Account{Invitation: fmt.Sprint("token 0.", i), Delegate: "delegate 0"})
+			}
+			if changing { // no answer leaves for a while
+				defer large.NetworkChanging()()
+			}
+			offered := func(p *peer) chan offers.Response {
+				answer := make(chan offers.Response, 1)
+				b := p.offer(large)
+				go func() { answer <- large.Offered(offers.Request{Offer: b}, p.cfg.Self) }()
+				synctest.Wait()
+				return answer
+			}
+			first, friend := offered(small), offered(other)
+			again := offered(small)
+			if a := <-friend; a.Status != offers.Answered || len(a.Answer) == 0 {
+				t.Errorf("changing %v: of the founder's token: %+v", changing, a)
+			}
+			want := offers.Answered
+			if changing {
+				want = offers.Busy
+			}
+			if a := <-first; a.Status != want {
+				t.Errorf("changing %v: who gave way was told %+v", changing, a)
+			}
+			if a := <-again; a.Status != offers.Busy {
+				t.Errorf("changing %v: who gave way comes again: %+v", changing, a)
+			}
+			if got := large.trace(0); !strings.HasSuffix(got, "lingering@0") && !strings.Contains(got, "lingering@0 ") {
+				t.Errorf("changing %v: who gave way: %s", changing, got)
+			}
+			l.lasting()
+			if n := large.responding.Len(); n != 2*most-1 {
+				t.Errorf("changing %v: %d are counted when they have ended", changing, n)
+			}
+		})
+	}
 }
 
 // TestHalfOpenOfOneToken: who makes an offer while keys of its token hold all that may be

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"sync"
 
-	"github.com/idloc/idloc/internal/account"
 	"github.com/idloc/idloc/internal/event"
 	"github.com/idloc/idloc/internal/peerid"
 	"github.com/idloc/idloc/internal/pipe"
@@ -20,11 +19,10 @@ type establishment struct {
 	c         *Establisher
 	peer      peerid.ID
 	initiator bool
-	direct    bool            // uses no relay
-	turn      bool            // may use TURN servers
-	incoming  *pipe.Incoming  // responder: the offer
-	account   account.Account // responder: to whom it is charged besides
-	session   [16]byte        // responder: of the offer
+	direct    bool           // uses no relay
+	turn      bool           // may use TURN servers
+	incoming  *pipe.Incoming // responder: the offer
+	session   [16]byte       // responder: of the offer
 
 	ctx      context.Context // ends with a reason when another takes its place
 	cancel   context.CancelCauseFunc
@@ -196,10 +194,7 @@ func (e *establishment) publish() {
 	if c.byPeer[e.peer] == e {
 		delete(c.byPeer, e.peer)
 	}
-	if !e.initiator {
-		c.responding--
-		c.accounts.Remove(e.account)
-	}
+	c.responding.Remove(e)
 	c.mu.Unlock()
 	if !e.initiator && e.answer == nil {
 		close(e.answered)

@@ -47,7 +47,7 @@
 // # Files
 //
 //	flows.go    Config, the flows that there are       draft §4.3
-//	shares.go   how many of them peers may have opened
+//	shares.go   how many of them peers may have opened, and who gives way
 //	offer.go    offers of flows: making, answering     DESIGN §14.11
 //	attempt.go  attempts, and which of two stands      DESIGN §14.11
 //	tcp.go      TCP: opening, TLS, resuming            draft §4.3

@@ -168,7 +168,7 @@ type Flows struct {
 	mu      sync.Mutex // guards what follows
 	closed  bool
 	flows   map[flowKey]*flow
-	inbound shares // flows that peers open or have opened
+	inbound account.Holders[*flow] // flows that peers open or have opened
 }
 
 // New opens the port that TCP flows share. Close ends what it begins.
@@ -237,41 +237,12 @@ func (fs *Flows) find(k flowKey) *flow {
 	return fs.flows[k]
 }
 
-// reserve counts a flow that a peer opens, from its offer on, until release or remove;
-// false: too late, or too many.
-func (fs *Flows) reserve(f *flow) bool {
-	payer := fs.account(f.key.peer)
-	fs.mu.Lock()
-	defer fs.mu.Unlock()
-	if fs.closed || fs.flows[f.key] != nil || fs.inbound.full(payer) {
-		return false
-	}
-	f.account, f.counted = payer, true
-	fs.inbound.add(payer)
-	return true
-}
-
-// release ends the count of a flow that has come to nothing; one that is known stays.
-func (fs *Flows) release(f *flow) {
-	fs.mu.Lock()
-	defer fs.mu.Unlock()
-	if fs.flows[f.key] != f {
-		fs.discountLocked(f)
-	}
-}
-
-func (fs *Flows) discountLocked(f *flow) {
-	if f.counted {
-		f.counted = false
-		fs.inbound.remove(f.account)
-	}
-}
-
-// add makes f known, which a peer has opened if it was reserved; false: too late.
+// add makes f known, which a peer has opened if it was reserved; false: too late, or it had
+// to make room.
 func (fs *Flows) add(f *flow) bool {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	if fs.closed || fs.flows[f.key] != nil {
+	if fs.closed || fs.flows[f.key] != nil || f.ctx != nil && f.ctx.Err() != nil {
 		return false
 	}
 	fs.flows[f.key] = f
@@ -376,8 +347,9 @@ type flow struct {
 	ended  func()       // of a TCP flow: the node's
 	udp    *udpFlow     // of UDP; set before the flow is known to others
 
-	account account.Account // that it is counted to,
-	counted bool            // as one that a peer opens; guarded by fs.mu
+	// ctx of one that a peer opens ends when it has ended, or has to make room.
+	ctx    context.Context
+	cancel context.CancelFunc
 
 	mu            sync.Mutex // guards what follows
 	chain         []byte     // of the peer

@@ -13,7 +13,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/idloc/idloc/internal/account"
 	"github.com/idloc/idloc/internal/event"
 	"github.com/idloc/idloc/internal/null"
 	"github.com/idloc/idloc/internal/peerid"
@@ -397,65 +396,6 @@ func TestBegin(t *testing.T) {
 			t.Errorf("the end of the context: %v", err)
 		}
 	})
-}
-
-// Peers may open so many flows and no more, and those of one account a part of them;
-// one's own are not counted.
-func TestInboundLimit(t *testing.T) {
-	t.Parallel()
-	fs := &Flows{flows: map[flowKey]*flow{}}
-	fs.cfg.Account = func(p peerid.ID) (a account.Account) { // 0 and 1 are of one invitation
-		if p[0] < 2 {
-			a.Invitation = "one"
-		}
-		return a
-	}
-	at := func(peer byte, n int) *flow {
-		return &flow{fs: fs, key: flowKey{peer: peerid.ID{peer}, id: [16]byte{byte(n), byte(n >> 8)}}}
-	}
-	var last *flow
-	for i := range inboundMax {
-		peer := byte(i / inboundShare)
-		if peer > 0 {
-			peer++ // 0, 2, 3, 4
-		}
-		last = at(peer, i)
-		if !fs.reserve(last) || !fs.add(last) {
-			t.Fatalf("flow %d was refused", i)
-		}
-		if i == inboundShare-1 {
-			for peer := range byte(3) {
-				more := at(peer, inboundMax+1)
-				if fs.reserve(more) != (peer >= 2) {
-					t.Errorf("one account has %d; more of peer %d: %v", inboundShare, peer, peer < 2)
-				}
-				fs.release(more)
-				fs.release(more)
-			}
-		}
-	}
-	more := at(9, 0)
-	if fs.reserve(more) {
-		t.Error("one too many")
-	}
-	if own := (&flow{Flow: Flow{Opener: true}, fs: fs, key: flowKey{id: [16]byte{15: 2}}}); !fs.add(own) || fs.add(own) {
-		t.Error("a flow of one's own is added once")
-	}
-	fs.release(last) // it is known
-	if fs.inbound.all != inboundMax {
-		t.Errorf("%d flows of peers, of %d that are known", fs.inbound.all, inboundMax)
-	}
-	fs.remove(last)
-	fs.remove(last)
-	if fs.inbound.all != inboundMax-1 || !fs.reserve(more) || !fs.add(more) {
-		t.Errorf("%d flows of peers after one has ended", fs.inbound.all)
-	}
-	for _, f := range fs.all() {
-		fs.remove(f)
-	}
-	if fs.inbound.all != 0 || fs.inbound.by.Len() != 0 {
-		t.Errorf("%+v when all have ended", fs.inbound)
-	}
 }
 
 // Answers to offers are kept, the newest of them.

@@ -81,7 +81,7 @@ func (fs *Flows) answerOpenTCP(in *pipe.Incoming, f *flow) (a Answer, begun bool
 	if fs.port == nil {
 		return fs.refuse(in, wire.FlowNoWay), false
 	}
-	s, err := fs.port.NewSession(fs.ctx)
+	s, err := fs.port.NewSession(f.ctx)
 	if err != nil {
 		return fs.refuse(in, wire.FlowNoWay), false
 	}
@@ -102,7 +102,7 @@ func (fs *Flows) answerOpenTCP(in *pipe.Incoming, f *flow) (a Answer, begun bool
 
 // acceptTCP runs the checks of a flow that a peer opens and hands its conn on.
 func (fs *Flows) acceptTCP(in *pipe.Incoming, f *flow, s *icetcp.Session, take func(net.Conn) error) error {
-	ctx, cancel := context.WithTimeout(fs.ctx, dialTimeout)
+	ctx, cancel := context.WithTimeout(f.ctx, dialTimeout)
 	defer cancel()
 	real, err := fs.checkTCP(ctx, s, in.Peer, false, in.Remote)
 	if err != nil {

@@ -55,7 +55,11 @@ type udpFlow struct {
 // newUDP asks the node to take the datagrams of f.
 func (f *flow) newUDP() error {
 	u := &udpFlow{f: f, lost: make(chan struct{}, 1), done: make(chan struct{})}
-	u.ctx, u.cancel = context.WithCancel(f.fs.ctx)
+	life := f.ctx
+	if life == nil { // of our own
+		life = f.fs.ctx
+	}
+	u.ctx, u.cancel = context.WithCancel(life)
 	var err error
 	u.receive, u.ended, err = f.fs.cfg.Handler.UDP(f.Flow, u.send)
 	if err != nil {
@@ -257,14 +261,14 @@ func (fs *Flows) answerOpenUDP(in *pipe.Incoming, f *flow) (answer Answer, begun
 		return fs.refuse(in, wire.FlowRefused), false
 	}
 	u := f.udp
-	c, err := fs.cfg.UDP(fs.ctx)
+	c, err := fs.cfg.UDP(u.ctx)
 	if err != nil {
 		u.drop()
 		return fs.refuse(in, wire.FlowNoWay), false
 	}
 	answer = fs.accept(in, c, f.about(wire.FlowOpen))
 	begun = answer.Verdict == Answered && fs.spawn(func() {
-		p, err := fs.checkUDP(fs.ctx, c, in.Peer, false, in.Remote)
+		p, err := fs.checkUDP(u.ctx, c, in.Peer, false, in.Remote)
 		if err != nil {
 			c.Close()
 			u.drop()
