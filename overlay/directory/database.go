@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"time"
 
@@ -38,6 +37,7 @@ const (
 // database is this peer's part of the distributed database (draft §5): a
 // kad-dht that sees members only. It is safe for concurrent use.
 type database struct {
+	ctx   context.Context
 	cfg   *Config
 	valid record.Validator
 	table *kb.RoutingTable
@@ -49,15 +49,18 @@ type database struct {
 	kad   *dht.IpfsDHT
 	reach event.Emitter // whether it serves
 
+	tableMu sync.Mutex // is held while one server takes another's place in the table
+
 	mu     sync.Mutex // guards what follows
 	server bool
 	since  time.Time                       // when it became one; zero for the founder of a new overlay
 	handed *simplelru.LRU[peer.ID, handed] // servers that were given records, or need none
+	asking map[peer.ID]bool                // servers that may come into the table, asked whether they answer
 }
 
-// newDatabase starts the database.
-func newDatabase(cfg *Config, valid record.Validator) (*database, error) {
-	d, err := newPart(cfg, valid)
+// newDatabase starts the database. What it asks by itself it gives up with ctx.
+func newDatabase(ctx context.Context, cfg *Config, valid record.Validator) (*database, error) {
+	d, err := newPart(ctx, cfg, valid)
 	if err != nil {
 		return nil, err
 	}
@@ -79,10 +82,8 @@ func newDatabase(cfg *Config, valid record.Validator) (*database, error) {
 		// Private and loopback addresses are as good as any here.
 		dht.AddressFilter(func(a []ma.Multiaddr) []ma.Multiaddr { return a }),
 		dht.QueryFilter(func(any, peer.AddrInfo) bool { return true }),
-		dht.RoutingTableFilter(func(kad any, p peer.ID) bool {
-			_, ok := cfg.Mesh.Member(p)
-			return ok && d.hasRoom(kad.(*dht.IpfsDHT).RoutingTable(), p)
-		}),
+		// It adds nobody to the table: any that comes could replace any other.
+		dht.RoutingTableFilter(func(_ any, p peer.ID) bool { d.consider(p); return false }),
 		// It would walk towards every bucket whenever the table is young, and
 		// connect to a hundred members to do so. What this peer asks anyway
 		// fills the far buckets, and walks towards its own ID the near ones.
@@ -102,13 +103,13 @@ func newDatabase(cfg *Config, valid record.Validator) (*database, error) {
 }
 
 // newPart makes a database that keeps records and is not connected to any other.
-func newPart(cfg *Config, valid record.Validator) (*database, error) {
+func newPart(ctx context.Context, cfg *Config, valid record.Validator) (*database, error) {
 	handed, err := simplelru.NewLRU[peer.ID, handed](handedMax, nil)
 	if err != nil {
 		return nil, err
 	}
 	store := newBoundedStore()
-	return &database{cfg: cfg, valid: valid, store: store, local: records.NewValueStore(store, valid, recordAge), handed: handed}, nil
+	return &database{ctx: ctx, cfg: cfg, valid: valid, store: store, local: records.NewValueStore(store, valid, recordAge), handed: handed, asking: map[peer.ID]bool{}}, nil
 }
 
 func (d *database) close() {
@@ -154,66 +155,6 @@ func (d *database) serve(since time.Time) {
 	}
 	d.cfg.Log.Info("this peer now keeps a part of the database")
 	_ = d.reach.Emit(event.EvtLocalReachabilityChanged{Reachability: network.ReachabilityPublic})
-}
-
-const (
-	// bucketSize is how many servers a bucket of the routing table has (kad-dht), and
-	// bucketShare how many of them are of one invitation where it is full.
-	bucketSize  = 20
-	bucketShare = bucketSize / 4
-)
-
-// hasRoom says whether a server may go into the routing table, and makes room for it: a
-// full bucket takes no more of an account that has its share, and for one that has not it
-// gives up a server of one that has, or else one that is not connected. kad-dht alone would
-// have any one that comes replace any other: it takes all that are added before its first
-// refresh for replaceable.
-func (d *database) hasRoom(table *kb.RoutingTable, p peer.ID) bool {
-	self := kb.ConvertPeerID(toPeer(d.cfg.Self))
-	near := kb.CommonPrefixLen(self, kb.ConvertPeerID(p))
-	var bucket []peer.ID
-	of := account.Counts{}
-	for _, q := range table.ListPeers() {
-		if q == p {
-			return true
-		}
-		if kb.CommonPrefixLen(self, kb.ConvertPeerID(q)) == near {
-			a, _ := d.account(q)
-			bucket = append(bucket, q)
-			of.Add(a)
-		}
-	}
-	if len(bucket) < bucketSize {
-		return true
-	}
-	if a, _ := d.account(p); of.Full(a, bucketShare) {
-		return false
-	}
-	crowds := func(q peer.ID) bool { a, _ := d.account(q); return of.Full(a, bucketShare) }
-	away := func(q peer.ID) bool { return !d.connected(q) }
-	for _, gives := range []func(peer.ID) bool{crowds, away} {
-		if i := slices.IndexFunc(bucket, gives); i >= 0 {
-			table.RemovePeer(bucket[i])
-			return true
-		}
-	}
-	return false
-}
-
-// keepStrangersOut takes whoever is added to the table and is no member any more out of
-// it again. The DHT asks RoutingTableFilter first and then the server itself, which
-// takes a while; who was dismissed meanwhile would come back. It is called before the
-// mesh is started, and so before anybody is added.
-func (d *database) keepStrangersOut() {
-	added := d.table.PeerAdded
-	d.table.PeerAdded = func(p peer.ID) { // the table is locked
-		added(p)
-		d.cfg.Mesh.Go(func() {
-			if _, ok := d.cfg.Roster.Member(fromPeer(p)); !ok { // one that is only not connected stays
-				d.table.RemovePeer(p)
-			}
-		})
-	}
 }
 
 // dismiss takes a peer that is no member any more out of the database.

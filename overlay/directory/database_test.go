@@ -170,8 +170,8 @@ func TestTableOfOneToken(t *testing.T) {
 			n.roster.members[m.Peer] = &m
 			p := toPeer(m.Peer)
 			o.servers[p] = &server{} // it is connected
-			if n.db.hasRoom(n.db.table, p) {
-				_, _ = n.db.table.TryAddPeer(p, true, true) // as kad-dht does
+			if _, ok := n.db.roomFor(p); ok {
+				n.db.tryServer(p)
 			}
 			return p
 		}

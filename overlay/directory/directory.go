@@ -188,7 +188,7 @@ func New(cfg Config) (*Directory, error) {
 		d.cancel()
 		return nil, err
 	}
-	if d.db, err = newDatabase(d.cfg, newValidator(check)); err != nil {
+	if d.db, err = newDatabase(d.ctx, d.cfg, newValidator(check)); err != nil {
 		d.cancel()
 		return nil, err
 	}
@@ -255,10 +255,11 @@ func (j *jobs) end() {
 // of the database, young that it has only just begun to, and run names the run of its
 // process. What else a hello says is noted elsewhere.
 func (d *Directory) Heard(p peer.ID, server, young bool, run uint64) {
-	d.db.host.admitted(p)
 	if !server {
+		d.db.table.RemovePeer(p)
 		return
 	}
+	d.db.consider(p)
 	if d.runs.note(p, young, run) {
 		d.db.forgetHandOver(p)
 		d.publisher.forgetHolder(p)

@@ -25,6 +25,12 @@
 // with one server there is one place to look, and lookups take one round trip.
 // The role is not given back: that would lose the records again.
 //
+// # Whom it knows of them
+//
+// The servers that say hello are in kad-dht's routing table, each after it has answered
+// a question. In a full bucket one that answers stays, unless its account has more of the
+// bucket than the newcomer's; one that is not connected is asked whether it still is there.
+//
 // # Reading
 //
 // A record is put under three keys, at the eight servers nearest each. Reads
@@ -82,6 +88,7 @@
 //
 //	directory.go  the Directory, what it needs, what it is told
 //	database.go   this peer's part, and single requests to servers  draft §5
+//	table.go      who is in the routing table          Kademlia §2.2
 //	store.go      how many records of whom are kept
 //	host.go       the host as kad-dht sees it          DESIGN §14.6
 //	role.go       when a peer becomes a server         DESIGN §14.6

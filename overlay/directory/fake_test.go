@@ -52,6 +52,7 @@ type server struct {
 	late    time.Duration // how long it thinks; negative: for ever
 	run     uint64
 	away    bool // it is not connected, and cannot be reached
+	apart   bool // it is not connected, and answers
 	young   bool
 	deaf    bool // it takes no record
 	records map[string][]byte
@@ -110,9 +111,10 @@ func (o *overlay) SendRequest(ctx context.Context, p peer.ID, q *pb.Message) (*p
 	o.mu.Lock()
 	s := o.servers[p]
 	give := q.GetType() == pb.Message_PUT_VALUE
-	if give {
+	switch q.GetType() {
+	case pb.Message_PUT_VALUE:
 		o.gives++
-	} else {
+	case pb.Message_GET_VALUE:
 		o.asks++
 	}
 	away, late := s == nil || s.away, time.Duration(0)
@@ -222,23 +224,24 @@ func (o *overlay) node(m member) *node {
 		JustBack: func() bool { return false }, ServerHeard: func() bool { return false }, Piped: func(peerid.ID) bool { return false }, Silent: func(peer.ID) {},
 	}
 	check := &naming.Validator{Overlay: o.ov, Now: cfg.Now, Revoked: n.roster.Revocations}
-	db, err := newPart(cfg, newValidator(check))
+	d := &Directory{cfg: cfg}
+	d.ctx, d.cancel = context.WithCancel(o.t.Context())
+	db, err := newPart(d.ctx, cfg, newValidator(check))
 	if err != nil {
 		o.t.Fatal(err)
 	}
 	db.reach = noEvents{}
-	db.host = &memberHost{Host: noHost{m: n.mesh}, mesh: n.mesh, protocols: noEvents{}}
+	db.host = &memberHost{Host: noHost{m: n.mesh}, mesh: n.mesh}
 	if db.table, err = kb.NewRoutingTable(20, kb.ConvertPeerID(toPeer(m.id)), time.Hour, peerstore.NewMetrics(), time.Hour, nil); err != nil {
 		o.t.Fatal(err)
 	}
 	if db.rpc, err = pb.NewProtocolMessenger(o); err != nil {
 		o.t.Fatal(err)
 	}
-	d := &Directory{cfg: cfg, db: db}
+	d.db = db
 	if d.runs.last, err = simplelru.NewLRU[peer.ID, serverRun](serverRunsMax, nil); err != nil {
 		o.t.Fatal(err)
 	}
-	d.ctx, d.cancel = context.WithCancel(o.t.Context())
 	if d.names, err = newNames(d.ctx, cfg, db, check, &naming.HighWater{}, &d.jobs); err != nil {
 		o.t.Fatal(err)
 	}
@@ -300,7 +303,7 @@ func (m *mesh) Neighbors() []Neighbor {
 	defer m.o.mu.Unlock()
 	var out []Neighbor
 	for p, s := range m.o.servers {
-		if !s.away {
+		if !s.away && !s.apart {
 			out = append(out, Neighbor{Peer: p, ID: fromPeer(p), Server: true})
 		}
 	}
@@ -316,7 +319,7 @@ func (m *mesh) Member(p peer.ID) (*membership.Member, bool) {
 	m.o.mu.Lock()
 	defer m.o.mu.Unlock()
 	s := m.o.servers[p]
-	return nil, s != nil && !s.away
+	return nil, s != nil && !s.away && !s.apart
 }
 
 func (m *mesh) Young(p peer.ID) bool {

@@ -22,9 +22,8 @@ import (
 const kadProtocol = protocol.ID("/kad/1.0.0")
 
 // memberHost is the libp2p host as the DHT sees it: streams to and from members
-// only, and an event bus of its own, on which a peer appears once it is
-// through the gate and on which reachability is what we say (DESIGN §14.6). Who
-// speaks the DHT's protocol is known by the hellos.
+// only, and an event bus of its own, on which reachability is what we say
+// (DESIGN §14.6). Who speaks the DHT's protocol is known by the hellos.
 type memberHost struct {
 	host.Host
 	mesh Mesh
@@ -32,7 +31,6 @@ type memberHost struct {
 	bus  event.Bus
 
 	sub       event.Subscription
-	protocols event.Emitter
 	connected event.Emitter
 	done      chan struct{}
 }
@@ -42,9 +40,6 @@ var _ host.Host = (*memberHost)(nil)
 func newMemberHost(m Mesh, kad protocol.ID) (*memberHost, error) {
 	h := &memberHost{Host: m.Host(), mesh: m, kad: kad, bus: eventbus.NewBus(), done: make(chan struct{})}
 	var err error
-	if h.protocols, err = h.bus.Emitter(new(event.EvtPeerProtocolsUpdated)); err != nil {
-		return nil, err
-	}
 	if h.connected, err = h.bus.Emitter(new(event.EvtPeerConnectednessChanged)); err != nil {
 		return nil, err
 	}
@@ -64,18 +59,9 @@ func (h *memberHost) forward() {
 	}
 }
 
-// admitted shows a member to the DHT, which looks whether it is a server. It is to be
-// called again when that has changed.
-func (h *memberHost) admitted(p peer.ID) {
-	if _, ok := h.mesh.Member(p); ok {
-		_ = h.protocols.Emit(event.EvtPeerProtocolsUpdated{Peer: p})
-	}
-}
-
 func (h *memberHost) stop() {
 	_ = h.sub.Close()
 	<-h.done
-	_ = h.protocols.Close()
 	_ = h.connected.Close()
 }
 

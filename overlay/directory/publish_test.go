@@ -180,7 +180,7 @@ func TestRequests(t *testing.T) {
 		s.away = true
 		o.mu.Unlock()
 		n.Left(p, false)
-		want("it goes", 0, 0)
+		want("it goes, and is asked whether it does", 1, 0)
 
 		o.mu.Lock()
 		s.away = false
