@@ -210,7 +210,7 @@ func (w *wiring) newMesh() (*mesh.Mesh, error) {
 		Answers: w.nat.Probes().NoteConnection, Probed: w.nat.Probes().Note,
 		ClockWrong: w.roster.ClockWrong,
 		Alone:      func(why string) { w.cfg.Events.Emit(event.Event{Kind: event.Alone, Err: why}) },
-		Serving:    w.Server, EnoughServers: directory.FewServers,
+		Serving:    w.Server, EnoughServers: directory.FewServers, Account: w.roster.OwnAccount,
 		Record: func(p peerid.ID) []byte { return w.directory.Record(p) },
 		Show:   func(p peerid.ID, record []byte) bool { return w.directory.Show(p, record) },
 		Allow:  func(p peerid.ID) bool { return w.router.Allow(p) },

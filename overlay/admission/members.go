@@ -161,6 +161,14 @@ func (r *Roster) Account(id peerid.ID) (a account.Account) {
 	return a
 }
 
+// OwnAccount is to whom this peer itself is charged besides.
+func (r *Roster) OwnAccount() (a account.Account) {
+	if m := r.Own().Member; m != nil {
+		a = m.Account()
+	}
+	return a
+}
+
 // FullName returns the full name that a peer's certificate gives it, this peer's own
 // included; "" if none is known.
 func (r *Roster) FullName(id peerid.ID) string {

@@ -16,6 +16,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/protocol"
 	ma "github.com/multiformats/go-multiaddr"
 
+	"github.com/idloc/idloc/internal/account"
 	"github.com/idloc/idloc/internal/event"
 	"github.com/idloc/idloc/internal/peerid"
 	"github.com/idloc/idloc/internal/state"
@@ -108,6 +109,8 @@ type Roster interface {
 	Revoked(id peerid.ID) bool
 	LabelRevoked(label string) bool
 	OnlyIssuer() bool
+	// OwnAccount is to whom this peer itself is charged besides.
+	OwnAccount() account.Account
 	Revocations() *membership.RevocationList
 }
 

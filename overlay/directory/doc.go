@@ -9,7 +9,8 @@
 // # Who keeps the database
 //
 // The founder at once. Another peer becomes a server when it has been up for 30 s
-// and either fewer than three servers are known or a member's connection has come
+// and either fewer than three servers are known, or servers of fewer than three
+// accounts and none of its own (package account), or a member's connection has come
 // in, which proves that others reach it; later in a large overlay, by lot, so
 // that an office which came at once does not become servers at once. When no
 // server is connected any more, the first of those that are connected to each

@@ -24,6 +24,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/libp2p/go-libp2p/p2p/host/peerstore"
 
+	"github.com/idloc/idloc/internal/account"
 	"github.com/idloc/idloc/internal/leaktest"
 	"github.com/idloc/idloc/internal/pause"
 	"github.com/idloc/idloc/internal/peerid"
@@ -368,6 +369,7 @@ func (n noNetwork) Connectedness(p peer.ID) network.Connectedness {
 type roster struct {
 	own     member
 	only    bool // OnlyIssuer
+	account account.Account
 	ov      *overlay
 	mu      sync.Mutex // guards members
 	members map[peerid.ID]*membership.Member
@@ -404,6 +406,8 @@ func (r *roster) LabelRevoked(label string) bool {
 }
 
 func (r *roster) OnlyIssuer() bool { return r.only }
+
+func (r *roster) OwnAccount() account.Account { return r.account }
 
 func (r *roster) Revocations() *membership.RevocationList {
 	r.ov.mu.Lock()

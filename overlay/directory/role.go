@@ -6,13 +6,16 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/idloc/idloc/internal/account"
 )
 
 const (
 	// ServerAfter is how long a peer must have been up before it becomes a
 	// server: one that lives for seconds costs lookups more than it gives.
 	ServerAfter = 30 * time.Second
-	// FewServers is below which a peer does not wait for a dial-back.
+	// FewServers is below which a peer does not wait for a dial-back. They are to be of as
+	// many accounts as well (package account), as far as there are peers of so many.
 	FewServers = 3
 	// TakeOverPatience is how long at least a peer whose connected members include
 	// no server leaves it to the first of them to become one; at most three times. Of
@@ -102,7 +105,7 @@ func (d *Directory) DecideRole() (soon bool) {
 		if d.leavesIt(members, since) {
 			return true
 		}
-	case turn && len(members) > 0 && servers < FewServers:
+	case turn && len(members) > 0 && (servers < FewServers || d.isAnother()):
 	case turn && d.cfg.Reached():
 	default:
 		if up {
@@ -112,6 +115,18 @@ func (d *Directory) DecideRole() (soon bool) {
 	}
 	d.Serve()
 	return false
+}
+
+// isAnother says whether the servers that are connected are of few accounts, and not of this
+// peer's: as many of one token, or of one delegate's tokens, as there may be are not enough.
+func (d *Directory) isAnother() bool {
+	var of []account.Account
+	for _, p := range d.cfg.servers() {
+		a, _ := d.db.account(p)
+		of = append(of, a)
+	}
+	n := account.Several(of, 1)
+	return n < FewServers && account.Several(append(of, d.cfg.Roster.OwnAccount()), 1) > n
 }
 
 // leavesIt says whether a peer that sees no server since leaves it to others to become

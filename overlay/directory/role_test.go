@@ -5,6 +5,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/idloc/idloc/overlay/membership"
 	"github.com/idloc/idloc/overlay/naming"
 )
 
@@ -82,6 +83,55 @@ func TestDecideRole(t *testing.T) {
 				}
 				if greeted := n.mesh.greetings() > 0; greeted != tt.server {
 					t.Errorf("told the others: %v", greeted)
+				}
+			})
+		})
+	}
+}
+
+// TestOneTokenIsOneServer is the attack: many servers are connected, all by one token, or by
+// those of one delegate. A peer that came by another token becomes a server as where there are
+// few; one that came by the same does not.
+func TestOneTokenIsOneServer(t *testing.T) {
+	for _, c := range []struct {
+		what string
+		of   func(n int) membership.Member
+		own  membership.Member
+		will bool
+	}{
+		{"one token, not its own", func(int) membership.Member { return membership.Member{Invitation: membership.Key{1}} },
+			membership.Member{Invitation: membership.Key{2}}, true},
+		{"its own token", func(int) membership.Member { return membership.Member{Invitation: membership.Key{1}} },
+			membership.Member{Invitation: membership.Key{1}}, false},
+		{"one delegate", func(n int) membership.Member {
+			return membership.Member{Invitation: membership.Key{1, byte(n)}, Inviter: membership.Key{1}}
+		}, membership.Member{Invitation: membership.Key{2}}, true},
+		{"its own delegate", func(n int) membership.Member {
+			return membership.Member{Invitation: membership.Key{1, byte(n)}, Inviter: membership.Key{1}}
+		}, membership.Member{Invitation: membership.Key{2}, Inviter: membership.Key{1}}, false},
+		{"tokens of their own", func(n int) membership.Member { return membership.Member{Invitation: membership.Key{1, byte(n)}} },
+			membership.Member{Invitation: membership.Key{2}}, false},
+	} {
+		t.Run(c.what, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				o := newOverlay(t)
+				n := o.node(o.member("mars"))
+				defer n.Stop()
+				for i := range 20 {
+					p, _ := o.add()
+					m := c.of(i)
+					m.Peer = fromPeer(p)
+					n.roster.Note(&m)
+				}
+				n.roster.account = c.own.Account()
+				n.cfg.Reached, n.cfg.DialedBack = func() bool { return false }, func() bool { return false }
+				n.cfg.AskDialBack = func() {}
+				n.cfg.Remembered = func() int { return 0 }
+				n.role.started = time.Now()
+				time.Sleep(ServerAfter)
+				n.DecideRole()
+				if server, _ := n.Serving(); server != c.will {
+					t.Errorf("a server: %v", server)
 				}
 			})
 		})

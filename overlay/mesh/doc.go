@@ -37,8 +37,9 @@
 // itself. A peer without a member tries those it knows again and again, the most
 // useful first and the others in turn, eight at a time: the next when one has failed
 // or is silent, and not while one answers (seek.go). A member that knows fewer than
-// three servers asks others whom they know, and tries those that served before, in
-// the same way. Without that, two servers whose only common contact is a client would
+// three servers, or servers of fewer than three accounts where there are members of
+// so many (servers.go), asks others whom they know, and tries those that served before,
+// in the same way. Without that, two servers whose only common contact is a client would
 // each keep a database of their own. A founder that starts again calls whom it was
 // connected to, several times.
 //
@@ -128,6 +129,7 @@
 //	addrs.go     other members' addresses, the best first; a token's
 //	meet.go      members that say on a local network where they are, package lan
 //	peers.go     members that tell of others
+//	servers.go   whether there are enough servers
 //	seek.go      looking for a first member, as long as it takes
 //	attempts.go  whom this peer has tried, and why in vain
 //	probes.go    what failed dials tell about UDP

@@ -18,6 +18,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
 
+	"github.com/idloc/idloc/internal/account"
 	"github.com/idloc/idloc/internal/leaktest"
 	"github.com/idloc/idloc/internal/peerid"
 	"github.com/idloc/idloc/internal/socket"
@@ -81,6 +82,7 @@ type ship struct {
 	alone   string
 	pulses  int
 	serving bool
+	account account.Account
 	refuse  bool // requests that cost something
 	lapsed  error
 	again   []byte                    // what somebody is answered whose chain has ended
@@ -243,6 +245,11 @@ func (f *fleet) quietWith(key ed25519.PrivateKey) *ship {
 			return s.serving
 		},
 		EnoughServers: 3,
+		Account: func() account.Account {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			return s.account
+		},
 		Record: func(id peerid.ID) []byte {
 			s.mu.Lock()
 			defer s.mu.Unlock()

@@ -19,6 +19,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/time/rate"
 
+	"github.com/idloc/idloc/internal/account"
 	"github.com/idloc/idloc/internal/carrier"
 	"github.com/idloc/idloc/internal/peerid"
 	"github.com/idloc/idloc/internal/socket"
@@ -84,9 +85,10 @@ type Config struct {
 	Alone func(why string)
 
 	// Serving says whether this peer keeps a part of the database, EnoughServers is
-	// how many servers a peer looks for.
+	// how many servers a peer looks for, and Account to whom this one is charged besides.
 	Serving       func() bool
 	EnoughServers int
+	Account       func() account.Account
 	// Record returns a member's name record, if one is known; Show takes one that
 	// somebody tells, and says whether it is news.
 	Record func(peerid.ID) []byte

@@ -188,7 +188,7 @@ func (m *Mesh) AskPeers(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, peersTimeout)
 	defer cancel()
 	width := askPeersWidth
-	if len(all) >= smallOverlay && servers(all) >= m.cfg.EnoughServers {
+	if len(all) >= smallOverlay && m.enoughServers() {
 		width = 1
 	}
 	lists := make([][]listedPeer, min(len(all), width))
@@ -221,34 +221,4 @@ func (m *Mesh) askPeersOf(ctx context.Context, p peer.ID) []listedPeer {
 		m.cfg.Log.Debug("a list of members that cannot be read", "from", p, "err", err)
 	}
 	return list
-}
-
-// servers counts those that keep a part of the database.
-func servers(all []Neighbor) (n int) {
-	for _, m := range all {
-		if m.Server {
-			n++
-		}
-	}
-	return n
-}
-
-// dialServers connects to servers of those given until enough are connected, in
-// turn: the next when one is connected, has failed or says nothing.
-func (m *Mesh) dialServers(ctx context.Context, list []peer.AddrInfo) {
-	enough := func() bool { return servers(m.Members()) >= m.cfg.EnoughServers }
-	list = slices.DeleteFunc(list, func(ai peer.AddrInfo) bool { _, in := m.Member(ai.ID); return in })
-	if len(list) == 0 || enough() {
-		return
-	}
-	ctx, cancel := context.WithTimeout(ctx, DialTimeout)
-	defer cancel()
-	inTurn(ctx, list, m.isHeard, func(ai peer.AddrInfo) bool {
-		if err := m.try(ctx, ai); err != nil {
-			m.cfg.Log.Debug("a server is not reached", "peer", ai.ID, "err", err)
-		} else if enough() {
-			cancel()
-		}
-		return true
-	})
 }

@@ -62,7 +62,7 @@ func (m *Mesh) Run() {
 			greeted, said = time.Now(), now
 			m.Greet() // where this peer is has changed
 		}
-		if servers(m.Members()) < m.cfg.EnoughServers {
+		if !m.enoughServers() {
 			// Whoever was asked may just not have heard of them yet.
 			next = min(next, few)
 			few = min(2*few, UpkeepEvery)
@@ -167,7 +167,7 @@ func (m *Mesh) tryServers() {
 	}
 	turn := m.serverTurn
 	m.serverTurn++
-	list := takeTurns(m.known.Servers(), serversAtOnce, turn)
+	list := takeTurns(m.lacking(m.known.Servers()), serversAtOnce, turn)
 	if servers(m.Members()) > 0 {
 		m.serverless = 0
 	} else if m.serverless++; m.serverless > 1 {
