@@ -14,6 +14,7 @@ import (
 	"github.com/idloc/idloc/internal/event"
 	"github.com/idloc/idloc/internal/peerid"
 	"github.com/idloc/idloc/internal/pipe"
+	"github.com/idloc/idloc/internal/socket"
 	"github.com/idloc/idloc/internal/wire"
 	"github.com/idloc/idloc/overlay/adapter"
 	"github.com/idloc/idloc/overlay/admission"
@@ -71,7 +72,7 @@ func (o *Overlay) compose(resumed bool) error {
 		Config: o.cfg.Carriers, Socket: o.cfg.Socket, Hidden: o.cfg.Paths == PathRelayOnly,
 		NAT: func() *nat.Addresses { return o.nat }, Ways: func(p peerid.ID) []netip.AddrPort { return o.mesh.Carriers(p) },
 	}
-	o.demux = ice.NewDemux(ice.DemuxConfig{Servers: w.gate})
+	o.demux = ice.NewDemux(ice.DemuxConfig{Servers: w.gate, Extra: o.cfg.Socket})
 	if o.pipes, err = o.cfg.Pipes(o); err != nil {
 		return err
 	}
@@ -289,12 +290,12 @@ func (w *wiring) newDirectory() (*directory.Directory, error) {
 }
 
 func (w *wiring) newEstablisher() (*establish.Establisher, error) {
-	local := adapter.Local{Demux: w.demux, Port: w.cfg.Socket, Addresses: w.nat, Carriers: w.carriers, Net: w.cfg.Net}
+	local := adapter.Local{Demux: w.demux, Port: w.cfg.Socket, Addresses: w.nat, Carriers: w.carriers, Net: w.cfg.Net, Ended: func(c *socket.Conn) { w.pipes.RemoveLocal(c) }}
 	return establish.New(establish.Config{
 		Self: w.Self(), Pipes: w.pipes, Offers: adapter.Offers(func() establish.Offers { return w.router }), Policy: w.cfg.Paths,
 		NewAgent: local.Checks().New, Candidates: local.Candidates,
 		Allocated: func() bool { return len(w.nat.Allocations()) > 0 },
-		Usable:    w.filter.Keep, Allowed: w.filter.Allowed, Carriers: w.mesh.Carriers,
+		Usable:    w.filter.Keep, Allowed: w.filter.Allowed, Carriers: w.mesh.Carriers, SeenAt: w.mesh.SeenAt,
 		Chain: w.chain, Verify: w.verify, Account: w.roster.Account, Relays: func() []establish.Relay { return adapter.Relays(w.mesh.Members(), w.roster.Members()) }, Unreached: w.directory.Forget,
 		Flow:   func(in *pipe.Incoming) offers.Response { return w.flows.Answer(in).Response() },
 		Events: w.cfg.Events, Logger: w.cfg.Logger,

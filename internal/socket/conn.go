@@ -51,7 +51,9 @@ type Conn struct {
 	net    netip.Prefix              // the subnet that the address is on; a host prefix if unknown
 	iface  atomic.Pointer[Interface] // what was known of it at the last scan
 	uplink uplinkCache
-	id     uint8 // names the Conn in the sources table; 0 if numbers ran out
+	id     uint8       // names the Conn in the sources table; 0 if numbers ran out
+	extra  bool        // of OpenExtra
+	kept   atomic.Bool // an extra one that stays
 
 	// views see the QUIC packets of this socket, those of exactly this
 	// address first. The slice is replaced, never changed.
@@ -169,10 +171,17 @@ func (c *Conn) sendError(err error) error {
 // read is the Conn's goroutine: it owns the read buffer and runs until the
 // socket is closed.
 func (c *Conn) read() {
-	b := make([]byte, maxRead)
+	size := maxRead
+	if c.extra {
+		size = extraRead
+	}
+	b := make([]byte, size)
 	pause := time.Duration(0)
 	taken := 0
 	for {
+		if len(b) < maxRead && c.kept.Load() {
+			b = make([]byte, maxRead)
+		}
 		n, seg, from, err := c.link.read(b)
 		switch {
 		case err == nil && c.port.carries(from.Addr()):

@@ -20,6 +20,10 @@
 // Beside the sockets there may be a Carrier: streams to members, as one more link with
 // addresses of its own (carrier.go). It is none of Conns.
 //
+// Behind a NAT that gives each destination another port, extra sockets with numbers of
+// their own are opened for a while (extra.go); the one that the peer has hit stays. They
+// are none of Conns.
+//
 // On a host that has IPv6 only, in a network with a NAT64, one Conn more has an IPv4
 // address and translates (nat64.go). It is one of Conns.
 //
@@ -58,5 +62,6 @@
 //	watch*.go           rtnetlink(7)
 //	nat64.go            RFC 6052, RFC 7050, RFC 7335; asked on each change and every 10 min
 //	carrier.go          streams in place of sockets, package carrier
+//	extra.go            sockets with numbers of their own, for guessed ports
 //	sim.go              sockets of a simulated network
 package socket

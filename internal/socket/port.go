@@ -89,7 +89,8 @@ type Port struct {
 	views   []*view    // open ones, oldest first
 	viewIDs idPool
 	connIDs idPool
-	retired []*counters // of closed Conns, merged by address
+	retired []*counters    // of closed Conns, merged by address
+	extras  map[*Conn]bool // open ones of OpenExtra
 	closed  bool
 
 	notifier notifier // nil if the watcher polls; set by Listen
@@ -126,7 +127,7 @@ func newConnSet(conns []*Conn, beside ...*Conn) *connSet {
 func newPort(cfg Config) *Port {
 	p := &Port{
 		cfg: cfg, log: logpace.New(cfg.Logger), route: cfg.route, done: make(chan struct{}), moved: make(chan struct{}, 1),
-		sources: newSources(), quicPeers: newSources(), limit: newLimiter(),
+		sources: newSources(), quicPeers: newSources(), limit: newLimiter(), extras: map[*Conn]bool{},
 	}
 	if p.route == nil {
 		p.route = routedSource
@@ -268,6 +269,7 @@ func (p *Port) install(conns []*Conn) bool {
 			p.retire(c)
 		}
 	}
+	p.dropExtras(next)
 	p.arrangeViews()
 	for _, c := range conns {
 		if old.byAddr[c.local.Addr()] != c && !c.Translated() {
@@ -281,8 +283,10 @@ func (p *Port) install(conns []*Conn) bool {
 func (p *Port) retire(c *Conn) {
 	_ = c.shut()
 	c.views.Store(&noViews)
-	p.sources.forgetConn(c.id)
-	p.connIDs.put(c.id)
+	if c.id != 0 {
+		p.sources.forgetConn(c.id)
+		p.connIDs.put(c.id)
+	}
 	p.retired = append(p.retired, &c.count)
 	if len(p.retired) > 16 {
 		sum := new(counters)
@@ -406,6 +410,7 @@ func (p *Port) Close() error {
 		for _, c := range p.set.Load().conns {
 			_ = c.shut()
 		}
+		p.dropExtras(nil)
 	}
 	p.mu.Unlock()
 	if p.carrier != nil {

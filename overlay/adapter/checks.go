@@ -18,7 +18,8 @@ type Local struct {
 	Port      *socket.Port
 	Addresses *nat.Addresses
 	Carriers  *carry.Carriers
-	Net       transport.Net // nil is the kernel's
+	Net       transport.Net        // nil is the kernel's
+	Ended     func(c *socket.Conn) // is called when a socket of a guessed port is closed
 }
 
 // Candidates are those of an offer or an answer.
@@ -28,7 +29,7 @@ func (l Local) Candidates() []wire.Candidate {
 
 // Checks makes agents that check a peer's candidates from here.
 func (l Local) Checks() establish.Checks {
-	return establish.Checks{Config: l.config, Carriers: l.Carriers.Set != nil, Pairs: l.pairs, Allocated: l.allocated}
+	return establish.Checks{Config: l.config, Demux: l.Demux, Sockets: l.Port, Ended: l.Ended, Carriers: l.Carriers.Set != nil, Pairs: l.pairs, Allocated: l.allocated}
 }
 
 func (l Local) config(turn bool) ice.Config {

@@ -2,8 +2,10 @@ package establish
 
 import (
 	"context"
+	"time"
 
 	"github.com/idloc/idloc/internal/pipe"
+	"github.com/idloc/idloc/internal/socket"
 	"github.com/idloc/idloc/internal/wire"
 	"github.com/idloc/idloc/overlay/ice"
 )
@@ -13,11 +15,16 @@ type Checks struct {
 	// Config is that of an agent; with turn it has the addresses that TURN servers
 	// lend.
 	Config func(turn bool) ice.Config
+	Demux  *ice.Demux
 	// Pairs are those of this side with a peer's candidates through a TURN server, of
 	// its own only with turn, and those with carriers; Allocated those with an address
 	// that one lends to this peer only.
 	Pairs     func(turn bool, candidates []wire.Candidate) []ice.TURNPair
 	Allocated func(candidates []wire.Candidate) []ice.TURNPair
+	// Sockets opens those from which ports are guessed; Ended is called when one that a pipe
+	// has got is closed. nil Sockets: none are guessed.
+	Sockets ice.Sockets
+	Ended   func(*socket.Conn)
 	// Carriers says that there may be carriers: their pairs are checked with those of TURN
 	// servers.
 	Carriers bool
@@ -69,6 +76,23 @@ func (a *iceAgent) Check(ctx context.Context, controlling bool, remote pipe.Remo
 	if err != nil {
 		return pipe.Path{}, err
 	}
+	return pathOf(pair), nil
+}
+
+// Guess implements Agent. The peer's checks are answered for a grace after a pair was
+// found: its last response may have been lost.
+func (a *iceAgent) Guess(ctx context.Context, remote pipe.Remote, mine, theirs ice.Outside) (pipe.Path, error) {
+	if a.checks.Sockets == nil {
+		return pipe.Path{}, ice.ErrNoPair
+	}
+	cfg := ice.GuessConfig{Demux: a.checks.Demux, Port: a.checks.Sockets, Ended: a.checks.Ended}
+	g := ice.NewGuess(cfg, a.Agent.Credentials(), credentials(remote), theirs.Addr)
+	pair, err := g.Run(ctx, mine, theirs)
+	if err != nil {
+		g.Close()
+		return pipe.Path{}, err
+	}
+	time.AfterFunc(ice.Grace, g.Close)
 	return pathOf(pair), nil
 }
 

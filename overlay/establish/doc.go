@@ -55,6 +55,12 @@
 // offers for a direct path again and again, as long as the pipe is relayed
 // (improve.go).
 //
+// If after a second a pipe is up, through somebody, and of one side it is unknown at which
+// port the other would see it, because each server sees another one, both begin to guess
+// that port (ice.Guess), until the search ends. Before that each asks a member that it
+// would itself name as a relay whether the peer is seen at that address: nothing of this
+// goes to addresses that only the peer has named.
+//
 // Nobody waits for a nomination: the pipe chooses among its paths by itself. The
 // responder's checks begin with its answer; they overtake it where no NAT holds
 // them back, and tell the initiator an address that only the peer can have sent
@@ -128,6 +134,7 @@
 //	late.go           candidates after the offer                         RFC 8838
 //	relays.go         which members are named as relays                  DESIGN §14.4
 //	standby.go        more than one path                                 DESIGN §9
+//	guess.go          direct paths by guessed ports                    RFC 4787 §4.1
 //	improve.go        direct paths for relayed pipes; new addresses      DESIGN §9
 //	network.go        what waits while the network changes
 //	checks.go         agents of package ice

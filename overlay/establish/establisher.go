@@ -15,6 +15,7 @@ import (
 	"github.com/idloc/idloc/internal/peerid"
 	"github.com/idloc/idloc/internal/pipe"
 	"github.com/idloc/idloc/internal/wire"
+	"github.com/idloc/idloc/overlay/ice"
 	"github.com/idloc/idloc/overlay/offers"
 )
 
@@ -45,6 +46,9 @@ type Agent interface {
 	Check(ctx context.Context, controlling bool, remote pipe.Remote, candidates []wire.Candidate) (pipe.Path, error)
 	// AddRemote has candidates checked that the peer has told late.
 	AddRemote(candidates []wire.Candidate)
+	// Guess looks for a pair where one side's port is unknown, as mine and theirs say, the
+	// addresses outside of both. It is called once, if at all.
+	Guess(ctx context.Context, remote pipe.Remote, mine, theirs ice.Outside) (pipe.Path, error)
 	// Succeeded are the pairs on which the peer has answered.
 	Succeeded() []pipe.Path
 	// TURN returns the checks of pairs through TURN servers; nil without any.
@@ -105,6 +109,10 @@ type Config struct {
 	// says so of one address.
 	Usable  func([]wire.Candidate) []wire.Candidate
 	Allowed func(netip.AddrPort) bool
+
+	// SeenAt says whether a member sees a peer at an IP address; nil: nobody is asked, and
+	// no ports are guessed.
+	SeenAt func(ctx context.Context, by, p peerid.ID, at netip.Addr) bool
 
 	// Carriers are the far ends of carriers that may lead to a peer, see package carrier;
 	// nil: there are none.

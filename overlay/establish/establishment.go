@@ -125,6 +125,8 @@ func (e *establishment) expire(t timer) {
 		e.startTURN()
 	case relayStart, relayStartRevived, relayStartTURN:
 		e.askRelays()
+	case guessStart:
+		e.guessDue()
 	case openFor:
 		e.giveUp(context.DeadlineExceeded)
 	case confirmFor, confirmAnswered:

@@ -34,7 +34,8 @@ const (
 type late struct {
 	via    peerid.ID // carried offer and answer; the peer itself if nobody did
 	told   []wire.Candidate
-	taken  int // of the peer
+	taken  int              // of the peer
+	learnt []wire.Candidate // of them, those of the peer itself
 	mine   cipher.AEAD
 	theirs cipher.AEAD
 }
@@ -199,6 +200,7 @@ func (e *establishment) openLate(msg []byte) error {
 	if e.turn && e.turns != nil {
 		e.turns.AddRemote(list)
 	}
+	l.learnt = append(l.learnt, direct...)
 	if e.agent != nil && !e.hides() {
 		e.agent.AddRemote(direct)
 	}

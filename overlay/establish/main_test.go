@@ -55,6 +55,7 @@ type script struct {
 	turn     time.Duration // after which a pair through a server works; 0: there are no servers
 	turnFail bool          // it does not work, after that time
 	turnIdle bool          // there are servers, and no pair with them
+	guess    time.Duration // after which a guessed port answers; 0: none does
 	err      error         // of NewAgent
 }
 
@@ -69,18 +70,20 @@ type peer struct {
 	mu         sync.Mutex // guards what follows
 	scripts    []script   // of its agents to come; the last one repeats
 	agents     []*agent
-	deliver    func(n int) error         // the error of its n-th offer, from 0, instead of delivery
-	delay      func(n int) time.Duration // before its n-th offer leaves
-	offers     []time.Duration           // when they were made
-	told       []error                   // messages with late candidates, and what came of them
-	noMember   map[peerid.ID]bool        // whom it does not verify
-	relays     []peerid.ID               // Config.Relays
-	candidates []wire.Candidate          // its own, now
-	lent       bool                      //
-	unreached  int                       // Config.Unreached
-	events     []event.Event             //
-	steps      map[*establishment]string // states, and when they were entered
-	order      []*establishment          // in which they began
+	deliver    func(n int) error                         // the error of its n-th offer, from 0, instead of delivery
+	delay      func(n int) time.Duration                 // before its n-th offer leaves
+	offers     []time.Duration                           // when they were made
+	told       []error                                   // messages with late candidates, and what came of them
+	noMember   map[peerid.ID]bool                        // whom it does not verify
+	relays     []peerid.ID                               // Config.Relays
+	candidates []wire.Candidate                          // its own, now
+	lent       bool                                      //
+	unreached  int                                       // Config.Unreached
+	sighted    []netip.Addr                              // what Config.SeenAt was asked about
+	seen       func(by, p peerid.ID, at netip.Addr) bool // what it says; nil: no
+	events     []event.Event                             //
+	steps      map[*establishment]string                 // states, and when they were entered
+	order      []*establishment                          // in which they began
 	flow       func(*pipe.Incoming) offers.Response
 }
 
@@ -101,6 +104,8 @@ type agent struct {
 	succeeded  []pipe.Path
 	closed     time.Duration // when; 0: it is not
 	turnBegan  time.Duration
+	guessBegan time.Duration
+	guessSides [2]ice.Outside
 	turnClosed time.Duration
 }
 
@@ -172,6 +177,12 @@ func (l *lab) add(name string, policy Policy, scripts ...script) *peer {
 				out = append(out, Relay{Peer: r})
 			}
 			return out
+		},
+		SeenAt: func(_ context.Context, by, q peerid.ID, at netip.Addr) bool {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			p.sighted = append(p.sighted, at)
+			return p.seen != nil && p.seen(by, q, at)
 		},
 		Unreached: func(peerid.ID) {
 			p.mu.Lock()
@@ -360,6 +371,20 @@ func (a *agent) Check(ctx context.Context, _ bool, remote pipe.Remote, _ []wire.
 		wait = time.Hour
 	}
 	if !pause.For(ctx, wait) || a.script.check < 0 {
+		return pipe.Path{}, ice.ErrNoPair
+	}
+	return a.path(), nil
+}
+
+func (a *agent) Guess(ctx context.Context, _ pipe.Remote, mine, theirs ice.Outside) (pipe.Path, error) {
+	a.mu.Lock()
+	a.guessBegan, a.guessSides = a.p.lab.now(), [2]ice.Outside{mine, theirs}
+	a.mu.Unlock()
+	if a.script.guess == 0 {
+		<-ctx.Done()
+		return pipe.Path{}, ice.ErrNoPair
+	}
+	if !pause.For(ctx, a.script.guess) {
 		return pipe.Path{}, ice.ErrNoPair
 	}
 	return a.path(), nil

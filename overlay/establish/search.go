@@ -29,6 +29,7 @@ type search struct {
 	checks    bool // the checks run
 	turning   bool // those through TURN servers were begun
 	turnPairs bool // and had pairs: members wait for them
+	guessing  bool // ports are guessed, or were
 	checkErr  error
 	relayErr  error // the last one
 
@@ -48,6 +49,7 @@ func (e *establishment) beginSearch() {
 	e.alarms.stop(answerBy)
 	e.alarms.set(openFor)
 	e.alarms.set(turnStart)
+	e.alarms.set(guessStart)
 	e.beginLate()
 	e.agent.Begin(e.initiator, s.remote)
 	e.tryHeard()
@@ -344,5 +346,5 @@ func (e *establishment) endSearch() {
 		s.stop()
 		s.stopCheck()
 	}
-	e.alarms.stop(openFor, turnStart, relayStart, relayStartRevived, relayStartTURN, confirmFor, confirmAnswered)
+	e.alarms.stop(openFor, turnStart, guessStart, relayStart, relayStartRevived, relayStartTURN, confirmFor, confirmAnswered)
 }

@@ -19,6 +19,7 @@ const (
 	relayStartRevived
 	relayStartTURN
 	checkFor
+	guessStart
 	openFor
 	confirmFor
 	confirmAnswered
@@ -63,6 +64,8 @@ var table = [timers]row{
 		"the same from when pairs through TURN servers are checked: they go before members"},
 	checkFor: {5 * time.Second, 0, "the connectivity checks fail",
 		"retransmissions of RFC 8445 §14.3 have come to an end by then"},
+	guessStart: {time.Second, in(checking, confirming, searching), "ports are guessed, if a pipe carries data meanwhile",
+		"five checks of each pair have gone by; ten seconds of 100 guesses a second are left then"},
 	openFor: {12 * time.Second, in(checking, confirming), "the establishment fails",
 		"a peer that has answered is worth waiting for while relays are connected to; also the bound of those that go on beside the pipe"},
 	confirmFor: {3 * time.Second, in(confirming), "the path counts as failed",

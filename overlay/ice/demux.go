@@ -54,6 +54,8 @@ type ServerGate interface {
 type DemuxConfig struct {
 	Pacer   *Pacer     // of the checks that this node sends; nil: one of the Demux's own
 	Servers ServerGate // nil lets everything pass
+	// Extra opens the second ports at which questions are answered; nil: there are none.
+	Extra Sockets
 }
 
 // Demux sends the STUN messages that come in on a port where they belong:
@@ -64,6 +66,8 @@ type Demux struct {
 	pacer   *Pacer
 	servers ServerGate
 	limits  *sourceLimits
+	guesses *guesses
+	others  *others
 	dropped [dropReasons]atomic.Uint64
 
 	mu       sync.RWMutex // guards the maps
@@ -107,6 +111,8 @@ func NewDemux(cfg DemuxConfig) *Demux {
 	d := &Demux{
 		pacer: cfg.Pacer, servers: cfg.Servers,
 		limits:   newSourceLimits(respondPerSource, respondBurst, respondTotal, respondSources),
+		guesses:  newGuesses(),
+		others:   newOthers(cfg.Extra),
 		sessions: map[string]requestTaker{},
 		awaited:  map[stun.TransactionID]responseTaker{},
 	}
@@ -227,7 +233,7 @@ func (d *Demux) respond(c *socket.Conn, from netip.AddrPort, id stun.Transaction
 		d.dropped[dropRate].Add(1)
 		return
 	}
-	if b, err := stun.Success(id, from, ""); err == nil {
+	if b, err := stun.Mapped(id, from, d.others.of(c)); err == nil {
 		_ = c.WriteTo(b, from)
 	}
 }
@@ -247,6 +253,9 @@ func (d *Demux) Ask(ctx context.Context, c *socket.Conn, server netip.AddrPort) 
 			return
 		}
 		if a, ok := m.Mapped(); ok {
+			if other, ok := m.Other(); ok && other != server.Port() {
+				d.others.note(server, other)
+			}
 			if d.servers != nil {
 				d.servers.Proven("", server)
 			}

@@ -34,15 +34,25 @@
 // that works. They have a fragment of their own, the agent's with "~turn" behind
 // it.
 //
+// # Guessed ports
+//
+// Between a NAT that gives each destination another port and one that lets in only what
+// it has sent to, no check gets through. While a relay carries the pipe, [Guess] opens
+// sockets on one side, and sends to ports on the other, until the two meet: at most 256
+// sockets and 1,000 checks of each side, 100 a second, to an address at which a member of
+// our own choice has seen the peer. Its fragment has "~guess" behind it.
+//
 //	agent.go     Agent: an establishment's checks  RFC 8445
 //	pionagent.go what of it is pion's business
 //	candidate.go candidates, their priorities      RFC 8445 §5.1
 //	filter.go    which of the peer's are taken     DESIGN §8
 //	checkers.go  from which sockets is checked
 //	demux.go     the port's STUN messages, questions to servers  RFC 8489, DESIGN §14.9
+//	other.go     a second port that answers questions  RFC 5780 §4.3
 //	session.go   answers, proven pairs, pace       RFC 8445 §7
 //	mux.go       a session as pion has it          DESIGN §14.9
 //	pacer.go     how often checks go where         RFC 8445 §14
 //	flow.go      sockets of a UDP flow's own, ICE on them  draft §4.3, RFC 7675
+//	guess.go     ports that are guessed            RFC 4787 §4.1, RFC 5128 §3.4
 //	turncheck.go checks through TURN servers       RFC 8445, RFC 8656
 package ice

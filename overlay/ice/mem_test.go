@@ -20,6 +20,8 @@ type memory struct {
 	seen  map[netip.AddrPort]netip.AddrPort // what a NAT shows of an address
 	lose  func(from, to netip.AddrPort, b []byte) bool
 	sent  map[netip.Addr]int // datagrams to an address, also lost ones
+	boxes []*memBox
+	ports uint16 // given to who asks for any
 }
 
 func newMemory() *memory {
@@ -50,6 +52,20 @@ func (m *memory) deliver(from, to netip.AddrPort, b []byte) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.sent[to.Addr()]++
+	for _, x := range m.boxes {
+		if x.inner == from.Addr() {
+			from = x.leave(from, to)
+		}
+	}
+	for _, x := range m.boxes {
+		if x.outer == to.Addr() {
+			inner, ok := x.enter(from, to)
+			if !ok {
+				return
+			}
+			to = inner
+		}
+	}
 	if as, ok := m.seen[from]; ok {
 		from = as
 	}
@@ -67,6 +83,45 @@ func (m *memory) deliver(from, to netip.AddrPort, b []byte) {
 		default: // the buffer is full
 		}
 	}
+}
+
+// memBox is a NAT that lets in what answers (APDF, RFC 4787 §5). The memory's mu guards it.
+type memBox struct {
+	inner, outer netip.Addr
+	next         func() uint16 // the next mapping's port; nil: it keeps the inner one (EIM)
+	ports        map[[2]netip.AddrPort]uint16
+	back         map[uint16]netip.AddrPort
+	open         map[[2]netip.AddrPort]bool
+}
+
+// box puts a host behind a NAT.
+func (m *memory) box(inner, outer string, next func() uint16) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.boxes = append(m.boxes, &memBox{netip.MustParseAddr(inner), netip.MustParseAddr(outer), next,
+		map[[2]netip.AddrPort]uint16{}, map[uint16]netip.AddrPort{}, map[[2]netip.AddrPort]bool{}})
+}
+
+func (x *memBox) leave(from, to netip.AddrPort) netip.AddrPort {
+	key := [2]netip.AddrPort{from, to}
+	if x.next == nil {
+		key[1] = netip.AddrPort{}
+	}
+	port, ok := x.ports[key]
+	if !ok {
+		port = from.Port()
+		for x.next != nil && (!ok || x.back[port].IsValid()) {
+			port, ok = x.next(), true
+		}
+		x.ports[key], x.back[port] = port, from
+	}
+	out := netip.AddrPortFrom(x.outer, port)
+	x.open[[2]netip.AddrPort{out, to}] = true
+	return out
+}
+
+func (x *memBox) enter(from, to netip.AddrPort) (netip.AddrPort, bool) {
+	return x.back[to.Port()], x.open[[2]netip.AddrPort{to, from}]
 }
 
 // memHost is what one host has of the network.
@@ -89,12 +144,13 @@ func (h *memHost) Interfaces() ([]*transport.Interface, error) {
 }
 
 func (h *memHost) ListenUDP(_ string, at *net.UDPAddr) (transport.UDPConn, error) {
-	if at.Port == 0 {
-		at.Port = 4000
-	}
-	c := &memConn{m: h.m, at: at.AddrPort(), in: make(chan memDatagram, 256), closed: make(chan struct{})}
 	h.m.mu.Lock()
 	defer h.m.mu.Unlock()
+	if at.Port == 0 {
+		h.m.ports++
+		at.Port = 20000 + int(h.m.ports)
+	}
+	c := &memConn{m: h.m, at: at.AddrPort(), in: make(chan memDatagram, 256), closed: make(chan struct{})}
 	h.m.conns[c.at] = c
 	return c, nil
 }

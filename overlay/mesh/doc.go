@@ -92,6 +92,7 @@
 //	dialBackEvery    2 min   between two dial-backs that this peer asks for
 //	dialBackTimeout  5 s     a dial-back, for who asks
 //	dialBackLess     1 s     and so much less for each next one: its answer comes in time
+//	seenTimeout      2 s     a question where a member sees a peer
 //	carrierAfter     300 ms  head start of UDP before carriers: a round trip, and less than anybody minds
 //	carriedSilence   300 ms  what suspectMin is where a pipe to the same peer has just left UDP
 //	blockedFor       24 h    a network without UDP is remembered: a day's work there
@@ -138,4 +139,5 @@
 //	recall.go    a founder calls its members after a restart
 //	reached.go   how others have reached this peer     DESIGN §14.6
 //	dialback.go  whether others reach this peer        DESIGN §14.6
+//	seen.go      at which IP addresses members see a peer
 package mesh

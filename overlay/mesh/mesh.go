@@ -172,6 +172,7 @@ func (m *Mesh) Start() {
 	m.Serve(peersProtocol, m.answerPeers)
 	m.Serve(metProtocol, m.answerMet)
 	m.Serve(dialBackProtocol, m.answerDialBack)
+	m.Serve(seenProtocol, m.answerSeen)
 	m.gate.start()
 }
 

@@ -98,6 +98,9 @@ const (
 
 	// dialBackEvery is the time between two dial-backs that this peer asks for.
 	dialBackEvery = 2 * time.Minute
+	// seenTimeout is a question at which address a member sees a peer: a long round trip
+	// and a lost packet.
+	seenTimeout = 2 * time.Second
 	// dialBackTimeout is the asker's; each of the others has dialBackLess less than
 	// who asks it, so that an answer comes before nobody waits for it.
 	dialBackTimeout = 5 * time.Second

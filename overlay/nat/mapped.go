@@ -27,6 +27,9 @@ const (
 // see c? sent says whether a question has left at all. An ice.Demux is one.
 type Asker interface {
 	Ask(ctx context.Context, c *socket.Conn, server netip.AddrPort) (seen netip.AddrPort, sent, ok bool)
+	// Other returns another port of a server that has answered, if it has named one:
+	// whether a NAT shows another address there tells its kind (RFC 5780 §4.3).
+	Other(server netip.AddrPort) (netip.AddrPort, bool)
 }
 
 // MappedConfig configures a MappedAddrs. It is read once.
@@ -145,35 +148,45 @@ func (m *MappedAddrs) measureConn(ctx context.Context, c *socket.Conn, servers [
 	var mu sync.Mutex // guards seen and told
 	var seen []netip.AddrPort
 	told := 0 // servers that have answered
+	take := func(a netip.AddrPort) {
+		mu.Lock()
+		defer mu.Unlock()
+		told++
+		if a != c.LocalAddr() && !slices.Contains(seen, a) {
+			seen = append(seen, a)
+		}
+		m.keep(c, slices.Clone(seen), true)
+		answered()
+	}
+	var last netip.AddrPort // that has answered
 	var wg sync.WaitGroup
 	for _, s := range servers {
 		wg.Go(func() {
-			a, ok := m.ask(ctx, c, s)
-			if !ok || ctx.Err() != nil {
-				return
+			if a, ok := m.ask(ctx, c, s, true); ok && ctx.Err() == nil {
+				take(a)
+				mu.Lock()
+				last = s
+				mu.Unlock()
 			}
-			mu.Lock()
-			defer mu.Unlock()
-			told++
-			if a != c.LocalAddr() && !slices.Contains(seen, a) {
-				seen = append(seen, a)
-			}
-			m.keep(c, slices.Clone(seen), true)
-			answered()
 		})
 	}
 	wg.Wait()
+	if other, ok := m.cfg.Asker.Other(last); ok && told == 1 && len(seen) == 1 {
+		if a, ok := m.ask(ctx, c, other, false); ok && ctx.Err() == nil {
+			take(a)
+		}
+	}
 	if told == 0 && ctx.Err() == nil {
 		m.keep(c, nil, false)
 	}
 }
 
-// ask asks one server from one socket, and notes what came of it. A question
-// that was held back says nothing.
-func (m *MappedAddrs) ask(ctx context.Context, c *socket.Conn, server netip.AddrPort) (netip.AddrPort, bool) {
+// ask asks one server from one socket, and notes what came of it. A question that was held
+// back says nothing, nor does silence where it was not expected to answer.
+func (m *MappedAddrs) ask(ctx context.Context, c *socket.Conn, server netip.AddrPort, expected bool) (netip.AddrPort, bool) {
 	start := time.Now()
 	seen, sent, ok := m.cfg.Asker.Ask(ctx, c, server)
-	if sent && m.cfg.Probes != nil {
+	if sent && (ok || expected) && m.cfg.Probes != nil {
 		m.cfg.Probes.noteQuestion(ctx, c, server, seen, ok, time.Since(start))
 	}
 	return seen, ok

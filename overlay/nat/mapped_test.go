@@ -22,6 +22,8 @@ func (f asker) Ask(ctx context.Context, c *socket.Conn, server netip.AddrPort) (
 	return f(ctx, c, server)
 }
 
+func (asker) Other(netip.AddrPort) (netip.AddrPort, bool) { return netip.AddrPort{}, false }
+
 func listen(t *testing.T, addrs ...netip.Addr) *socket.Port {
 	t.Helper()
 	p, err := socket.Listen(socket.Config{Addrs: addrs})

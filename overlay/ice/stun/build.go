@@ -49,16 +49,29 @@ func Question() (b []byte, id TransactionID) {
 	return m.Raw, m.TransactionID
 }
 
+// Mapped returns the response to a question that came from an address; other is another
+// address that answers questions (RFC 5780 §7.4), invalid if there is none.
+func Mapped(id TransactionID, from, other netip.AddrPort) ([]byte, error) {
+	if !other.IsValid() {
+		return Success(id, from, "")
+	}
+	return success(id, from, &stun.OtherAddress{IP: other.Addr().AsSlice(), Port: int(other.Port())})
+}
+
 // Success returns the response to a request that came from an address; its
 // integrity is made with pwd, unless that is "".
 func Success(id TransactionID, from netip.AddrPort, pwd string) ([]byte, error) {
-	set := []stun.Setter{
+	if pwd == "" {
+		return success(id, from)
+	}
+	return success(id, from, stun.NewShortTermIntegrity(pwd))
+}
+
+func success(id TransactionID, from netip.AddrPort, more ...stun.Setter) ([]byte, error) {
+	set := append([]stun.Setter{
 		stun.NewTransactionIDSetter(id), stun.BindingSuccess,
 		&stun.XORMappedAddress{IP: from.Addr().AsSlice(), Port: int(from.Port())},
-	}
-	if pwd != "" {
-		set = append(set, stun.NewShortTermIntegrity(pwd))
-	}
+	}, more...)
 	m, err := stun.Build(append(set, stun.Fingerprint)...)
 	if err != nil {
 		return nil, fmt.Errorf("STUN response: %w", err)

@@ -94,6 +94,16 @@ func (m Message) Mapped() (netip.AddrPort, bool) {
 	return netip.AddrPortFrom(ip.Unmap(), uint16(x.Port)), true
 }
 
+// Other returns the port of OTHER-ADDRESS in a success response (RFC 5780 §7.4). Its IP
+// address does not matter here: nothing is sent to an address that a server names.
+func (m Message) Other() (port uint16, ok bool) {
+	var x stun.OtherAddress
+	if !m.IsSuccess() || x.GetFrom(m.m) != nil || x.Port <= 0 || x.Port > 65535 {
+		return 0, false
+	}
+	return uint16(x.Port), true
+}
+
 // RoleOf is Message.Role of a datagram; NoRole if it cannot be read. b is
 // borrowed.
 func RoleOf(b []byte) Role {
