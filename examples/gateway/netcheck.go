@@ -363,15 +363,15 @@ func (e evidence) works() finding {
 	case e.NAT == "none" && e.near:
 		f.Result = "direct pipes in this network; beyond it not measured, because nobody there was asked"
 	case e.NAT == "none" && e.DialBack.Result == "in vain":
-		f.Result = "direct pipes to members that are not behind a symmetric NAT; others need a member that relays"
+		f.Result = "direct pipes to members that are not behind a symmetric NAT; to others some seconds later, by guessed ports, or through a member that relays"
 	case e.NAT == "none":
 		f.Result = "direct pipes to every member that can send UDP, unless a firewall stands before this node"
 	case e.NAT == "endpoint-independent":
-		f.Result = "direct pipes to members that are not behind a symmetric NAT, and to some that are; others need a member that relays"
+		f.Result = "direct pipes to members that are not behind a symmetric NAT; to others some seconds later, by guessed ports, or through a member that relays"
 	case e.NAT == "translated":
 		f.Result = "direct pipes to most members; others need a member that relays"
 	case e.NAT == "endpoint-dependent":
-		f.Result = "direct pipes to members that are reachable from outside, or whose NAT lets in whoever knows the address; others need a member that relays"
+		f.Result = "direct pipes to members that are reachable from outside, or whose NAT lets in whoever knows the address; to others some seconds later, by guessed ports, unless their NAT is symmetric too: such others need a member that relays"
 	default:
 		f.Result = "pipes to the members that answer; which others are reached directly is not measured, because the NAT is not"
 	}
