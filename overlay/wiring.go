@@ -14,7 +14,6 @@ import (
 	"github.com/idloc/idloc/internal/event"
 	"github.com/idloc/idloc/internal/peerid"
 	"github.com/idloc/idloc/internal/pipe"
-	"github.com/idloc/idloc/internal/socket"
 	"github.com/idloc/idloc/internal/wire"
 	"github.com/idloc/idloc/overlay/adapter"
 	"github.com/idloc/idloc/overlay/admission"
@@ -290,7 +289,7 @@ func (w *wiring) newDirectory() (*directory.Directory, error) {
 }
 
 func (w *wiring) newEstablisher() (*establish.Establisher, error) {
-	local := adapter.Local{Demux: w.demux, Port: w.cfg.Socket, Addresses: w.nat, Carriers: w.carriers, Net: w.cfg.Net, Ended: func(c *socket.Conn) { w.pipes.RemoveLocal(c) }}
+	local := adapter.Local{Demux: w.demux, Port: w.cfg.Socket, Addresses: w.nat, Carriers: w.carriers, Net: w.cfg.Net, Ended: func(e ice.End) { w.pipes.RemoveLocal(e) }}
 	return establish.New(establish.Config{
 		Self: w.Self(), Pipes: w.pipes, Offers: adapter.Offers(func() establish.Offers { return w.router }), Policy: w.cfg.Paths,
 		NewAgent: local.Checks().New, Candidates: local.Candidates,

@@ -18,8 +18,8 @@ type Local struct {
 	Port      *socket.Port
 	Addresses *nat.Addresses
 	Carriers  *carry.Carriers
-	Net       transport.Net        // nil is the kernel's
-	Ended     func(c *socket.Conn) // is called when a socket of a guessed port is closed
+	Net       transport.Net // nil is the kernel's
+	Ended     func(ice.End) // is called when a socket of a guessed port is closed
 }
 
 // Candidates are those of an offer or an answer.

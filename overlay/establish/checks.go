@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"github.com/idloc/idloc/internal/pipe"
-	"github.com/idloc/idloc/internal/socket"
 	"github.com/idloc/idloc/internal/wire"
 	"github.com/idloc/idloc/overlay/ice"
 )
@@ -24,7 +23,7 @@ type Checks struct {
 	// Sockets opens those from which ports are guessed; Ended is called when one that a pipe
 	// has got is closed. nil Sockets: none are guessed.
 	Sockets ice.Sockets
-	Ended   func(*socket.Conn)
+	Ended   func(ice.End)
 	// Carriers says that there may be carriers: their pairs are checked with those of TURN
 	// servers.
 	Carriers bool

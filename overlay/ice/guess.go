@@ -91,7 +91,7 @@ func OutsideOf(cs []wire.Candidate) (o Outside) {
 type GuessConfig struct {
 	Demux *Demux
 	Port  Sockets
-	Ended func(c *socket.Conn) // is called when a socket that Run has returned is closed
+	Ended func(End) // is called when a socket that Run has returned is closed
 }
 
 // Sockets is a port that opens extra sockets. A *socket.Port is one.

@@ -9,7 +9,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/idloc/idloc/internal/socket"
 	"github.com/idloc/idloc/internal/wire"
 )
 
@@ -19,7 +18,7 @@ type guesser struct {
 	local Credentials
 	out   Outside
 	guess *Guess
-	ended chan *socket.Conn
+	ended chan End
 }
 
 // guessPair is a side behind a NAT that gives each destination the port that next returns,
@@ -32,8 +31,8 @@ func guessPair(t *testing.T, m *memory, next func() uint16) (hard, soft *guesser
 	soft = &guesser{memPeer: m.host(t, "eth0 10.1.0.2/24"), local: theirs,
 		out: Outside{netip.MustParseAddr("20.0.0.2"), []uint16{4000}, netip.MustParseAddrPort("10.1.0.2:4000")}}
 	for g, o := range map[*guesser]*guesser{hard: soft, soft: hard} {
-		g.ended = make(chan *socket.Conn, guessHits)
-		g.guess = NewGuess(GuessConfig{g.demux, g.port, func(c *socket.Conn) { g.ended <- c }}, g.local, o.local, o.out.Addr)
+		g.ended = make(chan End, guessHits)
+		g.guess = NewGuess(GuessConfig{g.demux, g.port, func(c End) { g.ended <- c }}, g.local, o.local, o.out.Addr)
 		t.Cleanup(g.guess.Close)
 	}
 	return hard, soft
