@@ -9,8 +9,8 @@ import (
 const (
 	// extraMost bounds the extra sockets that are open at a time, keptMost those of
 	// them that are kept.
-	extraMost = 320
-	keptMost  = 64
+	extraMost = keptMost + 256
+	keptMost  = 256
 	// extraSilent is how long an extra socket is kept on which nothing comes in: pipes
 	// are heard more often as long as they have a path there.
 	extraSilent = 3 * time.Minute

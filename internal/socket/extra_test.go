@@ -44,7 +44,11 @@ func TestExtra(t *testing.T) {
 		t.Error("it is kept once")
 	}
 	p.CloseExtra(x)
+	before := p.Stats().STUN
 	heard(x) // it was kept
+	if n := p.Stats().STUN - before; n != 1 {
+		t.Errorf("%d datagrams were counted", n)
+	}
 	big := make([]byte, 9000)
 	for range 2 { // its buffer is as long as that of any other now
 		if _, err := out.WriteToUDPAddrPort(big, x.LocalAddr()); err != nil {

@@ -114,6 +114,9 @@ func (p *Port) Stats() Stats {
 	if p.carrier != nil {
 		s.add(&p.carrier.count)
 	}
+	for c := range p.extras {
+		s.add(&c.count)
+	}
 	for _, c := range p.set.Load().conns {
 		s.add(&c.count)
 		gso, gro := c.link.offloads()

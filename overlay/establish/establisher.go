@@ -162,6 +162,7 @@ type Establisher struct {
 
 	mu         sync.Mutex // guards the rest
 	byPeer     map[peerid.ID]*establishment
+	searching  map[peerid.ID]*establishment     // the newest of a peer that has a pipe and looks for a better path
 	improving  map[peerid.ID]bool               // relayed pipes whose direct path is looked for
 	recent     *simplelru.LRU[[16]byte, []byte] // answers to offers that have begun an establishment, by session; nil: there was none yet
 	responding account.Holders[*establishment]
@@ -170,7 +171,7 @@ type Establisher struct {
 
 // New returns an Establisher that runs until Close.
 func New(cfg Config) (*Establisher, error) {
-	c := &Establisher{cfg: cfg, log: logpace.New(cfg.Logger), byPeer: map[peerid.ID]*establishment{}, improving: map[peerid.ID]bool{}}
+	c := &Establisher{cfg: cfg, log: logpace.New(cfg.Logger), byPeer: map[peerid.ID]*establishment{}, searching: map[peerid.ID]*establishment{}, improving: map[peerid.ID]bool{}}
 	var err error
 	if c.recent, err = simplelru.NewLRU[[16]byte, []byte](recentMax, nil); err != nil {
 		return nil, err
@@ -457,10 +458,12 @@ func (c *Establisher) admit(in *pipe.Incoming, via peerid.ID) (e *establishment,
 func (c *Establisher) CandidatesChanged() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, e := range c.byPeer {
-		select {
-		case e.changed <- struct{}{}:
-		default:
+	for _, of := range []map[peerid.ID]*establishment{c.byPeer, c.searching} {
+		for _, e := range of {
+			select {
+			case e.changed <- struct{}{}:
+			default:
+			}
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/idloc/idloc/internal/event"
 	"github.com/idloc/idloc/internal/pipe"
@@ -23,7 +24,7 @@ func (e *establishment) guessDue() {
 		return
 	}
 	remote := s.remote
-	remote.Candidates = append(e.c.cfg.Usable(remote.Candidates), e.late.learnt...)
+	remote.Candidates = slices.Concat(e.c.cfg.Usable(remote.Candidates), e.late.learnt)
 	mine, theirs := ice.OutsideOf(e.mine()), ice.OutsideOf(remote.Candidates)
 	if !mine.Addr.IsValid() || !theirs.Addr.IsValid() || mine.Dependent() == theirs.Dependent() || e.c.up(e.peer) == nil {
 		e.alarms.set(guessStart)

@@ -116,3 +116,33 @@ func TestGuessOnlyWhatHelps(t *testing.T) {
 		}
 	})
 }
+
+// TestGuessToldLate: that a port is unknown may turn out when a relay carries the pipe
+// already. The peer is told, and both guess from the next second on.
+func TestGuessToldLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t)
+		hard := script{check: -5 * time.Second, guess: 2 * time.Second}
+		small, large := l.add("small", AnyPath, hard, script{check: 20 * ms}), l.add("large", AnyPath, hard, script{check: 20 * ms})
+		relay := l.add("relay", AnyPath, script{check: 20 * ms})
+		for _, p := range []*peer{small, large} {
+			p.relays = []peerid.ID{relay.cfg.Self}
+			p.seen = func(peerid.ID, peerid.ID, netip.Addr) bool { return true }
+		}
+		small.seenAs("20.0.0.1:7")
+		large.seenAs("20.0.0.2:7")
+		if pp, _, _, err := small.connectTo(large); err != nil || !pp.Relayed() {
+			t.Fatal(err)
+		}
+		small.change(wire.Candidate{Type: wire.ServerReflexive, Addr: netip.MustParseAddrPort("20.0.0.1:8"), Related: small.addr, Foundation: "s", Priority: 1})
+		l.sleep(4 * time.Second)
+		for p, want := range map[*peer]time.Duration{small: 2*offerLatency + time.Second, large: offerLatency + time.Second} {
+			if a := p.agent(0); a.guessBegan != want {
+				t.Errorf("%s guesses from %v on, want %v", p.name, a.guessBegan, want)
+			}
+		}
+		if pp := small.up(large.cfg.Self); pp == nil || pp.Relayed() {
+			t.Error("the pipe is not direct")
+		}
+	})
+}

@@ -6,6 +6,7 @@ import (
 	"crypto/hkdf"
 	"crypto/rand"
 	"crypto/sha256"
+	"errors"
 	"slices"
 
 	"github.com/idloc/idloc/internal/pause"
@@ -109,10 +110,15 @@ func (e *establishment) beginLate() {
 	e.tellLate()
 }
 
+// looking says whether a path is looked for, be it beside a pipe that is up.
+func (e *establishment) looking() bool {
+	return e.state == checking || e.state == confirming || e.state == searching
+}
+
 // tellLate tells the peer what it was not told yet.
 func (e *establishment) tellLate() {
 	l, s := &e.late, &e.search
-	if e.state != checking && e.state != confirming {
+	if !e.looking() {
 		return
 	}
 	fresh := e.shown(slices.DeleteFunc(e.c.cfg.Candidates(), func(n wire.Candidate) bool {
@@ -164,13 +170,18 @@ func (c *Establisher) takeLate(from peerid.ID, msg []byte) error {
 		return errNotMine
 	}
 	c.mu.Lock()
-	e := c.byPeer[from]
+	of := []*establishment{c.byPeer[from], c.searching[from]}
 	c.mu.Unlock()
-	in := lateCandidates{msg, make(chan error, 1)}
-	if e == nil || !e.post(in) {
-		return errNotMine
+	for _, e := range of {
+		in := lateCandidates{msg, make(chan error, 1)}
+		if e == nil || !e.post(in) {
+			continue
+		}
+		if err := <-in.taken; !errors.Is(err, errNotMine) {
+			return err
+		}
 	}
-	return <-in.taken
+	return errNotMine
 }
 
 // lateCandidates is a message with them.
@@ -183,7 +194,7 @@ func (in lateCandidates) apply(e *establishment) { in.taken <- e.openLate(in.msg
 
 func (e *establishment) openLate(msg []byte) error {
 	l, s := &e.late, &e.search
-	if e.state != checking && e.state != confirming || s.session.ID() != [16]byte(msg[1:]) {
+	if !e.looking() || s.session.ID() != [16]byte(msg[1:]) {
 		return errNotMine
 	}
 	list, err := openCandidates(l.theirs, msg)

@@ -297,6 +297,17 @@ func (e *establishment) keepSearching() {
 	e.endIfNothingLeft()
 }
 
+// noteSearch notes that an establishment goes on beside its pipe, or does not any more.
+func (c *Establisher) noteSearch(e *establishment, goesOn bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if goesOn {
+		c.searching[e.peer] = e
+	} else if c.searching[e.peer] == e {
+		delete(c.searching, e.peer)
+	}
+}
+
 // endIfNothingLeft ends a search that has nothing to wait for.
 func (e *establishment) endIfNothingLeft() {
 	switch s := &e.search; {

@@ -83,7 +83,9 @@ func (e *establishment) setState(s state) {
 		e.alarms.set(e.patience())
 	case searching:
 		e.publish()
+		e.c.noteSearch(e, true)
 	case lingering:
+		e.c.noteSearch(e, false)
 		e.endSearch()
 		e.publish()
 		e.linger()

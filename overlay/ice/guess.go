@@ -191,6 +191,9 @@ func (g *Guess) Run(ctx context.Context, mine, theirs Outside) (Pair, error) {
 			wg.Go(func() { g.check(ctx, h) })
 		case p := <-g.found:
 			g.cfg.Demux.guesses.forget(g.target)
+			if !g.stays(p.Local) {
+				return Pair{}, fmt.Errorf("%w: the port has too many extra sockets for the one that was hit", ErrNoPair)
+			}
 			return p, nil
 		case <-ctx.Done():
 			return Pair{}, fmt.Errorf("%w: no guessed port answered in %d checks", ErrNoPair, g.count())
@@ -229,13 +232,19 @@ func (g *Guess) spread(mine, theirs Outside, opened *[]*socket.Conn) (next func(
 	}
 }
 
-// release closes the sockets, but for those that were hit.
+// stays has a socket that was hit stay open, and says whether it does.
+func (g *Guess) stays(c *socket.Conn) bool {
+	return g.cfg.Port.ConnOn(c.LocalAddr().Addr()) == c || g.cfg.Port.Keep(c, func() { g.cfg.Ended(c) })
+}
+
+// release closes the sockets, but for those that were hit: the peer may have another one of
+// them than we.
 func (g *Guess) release(opened []*socket.Conn) {
 	for _, c := range opened {
-		if g.wasHit(c) && g.cfg.Port.Keep(c, func() { g.cfg.Ended(c) }) {
-			continue
+		if g.wasHit(c) {
+			g.stays(c)
 		}
-		g.cfg.Port.CloseExtra(c)
+		g.cfg.Port.CloseExtra(c) // no kept one
 	}
 }
 
