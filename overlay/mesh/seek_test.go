@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"github.com/idloc/idloc/internal/pause"
 	"net/netip"
 	"slices"
 	"strings"
@@ -17,6 +16,8 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
 
+	"github.com/idloc/idloc/internal/account"
+	"github.com/idloc/idloc/internal/pause"
 	"github.com/idloc/idloc/overlay/p2p"
 )
 
@@ -244,5 +245,28 @@ func TestAlone(t *testing.T) {
 	defer a.mu.Unlock()
 	if alone, why := a.Alone(); !alone || early != "" || a.alone != why {
 		t.Errorf("%v, %q at first, then %q and %q", alone, early, a.alone, why)
+	}
+}
+
+// TestServerHeard: a packet from a server that this peer was connected to counts, and
+// neither one of a member that serves nothing, nor that a server is remembered.
+func TestServerHeard(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	server, other, met, remembers, between := f.launch(), f.launch(), f.launch(), f.launch(), f.launch()
+	server.serve()
+	met.meet(server)
+	await(t, "the server is known as one", func() bool { return len(met.known.Servers()) == 1 })
+	await(t, "a server that has just answered is heard", func() bool {
+		_, _ = met.Ask(t.Context(), server.peer(), peersProtocol, nil)
+		return met.ServerHeard()
+	})
+	remembers.known.NoteMet(server.id, server.Host().Addrs(), true, account.Account{})
+	if len(remembers.known.Servers()) != 1 || remembers.ServerHeard() {
+		t.Error("a server that is remembered is heard")
+	}
+	between.meet(other)
+	if between.ServerHeard() {
+		t.Error("a member that serves nothing is a server that is heard")
 	}
 }
