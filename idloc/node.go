@@ -238,6 +238,7 @@ func (n *Node) assemble(ov *overlay.Overlay, key ed25519.PrivateKey) (*pipe.Endp
 	pipes, err := pipe.NewEndpoint(pipe.Config{
 		Key: key, Overlay: ov.ID(), Handler: n.shim, Events: n.emit, Logger: n.log, LastTimestamp: last, Offers: n.offers,
 		Account: ov.Account, Relay: ov.RelayFor, Dead: ov.PeerSilent, Moved: ov.PeerMoved, Spare: ov.SparePaths,
+		Locals: func() []pipe.Sender { return senders(n.sock.Conns()) },
 		// The host's kernel repairs what is lost itself, and wants to know of it.
 		NoRepair: n.cfg.TUN != "" || n.cfg.Repair == RepairOff, Cubic: n.cfg.Repair == RepairCubic,
 	})
@@ -247,6 +248,14 @@ func (n *Node) assemble(ov *overlay.Overlay, key ed25519.PrivateKey) (*pipe.Endp
 	n.pipes.Store(pipes)
 	n.early.Store(ov)
 	return pipes, nil
+}
+
+// senders are sockets as pipes have them.
+func senders(conns []*socket.Conn) (out []pipe.Sender) {
+	for _, c := range conns {
+		out = append(out, c)
+	}
+	return out
 }
 
 // onPipe, onSTUN and onChange are the port's callbacks. Datagrams that come

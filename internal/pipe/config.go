@@ -103,6 +103,11 @@ type Config struct {
 	// a lock held and must not block. nil is fine.
 	Spare func(peer peerid.ID) []Path
 
+	// Locals are the local ends that are open now. A peer is told of the end of its pipe
+	// from them as well: the one that its path has may have gone with the network a moment
+	// ago. It is called without a lock held. nil: a pipe's paths are all that there is.
+	Locals func() []Sender
+
 	// Moved is called when p's data takes another path than before. It is
 	// called without a lock held and must not block. nil is fine.
 	Moved func(p *Pipe)

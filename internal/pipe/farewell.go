@@ -19,7 +19,8 @@ import (
 // second; the other side answers each CLOSE for as long. Both do so after the
 // pipe is closed for everything else, under the keys that sealed last. The path that
 // took data may be what ends, as on a host that is switched off when it has just left
-// its network: what is said again goes the pipe's other ways, too.
+// its network: what is said again goes the pipe's other ways, too, and from all local ends
+// that there are by then.
 
 // The reasons in a CLOSE frame. From closeEnded on it is repeated until it is
 // answered. One that is not known counts as closeEnded.
@@ -48,7 +49,10 @@ const (
 	farewellFor   = int64(time.Second)           // how long it is, at least
 	farewellRTTs  = 3
 	farewellMost  = 3 * int64(time.Second) // and at most: the round trip is the peer's to choose
-	farewellWays  = 3                      // other paths on which it is repeated
+	farewellWays  = 3                      // other paths on which it is repeated, and as many from other local ends
+	// farewellSilent is how long a pipe may have been silent to be ended like one that is
+	// up: the peer may still wait for what it cannot hear of otherwise.
+	farewellSilent = 10 * int64(time.Second)
 	// maxFarewells bounds the pipes that are being ended at once. Close takes
 	// them in turn; what ends otherwise beyond is told once.
 	maxFarewells = 4096
@@ -61,8 +65,9 @@ type farewell struct {
 	kp    *keypair // wiped, so that nothing but this uses it
 	keys  *aeads   // of kp, from before; nil if they were wiped earlier
 	at    Path
-	more  []Path     // other ways to the peer, at most farewellWays
-	frame wire.Frame // ours: CLOSE; else the answer, CLOSED
+	more  []Path           // other ways to the peer, at most farewellWays
+	to    []netip.AddrPort // where the peer has answered, through nobody
+	frame wire.Frame       // ours: CLOSE; else the answer, CLOSED
 	ours  bool
 	pause int64 // until it is said again
 	until int64
@@ -170,6 +175,39 @@ func (f *farewell) send(d []byte) {
 	for _, at := range f.more {
 		_ = at.Local.WriteBatch(d, len(d), at.Remote)
 	}
+	for _, at := range f.anew() {
+		_ = at.Local.WriteBatch(d, len(d), at.Remote)
+	}
+}
+
+// anew returns ways from local ends that the pipe had no path from.
+func (f *farewell) anew() (out []Path) {
+	if f.e.cfg.Locals == nil || len(f.to) == 0 {
+		return nil
+	}
+	known := map[Sender]bool{f.at.Local: true}
+	for _, at := range f.more {
+		known[at.Local] = true
+	}
+	for _, s := range f.e.cfg.Locals() {
+		for _, to := range f.to {
+			if !known[s] && len(out) < farewellWays && s.LocalAddr().Addr().Is4() == to.Addr().Is4() {
+				out = append(out, Path{s, to})
+			}
+		}
+	}
+	return out
+}
+
+// directly returns where the peer has answered through nobody, at most farewellWays. The
+// caller holds mu.
+func (p *Pipe) directly() (out []netip.AddrPort) {
+	for _, t := range *p.paths.list.Load() {
+		if t.validated.Load() && !t.relayed.Load() && !slices.Contains(out, t.Remote) && len(out) < farewellWays {
+			out = append(out, t.Remote)
+		}
+	}
+	return out
 }
 
 func (w *farewells) removeLocked(f *farewell) {

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -162,7 +164,7 @@ func TestEndOfOneThatIsAway(t *testing.T) {
 			t.Errorf("said %d times", said)
 		}
 		send(pc, packet(100))
-		settle(3 * time.Second)
+		settle(3*time.Second + time.Duration(farewellSilent))
 		if !errors.Is(pc.Err(), ErrDead) {
 			t.Fatal(pc.Err())
 		}
@@ -308,4 +310,43 @@ func TestEndIgnoresGarbage(t *testing.T) {
 		}
 		time.Sleep(time.Second)
 	})
+}
+
+// The local end of the only path has gone, and another one has come of which the pipe
+// knows nothing: the host has moved when its process was ending. The peer is told from
+// there, be the pipe up or silent, and at once where the host moves on.
+func TestEndFromAnotherLocalEnd(t *testing.T) {
+	for _, silent := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			n := newNetwork(10 * time.Millisecond)
+			a, b, pa, pb := inUse(t, n)
+			var mu sync.Mutex // guards now
+			now := []Sender{a.s}
+			a.cfg.Locals = func() []Sender { mu.Lock(); defer mu.Unlock(); return slices.Clone(now) }
+			settle(time.Second)
+			n.setDrop(func(from, to netip.AddrPort, _ []byte) bool { return from == a.s.addr || to == a.s.addr })
+			if silent {
+				pa.probeNow()
+				for pa.Err() == nil {
+					settle(100 * time.Millisecond)
+				}
+			}
+			stop := time.AfterFunc(60*time.Millisecond, func() { // after the first CLOSE and its first repetition
+				mu.Lock()
+				defer mu.Unlock()
+				now = []Sender{n.sender("192.0.2.101:1000", a.Endpoint), n.sender("[2001:db8::101]:1000", a.Endpoint)}
+			})
+			defer stop.Stop()
+			began := time.Now()
+			a.Close()
+			if took := time.Since(began); took > time.Duration(farewellFor) {
+				t.Errorf("silent %v: Close took %v", silent, took)
+			}
+			settle(20 * time.Millisecond)
+			if !errors.Is(pb.Err(), ErrPeerEnded) {
+				t.Errorf("silent %v: the peer knows only %v", silent, pb.Err())
+			}
+			b.Close()
+		})
+	}
 }

@@ -140,8 +140,11 @@ func (p *Pipe) end(err error, reason uint8) {
 	if b := p.paths.best.Load(); b != nil && kp != nil {
 		frame := wire.Frame{Type: wire.FrameClose, Flag: reason}
 		p.queue(kp, b, frame)
-		if reason >= closeEnded && p.state == stateUp {
-			p.outbox.farewell = &farewell{kp: kp, keys: kp.keys.Load(), at: b.Path, more: p.otherWays(b), frame: frame, ours: true}
+		lately := p.state == stateSilent && p.e.now()-p.life.silentAt < farewellSilent
+		if reason >= closeEnded && (p.state == stateUp || lately) {
+			p.outbox.farewell = &farewell{
+				kp: kp, keys: kp.keys.Load(), at: b.Path, more: p.otherWays(b), to: p.directly(), frame: frame, ours: true,
+			}
 		}
 	}
 	p.setState(stateClosed, err)
@@ -166,6 +169,7 @@ func (p *Pipe) setState(s state, err error) {
 		// answered before it returns.
 		p.outbox.calls = append(p.outbox.calls, call{event: p.event(event.PipeUp, nil), ready: p.ready}, call{up: true})
 	case stateSilent:
+		p.life.silentAt = p.e.now()
 		p.ready = make(chan struct{})
 		p.keys.send.Store(nil)
 		p.life.alert.Store(true)

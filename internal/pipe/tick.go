@@ -28,6 +28,7 @@ type liveness struct {
 	heard    atomic.Int64 // last authenticated packet
 	data     atomic.Int64 // last data in either direction
 	alert    atomic.Bool  // probing or silent: tell mu when the peer is heard
+	silentAt int64        // when the pipe went silent last; mu guards it
 
 	probeAt   int64  // when dead-pipe probing began; 0: not
 	probe     retry  // of its pings
