@@ -28,7 +28,7 @@ type SelfStatus struct {
 	Addrs     []netip.AddrPort `json:"addrs"`           // local real addresses
 	Mapped    []netip.AddrPort `json:"mapped,omitzero"` // as STUN saw them from outside
 	NAT64     netip.Prefix     `json:"nat64,omitzero"`  // by which IPv4 addresses are reached, on a host with IPv6 only
-	NAT       string           `json:"nat,omitempty"`   // RFC 4787: "none", "translated" (one server was asked), "endpoint-independent", "endpoint-dependent"
+	NAT       string           `json:"nat,omitempty"`   // RFC 4787: "none", "translated" (one port was asked), "endpoint-independent", "endpoint-dependent"
 	Founder   bool             `json:"founder,omitzero"`
 	Server    bool             `json:"server,omitzero"`        // serves the database (else only asks it)
 	Conns     int              `json:"conns"`                  // conns and listeners that are open, in the process's own TCP/IP

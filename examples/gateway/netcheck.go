@@ -197,7 +197,7 @@ func (e evidence) nat() finding {
 			f.Result = "none on the way to members in the same network; beyond it not measured, because nobody there was asked"
 		}
 	case "translated":
-		f.Result = "there is one; its kind is not measured, because that takes two members or servers to compare"
+		f.Result = "there is one; its kind is not measured, because that takes two ports to compare, and only one answers"
 	case "endpoint-independent":
 		f.Result = "one mapping for all destinations (endpoint-independent)"
 	case "endpoint-dependent":

@@ -37,19 +37,20 @@ func TestStatusOfTheNetwork(t *testing.T) {
 			t.Errorf("with nobody to ask: %+v", s)
 		}
 	})
-	// Of two members that talk to each other both know.
+	// Of two members that talk to each other both know, also the kind of NAT: who is asked
+	// has a second port.
 	for _, c := range []struct {
 		name   string
 		at     []NodeOption
 		member string
 	}{
 		{"public", nil, "none"},
-		{"full cone", []NodeOption{BehindNAT(FullCone)}, "translated"},
-		{"address-restricted", []NodeOption{BehindNAT(AddressRestricted)}, "translated"},
-		{"port-restricted", []NodeOption{BehindNAT(PortRestricted)}, "translated"},
-		{"symmetric", []NodeOption{BehindNAT(Symmetric)}, "translated"},
-		{"one to one", []NodeOption{BehindNAT(OneToOne)}, "translated"},
-		{"two boxes", []NodeOption{BehindNAT(PortRestricted, PortRestricted)}, "translated"},
+		{"full cone", []NodeOption{BehindNAT(FullCone)}, "endpoint-independent"},
+		{"address-restricted", []NodeOption{BehindNAT(AddressRestricted)}, "endpoint-independent"},
+		{"port-restricted", []NodeOption{BehindNAT(PortRestricted)}, "endpoint-independent"},
+		{"symmetric", []NodeOption{BehindNAT(Symmetric)}, "endpoint-dependent"},
+		{"one to one", []NodeOption{BehindNAT(OneToOne)}, "endpoint-independent"},
+		{"two boxes", []NodeOption{BehindNAT(PortRestricted, PortRestricted)}, "endpoint-independent"},
 	} {
 		t.Run("founder and a member: "+c.name, func(t *testing.T) {
 			t.Parallel()
@@ -68,7 +69,7 @@ func TestStatusOfTheNetwork(t *testing.T) {
 			}
 		})
 	}
-	// The kind takes two to see.
+	// Two servers tell as well.
 	for name, want := range map[string]struct {
 		kind Kind
 		nat  string

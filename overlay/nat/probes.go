@@ -151,7 +151,7 @@ func UDP(all []Probe, connected bool, now time.Time) string {
 
 // Translation judges the address translation before the port from what servers have
 // answered (RFC 4787 §4.1, RFC 5780): "" if nobody has, "none", "translated"
-// when only one server was there to ask, "endpoint-independent" when several
+// when only one port of one server has answered, "endpoint-independent" when several
 // saw one mapping, and "endpoint-dependent" (symmetric) when they saw
 // different ones. A server in the same private network sees what is before any
 // translation: it counts only where no other has answered. Of several sockets
