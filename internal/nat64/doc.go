@@ -6,8 +6,9 @@
 // [Discover] asks the system's resolver for the IPv6 addresses of ipv4only.arpa, which
 // has none: those that come back a DNS64 has made of the two IPv4 addresses that it
 // has, 192.0.0.170 and 192.0.0.171, so that the prefix is what stands around them
-// (RFC 7050). [Embed] and [Extract] translate. All of it is pure but Discover, and may
-// be called concurrently.
+// (RFC 7050). [Announcements] reads what routers say of it, in the PREF64 option of their
+// advertisements (RFC 8781), which counts for more where there is both (§5.1). [Embed] and
+// [Extract] translate. All of it is pure but Discover, and may be called concurrently.
 //
 // # Where the IPv4 address stands
 //
@@ -26,13 +27,15 @@
 //
 // # What is trusted
 //
-// DNS is not. Whoever answers for the resolver says where the IPv4 traffic of this host
-// goes, which whoever routes for it decides in any case; but a resolver may be far from
-// the way. So a prefix is one that could be a NAT64's ([Usable]), translated is only what
-// is public IPv4 ([Translatable]), and package overlay/hearsay gives no trust to what is
-// behind a prefix before somebody has answered from there.
+// Neither DNS nor a router is. Whoever answers for the resolver says where the IPv4
+// traffic of this host goes, which whoever routes for it decides in any case; but a
+// resolver may be far from the way. A router is on the link, where anybody may say that he
+// is one. So a prefix is one that could be a NAT64's ([Usable]), translated is only what is
+// public IPv4 ([Translatable]), and package overlay/hearsay gives no trust to what is behind
+// a prefix before somebody has answered from there.
 //
 //	file         what
 //	prefix.go    prefixes, translating         RFC 6052 §2.1 to §2.3
-//	discover.go  finding the prefix            RFC 7050 §3
+//	discover.go  finding the prefix by DNS     RFC 7050 §3
+//	pref64.go    what routers say of it        RFC 8781 §4
 package nat64

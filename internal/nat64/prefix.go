@@ -8,7 +8,8 @@ import (
 // WellKnown is the prefix that any network may use (RFC 6052 §2.1).
 var WellKnown = netip.MustParsePrefix("64:ff9b::/96")
 
-// lengths are those that a prefix may have, in bits (RFC 6052 §2.2).
+// lengths are those that a prefix may have, in bits (RFC 6052 §2.2), in the order of
+// their codes (RFC 8781 §4).
 var lengths = [...]int{96, 64, 56, 48, 40, 32}
 
 // uOctet is the octet that is zero in all of them, bits 64 to 71.
