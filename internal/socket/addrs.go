@@ -42,7 +42,7 @@ func usable(a netip.Addr) bool {
 // IPv6 and loopback last, otherwise in the order of the interfaces or of
 // Config.Addrs.
 func (p *Port) wanted() ([]localAddr, error) {
-	have, err := p.interfaceAddrs()
+	have, err := p.hostAddrs()
 	if err != nil {
 		return nil, err
 	}

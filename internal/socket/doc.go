@@ -25,7 +25,8 @@
 // are none of Conns.
 //
 // On a host that has IPv6 only, in a network with a NAT64, one Conn more has an IPv4
-// address and translates (nat64.go). It is one of Conns.
+// address and translates (nat64.go). It is one of Conns. Its prefix is what a router
+// announces, as far as the system passes that on (Linux), else what the resolver tells.
 //
 // A link is one bound socket: the kernel's (kernelLink: a batch of datagrams
 // is one system call where the system can do it, found out at run time, one
@@ -61,6 +62,8 @@
 //	quicview.go         net.PacketConn
 //	watch*.go           rtnetlink(7)
 //	nat64.go            RFC 6052, RFC 7050, RFC 7335; asked on each change and every 10 min
+//	announced.go        RFC 8781 §4, §5.1: prefixes that routers announce, until they end
+//	useropt_linux.go    rtnetlink(7), nduseroptmsg: how the kernel passes these on
 //	carrier.go          streams in place of sockets, package carrier
 //	extra.go            sockets with numbers of their own, for guessed ports
 //	sim.go              sockets of a simulated network

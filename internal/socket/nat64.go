@@ -125,7 +125,7 @@ func (p *Port) BehindNAT64(a netip.Addr) bool {
 	return a.Is6() && (p.NAT64().Contains(a) || nat64.WellKnown.Contains(a))
 }
 
-// prefixes are those of NAT64 that were found, by network.
+// prefixes are those of NAT64 that the resolver has told, by network.
 type prefixes struct {
 	mu sync.Mutex // guards of
 	of map[string]netip.Prefix
@@ -201,11 +201,35 @@ func (p *Port) findPrefix(conns []*Conn, within time.Duration) (found, changed b
 		p.log.Debug("socket: NAT64", "err", err)
 		return p.prefixes.get(network).IsValid(), false
 	}
-	if prefix.IsValid() && slices.ContainsFunc(conns, func(c *Conn) bool { return c.net.Overlaps(prefix) }) {
+	if prefix.IsValid() && isOwn(conns, prefix) {
 		p.log.Warn("socket: what the resolver says is the NAT64 prefix is this host's own network", "prefix", prefix)
 		prefix = netip.Prefix{}
 	}
 	return prefix.IsValid(), p.prefixes.put(network, prefix)
+}
+
+// isOwn says whether a prefix has addresses of the networks in it that conns are in.
+func isOwn(conns []*Conn, prefix netip.Prefix) bool {
+	return slices.ContainsFunc(conns, func(c *Conn) bool { return c.net.Overlaps(prefix) })
+}
+
+// choosePrefix returns the prefix to send IPv4 by, the socket to send from, and who has
+// told it: a router, before the resolver (RFC 8781 §5.1). A router's prefix is good on its
+// link only: where the system sends to it by another, there is nothing that translates.
+func (p *Port) choosePrefix(conns []*Conn) (prefix netip.Prefix, under *Conn, by string) {
+	for _, a := range p.announced.all() {
+		if isOwn(conns, a.prefix) {
+			p.log.Warn("socket: what a router announces as NAT64 prefix is this host's own network", "prefix", a.prefix)
+			continue
+		}
+		if c := p.underTranslation(conns, a.prefix); c != nil && c.Interface().Index == a.link {
+			return a.prefix, c, "router"
+		}
+	}
+	if prefix = p.prefixes.get(networkOf(conns)); prefix.IsValid() {
+		under = p.underTranslation(conns, prefix)
+	}
+	return prefix, under, "resolver"
 }
 
 // translate adds the Conn that translates to conns, if there is need and a prefix: the
@@ -214,11 +238,10 @@ func (p *Port) translate(conns []*Conn) ([]*Conn, *translation) {
 	if !p.lacksIPv4(conns) {
 		return conns, nil
 	}
-	prefix := p.prefixes.get(networkOf(conns))
-	if !prefix.IsValid() {
+	prefix, under, by := p.choosePrefix(conns)
+	if under == nil {
 		return conns, nil
 	}
-	under := p.underTranslation(conns, prefix)
 	if x := p.xlat.Load(); x != nil && x.prefix == prefix && x.under == under {
 		return append(conns, x.conn), x
 	}
@@ -234,7 +257,7 @@ func (p *Port) translate(conns []*Conn) ([]*Conn, *translation) {
 	c.iface.Store(&about)
 	c.id = p.connIDs.get()
 	c.views.Store(&noViews)
-	p.log.Info("socket: IPv4 goes by NAT64", "prefix", prefix, "from", under.local)
+	p.log.Info("socket: IPv4 goes by NAT64", "prefix", prefix, "from", under.local, "by", by)
 	return append(conns, c), &translation{prefix, under, c}
 }
 
@@ -250,7 +273,8 @@ func (p *Port) underTranslation(conns []*Conn, prefix netip.Prefix) *Conn {
 	return under
 }
 
-// watchPrefix keeps the prefix up to date until the Port is closed.
+// watchPrefix keeps the prefix that the resolver tells up to date until the Port is closed:
+// also where a router announces one, to be there when that is withdrawn.
 func (p *Port) watchPrefix() {
 	retry := prefixRetry
 	t := time.NewTimer(retry)
@@ -272,7 +296,7 @@ func (p *Port) watchPrefix() {
 		if changed {
 			p.changed()
 		}
-		if found {
+		if found || p.xlat.Load() != nil {
 			t.Reset(prefixAgain)
 			continue
 		}

@@ -39,11 +39,13 @@ type Config struct {
 	CarrierTooLong error
 
 	// NAT64, if not nil, asks the resolver for the prefix by which IPv4 is sent where this
-	// host has no route for it. Listen waits for the first answer for up to a second.
+	// host has no route for it. Listen waits for the first answer for up to a second. One
+	// that a router announces (Linux) comes before it; nil: that one is not used either.
 	NAT64 nat64.Lookup
 
-	// route is routedSource, of tests another.
-	route func(netip.Addr) netip.Addr
+	// route is routedSource, hostAddrs is Port.interfaceAddrs, of tests others.
+	route     func(netip.Addr) netip.Addr
+	hostAddrs func() ([]localAddr, error)
 
 	// OnPipe takes a run of pipe datagrams from one sender: seg bytes each,
 	// the last maybe shorter. b is borrowed for the call.
@@ -75,12 +77,14 @@ type Port struct {
 
 	carrier *Conn // of Config.Carrier; nil: none
 
-	route    func(netip.Addr) netip.Addr // which address the system sends from
-	xlat     atomic.Pointer[translation] // nil: IPv4 goes as such, or nowhere
-	prefixes prefixes
-	moved    chan struct{} // capacity 1: the sockets are others
-	life     context.Context
-	end      context.CancelFunc // of life, by Close
+	route     func(netip.Addr) netip.Addr // which address the system sends from
+	hostAddrs func() ([]localAddr, error) // those of the interfaces that are up
+	xlat      atomic.Pointer[translation] // nil: IPv4 goes as such, or nowhere
+	prefixes  prefixes
+	announced announced
+	moved     chan struct{} // capacity 1: the sockets are others
+	life      context.Context
+	end       context.CancelFunc // of life, by Close
 
 	scan     sync.Mutex // held by one Rescan at a time
 	onChange sync.Mutex // held while OnChange runs
@@ -132,6 +136,9 @@ func newPort(cfg Config) *Port {
 	if p.route == nil {
 		p.route = routedSource
 	}
+	if p.hostAddrs = cfg.hostAddrs; p.hostAddrs == nil {
+		p.hostAddrs = p.interfaceAddrs
+	}
 	p.life, p.end = context.WithCancel(context.Background())
 	p.set.Store(newConnSet(nil))
 	return p
@@ -156,6 +163,7 @@ func Listen(cfg Config) (*Port, error) {
 		return nil, err
 	}
 	p.number = conns[0].local.Port()
+	p.listen()
 	p.carry()
 	if p.lacksIPv4(conns) {
 		p.findPrefix(conns, prefixFirst)

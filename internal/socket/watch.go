@@ -3,6 +3,7 @@ package socket
 import (
 	"errors"
 	"net"
+	"os"
 	"time"
 )
 
@@ -12,41 +13,60 @@ const (
 	settle = 100 * time.Millisecond
 )
 
-// watch starts the one goroutine that notices when addresses come and go: told
-// by the kernel where it can, else by polling. It ends with Close.
-func (p *Port) watch() {
-	if p.cfg.Net == nil {
-		n, err := newNotifier()
-		if err == nil {
-			p.notifier = n
-			p.wg.Go(func() { p.follow(n) })
-			return
-		}
+// listen has the kernel tell from now on when addresses come and go, and what routers
+// announce, where it can.
+func (p *Port) listen() {
+	if p.cfg.Net != nil {
+		return
+	}
+	n, err := newNotifier(&p.announced)
+	if err != nil {
 		p.log.Debug("socket: no address notifications, polling", "err", err)
+		return
+	}
+	p.notifier = n
+}
+
+// watch starts the one goroutine that notices when addresses come and go: told
+// by the kernel where listen could have it, else by polling. It ends with Close.
+func (p *Port) watch() {
+	if n := p.notifier; n != nil {
+		p.wg.Go(func() { p.follow(n) })
+		return
 	}
 	p.wg.Go(p.poll)
 }
 
-// notifier tells that some address or interface changed.
+// notifier tells that some address, interface or announced prefix changed.
 type notifier interface {
 	// wait returns nil after one change or more, os.ErrDeadlineExceeded after
-	// the deadline, another error when it is of no more use.
+	// the deadline, if there is one, another error when it is of no more use.
 	wait(deadline time.Time) error
 	// close makes wait return; it may be called at any time.
 	close() error
 }
 
-// follow rescans after each burst of notifications, until n fails, which it
-// does when Close closes it.
+// follow rescans after each burst of notifications and when the lifetime of an announced
+// prefix has ended, until n fails, which it does when Close closes it.
 func (p *Port) follow(n notifier) {
-	for n.wait(time.Time{}) == nil {
-		end := time.Now().Add(settle)
-		for n.wait(end) == nil && time.Now().Before(end) {
+	for {
+		switch err := n.wait(p.announced.ends()); {
+		case err == nil:
+			end := time.Now().Add(settle)
+			for n.wait(end) == nil && time.Now().Before(end) {
+			}
+			p.changed()
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			if p.announced.expire(time.Now()) {
+				p.changed()
+			}
+		default:
+			if !isDone(p.done) {
+				p.announced.clear() // nobody would tell when one is withdrawn
+				p.poll()
+			}
+			return
 		}
-		p.changed()
-	}
-	if !isDone(p.done) {
-		p.poll()
 	}
 }
 

@@ -10,7 +10,7 @@ import (
 )
 
 func TestNotifierClose(t *testing.T) {
-	n, err := newNotifier()
+	n, err := newNotifier(new(announced))
 	if err != nil {
 		t.Skip(err)
 	}

@@ -4,4 +4,4 @@ package socket
 
 import "errors"
 
-func newNotifier() (notifier, error) { return nil, errors.ErrUnsupported }
+func newNotifier(*announced) (notifier, error) { return nil, errors.ErrUnsupported }
