@@ -94,7 +94,9 @@
 //	TestNAT64              Members on hosts with IPv6 only, behind tayga with prefixes of 96
 //	                       and of 56 bits and a resolver that answers for ipv4only.arpa,
 //	                       one of them without UDP: they join a founder that has IPv4
-//	                       only, dial and are dialled. One without such a resolver does not
+//	                       only, dial and are dialled. One without such a resolver does
+//	                       not, but where the router announces the prefix (RFC 8781), until
+//	                       it withdraws it or the cable is out, and when it is there again
 //	TestBlockedUDP         A member starts behind a router that lets no UDP through: its
 //	                       status says so. Once the router does, the two meet
 //
@@ -110,6 +112,7 @@
 //	scene_test.go       the scenes' flags, and how they wait
 //	matrix_test.go      the table
 //	nat64_test.go       NAT64 and DNS64
+//	router_test.go      router advertisements
 //	null_test.go        the table of flows with null encapsulation
 //	portmap_test.go     routers that map ports
 //	powercut_test.go, office_test.go, hole_test.go, interfaces_test.go,

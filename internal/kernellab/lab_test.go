@@ -16,7 +16,8 @@ import (
 )
 
 // The environment variable that tells a process of this test binary what it
-// is: nothing for the test itself, "lab" inside the namespaces, "node" or "dns64" in one.
+// is: nothing for the test itself, "lab" inside the namespaces, "node", "dns64" or "router"
+// in one.
 const roleVariable = "IDLOC_KERNELLAB_ROLE"
 
 func TestMain(m *testing.M) {
@@ -29,6 +30,8 @@ func TestMain(m *testing.M) {
 		os.Exit(runNode())
 	case "dns64":
 		os.Exit(runDNS64())
+	case "router":
+		os.Exit(runRouter())
 	}
 	leaktest.Main(m)
 }

@@ -83,7 +83,7 @@ ip -n %[2]s -6 route add %[5]s dev nat64`, space, box, net, conf, prefix))
 }
 
 // TestNAT64: members on hosts with IPv6 only reach those with IPv4 only by their
-// networks' NAT64, and are reached.
+// networks' NAT64, and are reached, whether the resolver or the router tells the prefix.
 func TestNAT64(t *testing.T) {
 	if testing.Short() {
 		t.Skip("processes in namespaces: not with -short")
@@ -104,10 +104,12 @@ func TestNAT64(t *testing.T) {
 	l.nat64("venus", "2a04:0:0", "2a04:64:1:200::/56", "2a04:64:1:2c0:0:aa:: 2a04:64:1:2c0:0:ab::", "")
 	l.nat64("pluto", "2a05:0:0", "2a05:64::/96", "2a05:64::c000:aa", noUDP)
 	l.nat64("ceres", "2a06:0:0", "64:ff9b::/96", "", "") // its resolver knows of no NAT64
+	l.nat64("titan", "2a07:0:0", "2a07:64::/96", "", "") // nor does this one, but the router does
+	silence := l.announce("box-titan", titanHas)
 	earth := l.start("earth", "earth")
 	earth.must(request{Op: "create", Name: "earth", Carry: ":443"})
 	up := map[string]*node{"earth": earth, "moon": l.join(earth, "moon")}
-	for label, prefix := range map[string]string{"mars": "64:ff9b::/96", "venus": "2a04:64:1:200::/56", "pluto": "2a05:64::/96"} {
+	for label, prefix := range map[string]string{"mars": "64:ff9b::/96", "venus": "2a04:64:1:200::/56", "pluto": "2a05:64::/96", "titan": "2a07:64::/96"} {
 		n := l.start(label, label)
 		a := n.must(request{Op: "join", Name: label, Token: earth.invite(label)})
 		t.Logf("%s joined after %v: NAT64 %v, UDP %q, carried by %v, mapped %v", label, a.Took.Round(time.Millisecond), a.Self.NAT64, a.Self.UDP, a.Self.CarriedBy, a.Self.Mapped)
@@ -130,6 +132,7 @@ func TestNAT64(t *testing.T) {
 	}
 	for _, pair := range [][2]string{
 		{"mars", "earth"}, {"earth", "venus"}, {"mars", "moon"}, {"moon", "venus"}, {"venus", "mars"}, {"pluto", "earth"}, {"earth", "pluto"}, {"moon", "pluto"}, {"pluto", "mars"},
+		{"titan", "earth"}, {"earth", "titan"}, {"mars", "titan"},
 	} {
 		from, to := up[pair[0]], up[pair[1]]
 		want := "direct"
@@ -147,5 +150,28 @@ func TestNAT64(t *testing.T) {
 	}
 	if _, err := up["mars"].ask(request{Op: "bulk", Name: earth.name, Bytes: 4 << 20}); err != nil {
 		t.Errorf("4 MiB there and back: %v", err)
+	}
+	silence()
+	l.prefixGoes(up["titan"], earth)
+}
+
+// prefixGoes has titan's router, which is silent now, withdraw its prefix and announce it
+// again, and then has its cable pulled out and put in again.
+func (l *lab) prefixGoes(titan, earth *node) {
+	l.t.Helper()
+	silence := l.announce("box-titan", titanHasNot)
+	titan.prefixBecomes("")
+	silence()
+	silence = l.announce("box-titan", titanHas)
+	titan.prefixBecomes("2a07:64::/96")
+	silence()
+	l.shell("ip -n box-titan link set in down")
+	titan.prefixBecomes("")
+	l.shell(`ip -n box-titan link set in up
+ip -n box-titan addr add 2a07:0:0::1/64 dev in nodad`)
+	l.announce("box-titan", titanHas)
+	titan.prefixBecomes("2a07:64::/96")
+	if err := titan.reach(earth.name, time.Now().Add(patience(10*time.Second))); err != nil {
+		l.t.Errorf("titan, after its cable was out: %v", err)
 	}
 }
