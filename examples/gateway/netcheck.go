@@ -129,7 +129,7 @@ func report(s idloc.Status, now time.Time) netReport {
 	}
 	if s.Self.NAT64.IsValid() {
 		findings = append(findings, finding{What: "IPv4", Result: "by the network's NAT64, with the prefix " + s.Self.NAT64.String(),
-			How: "this host has no route for IPv4, and the resolver answers for ipv4only.arpa"})
+			How: "this host has no route for IPv4, and its router announces the prefix, or its resolver answers for ipv4only.arpa"})
 	}
 	return netReport{
 		Local: s.Self.Addrs, Mapped: s.Self.Mapped, Members: s.Self.Members, NAT: nat.Result, Works: works.Result,
