@@ -95,6 +95,10 @@
 // delegate has let in. Where there are 256 the newest of those who have most ends for one
 // of an account that has fewer (package account).
 //
+// An establishment that answers, and for three seconds hears nothing more, holds nobody up:
+// whoever dials makes an offer of its own beside it. Its initiator may have been started
+// anew, and knows of no offer.
+//
 // # What is tried again, and where
 //
 // A Dial is one loop, redial in package idloc: as long as its context lasts it asks

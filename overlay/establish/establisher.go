@@ -162,7 +162,7 @@ type Establisher struct {
 
 	mu         sync.Mutex // guards the rest
 	byPeer     map[peerid.ID]*establishment
-	searching  map[peerid.ID]*establishment     // the newest of a peer that has a pipe and looks for a better path
+	searching  map[peerid.ID]*establishment     // the newest of a peer that has a pipe and looks for a better path, or has stalled
 	improving  map[peerid.ID]bool               // relayed pipes whose direct path is looked for
 	recent     *simplelru.LRU[[16]byte, []byte] // answers to offers that have begun an establishment, by session; nil: there was none yet
 	responding account.Holders[*establishment]
@@ -265,6 +265,8 @@ func (c *Establisher) connect(ctx context.Context, p peerid.ID, direct bool) (*p
 		case <-revived:
 			continue
 		case <-e.replaced:
+			continue
+		case <-e.stalled:
 			continue
 		case <-ctx.Done():
 			if last == nil {

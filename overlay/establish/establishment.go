@@ -30,6 +30,7 @@ type establishment struct {
 	changed  chan struct{} // capacity 1: this side's candidates have
 	answered chan struct{} // responder: closed when answer is set or never will be
 	replaced chan struct{} // closed when another of the same peer stands instead
+	stalled  chan struct{} // responder: closed when the peer does nothing with the answer
 	done     chan struct{} // closed when there is a result
 	over     chan struct{} // closed when nothing takes inputs any more
 	children sync.WaitGroup
@@ -55,7 +56,7 @@ type establishment struct {
 
 func (c *Establisher) newEstablishment(p peerid.ID) *establishment {
 	e := &establishment{c: c, peer: p, alarms: newAlarms(), inputs: make(chan input), changed: make(chan struct{}, 1),
-		answered: make(chan struct{}), replaced: make(chan struct{}), done: make(chan struct{}), over: make(chan struct{})}
+		answered: make(chan struct{}), replaced: make(chan struct{}), stalled: make(chan struct{}), done: make(chan struct{}), over: make(chan struct{})}
 	e.ctx, e.cancel = context.WithCancelCause(c.ctx)
 	return e
 }
@@ -127,6 +128,8 @@ func (e *establishment) expire(t timer) {
 		e.askRelays()
 	case guessStart:
 		e.guessDue()
+	case stallFor:
+		e.stall()
 	case openFor:
 		e.giveUp(context.DeadlineExceeded)
 	case confirmFor, confirmAnswered:

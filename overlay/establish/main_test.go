@@ -67,24 +67,25 @@ type peer struct {
 	addr  netip.AddrPort
 	pipes *pipe.Endpoint
 
-	mu         sync.Mutex // guards what follows
-	scripts    []script   // of its agents to come; the last one repeats
-	agents     []*agent
-	deliver    func(n int) error                         // the error of its n-th offer, from 0, instead of delivery
-	delay      func(n int) time.Duration                 // before its n-th offer leaves
-	offers     []time.Duration                           // when they were made
-	told       []error                                   // messages with late candidates, and what came of them
-	noMember   map[peerid.ID]bool                        // whom it does not verify
-	relays     []peerid.ID                               // Config.Relays
-	candidates []wire.Candidate                          // its own, now
-	lent       bool                                      //
-	unreached  int                                       // Config.Unreached
-	sighted    []netip.Addr                              // what Config.SeenAt was asked about
-	seen       func(by, p peerid.ID, at netip.Addr) bool // what it says; nil: no
-	events     []event.Event                             //
-	steps      map[*establishment]string                 // states, and when they were entered
-	order      []*establishment                          // in which they began
-	flow       func(*pipe.Incoming) offers.Response
+	mu          sync.Mutex // guards what follows
+	scripts     []script   // of its agents to come; the last one repeats
+	agents      []*agent
+	deliver     func(n int) error                         // the error of its n-th offer, from 0, instead of delivery
+	delay       func(n int) time.Duration                 // before its n-th offer leaves
+	offers      []time.Duration                           // when they were made
+	answerAfter time.Duration                             // how long answers take to it, besides the usual
+	told        []error                                   // messages with late candidates, and what came of them
+	noMember    map[peerid.ID]bool                        // whom it does not verify
+	relays      []peerid.ID                               // Config.Relays
+	candidates  []wire.Candidate                          // its own, now
+	lent        bool                                      //
+	unreached   int                                       // Config.Unreached
+	sighted     []netip.Addr                              // what Config.SeenAt was asked about
+	seen        func(by, p peerid.ID, at netip.Addr) bool // what it says; nil: no
+	events      []event.Event                             //
+	steps       map[*establishment]string                 // states, and when they were entered
+	order       []*establishment                          // in which they began
+	flow        func(*pipe.Incoming) offers.Response
 }
 
 // agent is the Agent of an establishment and its TURNChecks.
@@ -294,7 +295,7 @@ func (p *peer) Deliver(ctx context.Context, target peerid.ID, offer *pipe.Offer)
 		return nil, peerid.ID{}, ctx.Err()
 	}
 	a := p.lab.peer(target).Offered(offers.Request{Target: target, From: p.cfg.Self, Offer: offer.Bytes()}, p.cfg.Self)
-	if !pause.For(ctx, offerLatency) {
+	if !pause.For(ctx, offerLatency+p.answerAfter) {
 		return nil, peerid.ID{}, ctx.Err()
 	}
 	if len(a.Answer) == 0 {

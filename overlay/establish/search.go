@@ -50,6 +50,9 @@ func (e *establishment) beginSearch() {
 	e.alarms.set(openFor)
 	e.alarms.set(turnStart)
 	e.alarms.set(guessStart)
+	if !e.initiator {
+		e.alarms.set(stallFor)
+	}
 	e.beginLate()
 	e.agent.Begin(e.initiator, s.remote)
 	e.tryHeard()
@@ -297,6 +300,20 @@ func (e *establishment) keepSearching() {
 	e.endIfNothingLeft()
 }
 
+// stall makes room for an offer of ours beside the peer's, which was answered for nothing
+// so far: the peer's process may be another one since, that knows of no offer. If it is the
+// same after all it says that its offer stands, or takes ours, and this one goes on.
+func (e *establishment) stall() {
+	c := e.c
+	c.mu.Lock()
+	if c.byPeer[e.peer] == e {
+		delete(c.byPeer, e.peer)
+		c.searching[e.peer] = e
+	}
+	c.mu.Unlock()
+	close(e.stalled)
+}
+
 // noteSearch notes that an establishment goes on beside its pipe, or does not any more.
 func (c *Establisher) noteSearch(e *establishment, goesOn bool) {
 	c.mu.Lock()
@@ -357,5 +374,5 @@ func (e *establishment) endSearch() {
 		s.stop()
 		s.stopCheck()
 	}
-	e.alarms.stop(openFor, turnStart, guessStart, relayStart, relayStartRevived, relayStartTURN, confirmFor, confirmAnswered)
+	e.alarms.stop(openFor, turnStart, guessStart, stallFor, relayStart, relayStartRevived, relayStartTURN, confirmFor, confirmAnswered)
 }

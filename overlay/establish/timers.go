@@ -20,6 +20,7 @@ const (
 	relayStartTURN
 	checkFor
 	guessStart
+	stallFor
 	openFor
 	confirmFor
 	confirmAnswered
@@ -66,6 +67,8 @@ var table = [timers]row{
 		"retransmissions of RFC 8445 §14.3 have come to an end by then"},
 	guessStart: {time.Second, in(checking, confirming, searching), "ports are guessed, if a pipe carries data meanwhile",
 		"five checks of each pair have gone by; ten seconds of 100 guesses a second are left then"},
+	stallFor: {3 * time.Second, in(checking), "whoever dials makes an offer beside the peer's that is answered",
+		"a peer that lives has got the answer by then, and a relay stands; one that was started anew since its offer will never use it"},
 	openFor: {12 * time.Second, in(checking, confirming), "the establishment fails",
 		"a peer that has answered is worth waiting for while relays are connected to; also the bound of those that go on beside the pipe"},
 	confirmFor: {3 * time.Second, in(confirming), "the path counts as failed",
