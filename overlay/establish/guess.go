@@ -20,7 +20,7 @@ var errUnseen = errors.New("no member of our choice sees the peer at its address
 // has found, if one side's is unknown and the other's is not.
 func (e *establishment) guessDue() {
 	s := &e.search
-	if s.direct || s.guessing || e.hides() || e.agent == nil || e.c.cfg.SeenAt == nil {
+	if s.direct || s.guessing || s.stalled || e.hides() || e.agent == nil || e.c.cfg.SeenAt == nil {
 		return
 	}
 	remote := s.remote

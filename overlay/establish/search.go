@@ -30,6 +30,7 @@ type search struct {
 	turning   bool // those through TURN servers were begun
 	turnPairs bool // and had pairs: members wait for them
 	guessing  bool // ports are guessed, or were
+	stalled   bool // nothing has come of our answer; the peer may be another process by now
 	checkErr  error
 	relayErr  error // the last one
 
@@ -311,6 +312,7 @@ func (e *establishment) stall() {
 		c.searching[e.peer] = e
 	}
 	c.mu.Unlock()
+	e.search.stalled = true
 	close(e.stalled)
 }
 

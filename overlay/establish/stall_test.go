@@ -2,10 +2,12 @@ package establish
 
 import (
 	"bytes"
+	"net/netip"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/idloc/idloc/internal/peerid"
 	"github.com/idloc/idloc/overlay/offers"
 )
 
@@ -91,4 +93,48 @@ func TestDialBesideASlowOffer(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestNoGuessForADeadOffer: the pipe of another establishment is no reason for one that has
+// stalled to guess a port: nobody has its passwords any more, and there is one run at a time.
+func TestNoGuessForADeadOffer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t)
+		hard := script{check: -5 * time.Second, guess: 2 * time.Second}
+		small := l.add("small", AnyPath, hard, hard, script{check: 20 * ms})
+		large := l.add("large", AnyPath, hard, script{check: -5 * time.Second, guess: 2 * time.Second}, script{check: 20 * ms})
+		relay := l.add("relay", AnyPath, script{check: 20 * ms})
+		small.seenAs("20.0.0.1:7", "20.0.0.1:8")
+		large.seenAs("20.0.0.2:7")
+		for _, p := range []*peer{small, large} {
+			p.relays = []peerid.ID{relay.cfg.Self}
+			p.seen = func(peerid.ID, peerid.ID, netip.Addr) bool { return true }
+		}
+		agent, err := small.newAgent(false, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		said := (&establishment{c: small.Establisher, agent: agent, named: small.relays}).local()
+		offer, err := small.pipes.NewOffer(large.cfg.Self, said)
+		if err != nil {
+			t.Fatal(err)
+		}
+		large.Offered(offers.Request{Target: large.cfg.Self, From: small.cfg.Self, Offer: offer.Bytes()}, small.cfg.Self)
+		offer.Cancel()
+		if _, _, _, err := large.connectTo(small); err != nil {
+			t.Fatal(err)
+		}
+		l.sleep(4 * time.Second)
+		for n, p := range map[int]*peer{0: small, 1: large} {
+			if a := p.agent(1); a.guessBegan == 0 && n == 0 {
+				t.Errorf("%s does not guess", p.name)
+			}
+		}
+		if large.agent(0).guessBegan > 0 {
+			t.Error("the one that has stalled guesses")
+		}
+		if pp := large.up(small.cfg.Self); pp == nil || pp.Relayed() {
+			t.Error("the pipe is not direct")
+		}
+	})
 }
