@@ -57,6 +57,11 @@ func TestCarriedBoth(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = earth.Close() })
 	try("after a restart")
+	for _, n := range nodes { // before who carries for them: an acknowledgement may be on its way
+		if err := n.Close(); err != nil {
+			t.Errorf("closing %s: %v", n.Name(), err)
+		}
+	}
 }
 
 // A Config.Carrier that is no address is told by the field's name.

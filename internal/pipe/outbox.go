@@ -13,6 +13,7 @@ type outbox struct {
 	calling   bool         // a goroutine is delivering calls
 	settled   []*Session   // confirmed: the Endpoint takes their offers off the half-open ones
 	asked     []wire.Frame // RELAY-BINDs for the Endpoint
+	released  [][16]byte   // sessions whose bindings the peer lets go
 	farewell  *farewell    // what goes on after the end
 }
 
@@ -36,8 +37,8 @@ func (p *Pipe) unlock() {
 			p.dropEarly()
 		}
 	}
-	out, settled, asked := p.outbox.datagrams, p.outbox.settled, p.outbox.asked
-	p.outbox.datagrams, p.outbox.settled, p.outbox.asked = nil, nil, nil
+	out, settled, asked, released := p.outbox.datagrams, p.outbox.settled, p.outbox.asked, p.outbox.released
+	p.outbox.datagrams, p.outbox.settled, p.outbox.asked, p.outbox.released = nil, nil, nil, nil
 	closed := p.state == stateClosed
 	var keys []*keypair
 	var last *farewell
@@ -71,7 +72,11 @@ func (p *Pipe) unlock() {
 	}
 	if closed {
 		p.e.dropPipe(p)
+		p.endRelayed()
 	} else {
+		for _, session := range released {
+			p.e.relays.release(p, session)
+		}
 		for _, f := range asked {
 			p.e.relayAsked(p, f.Peer, f.Session)
 		}

@@ -19,6 +19,7 @@ import (
 const (
 	relayRefresh = int64(20 * time.Second) // between binds that keep a channel
 	relayIdle    = int64(45 * time.Second) // a channel that no path uses ends
+	relayEnds    = int64(4 * time.Second)  // a channel ends whose path's pipe is closed: its end has been said by then
 	relayGrace   = int64(10 * time.Second) // a direct path must stand before relayed ones go
 	relayRetry   = int64(100 * time.Millisecond)
 	maxBinds     = 256
@@ -48,6 +49,7 @@ type relayLink struct {
 	peer    peerid.ID     // who is at the other end
 	channel atomic.Uint32 // a relay that has restarted gives another one
 	used    atomic.Int64
+	until   atomic.Int64 // when it ends; 0: as long as it is used
 }
 
 var _ ClassSender = (*relayLink)(nil)
@@ -173,7 +175,7 @@ func (p *Pipe) Bind(ctx context.Context, target peerid.ID, session [16]byte) (Pa
 	case <-ctx.Done():
 		p.mu.Lock()
 		if p.relay.binds[session] == b && b.link == nil {
-			delete(p.relay.binds, session)
+			p.letGo(b)
 		}
 		p.unlock()
 		return Path{}, context.Cause(ctx)
@@ -183,11 +185,17 @@ func (p *Pipe) Bind(ctx context.Context, target peerid.ID, session [16]byte) (Pa
 // relayDue asks for channels, keeps those in use and lets go of the others.
 // The caller holds mu.
 func (p *Pipe) relayDue(now int64) (next int64) {
-	for id, b := range p.relay.binds {
-		if b.link != nil && now >= b.link.used.Load()+relayIdle {
-			delete(p.relay.binds, id)
-			p.setLink(uint16(b.link.channel.Load()), nil)
-			continue
+	for _, b := range p.relay.binds {
+		if b.link != nil {
+			until := b.link.until.Load()
+			if now >= b.link.used.Load()+relayIdle || until != 0 && now >= until {
+				p.letGo(b)
+				continue
+			}
+			if until != 0 {
+				next = earlier(next, until)
+				continue
+			}
 		}
 		if b.try.at <= now {
 			p.queue(p.sealing(), p.paths.best.Load(), wire.Frame{Type: wire.FrameRelayBind, Peer: b.target, Session: b.session})
@@ -202,10 +210,36 @@ func (p *Pipe) relayDue(now int64) (next int64) {
 	return next
 }
 
+// letGo ends a bind, and tells the relay, for whom it counts until its lease ends. A
+// relay that does not know of this does not hear it. The caller holds mu.
+func (p *Pipe) letGo(b *bind) {
+	delete(p.relay.binds, b.session)
+	if b.link != nil {
+		p.setLink(uint16(b.link.channel.Load()), nil)
+	}
+	if p.state != stateClosed {
+		p.queue(p.sealing(), p.paths.best.Load(), wire.Frame{Type: wire.FrameRelayChannel, Session: b.session, Flag: wire.RelayRefused})
+	}
+}
+
+// endRelayed has the channels end that a closed pipe had paths through.
+func (p *Pipe) endRelayed() {
+	for _, t := range *p.paths.list.Load() {
+		if l, ok := t.Local.(*relayLink); ok {
+			until := p.e.now() + relayEnds
+			l.until.Store(until)
+			p.e.timers.plan(&l.relay.timed, until)
+		}
+	}
+}
+
 // channelGiven handles a RELAY-CHANNEL. The caller holds mu.
 func (p *Pipe) channelGiven(f wire.Frame, now int64) {
 	b := p.relay.binds[f.Session]
 	if b == nil {
+		if f.Flag == wire.RelayRefused && len(p.outbox.released) < maxReplies {
+			p.outbox.released = append(p.outbox.released, f.Session)
+		}
 		return
 	}
 	switch f.Flag {

@@ -287,6 +287,22 @@ func (e *Endpoint) expireRelays(now int64) (next int64) {
 	return now + relayLease/4
 }
 
+// release ends a binding that p's peer lets go.
+func (r *relays) release(p *Pipe, session [16]byte) {
+	legs := p.relay.legs.Load()
+	if legs == nil {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, l := range *p.relay.legs.Load() {
+		if l.binding.key.session == session {
+			r.remove(l.binding)
+			return
+		}
+	}
+}
+
 // dropPipe ends what goes through a pipe that is closed.
 func (r *relays) dropPipe(p *Pipe) {
 	if p.relay.legs.Load() == nil {

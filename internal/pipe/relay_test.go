@@ -285,3 +285,61 @@ func TestRelayEnds(t *testing.T) {
 		}
 	})
 }
+
+// TestRelayIsLetGo: the bindings of pipes that have ended, and of those that have come to
+// nothing, do not count for their members any more: many pipes, one after the other, are
+// relayed.
+func TestRelayIsLetGo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x := newTriangle(t, 0)
+		for round := range 2 * relayPerMember {
+			if round > 0 {
+				x.sa, x.sb = sessions(t, x.a, x.b)
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			if _, err := x.ar.Bind(ctx, x.b.id, [16]byte{byte(round), 1}); !errors.Is(err, context.DeadlineExceeded) {
+				t.Fatalf("round %d: one that nobody else wants: %v", round, err)
+			}
+			cancel()
+			x.bind(t)
+			if round%2 == 0 {
+				x.pa.Close(nil)
+			} else {
+				x.pb.End(errors.New("put out"))
+			}
+			settle(4 * hop)
+			if n := x.r.RelayStatus().Bindings; n > 8 {
+				t.Fatalf("round %d: %d bindings", round, n)
+			}
+		}
+		settle(time.Duration(relayEnds) + time.Second)
+		if n := x.r.RelayStatus().Bindings; n > 0 {
+			t.Errorf("%d bindings are left", n)
+		}
+		for _, p := range []*Pipe{x.ar, x.br} {
+			p.mu.Lock()
+			if len(p.relay.binds) > 0 || len(*p.relay.links.Load()) > 0 {
+				t.Errorf("%d binds and %d links are left", len(p.relay.binds), len(*p.relay.links.Load()))
+			}
+			p.mu.Unlock()
+		}
+	})
+}
+
+// TestRelayIsLetGoByItsSideOnly: nobody ends the bindings of others.
+func TestRelayIsLetGoByItsSideOnly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x := newTriangle(t, 0)
+		x.bind(t)
+		c := newHost(t, x.n, 4, "192.0.2.4:1004")
+		cr, _ := connect(t, c, x.r)
+		settle(time.Second)
+		for range 3 {
+			cr.tell(wire.Frame{Type: wire.FrameRelayChannel, Session: x.sa.ID(), Flag: wire.RelayRefused})
+		}
+		settle(time.Second)
+		if n := x.r.RelayStatus().Bindings; n != 1 || x.pa.Err() != nil {
+			t.Errorf("%d bindings, the pipe is %v", n, x.pa.Err())
+		}
+	})
+}

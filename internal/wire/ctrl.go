@@ -33,7 +33,7 @@ const (
 const (
 	RelayBound   uint8 = 0 // both sides have asked: the channel carries
 	RelayWaiting uint8 = 1 // the other side has not asked yet; the channel is zero
-	RelayRefused uint8 = 2 // the relay does not relay this; the channel is zero
+	RelayRefused uint8 = 2 // the relay does not relay this, or who has asked lets it go; the channel is zero
 )
 
 // FrameExtension is the first type of those that say how long they are, so that a
