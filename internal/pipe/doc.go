@@ -208,7 +208,9 @@
 // 100 ms on, doubling to 400 ms, until it is answered, and every 20 s after. The relay
 // answers RELAY_CHANNEL(session ID, status, channel): refused, waiting (for
 // the other side), or, to both when both have asked, bound, with a channel of
-// each one's pipe. A binding that one side has not asked for in 60 s ends. A
+// each one's pipe. A binding that one side has not asked for in 60 s ends, and one
+// that a side lets go, by RELAY_CHANNEL(session ID, refused, 0): its pipe has been
+// closed for 4 s, no path has used the channel, or nobody waits for it any more. A
 // peer whose channel ended on the relay's side, by a restart, gets another
 // one by its next RELAY_BIND; the path stays.
 //

@@ -45,8 +45,8 @@
 //	                                another counts as 2)
 //	0x0b RELAY_BIND                 peer ID (32) | session ID (16)
 //	0x0c RELAY_CHANNEL              session ID (16) | status (1; 0 bound, 1
-//	                                waiting, 2 refused) | channel (2; 0 unless
-//	                                bound)
+//	                                waiting, 2 refused; to the relay 2 lets
+//	                                go) | channel (2; 0 unless bound)
 //	0x0d CLOSED                     nothing
 //	0x40 to 0xff                    extensions: 2+n bytes
 //	0x40 REPAIR                     0 asks, 1 answers (1) | number (1)
