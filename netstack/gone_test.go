@@ -46,8 +46,11 @@ func TestPeerEnds(t *testing.T) {
 	read := make(chan error, 1)
 	go func() { _, err := waiting.Read(make([]byte, 1)); read <- err }()
 	// A tenth is lost on the way.
+	var mu sync.Mutex // guards random
 	random := rand.New(rand.NewPCG(1, 2))
 	r.net.SetFilter(func(_, _ *shimtest.Node, b []byte, _ int) []byte {
+		mu.Lock()
+		defer mu.Unlock()
 		if random.IntN(10) == 0 {
 			return nil
 		}
