@@ -37,11 +37,18 @@ func TestOneServerTellsTheMapping(t *testing.T) {
 				t.Errorf("%s: seen as %v", kind, seen)
 			}
 			// A port that nobody asks ends, and the next question opens another one.
-			x := server.demux.others.mine[server.port.Conns()[0]]
+			second := func() *socket.Conn {
+				o := server.demux.others
+				o.mu.Lock()
+				defer o.mu.Unlock()
+				return o.mine[server.port.Conns()[0]]
+			}
+			x := second()
 			time.Sleep(10 * time.Minute)
 			<-x.Closed()
+			synctest.Wait() // until that is known
 			mapped.Measure(t.Context())
-			if y := server.demux.others.mine[server.port.Conns()[0]]; y == nil || y == x {
+			if y := second(); y == nil || y == x {
 				t.Errorf("%s: no second port after the first one has ended", kind)
 			}
 		})
