@@ -256,6 +256,11 @@ func idlocServeCarried(ctx context.Context, e *end) (hello string, accept func()
 	if err != nil {
 		return "", nil, err
 	}
+	if *pings {
+		if err := echo(founder); err != nil {
+			return "", nil, err
+		}
+	}
 	token, err := founder.Invite(idloc.InviteOptions{Name: "client"})
 	return token, func() (stream, error) { return l.Accept() }, err
 }
