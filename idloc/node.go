@@ -24,6 +24,7 @@ import (
 	"github.com/idloc/idloc/lsi"
 	"github.com/idloc/idloc/netstack/tun"
 	"github.com/idloc/idloc/overlay"
+	"github.com/idloc/idloc/overlay/adapter"
 	"github.com/idloc/idloc/overlay/admission"
 	"github.com/idloc/idloc/overlay/carry"
 	"github.com/idloc/idloc/resolver"
@@ -238,7 +239,7 @@ func (n *Node) assemble(ov *overlay.Overlay, key ed25519.PrivateKey) (*pipe.Endp
 	pipes, err := pipe.NewEndpoint(pipe.Config{
 		Key: key, Overlay: ov.ID(), Handler: n.shim, Events: n.emit, Logger: n.log, LastTimestamp: last, Offers: n.offers,
 		Account: ov.Account, Relay: ov.RelayFor, Dead: ov.PeerSilent, Moved: ov.PeerMoved, Spare: ov.SparePaths,
-		Locals: func() []pipe.Sender { return senders(n.sock.Conns()) },
+		Locals: func() []pipe.Sender { return adapter.Senders(n.sock) },
 		// The host's kernel repairs what is lost itself, and wants to know of it.
 		NoRepair: n.cfg.TUN != "" || n.cfg.Repair == RepairOff, Cubic: n.cfg.Repair == RepairCubic,
 	})
@@ -248,14 +249,6 @@ func (n *Node) assemble(ov *overlay.Overlay, key ed25519.PrivateKey) (*pipe.Endp
 	n.pipes.Store(pipes)
 	n.early.Store(ov)
 	return pipes, nil
-}
-
-// senders are sockets as pipes have them.
-func senders(conns []*socket.Conn) (out []pipe.Sender) {
-	for _, c := range conns {
-		out = append(out, c)
-	}
-	return out
 }
 
 // onPipe, onSTUN and onChange are the port's callbacks. Datagrams that come
@@ -320,7 +313,8 @@ const closeFor = 10 * time.Second
 // who accepted it, makes that a reset. Close waits for that as long as the peers
 // take it, 10 s at most; a peer that says nothing holds it up for 4 s. One that
 // has all but the ends of its conns hears these with the end of the node, which is
-// said until it answers, for a second, 3 s at most where the round trip is long; it holds Close up for half a second more
+// said until it answers, for a second, 3 s at most where the round trip is long, also to a
+// peer that has gone silent in the last ten seconds; it holds Close up for half a second more
 // if a conn with it has been reset or has timed out. Shutdown says how long, and waits
 // for conns in use.
 //

@@ -119,7 +119,9 @@
 // stream had come, and the receiver must learn it: CLOSE is repeated under a
 // new counter, after max(50 ms, 1.25 RTT) and half as long again each time, until
 // CLOSED comes or min(max(1 s, 3 RTT), 3 s) have passed, and is answered by CLOSED whenever
-// it comes within that time. Endpoint.Close waits for it. The same is over when the
+// it comes within that time, also if the pipe has been silent for less than 10 s. It goes the
+// pipe's other ways too, and from all local ends that there are by then. Endpoint.Close
+// waits for it. The same is over when the
 // peer's start number changes, in a session or by its hello in the overlay
 // (Endpoint.PeerStarted). One under a session that was taken over ends that
 // session only, as does one that a session begun after the confirmation of

@@ -44,21 +44,7 @@ func halfOpenOf(t *testing.T, charged func(peerid.ID) account.Account, most int)
 		for i := range maxHalfOpen / maxHalfOpenPerPeer {
 			keys = append(keys, newHost(t, n, byte(10+i), "192.0.2.1:1000"))
 		}
-		accepted := func(h *host) error {
-			o, err := h.NewOffer(b.id, Local{})
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer o.Cancel()
-			in, err := b.ReadOffer(o.Bytes())
-			if err != nil {
-				return err
-			}
-			if _, _, err = in.Accept(Local{}); err != nil {
-				in.Reject()
-			}
-			return err
-		}
+		accepted := func(h *host) error { _, err := offered(t, h, b); return err }
 		flood := func() (took int) {
 			for range maxHalfOpenPerPeer {
 				for _, h := range keys {
@@ -111,21 +97,7 @@ func TestHalfOpenOfTwoDelegates(t *testing.T) {
 			hostile[h.id] = i
 			keys = append(keys, h)
 		}
-		accepted := func(h *host) (*Incoming, error) {
-			o, err := h.NewOffer(b.id, Local{})
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer o.Cancel()
-			in, err := b.ReadOffer(o.Bytes())
-			if err != nil {
-				return nil, err
-			}
-			if _, _, err = in.Accept(Local{}); err != nil {
-				in.Reject()
-			}
-			return in, err
-		}
+		accepted := func(h *host) (*Incoming, error) { return offered(t, h, b) }
 		flood := func() {
 			for range maxHalfOpenPerPeer {
 				for _, h := range keys {
@@ -169,4 +141,22 @@ func TestHalfOpenOfTwoDelegates(t *testing.T) {
 			t.Errorf("%d are charged when all have ended", n)
 		}
 	})
+}
+
+// offered has h make an offer, which b accepts or rejects.
+func offered(t *testing.T, h, b *host) (*Incoming, error) {
+	t.Helper()
+	o, err := h.NewOffer(b.id, Local{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer o.Cancel()
+	in, err := b.ReadOffer(o.Bytes())
+	if err != nil {
+		return nil, err
+	}
+	if _, _, err = in.Accept(Local{}); err != nil {
+		in.Reject()
+	}
+	return in, err
 }

@@ -59,7 +59,8 @@ func (p Pipes) Source(remote netip.AddrPort) netip.Addr {
 	return netip.Addr{}
 }
 
-// Senders are a port's sockets as package roaming has them.
+// Senders are a port's sockets as packages pipe and roaming have them. The slice is the
+// caller's.
 func Senders(port *socket.Port) []pipe.Sender {
 	var out []pipe.Sender
 	for _, c := range port.Conns() {

@@ -2,7 +2,6 @@ package establish
 
 import (
 	"context"
-	"time"
 
 	"github.com/idloc/idloc/internal/pipe"
 	"github.com/idloc/idloc/internal/wire"
@@ -78,21 +77,17 @@ func (a *iceAgent) Check(ctx context.Context, controlling bool, remote pipe.Remo
 	return pathOf(pair), nil
 }
 
-// Guess implements Agent. The peer's checks are answered for a grace after a pair was
-// found: its last response may have been lost.
-func (a *iceAgent) Guess(ctx context.Context, remote pipe.Remote, mine, theirs ice.Outside) (pipe.Path, error) {
+func (a *iceAgent) Guess(ctx context.Context, remote pipe.Remote, mine, theirs ice.Outside) (path pipe.Path, done func(), err error) {
 	if a.checks.Sockets == nil {
-		return pipe.Path{}, ice.ErrNoPair
+		return path, func() {}, ice.ErrNoPair
 	}
 	cfg := ice.GuessConfig{Demux: a.checks.Demux, Port: a.checks.Sockets, Ended: a.checks.Ended}
 	g := ice.NewGuess(cfg, a.Agent.Credentials(), credentials(remote), theirs.Addr)
 	pair, err := g.Run(ctx, mine, theirs)
 	if err != nil {
-		g.Close()
-		return pipe.Path{}, err
+		return path, g.Close, err
 	}
-	time.AfterFunc(ice.Grace, g.Close)
-	return pathOf(pair), nil
+	return pathOf(pair), g.Close, nil
 }
 
 func (a *iceAgent) Succeeded() (out []pipe.Path) {

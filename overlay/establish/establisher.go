@@ -47,8 +47,9 @@ type Agent interface {
 	// AddRemote has candidates checked that the peer has told late.
 	AddRemote(candidates []wire.Candidate)
 	// Guess looks for a pair where one side's port is unknown, as mine and theirs say, the
-	// addresses outside of both. It is called once, if at all.
-	Guess(ctx context.Context, remote pipe.Remote, mine, theirs ice.Outside) (pipe.Path, error)
+	// addresses outside of both. It is called once, if at all. The peer's checks are answered
+	// until done is called, which has to be.
+	Guess(ctx context.Context, remote pipe.Remote, mine, theirs ice.Outside) (path pipe.Path, done func(), err error)
 	// Succeeded are the pairs on which the peer has answered.
 	Succeeded() []pipe.Path
 	// TURN returns the checks of pairs through TURN servers; nil without any.

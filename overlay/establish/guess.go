@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/idloc/idloc/internal/event"
+	"github.com/idloc/idloc/internal/pause"
 	"github.com/idloc/idloc/internal/pipe"
 	"github.com/idloc/idloc/internal/wire"
 	"github.com/idloc/idloc/overlay/ice"
@@ -34,8 +35,11 @@ func (e *establishment) guessDue() {
 	s.waiting++
 	agent := e.agent
 	e.children.Go(func() {
-		path, err := e.guess(s.ctx, agent, remote, mine, theirs)
-		e.post(guessed{path, err})
+		path, done, err := e.guess(s.ctx, agent, remote, mine, theirs)
+		defer done()
+		if e.post(guessed{path, err}); err == nil {
+			pause.For(e.c.ctx, ice.Grace) // the last response to the peer may have been lost
+		}
 	})
 }
 
@@ -47,7 +51,7 @@ func (e *establishment) mine() []wire.Candidate {
 	return e.agent.Candidates()
 }
 
-func (e *establishment) guess(ctx context.Context, agent Agent, remote pipe.Remote, mine, theirs ice.Outside) (pipe.Path, error) {
+func (e *establishment) guess(ctx context.Context, agent Agent, remote pipe.Remote, mine, theirs ice.Outside) (path pipe.Path, done func(), err error) {
 	seen := false
 	for _, r := range e.c.nameRelays(e.peer) {
 		if seen = e.c.cfg.SeenAt(ctx, r, e.peer, theirs.Addr); seen {
@@ -55,13 +59,13 @@ func (e *establishment) guess(ctx context.Context, agent Agent, remote pipe.Remo
 		}
 	}
 	if !seen {
-		return pipe.Path{}, fmt.Errorf("%w: %v", errUnseen, theirs.Addr)
+		return path, func() {}, fmt.Errorf("%w: %v", errUnseen, theirs.Addr)
 	}
-	path, err := agent.Guess(ctx, remote, mine, theirs)
+	path, done, err = agent.Guess(ctx, remote, mine, theirs)
 	if err == nil {
 		e.emitPair(path, event.Event{Detail: "by a guessed port"})
 	}
-	return path, err
+	return path, done, err
 }
 
 // guessed is what came of guessing a port.

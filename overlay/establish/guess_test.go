@@ -9,6 +9,7 @@ import (
 	"github.com/idloc/idloc/internal/event"
 	"github.com/idloc/idloc/internal/peerid"
 	"github.com/idloc/idloc/internal/wire"
+	"github.com/idloc/idloc/overlay/ice"
 )
 
 // seenAs gives a peer mapped addresses, as servers see its socket.
@@ -65,6 +66,10 @@ func TestGuess(t *testing.T) {
 					a := p.agent(0)
 					if (a.guessBegan > 0) != tt.begins || tt.begins && a.guessBegan != began+time.Second {
 						t.Errorf("%s guesses from %v on", p.name, a.guessBegan)
+					}
+					ends := began + time.Second + tt.guess + ice.Grace
+					if tt.guess > 0 && tt.begins && a.guessEnded != ends {
+						t.Errorf("%s answers the peer until %v, want %v", p.name, a.guessEnded, ends)
 					}
 					if tt.begins && a.guessSides[0].Dependent() == a.guessSides[1].Dependent() {
 						t.Errorf("%s guesses between %v", p.name, a.guessSides)

@@ -106,6 +106,7 @@ type agent struct {
 	closed     time.Duration // when; 0: it is not
 	turnBegan  time.Duration
 	guessBegan time.Duration
+	guessEnded time.Duration // its answers to the peer
 	guessSides [2]ice.Outside
 	turnClosed time.Duration
 }
@@ -377,18 +378,23 @@ func (a *agent) Check(ctx context.Context, _ bool, remote pipe.Remote, _ []wire.
 	return a.path(), nil
 }
 
-func (a *agent) Guess(ctx context.Context, _ pipe.Remote, mine, theirs ice.Outside) (pipe.Path, error) {
+func (a *agent) Guess(ctx context.Context, _ pipe.Remote, mine, theirs ice.Outside) (path pipe.Path, done func(), err error) {
+	done = func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		a.guessEnded = a.p.lab.now()
+	}
 	a.mu.Lock()
 	a.guessBegan, a.guessSides = a.p.lab.now(), [2]ice.Outside{mine, theirs}
 	a.mu.Unlock()
 	if a.script.guess == 0 {
 		<-ctx.Done()
-		return pipe.Path{}, ice.ErrNoPair
+		return path, done, ice.ErrNoPair
 	}
 	if !pause.For(ctx, a.script.guess) {
-		return pipe.Path{}, ice.ErrNoPair
+		return path, done, ice.ErrNoPair
 	}
-	return a.path(), nil
+	return a.path(), done, nil
 }
 
 func (a *agent) AddRemote(c []wire.Candidate) {

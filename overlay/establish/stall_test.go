@@ -125,11 +125,6 @@ func TestNoGuessForADeadOffer(t *testing.T) {
 			t.Fatal(err)
 		}
 		l.sleep(4 * time.Second)
-		for n, p := range map[int]*peer{0: small, 1: large} {
-			if a := p.agent(1); a.guessBegan == 0 && n == 0 {
-				t.Errorf("%s does not guess", p.name)
-			}
-		}
 		if large.agent(0).guessBegan > 0 {
 			t.Error("the one that has stalled guesses")
 		}

@@ -301,13 +301,20 @@ type sourceLimits struct {
 }
 
 func newSourceLimits(perSource, burst, total, sources int) *sourceLimits {
-	kept, err := simplelru.NewLRU[netip.Addr, *rate.Limiter](sources, nil)
+	return &sourceLimits{
+		perSource: rate.Limit(perSource), burst: burst, total: rate.NewLimiter(rate.Limit(total), total),
+		sources: newLRU[netip.Addr, *rate.Limiter](sources),
+	}
+}
+
+// newLRU makes a map of so many entries, of which the one that was used longest ago makes
+// room. It has no lock of its own.
+func newLRU[K comparable, V any](size int) *simplelru.LRU[K, V] {
+	m, err := simplelru.NewLRU[K, V](size, nil)
 	if err != nil {
 		panic("ice: " + err.Error()) // a size that is not positive
 	}
-	return &sourceLimits{
-		perSource: rate.Limit(perSource), burst: burst, total: rate.NewLimiter(rate.Limit(total), total), sources: kept,
-	}
+	return m
 }
 
 func (l *sourceLimits) allow(a netip.Addr) bool {

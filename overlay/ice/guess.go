@@ -347,13 +347,7 @@ type guesses struct {
 	runs    *simplelru.LRU[netip.Addr, []time.Time]
 }
 
-func newGuesses() *guesses {
-	runs, err := simplelru.NewLRU[netip.Addr, []time.Time](guessIPs, nil)
-	if err != nil {
-		panic("ice: " + err.Error()) // a size that is not positive
-	}
-	return &guesses{runs: runs}
-}
+func newGuesses() *guesses { return &guesses{runs: newLRU[netip.Addr, []time.Time](guessIPs)} }
 
 // begin says whether a run to an address may begin, and counts it; end follows.
 func (g *guesses) begin(to netip.Addr, now time.Time) error {

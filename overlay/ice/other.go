@@ -29,11 +29,7 @@ type others struct {
 }
 
 func newOthers(port Sockets) *others {
-	named, err := simplelru.NewLRU[netip.AddrPort, uint16](othersKept, nil)
-	if err != nil {
-		panic("ice: " + err.Error()) // a size that is not positive
-	}
-	return &others{port: port, mine: map[*socket.Conn]*socket.Conn{}, named: named}
+	return &others{port: port, mine: map[*socket.Conn]*socket.Conn{}, named: newLRU[netip.AddrPort, uint16](othersKept)}
 }
 
 // of returns the address of a socket's second port, which is opened if need be; invalid
