@@ -24,7 +24,7 @@ import (
 // which the first will be seen, so it is guessed. The first opens many sockets and sends
 // from each to the other's one address; the second sends to many ports of the first's.
 // With n sockets and k of 64,512 ports both have the same one with a probability of
-// 1 - exp(-nk/64512): 98 % with 256 and 1,000. Whose check comes through does not matter.
+// 1 - exp(-nk/64512): 98 % with 256 and 960. Whose check comes through does not matter.
 //
 // What leaves goes to an address that a member which we have chosen has seen the peer at,
 // never to one that only the peer, or somebody else, has named.
@@ -32,8 +32,7 @@ const (
 	guessMark = "~guess" // behind the fragment of the agent's
 
 	guessSockets = 256
-	guessProbes  = 1000                  // that leave in one run, all of them
-	guessSpare   = 40                    // of these are for checks of pairs that were hit
+	guessTries   = 960                   // ports; with the checks of pairs that were hit fewer than 1,000 leave
 	guessGap     = 10 * time.Millisecond // between two
 	guessHits    = 4                     // pairs that are checked
 	guessNear    = 32                    // ports behind each known one that are tried first
@@ -204,10 +203,10 @@ func (g *Guess) Run(ctx context.Context, mine, theirs Outside) (Pair, error) {
 // sweep returns what sends the next check to another port of the peer's.
 func (g *Guess) sweep(mine, theirs Outside) (next func()) {
 	from := g.cfg.Port.ConnOn(mine.Base.Addr())
-	ports := guessPorts(theirs.Ports, guessProbes-guessSpare)
+	ports := guessPorts(theirs.Ports, guessTries)
 	return func() {
 		if from != nil && len(ports) > 0 {
-			g.send(from, netip.AddrPortFrom(theirs.Addr, ports[0]), guessSpare)
+			g.send(from, netip.AddrPortFrom(theirs.Addr, ports[0]))
 			ports = ports[1:]
 		}
 	}
@@ -221,12 +220,12 @@ func (g *Guess) spread(mine, theirs Outside, opened *[]*socket.Conn) (next func(
 		if len(*opened) < guessSockets {
 			if c, err := g.cfg.Port.OpenExtra(mine.Base.Addr()); err == nil {
 				*opened = append(*opened, c)
-				g.send(c, to, guessSpare)
+				g.send(c, to)
 				return
 			}
 		}
 		if again < len(*opened) {
-			g.send((*opened)[again], to, guessSpare)
+			g.send((*opened)[again], to)
 			again++
 		}
 	}
@@ -268,7 +267,7 @@ func (g *Guess) count() int {
 // check sends checks of a pair until the peer answers, or there were enough.
 func (g *Guess) check(ctx context.Context, h guessHit) {
 	for _, gap := range guessGaps {
-		g.send(h.local, h.remote, 0)
+		g.send(h.local, h.remote)
 		t := time.NewTimer(gap)
 		select {
 		case <-t.C:
@@ -279,10 +278,10 @@ func (g *Guess) check(ctx context.Context, h guessHit) {
 	}
 }
 
-// send sends one check, of which spare must be left afterwards.
-func (g *Guess) send(c *socket.Conn, to netip.AddrPort, spare int) {
+// send sends one check.
+func (g *Guess) send(c *socket.Conn, to netip.AddrPort) {
 	b, id, err := g.message()
-	if err != nil || !g.await(id, c, to, spare) {
+	if err != nil || !g.await(id, c, to) {
 		return
 	}
 	_ = c.WriteTo(b, to) // another one follows
@@ -293,11 +292,11 @@ func (g *Guess) message() ([]byte, stun.TransactionID, error) {
 	return stun.Check{Local: g.local.Ufrag + guessMark, Remote: marked}.Message()
 }
 
-// await counts a check and registers its transaction; false: it may not leave.
-func (g *Guess) await(id stun.TransactionID, c *socket.Conn, to netip.AddrPort, spare int) bool {
+// await counts a check and registers its transaction; false: it is too late for one.
+func (g *Guess) await(id stun.TransactionID, c *socket.Conn, to netip.AddrPort) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.closed || g.sent >= guessProbes-spare {
+	if g.closed {
 		return false
 	}
 	g.sent++
