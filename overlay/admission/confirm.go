@@ -1,6 +1,7 @@
 package admission
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -30,6 +31,9 @@ func (r *Roster) SettleName(ctx context.Context, t *membership.Token) error {
 	}
 	if ctx.Err() != nil {
 		return fmt.Errorf("the name is not decided: %w: %w", err, ctx.Err())
+	}
+	if r.Own().Member.Confirmed {
+		return nil // upkeep has asked as well, and was answered
 	}
 	r.cfg.Log.Info("membership stays provisional for now", "err", err)
 	named := t.Label() != membership.AnyLabel
@@ -82,7 +86,11 @@ func (r *Roster) Confirm(ctx context.Context, label string) error {
 			}
 			continue
 		}
-		if err = r.takeConfirmed(a.chain, a.text); err != nil {
+		err = r.takeConfirmed(a.chain, a.text)
+		if errors.Is(err, errShorter) && !bytes.Equal(r.Own().Chain, q.chain) {
+			return nil // this peer has asked twice at once, and the later answer came first
+		}
+		if err != nil {
 			continue
 		}
 		r.takeDelegation(a.delegation)

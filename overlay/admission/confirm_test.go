@@ -479,3 +479,39 @@ func TestConfirmedByAnotherName(t *testing.T) {
 		t.Errorf("by a true answer it is %q: %v", mars.Own().Label, err)
 	}
 }
+
+// A peer whose upkeep asks to be confirmed while it enters does not become provisional
+// again, under the name that it asked for, when the first of the two answers comes late.
+func TestConfirmedTwiceAtOnce(t *testing.T) {
+	t.Parallel()
+	for _, asks := range []string{"enters", "renews"} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newTown(t)
+			earth := w.found("earth")
+			mars := w.join(earth.token(membership.InviteOptions{}), "mars")
+			token := earth.token(membership.InviteOptions{})
+			p := w.newPeer(nil, nil)
+			p.run(Enter(p.config(), token, "mars"))
+			w.cut(p, mars) // nobody else is there to ask
+			w.mu.Lock()
+			w.late = func() {
+				time.Sleep(2 * time.Second)
+				p.Renew(t.Context())
+			}
+			w.mu.Unlock()
+			switch asks {
+			case "enters":
+				if err := p.SettleName(t.Context(), token); err != nil {
+					t.Fatal(err)
+				}
+			case "renews":
+				if err := p.Confirm(t.Context(), "mars"); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if own := p.Own(); !own.Member.Confirmed || own.Label != "mars-2" {
+				t.Errorf("%s: %q, confirmed: %v", asks, own.Label, own.Member.Confirmed)
+			}
+		})
+	}
+}

@@ -33,6 +33,7 @@ type town struct {
 	silent  map[peerid.ID]bool              // is connected and answers nothing
 	lies    map[peerid.ID]map[string][]byte // what one answers in place of what is so, by protocol; its hello says that it confirms
 	asked   map[string]int                  // questions, by protocol
+	late    func()                          // what happens, once, before the next answer of ConfirmProtocol arrives
 	records map[string]*naming.Record
 }
 
@@ -244,6 +245,15 @@ func (p *peer) Ask(ctx context.Context, id peerid.ID, pr Protocol, request []byt
 			UsesProtocol.Name: q.AnswerUses, WithdrawProtocol.Name: q.AnswerWithdraw, RotateProtocol.Name: q.AnswerRotate,
 		}[pr.Name]
 		b, err := answer(ctx, from, request)
+		if pr.Name == ConfirmProtocol.Name {
+			w.mu.Lock()
+			late := w.late
+			w.late = nil
+			w.mu.Unlock()
+			if late != nil {
+				late()
+			}
+		}
 		if len(b) > pr.MaxAnswer {
 			w.t.Errorf("%s: an answer of %d bytes", pr.Name, len(b))
 		}
