@@ -40,7 +40,8 @@
 //
 // TCP repeats what is lost and keeps the order, so what waits in front of it waits for
 // everything before it, and an inner TCP that cannot see that fills whatever buffer it
-// finds. So a carrier holds only what its rate takes away in queueFor, and queueMin, drops the oldest
+// finds. A pipe that repairs has its own measure of the stream and stays below its rate
+// (package pipe); for all others a carrier holds only what its rate takes away in queueFor, and queueMin, drops the oldest
 // when there is more, drops what the stream has kept waiting for longer than lateAfter (the outer TCP was repeating
 // something: by then the inner one has sent it again), and keeps the kernel from holding
 // much that is not on its way yet (TCP_NOTSENT_LOWAT, Linux; elsewhere a small send

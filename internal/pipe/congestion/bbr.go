@@ -17,6 +17,7 @@ const (
 	gentleGain       = 1.1                  // in place of upGain beside what minds a queue, and
 	gentleQueue      = 8 * time.Millisecond // when it ends
 	pacingMargin     = 0.99
+	streamMargin     = 0.92 // on a stream, whose bursts are taken for more than its rate
 	lossThreshold    = 0.02
 	beta             = 0.7
 	headroom         = 0.15
@@ -62,6 +63,7 @@ const (
 type BBR struct {
 	segment int
 	random  func() float64
+	margin  float64 // of the rate that is used
 
 	state        bbrState
 	windowGain   float64
@@ -119,6 +121,10 @@ func (f *fullEstimate) reset(bw float64) { *f = fullEstimate{bw: bw} }
 // NewBBR returns one that begins in Startup.
 func NewBBR(c Config) *BBR {
 	b := &BBR{segment: c.Segment, random: c.Random, minRTT: c.RTT, windowGain: startupWindow, pacingGain: startupGain}
+	b.margin = pacingMargin
+	if c.Stream {
+		b.margin = streamMargin
+	}
 	b.window = initialSegments * b.segment
 	rtt := c.RTT
 	if rtt == 0 {
@@ -159,7 +165,7 @@ func (b *BBR) Restart(time.Duration) {
 	b.restarted = true
 	b.extra.begin(0, 0)
 	if b.probing() && b.bw > 0 {
-		b.rate = pacingMargin * b.bw
+		b.rate = b.margin * b.bw
 	}
 }
 
@@ -353,7 +359,7 @@ func (b *BBR) control(s *Sample) {
 		if s.Gentle && b.state == bbrUp {
 			gain = gentleGain
 		}
-		if rate := gain * b.bw * pacingMargin; b.everFull || rate > b.rate {
+		if rate := gain * b.bw * b.margin; b.everFull || rate > b.rate {
 			b.rate = rate
 		}
 	}

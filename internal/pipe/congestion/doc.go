@@ -39,6 +39,11 @@
 // Beside what minds a queue (Path.Gentle: datagrams), Up raises the rate by a tenth and
 // not by a quarter, and ends where round trips are 8 ms longer than the shortest.
 //
+// On a path that a stream carries, 8 % of the rate are left unused (Config.Stream). What
+// TCP holds it delivers late and at once, so the fastest bursts are more than the path's
+// rate, and nothing but its window would keep a sender at them from filling the stream with two or three
+// round trips of data. Nor is there a loss that tells of it.
+//
 // A mark by a router (RFC 3168) is a loss by congestion.
 //
 // # CUBIC

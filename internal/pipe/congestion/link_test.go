@@ -203,6 +203,39 @@ func TestOneFlow(t *testing.T) {
 	}
 }
 
+// On a stream a part of the rate is left, so that a burst that is taken for more than the
+// rate does not fill what the stream can hold.
+func TestStream(t *testing.T) {
+	t.Parallel()
+	if race.Enabled {
+		t.Skip("too many packets for the race detector, which finds one goroutine here")
+	}
+	rnd := rand.New(rand.NewPCG(7, 1))
+	l := &link{rate: 100 / 8 * 1e6, queue: 200 * time.Millisecond, delay: 10 * time.Millisecond}
+	f := &flow{p: New(Config{Segment: size, Random: rnd.Float64, Stream: true})}
+	run(l, rnd, 0, 2*time.Second, f)
+	f.got = 0
+	var cruising int
+	const steps = 800
+	for at := range time.Duration(steps) {
+		now := 2*time.Second + at*10*time.Millisecond
+		run(l, rnd, now, now+10*time.Millisecond, f)
+		if f.p.State() != "cruise" {
+			continue
+		}
+		cruising++
+		if part := f.p.Rate() / l.rate; part > .94 || part < .85 {
+			t.Fatalf("%.2f of the rate after %v", part, now)
+		}
+	}
+	if cruising < steps/2 {
+		t.Errorf("it cruises for %d of %d steps", cruising, steps)
+	}
+	if got := f.mbit(steps * 10 * time.Millisecond); got < 85 || got > 96 {
+		t.Errorf("%.1f of 100 Mbit/s", got)
+	}
+}
+
 // Links of any kind: nobody stops for longer than three timeouts, and
 // none is used to less than a part of what it can carry.
 func TestManyLinks(t *testing.T) {

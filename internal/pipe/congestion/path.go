@@ -69,6 +69,7 @@ type Sample struct {
 type Config struct {
 	Segment int            // bytes of a full datagram
 	RTT     time.Duration  // what is known of the round trip; 0 = nothing
+	Stream  bool           // a stream carries the path: what it holds, it delivers late and in bursts
 	Random  func() float64 // in [0, 1)
 	// New makes the Controller; nil is BBR's.
 	New func(Config) Controller

@@ -123,10 +123,10 @@ func NewSender(c Config) *Sender {
 
 func (s *Sender) gapAfter() int { return skipEvery/2 + int(skipEvery*s.cfg.Path.Random()) }
 
-// Moved is told that the path is another one; rtt is what is known of it. What is in
-// flight may still arrive.
-func (s *Sender) Moved(rtt time.Duration) {
-	s.cfg.Path.RTT = rtt
+// Moved is told that the path is another one; rtt is what is known of it, stream whether
+// a stream carries it. What is in flight may still arrive.
+func (s *Sender) Moved(rtt time.Duration, stream bool) {
+	s.cfg.Path.RTT, s.cfg.Path.Stream = rtt, stream
 	s.path = congestion.New(s.cfg.Path)
 	s.epoch++
 	s.reorder, s.probes, s.nextAt, s.heard = 0, 0, 0, false
