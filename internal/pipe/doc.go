@@ -57,7 +57,7 @@
 // host, again after 20 ms twice, then at 200 ms or 2 RTT and doubling, 8 times in all.
 // Whoever does not know it skips it. A packet with 0x80 set is an answer as well. The
 // answer holds for the session, and for later ones with the same start number. Nothing
-// is kept on a path that takes datagrams of more than 1504, on one that is known to take less than 2 ms there and back, nor, once
+// is kept on the way to a relay over a carrier, on a path that takes datagrams of more than 1504, on one that is known to take less than 2 ms there and back, nor, once
 // something is, when it takes less than 1.5 ms and what waits has left.
 //
 // ACK says which counters of one key have come: those of all datagrams that opened

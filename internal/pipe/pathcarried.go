@@ -34,6 +34,9 @@ func (p *Pipe) OverCarrier() bool {
 	return t.Carried()
 }
 
+// relayedOverCarrier says whether data goes to a relay over a carrier.
+func (p *Pipe) relayedOverCarrier() bool { return p.OverCarrier() && !p.Carried() }
+
 // spare challenges the peer on the paths that are kept for when no other works.
 func (p *Pipe) spare() {
 	if p.e.cfg.Spare == nil {

@@ -244,8 +244,8 @@ func (p *Pipe) isShort(mode repairMode) (short, known bool) {
 	switch {
 	case best == nil || !best.validated.Load():
 		return true, false
-	case best.mtu.Load() > repair.MaxPlain+around:
-		return true, true // a link that takes more than Ethernet's frames do
+	case p.relayedOverCarrier(), best.mtu.Load() > repair.MaxPlain+around:
+		return true, true // TCP repairs the first part of the way; or it is a link that takes more than Ethernet's frames do
 	case best.srtt == 0:
 		return near(best), false
 	case mode == repairOn:
@@ -385,7 +385,7 @@ func (p *Pipe) startSending() {
 		c.New = func(c congestion.Config) congestion.Controller { return congestion.NewCubic(c) }
 	}
 	if t := p.paths.best.Load(); t != nil {
-		x.path, c.RTT, c.Stream = t, t.srtt, p.OverCarrier()
+		x.path, c.RTT, c.Stream = t, t.srtt, p.Carried()
 	}
 	x.s = repair.NewSender(repair.Config{Path: c, Budget: p.e.budget})
 	x.share.Store(repairLeast)
@@ -396,7 +396,7 @@ func (p *Pipe) startSending() {
 // repairUp asks, when the pipe comes up, whether the peer is able, before anything
 // else leaves, and goes on with what is kept. The caller holds mu.
 func (p *Pipe) repairUp() {
-	if t := p.paths.best.Load(); t != nil && t.validated.Load() && !near(t) {
+	if t := p.paths.best.Load(); t != nil && t.validated.Load() && !near(t) && !p.relayedOverCarrier() {
 		p.repair.mode.CompareAndSwap(uint32(repairIdle), uint32(repairAsking))
 		p.e.timers.plan(&p.timed, p.e.now()+1)
 		p.repairDue(p.e.now())
@@ -498,7 +498,7 @@ func (p *Pipe) MayRepair() bool {
 	case repairAsking:
 		t := p.paths.best.Load()
 		rtt := time.Duration(p.paths.rtt.Load())
-		return t != nil && !near(t) && (rtt == 0 || rtt >= repairFrom)
+		return t != nil && !near(t) && !p.relayedOverCarrier() && (rtt == 0 || rtt >= repairFrom)
 	}
 	return false
 }

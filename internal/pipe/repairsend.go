@@ -78,7 +78,7 @@ func (p *Pipe) take(x *sending) (n int) {
 	}
 	if best != x.path {
 		x.path = best
-		x.s.Moved(time.Duration(p.paths.rtt.Load()), p.OverCarrier())
+		x.s.Moved(time.Duration(p.paths.rtt.Load()), p.Carried())
 	}
 	now, size := time.Duration(p.e.now()), int(best.mtu.Load())
 	for n < maxSegments {
