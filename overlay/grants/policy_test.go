@@ -79,6 +79,7 @@ func TestDecisions(t *testing.T) {
 		{"a carriage return at the end", "allow a to open tcp at b\r", "a", "b", TCP, 7, 1},
 		{"a byte order mark", "\ufeffallow a to open tcp at b", "a", "b", TCP, 7, 1},
 		{"another script in a comment", "allow a to open tcp at b # für später: сервер\n", "a", "b", TCP, 7, 1},
+		{"names of digits", "allow 7 to open tcp at 7up", "7", "7up", TCP, 7, 1},
 		{"keywords as names", "allow to, may, allow to open tcp at at, new, only, new only", "allow", "only", TCP, 7, 1},
 		{"one keyword as a name", "allow to to open tcp at at", "to", "at", TCP, 7, 1},
 		{"new as the last name", "allow a to open tcp at b, new", "a", "new", TCP, 7, 1},
@@ -196,7 +197,10 @@ func TestSentences(t *testing.T) {
 			t.Errorf("%s\nwant %s", got, test.want)
 		}
 	}
-	if s := UDP.String() + ", " + Network(7).String(); s != "udp, network 7" {
+	if s := mustParse(t, "allow a to open tcp 1 at b").Explain(member("a"), member("b"), TCP, 1).String(); s != `a may open tcp 1 at b: line 1, "allow a to open tcp 1 at b"` {
+		t.Error(s)
+	}
+	if s := UDP.String() + ", " + Network(2).String(); s != "udp, network 2" {
 		t.Error(s)
 	}
 }
