@@ -134,6 +134,7 @@
 //	field/, p2p/   fields of messages; peer IDs and addresses as libp2p has them
 //	membership/    what is signed about members       DESIGN §14.1
 //	naming/        and about names                    DESIGN §14.2
+//	grants/        who may open what at whom: a policy and its decisions  package grants
 //	carry/         carriers, for networks that let no UDP out  package carrier
 //	lan/           members on the local network       DESIGN §14.15
 //	hearsay/       what may be sent to addresses that were only heard of

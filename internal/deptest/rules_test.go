@@ -45,6 +45,7 @@ var stair = []rule{
 	{"overlay/membership/canon", ""},
 	{"overlay/membership", "internal/account overlay/membership/canon internal/wire internal/peerid"},
 	{"overlay/naming", "internal/account overlay/membership/... internal/peerid"},
+	{"overlay/grants", "overlay/membership"},
 	{"overlay/nat", "internal/logpace internal/socket"},
 	{"overlay/ice/stun", ""},
 	{"overlay/ice/tcp", "overlay/ice/stun internal/logpace internal/null internal/wire internal/peerid"},
