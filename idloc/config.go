@@ -214,6 +214,9 @@ type Peer struct {
 	Name string     `json:"name,omitempty"` // "mars.example.com"; "" if it has none
 	LSI4 netip.Addr `json:"lsi4,omitzero"`
 	LSI6 netip.Addr `json:"lsi6,omitzero"`
+	// Tags say what it is for: as SetGrants says, or else its invitation (InviteOptions.Tags).
+	// In order; not to be changed.
+	Tags []string `json:"tags,omitempty"`
 }
 
 // Flow is an inbound flow, as Config.Admit is asked about it.
@@ -230,9 +233,19 @@ type InviteOptions struct {
 	Expires  time.Duration // 0 = 24 h; the token admits until then, give or take 30 s for clocks that differ
 	Relay    bool          // the member may forward pipe datagrams for others
 	Delegate bool          // the member may invite
+	// Tags are words that say what the member is for, such as "web" or "db": at most 16, each
+	// of a-z, 0-9 and inner hyphens. They stand in its certificate, and Peer has them, for
+	// Config.Admit and whoever else decides. A delegate hands on those only that it has.
+	Tags []string
 	// Uses is how many members the token admits: 0 is one, AnyNumber is as many as come
 	// by it, else at most 64. A token with a Name is for one.
 	Uses int
+	// Reuse is for a token with a Name that is used again and again, by a container, say,
+	// that has no Dir and comes with another key each time: whoever came last has the name, and
+	// the key that had it before is revoked, up to 48 times a day. The founder sees to that, and
+	// the name stays with who had it while the founder is away. Whoever has the token can
+	// take the name as long as it has not expired. Not with Uses.
+	Reuse bool
 	// Replaces is the name of a member whose device was lost, or is given away: it is
 	// revoked before Invite returns, as by Revoke, and the token is for its name. Whoever
 	// knew the name finds the new member under it. Only the founder can. What a delegate
@@ -249,8 +262,9 @@ type Invitation struct {
 	Name      string          `json:"name,omitempty"` // the one label that it admits; "" is any
 	Made      time.Time       `json:"made"`
 	Expires   time.Time       `json:"expires"`
-	Uses      int             `json:"uses"` // members that it admits; AnyNumber
+	Uses      int             `json:"uses"` // members that it admits; AnyNumber: with a Name one at a time, InviteOptions.Reuse
 	Relay     bool            `json:"relay,omitzero"`
+	Tags      []string        `json:"tags,omitempty"`
 	Delegate  bool            `json:"delegate,omitzero"`
 	Withdrawn bool            `json:"withdrawn,omitzero"`
 	Members   []InvitedMember `json:"members,omitempty"` // as far as this node knows

@@ -123,7 +123,9 @@ func (n *Node) explain(to target, err error) error {
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE), errors.Is(err, syscall.EADDRNOTAVAIL): // a local port
 		return err
-	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.ECONNRESET): // the peer's own answer
+	case errors.Is(err, syscall.ECONNREFUSED): // the peer's own answer
+		e.Err = n.refusedBy(to.peer, op)
+	case errors.Is(err, syscall.ECONNRESET):
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		if stage := n.meter.at(to.peer); stage != "" {
 			e.Stage = stage

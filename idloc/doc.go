@@ -105,7 +105,8 @@
 //	membership.ErrTokenDamaged   Join: a part of the token is missing or changed               copy the token anew
 //	membership.ErrTokenVersion   Join: the token is of a newer idloc                           use that
 //	membership.ErrUsed           Join: the token has let in as many others as it is for        ask for another
-//	membership.ErrUses           Invite: Uses is no number that a token can be for             at most 64, or AnyNumber; one with a name
+//	membership.ErrUses           Invite: Uses is no number that a token can be for             at most 64, or AnyNumber; one with a name, or Reuse
+//	ErrExpectation               SetGrants: an expectation of the text does not hold           correct the rules, or the expectation
 //	admission.ErrScope           Revoke with an option: there is no such invitation or delegate  revoke the peer alone
 //	admission.ErrNoInvitation    Withdraw: no invitation is known by that ID                   Invitations has them
 //	membership.ErrLifetime       Invite: longer than the issuer may, or over already           ask for less
@@ -114,7 +115,9 @@
 //	overlay.ErrNotIssuer         Invite by one who is neither founder nor delegate             ask one of them
 //	overlay.ErrNotFounder        Revoke by another than the founder                            ask the founder
 //	errors.ErrUnsupported        SyscallConn; null encapsulation with a TUN device             do without
-//	syscall.ECONNREFUSED         Dial: nobody listens there, or Admit refused                  try again when somebody does
+//	syscall.ECONNREFUSED         Dial: nobody listens there, or Admit or the grants refused    try again when somebody does
+//	netstack.ErrNotAdmitted      a conn that was accepted, and the grants allow no more        nothing: Grants says who may
+//	membership.ErrTags           Invite: not words that can be tags, or not this delegate's    a-z, 0-9 and hyphens; those that it has
 //	syscall.ECONNRESET           the peer has reset the conn, or its process is over           dial again
 //	syscall.EPIPE                Write after CloseWrite, or after a reset was reported         dial again
 //	syscall.ENOTCONN             CloseRead, CloseWrite of a conn that is over                  Close
@@ -201,6 +204,7 @@
 //	options.go   what conns have beyond package net's methods
 //	listen.go    Listen, ListenPacket
 //	null.go      flows with null encapsulation    draft §4.3
+//	grants.go    who may open what at whom
 //	members.go   Invite, Revoke, the node's DNS   draft §2, §5
 //	token.go     what a token is for
 //	peer.go      WhoIs, Ping, how Status is gathered

@@ -384,6 +384,9 @@ func textsOfTokens(t *testing.T) {
 		provoked{"a token for another name", enter(token, "venus"), `idloc: the token was used already`, []error{membership.ErrUsed}},
 		provoked{"Invite for no time", second(earth.Invite(idloc.InviteOptions{Expires: -time.Hour})), `idloc: invite: a lifetime that the issuer may not grant: -1h0m0s is over before it begins`, []error{membership.ErrLifetime}},
 		provoked{"Invite of two with one name", second(earth.Invite(idloc.InviteOptions{Name: "luna", Uses: 2})), `idloc: invite: not a number of members that an invitation can be for: 2 for "luna"`, []error{membership.ErrUses}},
+		provoked{"Invite of one name with no end, twice said", second(earth.Invite(idloc.InviteOptions{Name: "luna", Reuse: true, Uses: 2})), `idloc: invite: not a number of members that an invitation can be for: again and again is for one name, and for no number: 2 for "luna"`, []error{membership.ErrUses}},
+		provoked{"Invite with a bad tag", second(earth.Invite(idloc.InviteOptions{Tags: []string{"tag:web"}})), `idloc: invite: not tags that can be given: "tag:web": only a-z, 0-9 and hyphens`, []error{membership.ErrTags}},
+		provoked{"grants that the text itself contradicts", earth.SetGrants(t.Context(), "allow earth to open tcp at mars\nexpect mars may open tcp 22 at earth"), `idloc: grants: not as the text itself expects: line 2, "expect mars may open tcp 22 at earth": no rule allows tcp 22`, []error{idloc.ErrExpectation}},
 		provoked{"Withdraw of nothing", earth.Withdraw(t.Context(), "0123456789abcdef"), `idloc: withdraw: no such invitation: "0123456789abcdef"`, []error{admission.ErrNoInvitation}},
 		provoked{"Invite of a bad name", second(earth.Invite(idloc.InviteOptions{Name: "no_host"})), `idloc: invite: invitation certificate: not a host label: "no_host": only a-z, 0-9 and hyphens`, []error{membership.ErrBadLabel}},
 	)
@@ -396,6 +399,7 @@ func textsOfRights(t *testing.T) {
 	ctx := t.Context()
 	check(t,
 		provoked{"Invite by a member", second(mars.Invite(idloc.InviteOptions{})), `idloc: invite: refused by policy: only the founder and delegates can do this`, []error{idloc.ErrRefusedByPolicy, overlay.ErrNotIssuer}},
+		provoked{"SetGrants by a member", mars.SetGrants(ctx, ""), `idloc: set grants: refused by policy: only the founder can do this`, []error{idloc.ErrRefusedByPolicy, overlay.ErrNotFounder}},
 		provoked{"Revoke by a member", mars.Revoke(ctx, "earth"), `idloc: revoke earth: refused by policy: only the founder can do this`, []error{idloc.ErrRefusedByPolicy, overlay.ErrNotFounder}},
 		provoked{"Revoke of the founder", earth.Revoke(ctx, "earth"), `idloc: revoke earth: the founder cannot be revoked`, nil},
 		provoked{"Revoke of all below a delegate that is none", earth.Revoke(ctx, "mars", idloc.RevokeDelegated()), `idloc: revoke mars: not known by which invitation it came, or below which delegate`, []error{admission.ErrScope}},

@@ -18,6 +18,7 @@ import (
 
 	"github.com/idloc/idloc/idloc"
 	"github.com/idloc/idloc/idloc/idloctest"
+	"github.com/idloc/idloc/netstack"
 	"github.com/idloc/idloc/overlay"
 	"github.com/idloc/idloc/overlay/admission"
 	"github.com/idloc/idloc/overlay/membership"
@@ -49,6 +50,9 @@ var tabled = map[string]struct {
 	"membership.ErrTokenVersion": {in: is(membership.ErrTokenVersion)},
 	"membership.ErrUsed":         {in: is(membership.ErrUsed)},
 	"membership.ErrUses":         {in: is(membership.ErrUses)},
+	"membership.ErrTags":         {in: is(membership.ErrTags)},
+	"netstack.ErrNotAdmitted":    {in: is(netstack.ErrNotAdmitted), where: "idloctest/grants_test.go: netstack.ErrNotAdmitted"},
+	"ErrExpectation":             {in: is(idloc.ErrExpectation)},
 	"admission.ErrScope":         {in: is(admission.ErrScope)},
 	"admission.ErrNoInvitation":  {in: is(admission.ErrNoInvitation)},
 	"membership.ErrLifetime":     {in: is(membership.ErrLifetime)},

@@ -13,6 +13,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -411,6 +412,101 @@ func ExampleConfig_admit() {
 	// ops-vera 80 true
 	// guest 22 false
 	// guest 80 true
+}
+
+// Middleware that lets members through that have a tag.
+func ExampleNode_WhoIsString() {
+	ctx := context.Background()
+	earth, err := idloc.Create(ctx, "example.com", idloc.Config{Name: "earth", Addrs: onLoopback})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer earth.Close()
+	l, err := earth.Listen("tcp", ":80")
+	if err != nil {
+		log.Fatal(err)
+	}
+	only := func(tag string, next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			who, err := earth.WhoIsString(r.RemoteAddr)
+			if err != nil || !slices.Contains(who.Tags, tag) {
+				http.Error(w, who.Name+" has not the tag "+tag, http.StatusForbidden)
+				return
+			}
+			next.ServeHTTP(w, r)
+		})
+	}
+	go http.Serve(l, only("ops", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintln(w, "the logs")
+	})))
+
+	for _, tags := range [][]string{{"ops", "web"}, nil} {
+		token, err := earth.Invite(idloc.InviteOptions{Tags: tags})
+		if err != nil {
+			log.Fatal(err)
+		}
+		mars, err := idloc.Join(ctx, token, idloc.Config{Name: "mars", Addrs: onLoopback})
+		if err != nil {
+			log.Fatal(err)
+		}
+		resp, err := mars.HTTPClient().Get("http://earth.example.com/logs")
+		if err != nil {
+			log.Fatal(err)
+		}
+		text, _ := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		fmt.Print(resp.StatusCode, " ", string(text))
+		mars.Close()
+	}
+	// Output:
+	// 200 the logs
+	// 403 mars-2.example.com has not the tag ops
+}
+
+// The founder says who may open what at whom; everybody enforces it, and whoever is
+// refused is told why.
+func ExampleNode_SetGrants() {
+	ctx := context.Background()
+	earth, err := idloc.Create(ctx, "example.com", idloc.Config{Name: "earth", Addrs: onLoopback})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer earth.Close()
+	if _, err := earth.Listen("tcp", ":5432"); err != nil {
+		log.Fatal(err)
+	}
+	err = earth.SetGrants(ctx, `
+		allow tag:web to open tcp 5432 at earth
+		expect tag:ci may not open tcp 5432 at earth
+	`)
+	if err != nil {
+		log.Fatal(err)
+	}
+	for name, tag := range map[string]string{"venus": "web", "mars": "ci"} {
+		token, err := earth.Invite(idloc.InviteOptions{Name: name, Tags: []string{tag}})
+		if err != nil {
+			log.Fatal(err)
+		}
+		node, err := idloc.Join(ctx, token, idloc.Config{Addrs: onLoopback})
+		if err != nil {
+			log.Fatal(err)
+		}
+		c, err := node.Dial(ctx, "tcp", "earth.example.com:5432")
+		if err == nil {
+			c.Close()
+		}
+		fmt.Println(name, err == nil, errors.Is(err, idloc.ErrRefusedByPolicy))
+		node.Close()
+	}
+	why, err := earth.MayOpen(ctx, "tag:ci", "tcp", 5432, "earth")
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(why.Why)
+	// Unordered output:
+	// venus true false
+	// mars false true
+	// tag:ci may not open tcp 5432 at earth: no rule allows it
 }
 
 // A service that ends without cutting anybody off: new connections are refused,

@@ -13,6 +13,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"sync"
 	"syscall"
@@ -59,7 +60,7 @@ func TestRestart(t *testing.T) {
 	if err := roundTrip(c, []byte("back")); err != nil {
 		t.Fatal(err)
 	}
-	if after, _ := again.WhoIs(c.RemoteAddr()); after != before {
+	if after, _ := again.WhoIs(c.RemoteAddr()); !reflect.DeepEqual(after, before) {
 		t.Errorf("earth was %+v, is %+v", before, after)
 	}
 }

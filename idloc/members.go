@@ -32,7 +32,11 @@ func (n *Node) Invite(opts InviteOptions) (string, error) {
 	if opts.Replaces != "" {
 		return n.inviteInstead(opts)
 	}
-	token, err := n.ov.Invite(overlay.InviteOptions{Name: opts.Name, Expires: opts.Expires, Relay: opts.Relay, Delegate: opts.Delegate, Uses: opts.Uses})
+	tags, err := membership.NewTags(opts.Tags)
+	if err != nil {
+		return "", fmt.Errorf("idloc: invite: %w", err)
+	}
+	token, err := n.ov.Invite(overlay.InviteOptions{Name: opts.Name, Expires: opts.Expires, Relay: opts.Relay, Delegate: opts.Delegate, Tags: tags, Uses: opts.Uses, Reuse: opts.Reuse})
 	if err != nil {
 		return "", n.ended(policy("invite", err))
 	}
@@ -74,10 +78,10 @@ func (n *Node) inviteInstead(opts InviteOptions) (string, error) {
 // invite has none.
 func (n *Node) Invitations() []Invitation {
 	var out []Invitation
-	for _, i := range n.ov.Invitations() {
+	for _, i := range n.ov.Roster().Invitations() {
 		v := Invitation{
 			ID: i.ID, Name: i.Label, Made: i.Made, Expires: i.Expires, Uses: cmp.Or(i.Uses, AnyNumber), Withdrawn: i.Withdrawn,
-			Relay: i.Roles.Has(membership.RoleRelay), Delegate: i.Roles.Has(membership.RoleDelegate),
+			Relay: i.Roles.Has(membership.RoleRelay), Delegate: i.Roles.Has(membership.RoleDelegate), Tags: i.Tags.Words(),
 		}
 		if v.Name == membership.AnyLabel {
 			v.Name = ""
@@ -101,7 +105,7 @@ func (n *Node) Withdraw(ctx context.Context, tokenOrID string) error {
 	}
 	ctx, cancel := n.bind(ctx)
 	defer cancel()
-	return n.ended(policy("withdraw", n.ov.WithdrawInvitation(ctx, tokenOrID)))
+	return n.ended(policy("withdraw", n.ov.Roster().Withdraw(ctx, tokenOrID)))
 }
 
 // RevokeOption says whom Revoke ends besides the peer that is named.
@@ -159,7 +163,8 @@ func (n *Node) admit(network string, local, remote netip.AddrPort) bool {
 	if _, ok := n.bare.Load(shim.BareFlow{Local: local, Remote: remote}); ok && network == "udp" {
 		return true // asked when it was opened
 	}
-	return n.cfg.Admit(Flow{Peer: n.peer(peer), Network: network, Local: local, Remote: remote})
+	return n.grants(peer, network, local) &&
+		(n.cfg.Admit == nil || n.cfg.Admit(Flow{Peer: n.peer(peer), Network: network, Local: local, Remote: remote}))
 }
 
 // Resolver returns a resolver that asks the node's own DNS, without leaving

@@ -247,7 +247,7 @@ var (
 	mResets    = counter("tcp_resets_sent_total", "TCP resets sent.")
 	mDatagrams = counter("udp_datagrams_total", "Inner UDP datagrams.", "direction")
 	mMissed    = counter("udp_receive_buffer_drops_total", "Inner UDP datagrams dropped for a full receive buffer.")
-	mRefused   = counter("admit_refused_total", "Inbound flows that Config.Admit refused.")
+	mRefused   = counter("admit_refused_total", "Inbound flows that Config.Admit or the grants refused.")
 )
 
 var allMetrics = []metric{

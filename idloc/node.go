@@ -15,6 +15,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/idloc/idloc/internal/account"
 	"github.com/idloc/idloc/internal/carrier"
 	"github.com/idloc/idloc/internal/event"
 	"github.com/idloc/idloc/internal/peerid"
@@ -65,6 +66,8 @@ type Node struct {
 	cancel context.CancelFunc
 
 	closing sync.Once // does shutDown
+
+	granting granting
 
 	bare sync.Map // shim.BareFlow: UDP flows with null encapsulation
 
@@ -184,7 +187,7 @@ func start(ctx context.Context, cfg Config, enter func(context.Context, overlay.
 		Key: key, Socket: n.sock, State: n.state,
 		Pipes: func(ov *overlay.Overlay) (*pipe.Endpoint, error) { return n.assemble(ov, key) },
 		Name:  n.cfg.Name, NoRelay: cfg.NoRelay, NoLAN: cfg.NoLAN, Paths: overlay.PathPolicy(cfg.Paths),
-		MaxListAge: cfg.MaxListAge, ListAged: n.listAged,
+		MaxListAge: cfg.MaxListAge, ListAged: n.listAged, PolicyChanged: n.grantsChanged,
 		Events: n.emit, Logger: cfg.Logger,
 		ICEServers: cfg.ICEServers, LSIPrefixes: cfg.lsiRanges(), AllowLoopback: listsLoopback(cfg.Addrs),
 		Net: cfg.Net, Null: n.nullConfig(),
@@ -197,6 +200,7 @@ func start(ctx context.Context, cfg Config, enter func(context.Context, overlay.
 		return nil, fmt.Errorf("idloc: %w", err)
 	}
 	n.late.Store(n.ov)
+	n.grantsChanged()
 	n.checkNamed(cfg.Name, host)
 	n.checkPresent()
 	n.tellMoved()
@@ -229,6 +233,7 @@ func (n *Node) assemble(ov *overlay.Overlay, key ed25519.PrivateKey) (*pipe.Endp
 	if n.stack, err = n.newStack(); err != nil {
 		return nil, err
 	}
+	n.stack.Ask(n.cfg.Admit != nil) // asking costs each datagram a look at its flow
 	var last uint64
 	if !n.load(stateTimestamp, &last) {
 		last = 0
@@ -238,7 +243,14 @@ func (n *Node) assemble(ov *overlay.Overlay, key ed25519.PrivateKey) (*pipe.Endp
 	}
 	pipes, err := pipe.NewEndpoint(pipe.Config{
 		Key: key, Overlay: ov.ID(), Handler: n.shim, Events: n.emit, Logger: n.log, LastTimestamp: last, Offers: n.offers,
-		Account: ov.Account, Relay: ov.RelayFor, Dead: ov.PeerSilent, Moved: ov.PeerMoved, Spare: ov.SparePaths,
+		Account: ov.Account,
+		Relay: func(from, to PeerID) (account.Account, bool) {
+			if !n.mayMeet(from, to) {
+				return account.Account{}, false
+			}
+			return ov.RelayFor(from, to)
+		},
+		Dead: ov.PeerSilent, Moved: ov.PeerMoved, Spare: ov.SparePaths,
 		Locals: func() []pipe.Sender { return adapter.Senders(n.sock) },
 		// The host's kernel repairs what is lost itself, and wants to know of it.
 		NoRepair: n.cfg.TUN != "" || n.cfg.Repair == RepairOff, Cubic: n.cfg.Repair == RepairCubic,
@@ -391,7 +403,7 @@ func (n *Node) Rotate(ctx context.Context) error {
 		return errors.New("idloc: rotate: Config.Dir is empty: the new key would be lost with the process")
 	}
 	ctx, cancel := n.bind(ctx)
-	err := n.ov.Rotate(ctx)
+	err := n.ov.Roster().Rotate(ctx)
 	cancel()
 	if err != nil {
 		return n.ended(fmt.Errorf("idloc: rotate: %w", err))

@@ -52,8 +52,11 @@ func (n *Node) selfLSI(v6 bool) netip.Addr {
 	return a4
 }
 
-// admitNull asks Config.Admit about a flow that a peer opens.
+// admitNull asks the grants and Config.Admit about a flow that a peer opens.
 func (n *Node) admitNull(network string, f nullflow.Flow, local, remote netip.AddrPort) bool {
+	if !n.grants(f.Peer, network, local) {
+		return false
+	}
 	if n.cfg.Admit == nil {
 		return true
 	}

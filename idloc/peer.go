@@ -51,9 +51,10 @@ func (n *Node) peer(id PeerID) Peer {
 	if id == n.id {
 		p.Name = n.Name()
 		p.LSI4, p.LSI6 = n.table.Self()
+		p.Tags = n.tagsOf(id)
 		return p
 	}
-	p.Name = n.ov.NameOf(id)
+	p.Name, p.Tags = n.ov.NameOf(id), n.tagsOf(id)
 	p.LSI4, p.LSI6, _ = n.table.Of(id)
 	return p
 }
@@ -145,7 +146,7 @@ func (n *Node) Status() Status {
 		if err := n.shim.LastError(id); err != nil {
 			p.LastError = err.Error()
 		}
-		invitation, delegate := n.ov.Origin(id)
+		invitation, delegate := n.ov.Roster().Origin(id)
 		p.Invitation = invitation
 		if !delegate.IsZero() {
 			p.Delegate = cmp.Or(n.peer(delegate).Name, delegate.String())

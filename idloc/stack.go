@@ -21,6 +21,8 @@ type hostStack interface {
 	ListenUDP(network string, laddr netip.AddrPort) (net.PacketConn, error)
 	AddAddress(netip.Addr) error
 	SetTap(netstack.Tap)
+	Ask(on bool)
+	Recheck(keep func(network string, local, remote netip.AddrPort) bool) (ended int)
 	Stats() netstack.Stats
 	Drain(context.Context) error
 	Close(context.Context) error
@@ -33,19 +35,15 @@ var (
 
 // newStack puts the stack that the Config asks for above the shim.
 func (n *Node) newStack() (hostStack, error) {
-	var admit func(string, netip.AddrPort, netip.AddrPort) bool
-	if n.cfg.Admit != nil { // asking costs each datagram a look at its flow
-		admit = n.admit
-	}
 	if n.cfg.TUN != "" {
-		h, err := tun.New(tun.Config{Shim: n.shim, Name: n.cfg.TUN, Admit: admit, Logger: n.log})
+		h, err := tun.New(tun.Config{Shim: n.shim, Name: n.cfg.TUN, Admit: n.admit, Logger: n.log})
 		if err != nil {
 			return nil, err // not a hostStack that holds nil
 		}
 		n.log.Info("TUN device", "name", h.Name())
 		return h, nil
 	}
-	s, err := netstack.New(netstack.Config{Shim: n.shim, Admit: admit, Logger: n.log})
+	s, err := netstack.New(netstack.Config{Shim: n.shim, Admit: n.admit, Logger: n.log})
 	if err != nil {
 		return nil, err
 	}

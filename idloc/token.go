@@ -18,9 +18,10 @@ type TokenInfo struct {
 	Name     string    `json:"name,omitempty"` // the one label that it admits; "" is any
 	From     time.Time `json:"from"`           // it admits from then
 	Expires  time.Time `json:"expires"`        // until then
-	Uses     int       `json:"uses"`           // members that it admits; AnyNumber
+	Uses     int       `json:"uses"`           // members that it admits; AnyNumber: with a Name one at a time, InviteOptions.Reuse
 	Relay    bool      `json:"relay,omitzero"`
 	Delegate bool      `json:"delegate,omitzero"`
+	Tags     []string  `json:"tags,omitempty"` // that the member will have
 	// Issuer is the delegate that has made it; the zero ID is the founder.
 	Issuer PeerID `json:"issuer,omitzero"`
 	// Invitation is its ID, as in Node.Invitations and PeerStatus.
@@ -43,7 +44,7 @@ func ParseToken(token string) (TokenInfo, error) {
 	info := TokenInfo{
 		Domain: t.Overlay().Domain, Name: c.Label, From: c.NotBefore, Expires: c.NotAfter,
 		Issuer: t.Delegate(), Invitation: admission.InvitationID(c.Subject),
-		Uses: cmp.Or(c.Uses, AnyNumber), Relay: c.Roles.Has(membership.RoleRelay), Delegate: c.Roles.Has(membership.RoleDelegate),
+		Uses: cmp.Or(c.Uses, AnyNumber), Relay: c.Roles.Has(membership.RoleRelay), Delegate: c.Roles.Has(membership.RoleDelegate), Tags: c.Tags.Words(),
 	}
 	if info.Name == membership.AnyLabel {
 		info.Name = ""

@@ -31,25 +31,63 @@ const (
 // used concurrently.
 type Admission struct {
 	ask     func(network string, local, remote netip.AddrPort) bool
-	shim    *shim.Shim // answers go there
+	asks    atomic.Bool // else it is not asked
+	shim    *shim.Shim  // answers go there
 	refused atomic.Uint64
 
 	mu    sync.Mutex // guards what follows
 	flows map[inner.Flow]verdict
 	count map[netip.Addr]int // of flows, how many are with a peer's address
 	swept time.Time          // when idle flows were last forgotten
+	round uint64             // counts Recheck
 }
 
 type verdict struct {
 	ok   bool
 	ours bool      // we sent the newest datagram that was noted
+	in   bool      // the peer began it: it was asked about
 	at   time.Time // last datagram
 }
 
 // NewAdmission returns an Admission that asks ask, see Config.Admit, and
 // answers refused flows through s.
 func NewAdmission(ask func(network string, local, remote netip.AddrPort) bool, s *shim.Shim) *Admission {
-	return &Admission{ask: ask, shim: s, flows: make(map[inner.Flow]verdict), count: make(map[netip.Addr]int)}
+	a := &Admission{ask: ask, shim: s, flows: make(map[inner.Flow]verdict), count: make(map[netip.Addr]int)}
+	a.asks.Store(true)
+	return a
+}
+
+// Asks says whether flows are asked about; if not, no packet need be shown.
+func (a *Admission) Asks() bool { return a != nil && a.asks.Load() }
+
+// Ask has flows asked about from now on, or not any more.
+func (a *Admission) Ask(on bool) { a.asks.Store(on) }
+
+// Recheck asks keep about the UDP flows that peers have begun and that were let on. Those
+// that it does not want end: the next datagram of one is asked about as if it was the
+// first. It returns how many those are. Of our own address keep is told the port only.
+func (a *Admission) Recheck(keep func(network string, local, remote netip.AddrPort) bool) (ended int) {
+	a.mu.Lock()
+	a.round++
+	var all []inner.Flow
+	for f, v := range a.flows {
+		if v.in && v.ok {
+			all = append(all, f)
+		}
+	}
+	a.mu.Unlock()
+	for _, f := range all {
+		if keep("udp", netip.AddrPortFrom(netip.Addr{}, f.Port), f.Remote()) {
+			continue
+		}
+		a.mu.Lock()
+		if _, known := a.flows[f]; known {
+			a.forgetLocked(f)
+			ended++
+		}
+		a.mu.Unlock()
+	}
+	return ended
 }
 
 // Refused returns how many flows were refused.
@@ -114,6 +152,7 @@ func (a *Admission) Refuse(h *inner.Header, packet []byte) {
 func (a *Admission) udp(f inner.Flow, local netip.Addr) bool {
 	now := time.Now()
 	a.mu.Lock()
+	round := a.round
 	v, known := a.flows[f]
 	if known && now.Sub(v.at) < flowIdle {
 		v.at = now
@@ -121,14 +160,20 @@ func (a *Admission) udp(f inner.Flow, local netip.Addr) bool {
 		a.mu.Unlock()
 		return v.ok
 	}
+	for {
+		a.mu.Unlock()
+		v = verdict{ok: a.ask("udp", netip.AddrPortFrom(local, f.Port), f.Remote()), in: true, at: now}
+		a.mu.Lock()
+		if a.round == round {
+			break
+		}
+		round = a.round // the answer may be that of before
+	}
+	a.putLocked(f, v)
 	a.mu.Unlock()
-	v = verdict{ok: a.ask("udp", netip.AddrPortFrom(local, f.Port), f.Remote()), at: now}
 	if !v.ok {
 		a.refused.Add(1)
 	}
-	a.mu.Lock()
-	a.putLocked(f, v)
-	a.mu.Unlock()
 	return v.ok
 }
 
@@ -138,7 +183,8 @@ func (a *Admission) udp(f inner.Flow, local netip.Addr) bool {
 // among them, take the place of its own where there is no room: it pushes out
 // nobody.
 func (a *Admission) putLocked(f inner.Flow, v verdict) {
-	if _, known := a.flows[f]; known {
+	if old, known := a.flows[f]; known {
+		v.in = v.in || old.in && v.at.Sub(old.at) < flowIdle // an answer of ours does not make it ours
 		a.flows[f] = v
 		return
 	}

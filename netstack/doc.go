@@ -40,6 +40,7 @@
 //	stack.go    options, addresses, life        DESIGN §12
 //	link.go     stack.LinkEndpoint              DESIGN §13
 //	admit.go    inbound flows
+//	recheck.go  those that were let on, asked about again
 //	tcp.go      net.Conn on a TCP endpoint      RFC 9293
 //	patience.go TCP's least timeout               RFC 6298 §2.4
 //	near.go     the window that conns to a near peer share

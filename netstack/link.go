@@ -153,7 +153,7 @@ func (l *link) WritePacket(p *stack.PacketBuffer) tcpip.Error {
 	if tap := l.tap.Load(); tap != nil {
 		(*tap)(true, pk.Flat())
 	}
-	if l.admit != nil {
+	if l.admit.Asks() {
 		if h, ok := pk.Header(); ok {
 			l.admit.Sent(h)
 		}
@@ -203,7 +203,7 @@ func (l *link) Deliver(h *inner.Header, b buffer.Buffer) {
 	if tap := l.tap.Load(); tap != nil {
 		(*tap)(false, b.Flatten())
 	}
-	if l.admit != nil && !l.admit.received(h, &b) {
+	if l.admit.Asks() && !l.admit.received(h, &b) {
 		b.Release()
 		return
 	}

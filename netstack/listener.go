@@ -188,6 +188,10 @@ func (l *listener) queue(ep tcpip.Endpoint, wq *waiter.Queue, peer tcpip.FullAdd
 	if err != nil {
 		return // the stack is closed
 	}
+	c.inbound.Store(true)
+	if !l.s.stillAdmitted(c) {
+		c.refuse()
+	}
 	if l.shared(c) {
 		if l.s.link.shares.mayOpen(c.pinned) != within {
 			l.s.link.shares.limited.Add(1)

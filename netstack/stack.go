@@ -93,6 +93,7 @@ type Stack struct {
 	near   map[netip.Addr]*nearPeer // of the conns that write much
 	added  map[netip.Addr]struct{}  // by AddAddress
 	conns  int                      // of TCP in open
+	asked  time.Time                // when Recheck was last called
 	idle   chan struct{}            // closed when there is none; nil: nobody waits
 	ended  chan struct{}            // closed when Close has finished
 }

@@ -38,6 +38,8 @@ type tcpConn struct {
 	closed    atomic.Bool // set before whoever waits gets a token
 	eof       atomic.Bool // the peer's FIN is known to have come
 	cut       atomic.Bool // what has come was discarded: it does not look whole
+	inbound   atomic.Bool // the peer has opened it
+	refused   atomic.Bool // it was reset by Recheck
 	counted   atomic.Bool // as one of the peer's share: it was accepted
 	traffic   traffic     // for Info
 	window    *window     // what the link knows of it
@@ -258,7 +260,7 @@ func (c *tcpConn) read(b []byte) (int, error) {
 			}
 			c.unread.empty()
 			if c.cut.Load() {
-				return 0, syscall.ECONNRESET
+				return 0, c.why()
 			}
 			c.eof.Store(true)
 			return 0, io.EOF
@@ -338,7 +340,7 @@ func (c *tcpConn) write(b []byte) (n int, err error) {
 // failure is what a call on c says when its endpoint said err.
 func (c *tcpConn) failure(err tcpip.Error, read bool) error {
 	if c.cut.Load() {
-		return syscall.ECONNRESET
+		return c.why()
 	}
 	if read && c.eof.Load() {
 		return io.EOF // as on the kernel: a reset comes too late to undo the end
@@ -350,6 +352,14 @@ func (c *tcpConn) failure(err tcpip.Error, read bool) error {
 		return syscall.ECONNRESET
 	}
 	return asyncError(err)
+}
+
+// why is what a conn says of which what has come was discarded.
+func (c *tcpConn) why() error {
+	if c.refused.Load() {
+		return ErrNotAdmitted
+	}
+	return syscall.ECONNRESET
 }
 
 // watchWritable has the endpoint tell when it takes more. writeMu is held.

@@ -18,6 +18,7 @@ import (
 	"github.com/idloc/idloc/overlay/carry"
 	"github.com/idloc/idloc/overlay/directory"
 	"github.com/idloc/idloc/overlay/establish"
+	"github.com/idloc/idloc/overlay/membership"
 	"github.com/idloc/idloc/overlay/mesh"
 	"github.com/idloc/idloc/overlay/nat"
 	"github.com/idloc/idloc/overlay/nullflow"
@@ -52,6 +53,8 @@ type Config struct {
 
 	MaxListAge time.Duration                  // how old what is known of who was revoked may get before there are no new pipes; 0: as it likes
 	ListAged   func(asOf time.Time, old bool) // told now and then; nil: nobody
+
+	PolicyChanged func() // told when the policy, or what this peer is by its certificate, is another one; required
 
 	Null nullflow.Handler // the zero one refuses null encapsulation
 
@@ -118,7 +121,9 @@ type InviteOptions struct {
 	Expires  time.Duration // 0 is 24 h
 	Relay    bool
 	Delegate bool
-	Uses     int // members that it makes, at most membership.MaxUses; 0 is one; membership.AnyNumber
+	Tags     membership.Tags // what the member is for
+	Reuse    bool            // with a Name: again and again, who came last has it
+	Uses     int             // members that it makes, at most membership.MaxUses; 0 is one; membership.AnyNumber
 }
 
 // Invitation is what an issuer knows of one that it has made.

@@ -137,7 +137,7 @@ func newNodeOn(t testing.TB, key ed25519.PrivateKey, dir *state.Dir, port uint16
 
 func (n *node) config(name string) Config {
 	cfg := Config{
-		Key: n.key, Socket: n.sock, State: n.state, Name: name, Events: n.emit,
+		Key: n.key, Socket: n.sock, State: n.state, Name: name, Events: n.emit, PolicyChanged: func() {},
 		Pipes: func(o *Overlay) (*pipe.Endpoint, error) {
 			id := o.ID()
 			e, err := pipe.NewEndpoint(pipe.Config{Key: n.key, Overlay: id, Handler: n, Events: n.emit})

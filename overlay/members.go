@@ -10,6 +10,7 @@ import (
 	"github.com/idloc/idloc/overlay/admission"
 	"github.com/idloc/idloc/overlay/membership"
 	"github.com/idloc/idloc/overlay/naming"
+	"github.com/idloc/idloc/overlay/nullflow"
 	"github.com/idloc/idloc/overlay/upkeep"
 )
 
@@ -44,31 +45,21 @@ func (o *Overlay) Revoke(ctx context.Context, label string, scope admission.Scop
 	})
 }
 
-// Rotate has this peer be another key, under the same name, when it is opened the next
-// time: see admission.Roster.Rotate.
-func (o *Overlay) Rotate(ctx context.Context) error { return o.roster.Rotate(ctx) }
+// EndNullFlows ends the flows with null encapsulation that peers have opened and keep
+// does not want, and returns how many.
+func (o *Overlay) EndNullFlows(keep func(nullflow.Flow) bool) int { return o.flows.EndOpened(keep) }
 
 // Invite makes a token. Only the founder and delegates can.
 func (o *Overlay) Invite(opts InviteOptions) (string, error) {
 	own, kinds := o.nat.Own().Best(membership.MaxAddrs), o.nat.Kinds()
 	t, err := o.roster.Invite(membership.InviteOptions{
-		Label: opts.Name, Expires: opts.Expires, Roles: membership.RolesOf(opts.Relay, opts.Delegate), Uses: opts.Uses,
+		Label: opts.Name, Expires: opts.Expires, Roles: membership.RolesOf(opts.Relay, opts.Delegate), Tags: opts.Tags, Uses: opts.Uses, Reuse: opts.Reuse,
 		Addrs: o.mesh.TokenAddrs(own, o.carriers.Own(membership.MaxAddrs), func(a netip.AddrPort) bool { return kinds[a].Lonely() }),
 	})
 	if err != nil {
 		return "", err
 	}
 	return t.String(), nil
-}
-
-// Invitations returns the invitations that this issuer has made, and who came by
-// them, newest first.
-func (o *Overlay) Invitations() []Invitation { return o.roster.Invitations() }
-
-// WithdrawInvitation ends one, of which the token or the ID is given: admission.Roster
-// has the rules.
-func (o *Overlay) WithdrawInvitation(ctx context.Context, tokenOrID string) error {
-	return o.roster.Withdraw(ctx, tokenOrID)
 }
 
 // ClockOff returns how far this machine's clock is ahead of those of the members
@@ -89,16 +80,12 @@ func (o *Overlay) watchClock() {
 	})
 }
 
+// Roster is what is known of members, and what the founder and issuers do.
+func (o *Overlay) Roster() admission.View { return o.roster }
+
 // NameOf returns the full name that a peer's certificate or record gives it,
 // "" if none is known.
 func (o *Overlay) NameOf(id peerid.ID) string { return o.roster.FullName(id) }
-
-// Origin returns by which invitation another member came, as admission.InvitationID
-// has it, and the delegate below whom it is one; zero for the founder, and where
-// nothing is known.
-func (o *Overlay) Origin(id peerid.ID) (invitation string, delegate peerid.ID) {
-	return o.roster.Origin(id)
-}
 
 // Account is to whom what a peer uses is charged besides itself. It is pipe.Config.Account.
 func (o *Overlay) Account(p peerid.ID) account.Account { return o.roster.Account(p) }

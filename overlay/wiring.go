@@ -162,7 +162,7 @@ func (o *Overlay) rosterConfig() admission.Config {
 		Network: adapter.Neighbours{Mesh: func() adapter.Mesh { return o.mesh }, Life: o.life.ctx},
 		Lookup:  func(ctx context.Context, label string) *naming.Record { return o.directory.Read(ctx, label) },
 		Changed: o.membersChanged, Ended: o.enforce,
-		Renewed: func() { o.directory.Renewed() }, MaxListAge: o.cfg.MaxListAge, Aged: o.cfg.ListAged,
+		Renewed: func() { o.directory.Renewed(); o.cfg.PolicyChanged() }, PolicyChanged: o.cfg.PolicyChanged, MaxListAge: o.cfg.MaxListAge, Aged: o.cfg.ListAged,
 		Shown: func(p peerid.ID) []byte { return adapter.Pipes{Endpoint: o.pipes}.Chain(p) },
 	}
 }
@@ -229,7 +229,7 @@ func (o *Overlay) hello() mesh.Hello {
 	own := o.roster.Own()
 	h := mesh.Hello{Chain: own.Chain, Revocation: o.roster.Revocations().Seq(), Seconds: uint64(o.now().Unix()), Start: o.pipes.Start()}
 	h.Issuer, h.NoRelay = own.Issuer, o.cfg.NoRelay
-	h.Record, h.Assurance = o.directory.OwnRecord(), o.roster.Assurance()
+	h.Record, h.Assurance, h.Policy = o.directory.OwnRecord(), o.roster.Assurance(), o.roster.Policy().Number()
 	if o.cfg.Paths != PathRelayOnly {
 		h.Addrs = o.carriers.Addrs(mesh.HelloAddrs)
 	}
@@ -252,7 +252,7 @@ func (o *Overlay) entered(n mesh.Neighbor) {
 func (o *Overlay) heard(n mesh.Neighbor, h mesh.Hello) {
 	o.pipes.PeerStarted(n.ID, h.Start)
 	o.directory.Heard(n.Peer, h.Server, h.Young, h.Start)
-	o.roster.HearNumber(n.ID, h.Revocation)
+	o.roster.HearNumbers(n.ID, h.Revocation, h.Policy)
 	o.roster.HearAssurance(n.ID, h.Assurance)
 }
 

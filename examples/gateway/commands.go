@@ -24,7 +24,8 @@ type command struct {
 
 // call is one use of a command.
 type call struct {
-	cmd, arg    string
+	cmd, arg    string // arg is the first of args, "" if there is none
+	args        []string
 	in          io.Reader
 	out, errOut io.Writer
 }
@@ -79,7 +80,7 @@ func clientCommands() []command {
 		{name: "invite", args: "[label]", most: 1, flags: inviteFlags,
 			help: "print a token; with a label, for that name only; -qr draws\nit as well, for a camera",
 			do: func(ctx context.Context, o options, c call) error {
-				return o.client().invite(ctx, c.out, idloc.InviteOptions{Name: c.arg, Expires: o.expires, Relay: o.relay, Delegate: o.delegate, Uses: o.uses, Replaces: o.replaces}, o.qr)
+				return o.client().invite(ctx, c.out, idloc.InviteOptions{Name: c.arg, Expires: o.expires, Relay: o.relay, Delegate: o.delegate, Uses: o.uses, Replaces: o.replaces, Tags: o.tags, Reuse: o.reuse}, o.qr)
 			}},
 		{name: "invitations", flags: jsonFlag,
 			help: "list the tokens that this node has made, and who came by\nwhich",
@@ -95,6 +96,16 @@ func clientCommands() []command {
 			help: "put a member out; -all: and all that came by the same token",
 			do: func(ctx context.Context, o options, c call) error {
 				return o.client().revoke(ctx, c.out, c.arg, o.all, o.below)
+			}},
+		{name: "grants", args: "[file]", most: 1,
+			help: "print who may open what at whom, as the founder has said;\nwith a file, or - for standard input, say so: for the founder",
+			do: func(ctx context.Context, o options, c call) error {
+				return o.client().grants(ctx, c)
+			}},
+		{name: "may", args: "<who> …", least: 4, most: 4,
+			help: "say whether one member may open a port at another, and by\nwhich line, as in 'may venus tcp 80 mars' or\n'may tag:web udp 53 tag:dns'",
+			do: func(ctx context.Context, o options, c call) error {
+				return o.client().may(ctx, c.out, c.args)
 			}},
 		{name: "status", flags: jsonFlag,
 			help: "print who is there and how it is reached, and where the\nproxies are: in a terminal a picture, elsewhere a table",
@@ -144,8 +155,10 @@ func inviteFlags(o *options, fs *flag.FlagSet) {
 	fs.DurationVar(&o.expires, "expires", 24*time.Hour, "how long the token admits")
 	fs.BoolVar(&o.relay, "relay", false, "the member may forward data for others")
 	fs.BoolVar(&o.delegate, "delegate", false, "the member may invite")
+	fs.Var(&o.tags, "tag", "`word`, such as web, that says what the member is for: gateway grants goes by it; may be repeated")
 	fs.IntVar(&o.uses, "uses", 0, "how many members the token admits, at most 64; 0 is one, -1 is as many as come by it")
 	fs.StringVar(&o.replaces, "replaces", "", "`name` of a member whose device was lost: it is put out at once, and the token is for its name")
+	fs.BoolVar(&o.reuse, "reuse", false, "the token, which needs a label, may be used again and again: who came last has the name")
 	fs.BoolVar(&o.qr, "qr", false, "draw the token as a QR code above it; whoever sees the code can use it")
 }
 

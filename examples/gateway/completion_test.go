@@ -48,7 +48,7 @@ func TestBashCompletes(t *testing.T) {
 		{"co", []string{"connect", "completion"}},
 		{"nonsense", nil},
 		{"nonsense|-", nil},
-		{"invite|-", []string{"-delegate", "-dir", "-expires", "-qr", "-relay", "-replaces", "-uses"}},
+		{"invite|-", []string{"-delegate", "-dir", "-expires", "-qr", "-relay", "-replaces", "-reuse", "-tag", "-uses"}},
 		{"invite|-qr|-e", []string{"-expires"}},
 		{"invite|mars", nil},
 		{"create|-s", []string{"-socks"}},

@@ -79,6 +79,7 @@ func (g *gateway) control(cmd, dir string, p *progress) error {
 		answer(w, nil, g.node.Withdraw(r.Context(), r.FormValue("what")))
 	})
 	mux.HandleFunc("GET /status", func(w http.ResponseWriter, r *http.Request) { answer(w, g.status(), nil) })
+	g.serveGrants(mux)
 	mux.HandleFunc("GET /ping", func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), 20*time.Second)
 		defer cancel()
@@ -97,6 +98,29 @@ func (g *gateway) control(cmd, dir string, p *progress) error {
 		mux.ServeHTTP(w, r)
 	}))
 	return nil
+}
+
+// serveGrants answers the commands grants and may.
+func (g *gateway) serveGrants(mux *http.ServeMux) {
+	mux.HandleFunc("GET /grants", func(w http.ResponseWriter, r *http.Request) { answer(w, g.node.Grants(), nil) })
+	mux.HandleFunc("POST /grants", func(w http.ResponseWriter, r *http.Request) {
+		b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 1<<20))
+		if err == nil {
+			err = g.node.SetGrants(r.Context(), string(b))
+		}
+		answer(w, nil, err)
+	})
+	mux.HandleFunc("GET /may", func(w http.ResponseWriter, r *http.Request) {
+		port, err := strconv.ParseUint(r.FormValue("port"), 10, 16)
+		if err != nil {
+			answer(w, nil, fmt.Errorf("%q is no port", r.FormValue("port")))
+			return
+		}
+		ctx, cancel := context.WithTimeout(r.Context(), 20*time.Second)
+		defer cancel()
+		d, err := g.node.MayOpen(ctx, r.FormValue("who"), r.FormValue("network"), uint16(port), r.FormValue("whom"))
+		answer(w, d, err)
+	})
 }
 
 // removedListener removes its socket when it closes.
@@ -209,6 +233,52 @@ func (c client) revoke(ctx context.Context, out io.Writer, name string, all, bel
 		return err
 	}
 	fmt.Fprintf(out, "%s is no member any more%s; its pipes end everywhere within a minute\n", name, and)
+	return nil
+}
+
+// grants prints those in force, or sets them.
+func (c client) grants(ctx context.Context, how call) error {
+	if how.arg == "" {
+		var text string
+		if err := c.ask(ctx, "GET", "/grants", nil, &text); err != nil {
+			return err
+		}
+		if text == "" {
+			text = "# everybody may open everything at everybody: there are no rules\n"
+		}
+		_, err := io.WriteString(how.out, strings.TrimSuffix(text, "\n")+"\n")
+		return err
+	}
+	file := how.in
+	if how.arg != "-" {
+		f, err := os.Open(how.arg)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		file = f
+	}
+	var none any
+	if err := c.ask(ctx, "POST", "/grants", file, &none); err != nil {
+		return err
+	}
+	fmt.Fprintln(how.out, "in force here; members that are connected have them within seconds, others when they come")
+	return nil
+}
+
+// errMayNot is the exit status of may.
+var errMayNot = errors.New("refused")
+
+func (c client) may(ctx context.Context, out io.Writer, args []string) error {
+	q := url.Values{"who": args[0:1], "network": args[1:2], "port": args[2:3], "whom": args[3:4]}
+	var d idloc.GrantDecision
+	if err := c.ask(ctx, "GET", "/may?"+q.Encode(), nil, &d); err != nil {
+		return err
+	}
+	fmt.Fprintln(out, d.Why)
+	if !d.Allowed {
+		return errMayNot
+	}
 	return nil
 }
 

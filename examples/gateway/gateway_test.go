@@ -173,6 +173,38 @@ func TestFromAShell(t *testing.T) {
 		tr.CloseIdleConnections()
 	}
 
+	// Grants: mars shows its web server to nobody, and then to earth again.
+	if out := must(t)(tell(t, mars.dir, "grants")); !strings.Contains(out, "everybody may") {
+		t.Errorf("grants: %s", out)
+	}
+	rules := filepath.Join(t.TempDir(), "grants")
+	if err := os.WriteFile(rules, []byte("allow mars to open tcp 80 at earth\nexpect earth may not open tcp 80 at mars\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	must(t)(tell(t, earth.dir, "grants", rules))
+	if out := must(t)(tell(t, earth.dir, "grants")); !strings.Contains(out, "allow mars to open") {
+		t.Errorf("grants: %s", out)
+	}
+	if out, err := tell(t, earth.dir, "may", "earth", "tcp", "80", "mars"); err == nil || !strings.Contains(out, "earth may not open tcp 80 at mars: no rule allows it") {
+		t.Errorf("may: %v, %s", err, out)
+	}
+	if out := must(t)(tell(t, earth.dir, "may", "mars", "tcp", "80", "earth")); !strings.Contains(out, "line 1") {
+		t.Errorf("may: %s", out)
+	}
+	if out, err := tell(t, mars.dir, "grants", rules); err == nil || !strings.Contains(out, "policy") {
+		t.Errorf("mars sets grants: %v, %s", err, out)
+	}
+	if err := os.WriteFile(rules, []byte("allow earth to open tcp 80 at nobody else\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := tell(t, earth.dir, "grants", rules); err == nil || !strings.Contains(out, "line 1") {
+		t.Errorf("grants that cannot be read: %v, %s", err, out)
+	}
+	if err := os.WriteFile(rules, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	must(t)(tell(t, earth.dir, "grants", rules))
+
 	status := must(t)(tell(t, earth.dir, "status"))
 	if !strings.Contains(status, "earth.example.com") || !strings.Contains(status, "mars.example.com") || !strings.Contains(status, "direct 127.0.0.1:") {
 		t.Errorf("status: %s", status)

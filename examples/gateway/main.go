@@ -73,9 +73,10 @@ type options struct {
 	// Of invite.
 	expires         time.Duration
 	relay, delegate bool
-	qr              bool
+	qr, reuse       bool
 	uses            int
 	replaces        string
+	tags            list
 
 	all, below bool // of revoke
 
@@ -127,7 +128,7 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 		}
 		arg = strings.TrimSpace(string(b))
 	}
-	return c.do(ctx, o, call{cmd, arg, in, out, errOut})
+	return c.do(ctx, o, call{cmd, arg, fs.Args(), in, out, errOut})
 }
 
 func defaultDir() string {

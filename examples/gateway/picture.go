@@ -220,6 +220,9 @@ func describe(out io.Writer, token string, asJSON bool, now time.Time) error {
 	}
 	fmt.Fprintf(out, "issued by  %s\nID         %s\n", by, info.Invitation)
 	fmt.Fprintf(out, "may        %s\nmembers at %s\n", strings.Join(may, ", "), cmp.Or(join(info.Members), "–"))
+	if len(info.Tags) > 0 {
+		fmt.Fprintf(out, "tags       %s\n", strings.Join(info.Tags, ", "))
+	}
 	if len(info.Carriers) > 0 {
 		fmt.Fprintf(out, "carriers   %s\n", strings.Join(info.Carriers, ", "))
 	}

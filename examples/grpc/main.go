@@ -5,6 +5,9 @@
 //	go run . -found example.com -name earth -serve        # on earth; prints a token
 //	go run . -join idloc1… -name mars earth.example.com   # on mars
 //
+// With -needs ops it serves those only that have the tag ops by their invitation, or
+// because the founder says so (Node.SetGrants), and prints a token for one as well.
+//
 // It is a module of its own: run it in this folder.
 package main
 
@@ -18,10 +21,13 @@ import (
 	"net/netip"
 	"os"
 	"os/signal"
+	"slices"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/idloc/idloc/idloc"
@@ -47,6 +53,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	domain := fs.String("found", "", "found the overlay of this domain")
 	token := fs.String("join", "", "enter an overlay with this token")
 	serving := fs.Bool("serve", false, "serve until interrupted")
+	needs := fs.String("needs", "", "with -serve: `tag` that a member needs to be served")
 	cfg := idloc.Config{}
 	fs.StringVar(&cfg.Name, "name", "", "host label to ask for; the machine's name if empty")
 	fs.StringVar(&cfg.Dir, "dir", "", "folder that keeps the membership; without -found and -join it is resumed")
@@ -73,7 +80,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		}
 	}
 	if *serving {
-		return serve(ctx, node, out)
+		return serve(ctx, node, *needs, out)
 	}
 	return nil
 }
@@ -105,21 +112,47 @@ func call(ctx context.Context, node *idloc.Node, name string, out io.Writer) err
 	return err
 }
 
-// serve is a greeter until ctx ends.
-func serve(ctx context.Context, node *idloc.Node, out io.Writer) error {
+// serve is a greeter until ctx ends, for members that have a tag unless that is "".
+func serve(ctx context.Context, node *idloc.Node, tag string, out io.Writer) error {
 	l, err := node.Listen("tcp", ":"+port)
 	if err != nil {
 		return err
 	}
-	srv := grpc.NewServer()
+	srv := grpc.NewServer(grpc.UnaryInterceptor(onlyWith(node, tag)))
 	srv.RegisterService(&greeterDesc, &greeter{node})
 	fmt.Fprintln(out, "serving as", node.Name())
 	if token, err := node.Invite(idloc.InviteOptions{Uses: idloc.AnyNumber}); err == nil {
 		fmt.Fprintln(out, "others enter with: go run . -join", token)
 	}
+	if tag != "" {
+		if token, err := node.Invite(idloc.InviteOptions{Uses: idloc.AnyNumber, Tags: []string{tag}}); err == nil {
+			fmt.Fprintln(out, "those with the tag", tag, "with: go run . -join", token)
+		}
+	}
 	stop := context.AfterFunc(ctx, srv.Stop)
 	defer stop()
 	return srv.Serve(l)
+}
+
+// onlyWith lets calls of members through that have a tag, of all if that is "".
+func onlyWith(node *idloc.Node, tag string) grpc.UnaryServerInterceptor {
+	return func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+		if tag == "" {
+			return next(ctx, req)
+		}
+		p, ok := peer.FromContext(ctx)
+		if !ok {
+			return nil, status.Error(codes.Unauthenticated, "not a call of a member")
+		}
+		member, err := node.WhoIs(p.Addr)
+		if err != nil {
+			return nil, status.Error(codes.Unauthenticated, err.Error())
+		}
+		if !slices.Contains(member.Tags, tag) {
+			return nil, status.Errorf(codes.PermissionDenied, "%s has not the tag %s", member.Name, tag)
+		}
+		return next(ctx, req)
+	}
 }
 
 // greeter is the service. Its description is what protoc would write for
@@ -142,12 +175,18 @@ var greeterDesc = grpc.ServiceDesc{
 	HandlerType: (*any)(nil),
 	Methods: []grpc.MethodDesc{{
 		MethodName: "Hello",
-		Handler: func(srv any, ctx context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+		Handler: func(srv any, ctx context.Context, decode func(any) error, through grpc.UnaryServerInterceptor) (any, error) {
 			var question wrapperspb.StringValue
 			if err := decode(&question); err != nil {
 				return nil, err
 			}
-			return srv.(*greeter).Hello(ctx, &question)
+			hello := func(ctx context.Context, req any) (any, error) {
+				return srv.(*greeter).Hello(ctx, req.(*wrapperspb.StringValue))
+			}
+			if through == nil {
+				return hello(ctx, &question)
+			}
+			return through(ctx, &question, &grpc.UnaryServerInfo{Server: srv, FullMethod: "/idloc.Greeter/Hello"}, hello)
 		},
 	}},
 }

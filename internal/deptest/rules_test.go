@@ -70,7 +70,7 @@ var stair = []rule{
 	{"resolver", "internal/logpace internal/peerid internal/event"},
 
 	// The composition root, and who stands on its public API.
-	{"idloc", "internal/carrier internal/logpace internal/nat64 internal/pause netstack/... shim lsi internal/netconn internal/null overlay/... resolver internal/pipe internal/socket internal/wire internal/state internal/wallclock internal/peerid internal/event"},
+	{"idloc", "internal/account internal/carrier internal/logpace internal/nat64 internal/pause netstack/... shim lsi internal/netconn internal/null overlay/... resolver internal/pipe internal/socket internal/wire internal/state internal/wallclock internal/peerid internal/event"},
 	{"idloc/idloctest", "idloc"},
 	{"examples/...", "idloc/... resolver examples/..."}, // resolver: zone-file lines, a DNS server's sockets
 

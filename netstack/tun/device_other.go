@@ -36,6 +36,8 @@ var errNone = fmt.Errorf("tun: a TUN device on %s: %w", runtime.GOOS, errors.Err
 // Remotes knows of no flows here.
 func Remotes() map[netip.Addr]bool { return nil }
 
+func listening() map[uint16]bool { return nil }
+
 func openDevice(string) (*device, error)                             { return nil, errNone }
 func (*device) close() error                                         { return errNone }
 func (*device) discard()                                             {}

@@ -195,6 +195,37 @@ func (h *Host) SetTap(t netstack.Tap) {
 	h.tap.Store(&t)
 }
 
+// Ask is netstack.Stack's. Sockets of the kernel get answers when they have sent
+// something again after it began.
+func (h *Host) Ask(on bool) {
+	if h.admit != nil {
+		h.admit.Ask(on)
+	}
+}
+
+// Recheck is netstack.Stack's. Of the kernel's TCP connections it has those ended that are
+// to a port on which somebody listens still; their programs read ECONNABORTED.
+func (h *Host) Recheck(keep func(network string, local, remote netip.AddrPort) bool) (ended int) {
+	v4, v6 := h.shim.Table().Prefixes()
+	listens := listening()
+	err := h.dev.destroy(func(s socket) bool {
+		a := s.remote.Addr()
+		if !v4.Contains(a) && !v6.Contains(a) || s.local.Addr() != h.self4 && s.local.Addr() != h.self6 ||
+			!listens[s.local.Port()] || keep("tcp", s.local, s.remote) {
+			return false
+		}
+		ended++
+		return true
+	})
+	if err != nil {
+		h.log.Warn("the host's connections that are not admitted any more live on", "err", err)
+	}
+	if h.admit != nil {
+		ended += h.admit.Recheck(keep)
+	}
+	return ended
+}
+
 // Stats may be called at any time from any goroutine. What the kernel counts
 // for all of the host is not in it.
 func (h *Host) Stats() netstack.Stats {
@@ -367,7 +398,7 @@ func (h *Host) sent(pk *shim.Packet, b []byte) {
 	if tap := h.tap.Load(); tap != nil {
 		(*tap)(true, b)
 	}
-	if h.admit != nil {
+	if h.admit.Asks() {
 		h.admit.Sent(head)
 	}
 	// What is dropped is counted, and answered with ICMP where that is due: by
@@ -393,7 +424,7 @@ func (h *Host) Packet(said *inner.Header, head, payload []byte, seg int) {
 	if tap := h.tap.Load(); tap != nil {
 		(*tap)(false, append(append([]byte(nil), head...), payload...))
 	}
-	if h.admit != nil && !h.admit.Received(said) {
+	if h.admit.Asks() && !h.admit.Received(said) {
 		h.admit.Refuse(said, append(append([]byte(nil), head...), payload...))
 		return
 	}

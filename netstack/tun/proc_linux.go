@@ -91,6 +91,28 @@ func eachSocket(b []byte, f func(local, remote netip.Addr, state byte, resent ui
 	}
 }
 
+// listening returns the TCP ports on which a program of the host listens.
+func listening() map[uint16]bool {
+	ports := map[uint16]bool{}
+	for _, path := range []string{"/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"} {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			continue
+		}
+		for line := range bytes.Lines(b) {
+			w := bytes.Fields(line)
+			if len(w) < 4 || string(w[3]) != "0A" {
+				continue
+			}
+			_, text, _ := bytes.Cut(w[1], []byte(":"))
+			if port, err := strconv.ParseUint(string(text), 16, 16); err == nil {
+				ports[uint16(port)] = true
+			}
+		}
+	}
+	return ports
+}
+
 // procAddr reads "0100007F:0050".
 func procAddr(w []byte) (netip.Addr, bool) {
 	word, _, _ := bytes.Cut(w, []byte(":"))

@@ -47,6 +47,9 @@ func (r *Roster) SettleName(ctx context.Context, t *membership.Token) error {
 			return r.enter(t, try)
 		}
 		if named {
+			if r.Own().Member.Reused() {
+				return nil // the founder gives it the name when it is there
+			}
 			if rec.Member().Confirmed {
 				return fmt.Errorf("%w: %q is %s", ErrLabelTaken, try, rec.Peer)
 			}

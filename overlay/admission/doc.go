@@ -41,7 +41,7 @@
 //
 // Who was revoked stays out: the list in force counts, and its entries outlast this
 // (membership.RevokedFor). A chain below a delegate whose delegation has ended counts
-// only at an issuer that has known before who has its label, with which roles, and by which invitation that
+// only at an issuer that has known before who has its label, with which roles and tags, and by which invitation that
 // came: whoever was a delegate could have dated it back. A delegate is made one again by the founder only. A provisional
 // member, whose chain is its own word, needs a token that admits.
 //
@@ -58,6 +58,14 @@
 // time: what was given before and has not come is revoked when another is asked for, or
 // the member is. A delegate gets none while members are known that it has confirmed: what
 // a key has signed ends with it.
+//
+// # One name again and again
+//
+// A token for a name may be used again and again (membership.InviteOptions.Reuse): by a
+// container, say, that keeps nothing. Whoever came last by it has the name. Only the
+// founder confirms those that come by it, as it revokes the key that had the name before,
+// 48 times a day at most. Until the founder is there who comes is provisional, and the
+// name stays with who had it.
 //
 // # How often a token is used
 //
@@ -98,6 +106,7 @@
 //	roster.go    the Roster, its own membership, the three ways to begin
 //	members.go   other members                          DESIGN §14.1
 //	revoke.go    the revocation list and its protocol   DESIGN §14.1
+//	policy.go    who may open what at whom: the founder's word is carried, and not read here
 //	assurance.go  that there is no newer list
 //	issue.go     what the founder and delegates do      draft §5, DESIGN §14.1
 //	registry.go  who has which label, and the journal of that
@@ -110,6 +119,6 @@
 //	messages.go  layout of the confirm protocol
 //	network.go   what the Roster needs of the mesh
 //	saved.go     what survives a restart
-//	rotate.go    another key in the place of one
+//	rotate.go    another key in the place of one, once or again and again
 //	clock.go     clocks that are wrong
 package admission

@@ -22,6 +22,7 @@ type made struct {
 	from, end time.Time
 	uses      int // 0: any number
 	roles     membership.Roles
+	tags      membership.Tags
 	label     string
 	withdrawn bool
 	secret    [32]byte // a delegate's; zero: the founder needs none
@@ -32,6 +33,7 @@ type Invitation struct {
 	ID        string
 	Label     string // membership.AnyLabel: the member chooses
 	Roles     membership.Roles
+	Tags      membership.Tags
 	Made      time.Time
 	Expires   time.Time
 	Uses      int // for how many members it is; 0: any number
@@ -80,7 +82,7 @@ func (r *Roster) Invitations() []Invitation {
 	var out []Invitation
 	for key, m := range r.registry.made {
 		i := Invitation{
-			ID: InvitationID(key), Label: m.label, Roles: m.roles, Made: m.from, Expires: m.end, Uses: m.uses,
+			ID: InvitationID(key), Label: m.label, Roles: m.roles, Tags: m.tags, Made: m.from, Expires: m.end, Uses: m.uses,
 			Withdrawn: m.withdrawn || l.Has(membership.RevokeInvitation, key) || l.Has(membership.RevokeInvited, key),
 		}
 		for _, v := range r.registry.came.all(key) {

@@ -30,7 +30,7 @@ func (r *Roster) Invite(opts membership.InviteOptions) (*membership.Token, error
 		return nil, err
 	}
 	c := t.Invitation()
-	m := made{from: r.now(), end: c.NotAfter, uses: c.Uses, roles: c.Roles, label: c.Label}
+	m := made{from: r.now(), end: c.NotAfter, uses: c.Uses, roles: c.Roles, tags: c.Tags, label: c.Label}
 	if r.root == nil {
 		m.secret = t.Secret()
 	}
@@ -102,6 +102,9 @@ func (r *Roster) issueConfirmed(ctx context.Context, issuer *membership.Issuer, 
 	if err != nil {
 		return confirmAnswer{}, err
 	}
+	if m.Reused() && r.root == nil {
+		return r.passOn(ctx, q, from.Peer), nil // who had the name before is to be revoked
+	}
 	if !m.Confirmed && from.Confirmed && from.Peer != m.Peer {
 		r.registry.witness(m, now)
 	}
@@ -127,7 +130,7 @@ func (r *Roster) issueTo(ctx context.Context, issuer *membership.Issuer, q confi
 	a := confirmAnswer{status: confirmOK, text: label, chain: chain}
 	if r.root != nil && m.Roles.Has(membership.RoleDelegate) {
 		r.registry.noteDelegate()()
-		if a.delegation, err = r.root.Delegate(m.Peer, m.Roles, time.Time{}, now); err != nil {
+		if a.delegation, err = r.root.Delegate(m.Peer, m.Roles, m.Tags, time.Time{}, now); err != nil {
 			return confirmAnswer{}, err
 		}
 	}
@@ -176,14 +179,8 @@ func (r *Roster) assign(ctx context.Context, m *membership.Member, want string, 
 	if err := membership.CheckLabel(want); err != nil {
 		return "", 0, err
 	}
-	if r.registry.withdrawn(m) {
-		return "", 0, fmt.Errorf("the invitation was withdrawn: %w", membership.ErrRevoked)
-	}
-	if r.registry.used(m) {
-		if m.Wildcard {
-			return "", 0, fmt.Errorf("%w: it is for %d", membership.ErrUsed, m.Uses)
-		}
-		return "", 0, fmt.Errorf("%w: it is for %q", membership.ErrUsed, want)
+	if err := r.mayUse(m, want); err != nil {
+		return "", 0, err
 	}
 	for n := 1; n <= maxTies; n++ {
 		label := tie(want, n)
@@ -193,6 +190,9 @@ func (r *Roster) assign(ctx context.Context, m *membership.Member, want string, 
 		}
 		if ok && held.Peer == m.Peer {
 			return label, held.Serial, nil
+		}
+		if ok && m.Reused() && held.Invitation == m.Invitation {
+			return label, held.Serial, r.relieve(held, m, now)
 		}
 		taken := label == r.Own().Label && m.Peer != r.self ||
 			ok && now.Before(held.NotAfter) && !r.Revoked(held.Peer)
@@ -207,6 +207,20 @@ func (r *Roster) assign(ctx context.Context, m *membership.Member, want string, 
 		}
 	}
 	return "", 0, fmt.Errorf("%w: %q", ErrLabelTaken, want)
+}
+
+// mayUse says why a member is not confirmed by its invitation, which is for a label or for
+// so many members.
+func (r *Roster) mayUse(m *membership.Member, label string) error {
+	switch {
+	case r.registry.withdrawn(m):
+		return fmt.Errorf("the invitation was withdrawn: %w", membership.ErrRevoked)
+	case !r.registry.used(m):
+		return nil
+	case m.Wildcard:
+		return fmt.Errorf("%w: it is for %d", membership.ErrUsed, m.Uses)
+	}
+	return fmt.Errorf("%w: it is for %q", membership.ErrUsed, label)
 }
 
 // tie is the n-th try for a label: mars, mars-2, mars-3 (draft §5, "some

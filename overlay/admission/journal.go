@@ -13,9 +13,9 @@ import (
 // The records of the registry's journal. Of two for one thing the later counts.
 // Numbers are big endian, times in whole seconds since 1970, 0 for none.
 //
-//	label      1, peer 32, serial 8, until 8, flags 1 (1: named), invitation 32, delegate 32, label length 1, label, roles 1: not in older ones
+//	label      1, peer 32, serial 8, until 8, flags 1 (1: named), invitation 32, delegate 32, label length 1, label, and not in older ones: roles 1, tags length 1, tags
 //	delegates  2: others confirm too
-//	made       3, invitation 32, from 8, end 8, uses 1, roles 1, flags 1 (1: withdrawn), secret 32, label length 1, label
+//	made       3, invitation 32, from 8, end 8, uses 1, roles 1, flags 1 (1: withdrawn), secret 32, label length 1, label, and not in older ones: tags length 1, tags
 //	succession 5, new key 32, old key 32, until 8: 0 if it is over
 //	came       4, issuer 32, invitation 32, peer 32, end 8, until 8, uses 1, flags 1 (1: confirmed)
 const (
@@ -34,14 +34,15 @@ func labelRecord(label string, c confirmedLabel) []byte {
 	b = appendSeconds(b, c.NotAfter)
 	b = append(b, flag(c.Named))
 	b = append(append(b, c.Invitation[:]...), c.Delegate[:]...)
-	return append(field.Append8(b, []byte(label)), byte(c.Roles))
+	b = append(field.Append8(b, []byte(label)), byte(c.Roles))
+	return field.Append8(b, []byte(c.Tags))
 }
 
 func madeRecord(key membership.Key, m made) []byte {
 	b := append([]byte{recordMade}, key[:]...)
 	b = appendSeconds(appendSeconds(b, m.from), m.end)
 	b = append(append(b, byte(m.uses), byte(m.roles), flag(m.withdrawn)), m.secret[:]...)
-	return field.Append8(b, []byte(m.label))
+	return field.Append8(field.Append8(b, []byte(m.label)), []byte(m.tags))
 }
 
 func cameRecord(issuer, invitation membership.Key, v *visitors, peer peerid.ID, confirmed bool) []byte {
@@ -92,6 +93,7 @@ func (r *registry) restore(b []byte) {
 		c.Invitation, c.Delegate = readKey(rd), readKey(rd)
 		if label := string(rd.Short8()); rd.Err() == nil {
 			c.Roles = membership.Roles(rd.Uint8())
+			c.Tags = membership.Tags(rd.Short8())
 			r.labels[label] = c
 			r.serial = max(r.serial, c.Serial)
 		}
@@ -104,6 +106,7 @@ func (r *registry) restore(b []byte) {
 		m.withdrawn = rd.Uint8() == 1
 		m.secret = readKey(rd)
 		if m.label = string(rd.Short8()); rd.Err() == nil {
+			m.tags = membership.Tags(rd.Short8())
 			r.made[key] = m
 		}
 	case recordSuccession:

@@ -170,8 +170,9 @@ func (r *Roster) issueAgain(ctx context.Context, issuer *membership.Issuer, q co
 	now := r.now()
 	if !m.Delegate.IsZero() && now.After(m.DelegationEnd) {
 		// Whoever was a delegate could date it back: it counts only if it was known before, had
-		// the roles, and came by that invitation, which may have been revoked with all who did.
-		if held, ok := r.registry.get(m.Label); !ok || held.Peer != m.Peer || held.Invitation != m.Invitation || m.Roles&^held.Roles != 0 {
+		// the roles and tags, and came by that invitation, which may have been revoked with all who did.
+		if held, ok := r.registry.get(m.Label); !ok || held.Peer != m.Peer || held.Invitation != m.Invitation ||
+			m.Roles&^held.Roles != 0 || len(m.Tags.Beyond(held.Tags)) > 0 {
 			return confirmAnswer{}, errUnknown
 		}
 	}

@@ -183,6 +183,16 @@ func (r *Roster) FullName(id peerid.ID) string {
 	return r.overlay.FullName(label)
 }
 
+// Tags are those of a member's certificate, this peer's own included.
+func (r *Roster) Tags(id peerid.ID) (t membership.Tags) {
+	if id == r.self {
+		t = r.Own().Member.Tags
+	} else if m, ok := r.Member(id); ok {
+		t = m.Tags
+	}
+	return t
+}
+
 // RelayFor says whether this peer may forward what comes from a peer, and to whom that is
 // charged: see Account.
 func (r *Roster) RelayFor(from peerid.ID) (payer account.Account, ok bool) {

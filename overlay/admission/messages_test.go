@@ -33,14 +33,15 @@ func TestConfirmRoundTrip(t *testing.T) {
 }
 
 func TestNumberedRoundTrip(t *testing.T) {
-	for _, n := range []numbered{{}, {number: 7}, {number: 1 << 63, list: []byte("list")}, {number: 1, at: 1 << 40, assurance: []byte("assurance")}} {
+	for _, n := range []numbered{{}, {number: 7}, {number: 1 << 63, list: []byte("list")}, {number: 1, at: 1 << 40, assurance: []byte("assurance")}, {list: []byte("l"), policyNumber: 1 << 62, policy: []byte("policy")}} {
 		b := n.append(nil)
 		got, err := readNumbered(b)
-		if err != nil || got.number != n.number || string(got.list) != string(n.list) || got.at != n.at || string(got.assurance) != string(n.assurance) {
+		if err != nil || got.number != n.number || string(got.list) != string(n.list) || got.at != n.at || string(got.assurance) != string(n.assurance) ||
+			got.policyNumber != n.policyNumber || string(got.policy) != string(n.policy) {
 			t.Errorf("%+v is read as %+v, %v", n, got, err)
 		}
 		for i := range b {
-			if got, err := readNumbered(b[:i]); err == nil && i != 8 && i != 8+4+len(n.list) {
+			if got, err := readNumbered(b[:i]); err == nil && i != 8 && i != 8+4+len(n.list) && i != 8+4+len(n.list)+8+2+len(n.assurance) {
 				t.Errorf("%d of %d bytes are %+v", i, len(b), got)
 			}
 		}
@@ -77,5 +78,5 @@ func FuzzConfirmAnswer(f *testing.F) {
 }
 
 func FuzzNumbered(f *testing.F) {
-	fuzz(f, readNumbered, numbered{number: 7}.append(nil), numbered{7, []byte("list"), 8, []byte("assurance")}.append(nil))
+	fuzz(f, readNumbered, numbered{number: 7}.append(nil), numbered{number: 7, list: []byte("list"), at: 8, assurance: []byte("assurance"), policyNumber: 9, policy: []byte("policy")}.append(nil))
 }

@@ -32,10 +32,11 @@ type confirmedLabel struct {
 	Named      bool
 	Delegate   membership.Key // who has confirmed it; zero: the founder
 	Roles      membership.Roles
+	Tags       membership.Tags
 }
 
 func heldBy(m *membership.Member) confirmedLabel {
-	return confirmedLabel{Peer: m.Peer, Serial: m.Serial, NotAfter: m.NotAfter, Invitation: m.Invitation, Named: !m.Wildcard, Delegate: m.Delegate, Roles: m.Roles}
+	return confirmedLabel{Peer: m.Peer, Serial: m.Serial, NotAfter: m.NotAfter, Invitation: m.Invitation, Named: !m.Wildcard, Delegate: m.Delegate, Roles: m.Roles, Tags: m.Tags}
 }
 
 // claim is what the order of names needs of it.

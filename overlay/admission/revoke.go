@@ -16,30 +16,38 @@ import (
 // The revocation protocol: each side says the number of the list it has, and who
 // has the newer one sends it: the answerer with its answer, the asker with a
 // second request. So it is with the assurance that there is no newer list than theirs:
-// each side says when the newest was given that it has, 0 for none.
+// each side says when the newest was given that it has, 0 for none. And with the number of
+// the policy, 0 for none.
 //
-//	request: number 8 | length 4 | in the second: list | given at 8 | length 2 | in the second: assurance
-//	answer:  number 8 | length 4 | if the asker's is lower: list | given at 8 | length 2 | if the asker's is older: assurance
+//	request: number 8 | length 4 | in the second: list | given at 8 | length 2 | in the second: assurance |
+//	         number 8 | length 2 | in the second: policy
+//	answer:  number 8 | length 4 | if the asker's is lower: list | given at 8 | length 2 | if the asker's is older: assurance |
+//	         number 8 | length 2 | if the asker's is lower: policy
 //
-// A message may end after each of number, list and assurance.
+// A message may end after each of number, list, assurance and policy.
 const compareTimeout = 5 * time.Second
 
 // maxNumbered bounds one of these messages, in bytes.
-const maxNumbered = 8 + 4 + membership.MaxRevocationList + 8 + 2 + membership.MaxAssurance
+const maxNumbered = 8 + 4 + membership.MaxRevocationList + 8 + 2 + membership.MaxAssurance + 8 + 2 + membership.MaxPolicy
 
 // numbered is a request or an answer: the number of a revocation list, and if it
-// is news the list; and the same of the assurance.
+// is news the list; and the same of the assurance and of the
+// policy.
 type numbered struct {
 	number    uint64
 	list      []byte // empty: none
 	at        uint64 // seconds since 1970
 	assurance []byte // empty: none
+
+	policyNumber uint64
+	policy       []byte // empty: none
 }
 
 func (n numbered) append(b []byte) []byte {
 	b = binary.BigEndian.AppendUint64(b, n.number)
 	b = append(binary.BigEndian.AppendUint32(b, uint32(len(n.list))), n.list...)
-	return field.Append16(binary.BigEndian.AppendUint64(b, n.at), n.assurance)
+	b = field.Append16(binary.BigEndian.AppendUint64(b, n.at), n.assurance)
+	return field.Append16(binary.BigEndian.AppendUint64(b, n.policyNumber), n.policy)
 }
 
 func readNumbered(b []byte) (numbered, error) {
@@ -52,13 +60,17 @@ func readNumbered(b []byte) (numbered, error) {
 		n.at = f.Uint64()
 		n.assurance = f.Short16(membership.MaxAssurance)
 	}
+	if len(b) > 8+4+len(n.list)+8+2+len(n.assurance) {
+		n.policyNumber = f.Uint64()
+		n.policy = f.Short16(membership.MaxPolicy)
+	}
 	return n, f.Err()
 }
 
-// numberedNow is what this peer has, without the list.
+// numberedNow is what this peer has, without the list and the policy.
 func (r *Roster) numberedNow() (n numbered) {
 	n.assurance = r.Assurance()
-	n.number = r.Revocations().Seq()
+	n.number, n.policyNumber = r.Revocations().Seq(), r.Policy().Number()
 	if a := r.assured(); a != nil {
 		n.at = uint64(a.At.Unix())
 	}
@@ -239,10 +251,10 @@ func (r *Roster) learn(b []byte, from peerid.ID) {
 	r.adopt(l, from)
 }
 
-// HearNumber takes the number of the list that a neighbour has, from its hello, and
-// compares the lists if one of the two has news.
-func (r *Roster) HearNumber(p peerid.ID, number uint64) {
-	if number != r.Revocations().Seq() || r.unsure(p) {
+// HearNumbers takes the numbers of the list and of the policy that a neighbour has, from
+// its hello, and compares what both have if one of the two has news.
+func (r *Roster) HearNumbers(p peerid.ID, list, policy uint64) {
+	if list != r.Revocations().Seq() || policy != r.Policy().Number() || r.unsure(p) {
 		r.cfg.Network.Go(func(ctx context.Context) { r.CompareLists(ctx, p) })
 	}
 }
@@ -276,15 +288,20 @@ func (r *Roster) adopt(l *membership.RevocationList, from peerid.ID) {
 	r.cfg.Log.Info("revocation list", "number", l.Seq())
 	r.cfg.Changed()
 	r.Keep()
+	r.compareWithAll(from)
+}
+
+// compareWithAll is CompareLists with all neighbours but one.
+func (r *Roster) compareWithAll(but peerid.ID) {
 	for _, n := range r.cfg.Network.Neighbours() {
-		if n.Peer != from {
+		if n.Peer != but {
 			r.cfg.Network.Go(func(ctx context.Context) { r.CompareLists(ctx, n.Peer) })
 		}
 	}
 }
 
-// CompareLists exchanges the revocation lists with a neighbour: afterwards both
-// have the newer one.
+// CompareLists exchanges the revocation lists and the policies with a neighbour:
+// afterwards both have the newer ones.
 func (r *Roster) CompareLists(ctx context.Context, p peerid.ID) {
 	ctx, cancel := context.WithTimeout(ctx, compareTimeout)
 	defer cancel()
@@ -306,14 +323,28 @@ func (r *Roster) CompareLists(ctx context.Context, p peerid.ID) {
 		r.learn(theirs.list, p)
 	}
 	r.HearAssurance(p, theirs.assurance)
-	mine := r.numberedNow()
-	switch {
-	case theirs.number < mine.number:
-		mine.list = r.Revocations().Bytes()
-	case theirs.number > mine.number || theirs.at >= mine.at:
-		return
+	if theirs.policyNumber > q.policyNumber {
+		r.learnPolicy(theirs.policy, p)
 	}
-	_, _ = r.askList(ctx, p, mine)
+	mine := r.numberedNow()
+	if mine.lackedBy(theirs, r.Revocations(), r.Policy()) {
+		_, _ = r.askList(ctx, p, mine)
+	}
+}
+
+// lackedBy leaves of what this peer has, l and policy with it, what another lacks, and
+// says whether that is anything.
+func (n *numbered) lackedBy(theirs numbered, l *membership.RevocationList, policy *membership.Policy) bool {
+	switch {
+	case theirs.number < l.Seq():
+		n.list = l.Bytes()
+	case theirs.number > l.Seq() || theirs.at >= n.at:
+		n.assurance = nil
+	}
+	if theirs.policyNumber < policy.Number() {
+		n.policy = policy.Bytes()
+	}
+	return len(n.list)+len(n.assurance)+len(n.policy) > 0
 }
 
 func (r *Roster) askList(ctx context.Context, p peerid.ID, q numbered) (numbered, error) {
@@ -341,13 +372,12 @@ func (r *Roster) AnswerList(ctx context.Context, from *membership.Member, reques
 		r.learn(theirs.list, from.Peer)
 	}
 	r.HearAssurance(from.Peer, theirs.assurance)
-	answer := r.numberedNow()
-	answer.number = mine.Seq()
-	switch {
-	case theirs.number < mine.Seq():
-		answer.list = mine.Bytes()
-	case theirs.number > mine.Seq() || theirs.at >= answer.at:
-		answer.assurance = nil
+	policy := r.Policy()
+	if theirs.policyNumber > policy.Number() {
+		r.learnPolicy(theirs.policy, from.Peer)
 	}
+	answer := r.numberedNow()
+	answer.number, answer.policyNumber = mine.Seq(), policy.Number()
+	answer.lackedBy(theirs, mine, policy)
 	return answer.append(nil), nil
 }

@@ -49,6 +49,8 @@ type Config struct {
 	// Ended is called when somebody has ceased to be a member by something else than
 	// that: what belongs to those whom Sweep names is to be dropped. Required.
 	Ended func()
+	// PolicyChanged is called when another policy is in force. May be nil.
+	PolicyChanged func()
 	// Renewed is called when this peer has a new chain, which others are to be
 	// shown. Required.
 	Renewed func()
@@ -77,9 +79,10 @@ type Roster struct {
 	jumps     wallclock.Jumps // of WatchClock
 	returning *readmissions
 	list      atomic.Pointer[membership.RevocationList]
+	policy    atomic.Pointer[membership.Policy]
 	assurance atomic.Pointer[assurance] // the newest for a list; assured says whether it counts
 	issues    atomic.Bool               // issuer is not nil
-	revoking  sync.Mutex                // held while the founder makes a list, so that each has its own number
+	revoking  sync.Mutex                // held while the founder makes a list or a policy, so that each has its own number
 	saving    sync.Mutex                // held from when a document is made until it is saved
 	rotating  sync.Mutex                // held while another key is asked for
 
@@ -221,6 +224,7 @@ func (r *Roster) restore(s *Saved) error {
 		r.swept = l
 	}
 	r.recallAssurance()
+	r.restorePolicy(s.Policy)
 	if len(s.Delegation) > 0 {
 		i, err := membership.NewDelegate(r.cfg.Key, s.Delegation, r.overlay, r.now(), r.Revocations())
 		if err == nil {

@@ -42,6 +42,11 @@ const (
 	rotationsOfAll = 64
 )
 
+// relievesMax is how often a day a name can go to another key by an invitation that is used
+// again and again: a container that is made anew every half an hour. They count to
+// rotationsOfAll as well.
+const relievesMax = 48
+
 var errManyKeys = errors.New("members have had as many keys as there are in a day: try again tomorrow")
 
 // rotations counts them.
@@ -180,14 +185,14 @@ func (r *Roster) succeed(ctx context.Context, m *membership.Member, next peerid.
 		r.registry.succeeded(before)()
 	}
 	chain, err := r.root.Issuer().Issue(next, membership.MemberOptions{
-		Label: m.Label, Wildcard: m.Wildcard, Roles: m.Roles, Serial: serial, Invitation: m.Invitation, Inviter: m.Inviter,
+		Label: m.Label, Wildcard: m.Wildcard, Roles: m.Roles, Tags: m.Tags, Serial: serial, Invitation: m.Invitation, Inviter: m.Inviter,
 	}, now)
 	if err != nil {
 		return confirmAnswer{}, err
 	}
 	a := confirmAnswer{status: confirmOK, text: m.Label, chain: chain}
 	if m.Roles.Has(membership.RoleDelegate) {
-		if a.delegation, err = r.root.Delegate(next, m.Roles, time.Time{}, now); err != nil {
+		if a.delegation, err = r.root.Delegate(next, m.Roles, m.Tags, time.Time{}, now); err != nil {
 			return confirmAnswer{}, err
 		}
 	}
@@ -258,6 +263,24 @@ func (r *Roster) below(delegate peerid.ID) (labels []string) {
 
 // mayRotate counts one more key for a member.
 func (r *Roster) mayRotate(m *membership.Member, now time.Time) error {
+	return r.countKey(m, rotationsMax, now)
+}
+
+// relieve revokes who has a name, for another that came by the same invitation, which is
+// used again and again. The registry's issuing is held.
+func (r *Roster) relieve(held confirmedLabel, m *membership.Member, now time.Time) error {
+	if r.Revoked(held.Peer) {
+		return nil
+	}
+	if err := r.countKey(m, relievesMax, now); err != nil {
+		return err
+	}
+	r.cfg.Log.Info("a name goes to another key that came by the same invitation", "label", m.Label, "from", held.Peer, "to", m.Peer)
+	return r.revokeKeys(now, held.Peer)
+}
+
+// countKey counts one more key of those of an invitation, which may have so many a day.
+func (r *Roster) countKey(m *membership.Member, most int, now time.Time) error {
 	account := m.Invitation
 	if account.IsZero() {
 		account = membership.KeyOf(m.Peer)
@@ -268,8 +291,8 @@ func (r *Roster) mayRotate(m *membership.Member, now time.Time) error {
 		r.rotations = rotations{day: day, of: map[membership.Key]int{}}
 	}
 	switch {
-	case r.rotations.of[account] >= rotationsMax:
-		return fmt.Errorf("those of its invitation have had %d keys today: try again tomorrow", rotationsMax)
+	case r.rotations.of[account] >= most:
+		return fmt.Errorf("those of its invitation have had %d keys today: try again tomorrow", most)
 	case r.rotations.all >= rotationsOfAll:
 		return errManyKeys
 	}

@@ -25,6 +25,7 @@ type Saved struct {
 	Label      string         `json:"label"`
 	Delegation []byte         `json:"delegation,omitempty"`
 	Revocation []byte         `json:"revocation,omitempty"`
+	Policy     []byte         `json:"policy,omitempty"`
 	// Seed is that of the key that Chain is for, if it is another one than before: who
 	// starts by it saves it as its identity first. Nothing means that it is.
 	Seed []byte `json:"seed,omitempty"`
@@ -60,7 +61,7 @@ func (r *Roster) document() Saved {
 	r.mu.Lock()
 	s := Saved{
 		Domain: r.overlay.Domain, RootKey: r.overlay.Root, Chain: r.own.Chain, Label: r.own.Label,
-		Delegation: r.delegation, Revocation: r.Revocations().Bytes(),
+		Delegation: r.delegation, Revocation: r.Revocations().Bytes(), Policy: r.Policy().Bytes(),
 	}
 	if next := r.successor; next != nil {
 		s.Chain, s.Label, s.Delegation, s.Seed = next.Chain, next.Label, next.Delegation, next.Seed

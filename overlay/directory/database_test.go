@@ -122,7 +122,7 @@ func TestRecordsOfOneDelegate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	delegation, err := o.root.Delegate(peerid.ID(key.Public().(ed25519.PublicKey)), membership.RoleDelegate, time.Time{}, now)
+	delegation, err := o.root.Delegate(peerid.ID(key.Public().(ed25519.PublicKey)), membership.RoleDelegate, "", time.Time{}, now)
 	if err != nil {
 		t.Fatal(err)
 	}

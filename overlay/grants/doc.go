@@ -15,6 +15,7 @@
 //	allow tag:ops to open tcp 80 at mars, new only
 //	expect tag:web may open tcp 5432 at tag:db
 //	expect pluto may not open tcp 22 at venus
+//	tag mars as db, public
 //
 // Without a rule everybody may open everything, as if there were no policy. With at
 // least one, only what a rule allows is allowed. Rules only allow, so their order
@@ -27,11 +28,13 @@
 // does not matter, in names as in keywords.
 //
 //	text    = { line "\n" } .
-//	line    = [ rule | expect ] [ "#" comment ] .
+//	line    = [ rule | expect | tag ] [ "#" comment ] .
 //	rule    = "allow" parties "to" "open" things "at" parties [ "," "new" "only" ] .
 //	expect  = "expect" party "may" [ "not" ] "open" thing "at" party .
+//	tag     = "tag" name { "," name } "as" ( "nothing" | label { "," label } ) .
 //	parties = party { "," party } .
-//	party   = "everybody" | "tag:" label | label | label "." domain .
+//	party   = "everybody" | "tag:" label | name .
+//	name    = label | label "." domain .
 //	things  = thing { "," thing } .
 //	thing   = "everything" | network [ port [ "-" port ] ] .
 //	network = "tcp" | "udp" .
@@ -52,7 +55,8 @@
 //
 // # Who is somebody
 //
-// A name means the member that has it, a tag each member that has it, and everybody
+// A name means the member that has it, a tag each member that has it, by a line "tag" or
+// else by its certificate (Policy.Tags: whoever asks says which tags a member has), and everybody
 // each member of the overlay. A list means whom one of its parties means. What is opened
 // at a member is decided there, by its Guard, for what the other one's certificate says.
 //
@@ -60,7 +64,7 @@
 //
 // An expectation changes nothing. Whoever is about to put a policy in force asks
 // Failures first, and refuses the policy if there are any. "venus" in an expectation is
-// a member of that name without a tag, "tag:web" one without a name that has this tag
+// a member of that name with the tags that a line says it has, or none, "tag:web" one without a name that has this tag
 // alone, "everybody" one without either. As rules only allow, what such a member may
 // open it may open with more tags as well: "may" holds for all whom the party means.
 // "may not" does not: a member may have a tag besides that is allowed more. So
@@ -99,4 +103,5 @@
 //	guard.go     the Guard: decisions at one member
 //	explain.go   decisions for people
 //	expect.go    what a policy is meant to do
+//	tagging.go   which tags members have
 package grants

@@ -15,11 +15,11 @@ func TestErrors(t *testing.T) {
 	long := strings.Repeat("a", 64)
 	for _, test := range []struct{ text, want string }{
 		// The first word.
-		{"venus may open tcp 22 at mars", `line 1: expected "allow" or "expect", found "venus"`},
+		{"venus may open tcp 22 at mars", `line 1: expected "allow", "expect" or "tag", found "venus"`},
 		{"deny venus to open tcp 22 at mars", `found "deny": what no rule allows is not allowed`},
 		{"Permit venus to open tcp 22 at mars", `found "permit": write "allow"`},
 		{"test venus may open tcp 22 at mars", `found "test": write "expect"`},
-		{", allow", `expected "allow" or "expect", found ","`},
+		{", allow", `expected "allow", "expect" or "tag", found ","`},
 
 		// Who.
 		{"allow", `expected a name, tag:NAME or everybody, found the end of the line`},
@@ -221,8 +221,8 @@ line 6: expected a name, tag:NAME or everybody, found the end of the line`
 func TestLongWords(t *testing.T) {
 	t.Parallel()
 	for n, want := range map[int]string{
-		maxQuoted:     `line 1: expected "allow" or "expect", found "` + strings.Repeat("x", maxQuoted) + `"`,
-		maxQuoted + 1: `line 1: expected "allow" or "expect", found "` + strings.Repeat("x", maxQuoted) + `"…`,
+		maxQuoted:     `line 1: expected "allow", "expect" or "tag", found "` + strings.Repeat("x", maxQuoted) + `"`,
+		maxQuoted + 1: `line 1: expected "allow", "expect" or "tag", found "` + strings.Repeat("x", maxQuoted) + `"…`,
 	} {
 		if _, err := Parse(strings.Repeat("x", n), ""); err == nil || err.Error() != want {
 			t.Errorf("%d: %v", n, err)

@@ -20,7 +20,7 @@ func (p *Policy) Failures() []string {
 	var failed []string
 	for i := range p.expectations {
 		e := &p.expectations[i]
-		if why := e.failure(p.rules); why != "" {
+		if why := e.failure(p); why != "" {
 			failed = append(failed, fmt.Sprintf("line %d, %q: %s", e.line, e.text, why))
 		}
 	}
@@ -28,14 +28,15 @@ func (p *Policy) Failures() []string {
 }
 
 // failure says why e does not hold, "" if it does.
-func (e *expectation) failure(rules []rule) string {
+func (e *expectation) failure(p *Policy) string {
+	rules := p.rules
 	if len(rules) == 0 {
 		if e.not {
 			return "there are no rules, so everybody may open everything"
 		}
 		return ""
 	}
-	who, whom := e.who.least(), e.whom.least()
+	who, whom := p.least(e.who), p.least(e.whom)
 	var found [networks][]span
 	for i := range rules {
 		r := &rules[i]

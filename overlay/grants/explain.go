@@ -30,6 +30,20 @@ func (d Decision) String() string {
 	return fmt.Sprintf("%v %s open %v %d at %v: %s", d.Who, may, d.Network, d.Port, d.Whom, why)
 }
 
+// Meet says whether one of two members may open anything at the other. It reads all rules.
+func (p *Policy) Meet(a, b Party) bool {
+	if p == nil || len(p.rules) == 0 {
+		return true
+	}
+	for i := range p.rules {
+		r := &p.rules[i]
+		if r.who.mean(a) && r.whom.mean(b) || r.who.mean(b) && r.whom.mean(a) {
+			return true
+		}
+	}
+	return false
+}
+
 // Explain says whether who may open a port at whom, and why. It decides as the Guard of
 // whom does, and reads all rules for it: it is for people, not for packets.
 func (p *Policy) Explain(who, whom Party, n Network, port uint16) Decision {

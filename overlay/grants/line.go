@@ -48,8 +48,14 @@ func (p *Policy) add(line int, s, domain string) error {
 		}
 		e.line, e.text = line, text
 		p.expectations = append(p.expectations, e)
+	case "tag":
+		names, tags, err := r.tagging()
+		if err != nil {
+			return err
+		}
+		return p.tag(line, names, tags)
 	default:
-		return fmt.Errorf(`expected "allow" or "expect", found %s%s`, quote(first), insteadOf(first))
+		return fmt.Errorf(`expected "allow", "expect" or "tag", found %s%s`, quote(first), insteadOf(first))
 	}
 	return nil
 }

@@ -76,6 +76,7 @@ type Policy struct {
 	text         string
 	rules        []rule // by line
 	expectations []expectation
+	taggings     map[string]tagging // by name
 }
 
 // Parse reads a policy. domain is the overlay's, so that names can be written in full,

@@ -14,7 +14,7 @@ const (
 	assuranceStatement = "assurance"
 
 	// MaxAssurance bounds an assurance's size in bytes.
-	MaxAssurance = 320
+	MaxAssurance = 512
 )
 
 // Assurance is an issuer's word that it knew of no newer revocation list than that of a

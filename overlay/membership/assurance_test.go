@@ -13,7 +13,7 @@ func TestAssurance(t *testing.T) {
 	root, other := testRoot(t), must(NewRoot("example.com"))(t)
 	o := root.Overlay()
 	venus, mars := seedKey(5), seedKey(6)
-	delegation, err := root.Delegate(idOf(venus), RoleRelay, time.Time{}, now)
+	delegation, err := root.Delegate(idOf(venus), RoleRelay, "", time.Time{}, now)
 	if err != nil {
 		t.Fatal(err)
 	}

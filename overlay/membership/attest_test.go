@@ -12,7 +12,7 @@ func TestVerifyUse(t *testing.T) {
 	root := testRoot(t)
 	o := root.Overlay()
 	key, peer := seedKey(40), idOf(seedKey(41))
-	delegate := must(NewDelegate(key, must(root.Delegate(idOf(key), 0, epoch.Add(24*time.Hour), epoch))(t), o, epoch, nil))(t)
+	delegate := must(NewDelegate(key, must(root.Delegate(idOf(key), 0, "", epoch.Add(24*time.Hour), epoch))(t), o, epoch, nil))(t)
 	invitation := must(root.Issuer().Invite(InviteOptions{}, epoch))(t).Invitation().Subject
 	byRoot := must(root.Issuer().Attest(peer, invitation, epoch))(t)
 	byDelegate := must(delegate.Attest(peer, invitation, epoch))(t)

@@ -22,7 +22,7 @@ func TestConstants(t *testing.T) {
 	}
 	for _, c := range []struct{ got, want int }{
 		{int(KindDelegate), 1}, {int(KindInvitation), 2}, {int(KindMember), 3}, {int(RoleRelay), 1}, {int(RoleDelegate), 2}, {int(allRoles), 3},
-		{certVersion, 1}, {int(flagRelay), 1}, {int(flagDelegate), 2}, {flagConfirmed, 4}, {flagWildcard, 8}, {flagInvited, 16}, {flagInviter, 32}, {int(flagsKnown), 63},
+		{certVersion, 1}, {int(flagRelay), 1}, {int(flagDelegate), 2}, {flagConfirmed, 4}, {flagWildcard, 8}, {flagInvited, 16}, {flagInviter, 32}, {flagTags, 64}, {int(flagsKnown), 127}, {MaxTags, 16}, {maxTagBytes, 128}, {MaxPolicyText, 32 << 10}, {MaxAssurance, 512},
 		{chainVersion, 1}, {maxLinks, 3}, {MaxChain, 1024}, {listVersion, 1}, {foldedVersion, 2}, {MaxRevocations, 110000},
 		{MaxRevocationList, 1 << 20}, {tagSize, 9}, {entriesMax, 256}, {entriesKept, 128}, {weeksMax, 128},
 		{int(RevokePeer), 1}, {int(RevokeInvitation), 2}, {int(RevokeInvited), 3}, {int(RevokeDelegate), 4},
@@ -429,13 +429,13 @@ func TestIssuedLives(t *testing.T) {
 		{}: from.Add(MaxInvitation), epoch.Add(9 * day): epoch.Add(9 * day).Truncate(time.Second), from.Add(MaxInvitation): from.Add(MaxInvitation),
 		from.Add(MaxInvitation + day): from.Add(MaxInvitation),
 	} {
-		b := must(root.Delegate(idOf(dk), RoleRelay, until, epoch))(t)
+		b := must(root.Delegate(idOf(dk), RoleRelay, "", until, epoch))(t)
 		c := must(Certificates(b))(t)[0]
 		if !c.NotBefore.Equal(from) || !c.NotAfter.Equal(want) || c.Roles != allRoles {
 			t.Errorf("until %v: %+v", until, c)
 		}
 	}
-	delegation := must(root.Delegate(idOf(dk), 0, time.Time{}, epoch))(t)
+	delegation := must(root.Delegate(idOf(dk), 0, "", time.Time{}, epoch))(t)
 	for what, f := range map[string]func() error{
 		"garbage":     func() error { _, err := NewDelegate(dk, []byte{1, 2}, o, epoch, nil); return err },
 		"another key": func() error { _, err := NewDelegate(mk, delegation, o, epoch, nil); return err },

@@ -76,8 +76,11 @@ type Certificate struct {
 	// Label is AnyLabel or one label for an invitation; for a member also ""
 	// (no name). Empty for a delegate.
 	Label string
+	// Tags of an invitation are those of its members, of a delegate those that it may hand
+	// on: no certificate has one that the one above lacks; the root may give any.
+	Tags Tags
 	// Uses is how many members an invitation makes, of which each is one key; 0 is any
-	// number. Of invitations only. What bytes cannot tell, who came first, is package
+	// number, and of one for a name one at a time: Reused. Of invitations only. What bytes cannot tell, who came first, is package
 	// admission's.
 	Uses int
 
@@ -113,7 +116,8 @@ const (
 	flagWildcard            = 1 << 3
 	flagInvited             = 1 << 4
 	flagInviter             = 1 << 5
-	flagsKnown              = flagRelay | flagDelegate | flagConfirmed | flagWildcard | flagInvited | flagInviter
+	flagTags                = 1 << 6
+	flagsKnown              = flagRelay | flagDelegate | flagConfirmed | flagWildcard | flagInvited | flagInviter | flagTags
 
 	// maxUnix keeps times within what time.Time formats sanely (year 4147).
 	maxUnix = 1 << 36
@@ -122,7 +126,7 @@ const (
 // appendBody appends the payload without the proof: what the proof signs.
 //
 //	subject 32 | version 1 | kind 1 | flags 1 | notBefore uvarint | notAfter uvarint |
-//	label length 1 | label | confirmed: serial uvarint, invitation 32 if flagged,
+//	label length 1 | label | tags length 1, tags if flagged | confirmed: serial uvarint, invitation 32 if flagged,
 //	inviter 32 if flagged |
 //	invitations: uses uvarint, 0 is any number
 func (c *Certificate) appendBody(b []byte) []byte {
@@ -139,11 +143,17 @@ func (c *Certificate) appendBody(b []byte) []byte {
 	if !c.Inviter.IsZero() {
 		flags |= flagInviter
 	}
+	if c.Tags != "" {
+		flags |= flagTags
+	}
 	b = append(b, c.Subject[:]...)
 	b = append(b, certVersion, byte(c.Kind), flags)
 	b = binary.AppendUvarint(b, uint64(c.NotBefore.Unix()))
 	b = binary.AppendUvarint(b, uint64(c.NotAfter.Unix()))
 	b = canon.AppendShort(b, c.Label)
+	if c.Tags != "" {
+		b = canon.AppendShort(b, c.Tags)
+	}
 	if c.Confirmed {
 		b = binary.AppendUvarint(b, c.Serial)
 		if !c.Invitation.IsZero() {
@@ -182,6 +192,9 @@ func ParseCertificate(b []byte) (*Certificate, error) {
 	c.NotBefore = ReadTime(r)
 	c.NotAfter = ReadTime(r)
 	c.Label = string(r.Short())
+	if flags&flagTags != 0 {
+		c.Tags = readTags(r)
+	}
 	if c.Confirmed {
 		c.Serial = r.Uvarint()
 		if flags&flagInvited != 0 {
@@ -262,7 +275,7 @@ func (c *Certificate) check() error {
 			if err := CheckLabel(c.Label); err != nil {
 				return fmt.Errorf("%s: %w", c.what(), err)
 			}
-			if c.Uses != 1 {
+			if c.Uses > 1 {
 				return fail(ErrUses, "one name is for one member")
 			}
 		}

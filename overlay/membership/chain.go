@@ -129,7 +129,7 @@ func (ch *chain) verify(o Overlay, now time.Time, rev *RevocationList) error {
 	if rev != nil && (!rev.verified || rev.overlay != o.ID) {
 		return ErrListUnverified
 	}
-	above := grant{root: true, roles: allRoles, label: AnyLabel}
+	above := rootGrant
 	for _, l := range ch.links {
 		next, err := above.allows(l.cert)
 		if err != nil {
@@ -183,11 +183,15 @@ type grant struct {
 	root  bool
 	kind  Kind
 	roles Roles
+	tags  Tags
 	label string
 	end   time.Time // certificates below end by then; zero: no bound
 	grace time.Time // invitations: the same for members; zero: no bound
 	since uint64    // delegates: the lowest serial that one can have given
 }
+
+// rootGrant is what the root may hand on.
+var rootGrant = grant{root: true, roles: allRoles, label: AnyLabel}
 
 // allows says whether the subject of g may issue c, and returns what c's
 // subject may issue in turn.
@@ -195,7 +199,7 @@ func (g grant) allows(c *Certificate) (grant, error) {
 	if g.kind == KindMember || g.kind == c.Kind {
 		return grant{}, fmt.Errorf("%w: below a %v", ErrTooDeep, g.kind)
 	}
-	next := grant{kind: c.Kind, roles: c.Roles, label: c.Label, end: c.NotAfter}
+	next := grant{kind: c.Kind, roles: c.Roles, tags: c.Tags, label: c.Label, end: c.NotAfter}
 	end := g.end
 	switch c.Kind {
 	case KindDelegate:
@@ -220,6 +224,9 @@ func (g grant) allows(c *Certificate) (grant, error) {
 	}
 	if c.Roles&^g.roles != 0 {
 		return grant{}, fmt.Errorf("%w: %v of %v", ErrRole, c.Roles, g.roles)
+	}
+	if more := c.Tags.Beyond(g.tags); len(more) > 0 && !g.root {
+		return grant{}, fmt.Errorf("%w: the issuer has not %q itself", ErrTags, more)
 	}
 	if g.label != AnyLabel && c.Label != g.label && c.Label != "" {
 		return grant{}, fmt.Errorf("%w: %q below %q", ErrLabel, c.Label, g.label)
@@ -307,6 +314,7 @@ type Member struct {
 	// inviter's: it ranks below a named one.
 	Wildcard  bool
 	Roles     Roles
+	Tags      Tags
 	Confirmed bool
 	// Serial orders confirmed members; 0 for provisional ones.
 	Serial              uint64
@@ -326,7 +334,7 @@ type Member struct {
 func (ch *chain) member() *Member {
 	c := ch.leaf()
 	m := &Member{
-		Peer: c.Subject.Peer(), Label: c.Label, Wildcard: c.Wildcard, Roles: c.Roles,
+		Peer: c.Subject.Peer(), Label: c.Label, Wildcard: c.Wildcard, Roles: c.Roles, Tags: c.Tags,
 		Confirmed: c.Confirmed, Serial: c.Serial, NotBefore: c.NotBefore, NotAfter: c.NotAfter,
 		Invitation: c.Invitation, Inviter: c.Inviter,
 	}
@@ -354,6 +362,12 @@ func (m *Member) Account() (a account.Account) {
 		a.Delegate = string(m.Inviter[:])
 	}
 	return a
+}
+
+// Reused says whether the member came, and was not confirmed yet, by an invitation that is
+// used again and again for one name.
+func (m *Member) Reused() bool {
+	return !m.Confirmed && !m.Wildcard && m.Uses == 0 && !m.Invitation.IsZero()
 }
 
 // Allows says whether the member may claim the label.

@@ -15,13 +15,13 @@
 // made one again by it, for RenewFor: VerifyLapsed, Readmit. So a list's entries outlast
 // both (RevokedFor).
 //
-// Each link's subject signs the next. Roles, label and expiry only narrow, but
+// Each link's subject signs the next. Roles, tags, label and expiry only narrow, but
 // for one thing: a provisional member may outlast its invitation by Grace. A
 // delegate makes no delegates. Layouts stand at chain (chain.go),
 // Certificate.appendBody, Token.String and RevocationList; encoding and
 // signatures are canon's. The envelope domain strings are
 //
-//	"idloc-<certificate|possession|revocation|withdrawal|name|contact>/1 <overlay ID in hex>"
+//	"idloc-<certificate|possession|revocation|assurance|policy|withdrawal|rotation|name|contact>/1 <overlay ID in hex>"
 //
 // # Threats
 //
@@ -30,10 +30,10 @@
 //   - The holder of a token: becomes a member with any number of keys until
 //     the invitation ends, and, because it writes its own dates, until Grace
 //     after, as far as chains tell: that an invitation is used up, or over when its
-//     holder comes first, package admission remembers. It cannot take a label, role or lifetime that the token lacks,
+//     holder comes first, package admission remembers. It cannot take a label, role, tag or lifetime that the token lacks,
 //     nor make members of keys it does not hold (proof of possession).
 //     RevokeInvitation ends it; RevokeInvited what was confirmed from it too.
-//   - A delegate: may confirm wrongly below its roles and until its end, but
+//   - A delegate: may confirm wrongly below its roles and tags and until its end, but
 //     not as if it had done so before it was one, or later than now;
 //     RevokeDelegate voids all it signed. An entry of the list lives as long
 //     as the longest certificate that could name its key, also one of a delegate that
@@ -65,7 +65,9 @@
 //	rotation.go     a peer that wants to be another key
 //	revocation.go   DESIGN §8 Revocation, §14.1
 //	assurance.go    an issuer's word that there is no newer list
+//	policy.go       what the founder says of who may open what
 //	folded.go       the part of a long list that is kept short
+//	tags.go         what a member is for
 //	label.go        RFC 1035 §2.3.4, RFC 1123 §2.1
 //	key.go          RFC 8032 §5.1.3
 //	errors.go       what can be wrong, and by how much a clock is

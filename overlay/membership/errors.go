@@ -27,6 +27,7 @@ var (
 	ErrRevoked      = errors.New("revoked")
 	ErrStale        = errors.New("what is known of who was revoked is too old")
 	ErrPossession   = errors.New("member key did not prove possession")
+	ErrTags         = errors.New("not tags that can be given")
 	ErrUses         = errors.New("not a number of members that an invitation can be for")
 	ErrSerial       = errors.New("serial number of a time at which it cannot have been given")
 	ErrKey          = errors.New("not a usable Ed25519 key")

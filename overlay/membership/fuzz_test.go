@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"encoding/hex"
+	"strings"
 	"testing"
 
 	"github.com/idloc/idloc/overlay/membership/canon"
@@ -81,7 +82,7 @@ func FuzzRevocationList(f *testing.F) {
 func FuzzAssurance(f *testing.F) {
 	root := testRoot(f)
 	key := seedKey(5)
-	delegate := must(NewDelegate(key, must(root.Delegate(idOf(key), 0, epoch.Add(MaxInvitation), epoch))(f), root.Overlay(), epoch, nil))(f)
+	delegate := must(NewDelegate(key, must(root.Delegate(idOf(key), 0, "", epoch.Add(MaxInvitation), epoch))(f), root.Overlay(), epoch, nil))(f)
 	for _, i := range []*Issuer{root.Issuer(), delegate} {
 		f.Add(must(i.Assure(testList(f), epoch))(f))
 	}
@@ -116,4 +117,26 @@ func BenchmarkVerifyChain(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+}
+
+// FuzzTags: there is one form of a set, whatever is said of it.
+func FuzzTags(f *testing.F) {
+	for _, s := range []string{"", "web", "db,web", "web,db", "a,,b", ",", "tag:web", "A"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		tags, err := NewTags(Tags(s).Words())
+		if err != nil {
+			return
+		}
+		again, err := NewTags(tags.Words())
+		if err != nil || again != tags || len(tags.Beyond(again)) != 0 {
+			t.Fatalf("%q, %q: %v", tags, again, err)
+		}
+		for w := range tags.All() {
+			if !tags.Has(w) || strings.Contains(w, ",") {
+				t.Fatalf("%q of %q", w, tags)
+			}
+		}
+	})
 }

@@ -60,7 +60,7 @@ func (h *history) happen() {
 		}
 	case 0: // a delegate
 		key := h.key()
-		d, err := h.root.Delegate(idOf(key), RoleRelay, h.now.Add(time.Duration(1+h.r.IntN(366*24))*time.Hour), h.now)
+		d, err := h.root.Delegate(idOf(key), RoleRelay, "", h.now.Add(time.Duration(1+h.r.IntN(366*24))*time.Hour), h.now)
 		if err != nil {
 			h.t.Fatal(err)
 		}
@@ -174,7 +174,7 @@ func TestRevokedOnce(t *testing.T) {
 // waits for the list to forget it.
 func TestRevokedDelegate(t *testing.T) {
 	root, key, mars := testRoot(t), seedKey(5), seedKey(6)
-	delegation := must(root.Delegate(idOf(key), RoleRelay, time.Time{}, epoch))(t)
+	delegation := must(root.Delegate(idOf(key), RoleRelay, "", time.Time{}, epoch))(t)
 	list := must(root.Revoke(nil, epoch, Revocation{Kind: RevokePeer, Key: KeyOf(idOf(key)), Until: epoch.Add(MaxMember + time.Hour)}))(t)
 	for day := range 380 {
 		now := epoch.Add(time.Duration(day) * 24 * time.Hour)
@@ -213,7 +213,7 @@ func TestDelegateAgain(t *testing.T) {
 	root, key, mars := testRoot(t), seedKey(5), seedKey(6)
 	delegate := func(at time.Time) *Issuer {
 		t.Helper()
-		return must(NewDelegate(key, must(root.Delegate(idOf(key), RoleRelay, time.Time{}, at))(t), root.Overlay(), at, nil))(t)
+		return must(NewDelegate(key, must(root.Delegate(idOf(key), RoleRelay, "", time.Time{}, at))(t), root.Overlay(), at, nil))(t)
 	}
 	old := delegate(epoch)
 	at := epoch.Add(24 * time.Hour)

@@ -23,7 +23,7 @@ type Issuer struct {
 func (r *Root) Issuer() *Issuer {
 	return &Issuer{
 		overlay: r.overlay, key: r.key, chain: &chain{overlay: r.overlay.ID},
-		grant: grant{root: true, roles: allRoles, label: AnyLabel},
+		grant: rootGrant,
 	}
 }
 
@@ -47,7 +47,7 @@ func NewDelegate(key ed25519.PrivateKey, delegation []byte, o Overlay, now time.
 	if pub != ch.leaf().Subject {
 		return nil, fmt.Errorf("%w: the delegation is for another key", ErrKey)
 	}
-	g, err := grant{root: true, roles: allRoles, label: AnyLabel}.allows(ch.leaf())
+	g, err := rootGrant.allows(ch.leaf())
 	if err != nil {
 		return nil, err
 	}
@@ -94,11 +94,11 @@ func earlier(a, b time.Time) time.Time {
 	return a
 }
 
-// Delegate makes a delegate of a member's key, which may hand on the roles
+// Delegate makes a delegate of a member's key, which may hand on the roles and tags
 // (RoleDelegate is implied, and not handed on). The result is what NewDelegate
 // takes. A zero until means MaxInvitation.
-func (r *Root) Delegate(peer peerid.ID, roles Roles, until, now time.Time) ([]byte, error) {
-	c := &Certificate{Subject: KeyOf(peer), Kind: KindDelegate, Roles: roles | RoleDelegate}
+func (r *Root) Delegate(peer peerid.ID, roles Roles, tags Tags, until, now time.Time) ([]byte, error) {
+	c := &Certificate{Subject: KeyOf(peer), Kind: KindDelegate, Roles: roles | RoleDelegate, Tags: tags}
 	c.NotBefore, c.NotAfter = span(now, until, MaxInvitation)
 	ch, err := r.Issuer().issue(c, now)
 	if err != nil {
@@ -112,8 +112,12 @@ type InviteOptions struct {
 	Label   string        // "" or AnyLabel: the member chooses
 	Expires time.Duration // until then the token admits; 0: DefaultInvitation
 	Roles   Roles
-	Uses    int      // members that it makes, ≤MaxUses; 0: one; AnyNumber: as many as come
-	Addrs   []string // ≤4 multiaddrs of peers, each ending in /p2p/<peer ID>
+	Tags    Tags
+	Uses    int // members that it makes, ≤MaxUses; 0: one; AnyNumber: as many as come
+	// Reuse is of a token for one label: it may be used again and again, and whoever came
+	// last has the label (package admission).
+	Reuse bool
+	Addrs []string // ≤4 multiaddrs of peers, each ending in /p2p/<peer ID>
 }
 
 // AnyNumber is InviteOptions.Uses of a token for as many members as come.
@@ -141,6 +145,9 @@ func (i *Issuer) invite(opts InviteOptions, now time.Time, seed []byte) (*Token,
 		return nil, err
 	}
 	switch {
+	case opts.Reuse && (opts.Label == AnyLabel || opts.Uses != 0):
+		return nil, fmt.Errorf("%w: again and again is for one name, and for no number: %d for %q", ErrUses, opts.Uses, opts.Label)
+	case opts.Reuse: // 0 in a certificate
 	case opts.Uses == 0:
 		opts.Uses = 1
 	case opts.Uses == AnyNumber && opts.Label == AnyLabel:
@@ -148,7 +155,7 @@ func (i *Issuer) invite(opts InviteOptions, now time.Time, seed []byte) (*Token,
 	case opts.Uses < 0 || opts.Uses > MaxUses || opts.Uses > 1 && opts.Label != AnyLabel:
 		return nil, fmt.Errorf("%w: %d for %q", ErrUses, opts.Uses, opts.Label)
 	}
-	c := &Certificate{Subject: key, Kind: KindInvitation, Roles: opts.Roles, Label: opts.Label, Uses: opts.Uses}
+	c := &Certificate{Subject: key, Kind: KindInvitation, Roles: opts.Roles, Tags: opts.Tags, Label: opts.Label, Uses: opts.Uses}
 	c.NotBefore, c.NotAfter = span(now, earlier(now.Add(opts.Expires), i.grant.end), MaxInvitation)
 	ch, err := i.issue(c, now)
 	if err != nil {
@@ -174,7 +181,7 @@ func (t *Token) SelfIssue(memberKey ed25519.PrivateKey, label string, now time.T
 	if err != nil {
 		return nil, err
 	}
-	c := &Certificate{Subject: subject, Kind: KindMember, Roles: inv.Roles, Label: label}
+	c := &Certificate{Subject: subject, Kind: KindMember, Roles: inv.Roles, Tags: inv.Tags, Label: label}
 	end := inv.NotAfter.Add(Grace)
 	if len(t.chain.links) > 1 {
 		end = earlier(end, t.chain.links[0].cert.NotAfter)
@@ -199,6 +206,7 @@ type MemberOptions struct {
 	Label      string // "": none
 	Wildcard   bool   // the label is the member's choice
 	Roles      Roles
+	Tags       Tags
 	Serial     uint64
 	Invitation Key       // by which it came; zero: none
 	Inviter    Key       // by whose word, if the issuer is the root; zero: its own
@@ -219,7 +227,7 @@ func (i *Issuer) Certificate() Certificate {
 // makes itself a member; others come by Confirm.
 func (i *Issuer) Issue(peer peerid.ID, opts MemberOptions, now time.Time) ([]byte, error) {
 	c := &Certificate{
-		Subject: KeyOf(peer), Kind: KindMember, Confirmed: true, Roles: opts.Roles,
+		Subject: KeyOf(peer), Kind: KindMember, Confirmed: true, Roles: opts.Roles, Tags: opts.Tags,
 		Label: opts.Label, Wildcard: opts.Wildcard, Invitation: opts.Invitation,
 		Serial: max(min(opts.Serial, serialAt(now)), i.grant.since),
 	}
@@ -289,7 +297,7 @@ func (i *Issuer) confirm(m *Member, label string, serial uint64, now time.Time) 
 		serial = m.Serial
 	}
 	return i.Issue(m.Peer, MemberOptions{
-		Label: label, Wildcard: m.Wildcard, Roles: m.Roles, Serial: serial, Invitation: m.Invitation, Inviter: m.Inviter,
+		Label: label, Wildcard: m.Wildcard, Roles: m.Roles, Tags: m.Tags, Serial: serial, Invitation: m.Invitation, Inviter: m.Inviter,
 	}, now)
 }
 

@@ -19,7 +19,7 @@ func TestVerifyLapsed(t *testing.T) {
 	provisional := must(token.SelfIssue(mars, "mars", epoch))(t)
 	confirmed := must(Confirm(root.Issuer(), provisional, "mars", 7, epoch, nil))(t)
 	invitation := must(VerifyChain(confirmed, o, epoch, nil))(t).Invitation
-	delegate := must(NewDelegate(key, must(root.Delegate(idOf(key), RoleRelay, epoch.Add(40*day), epoch))(t), o, epoch, nil))(t)
+	delegate := must(NewDelegate(key, must(root.Delegate(idOf(key), RoleRelay, "", epoch.Add(40*day), epoch))(t), o, epoch, nil))(t)
 	below := must(Confirm(delegate, provisional, "mars", 7, epoch, nil))(t)
 	statement := must(root.Issuer().Attest(id, invitation, epoch))(t)
 	other := must(NewRoot("example.com"))(t)

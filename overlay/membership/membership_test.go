@@ -275,7 +275,7 @@ func TestDelegate(t *testing.T) {
 	root := testRoot(t)
 	o := root.Overlay()
 	dk := seedKey(20)
-	delegation := must(root.Delegate(idOf(dk), RoleRelay, epoch.Add(48*time.Hour), epoch))(t)
+	delegation := must(root.Delegate(idOf(dk), RoleRelay, "", epoch.Add(48*time.Hour), epoch))(t)
 	d := must(NewDelegate(dk, delegation, o, epoch, nil))(t)
 	if _, err := NewDelegate(seedKey(21), delegation, o, epoch, nil); !errors.Is(err, ErrKey) {
 		t.Errorf("delegation of another key: %v", err)
@@ -310,7 +310,7 @@ func TestDelegateIsCharged(t *testing.T) {
 	root := testRoot(t)
 	o := root.Overlay()
 	dk, mk := seedKey(20), seedKey(22)
-	d := must(NewDelegate(dk, must(root.Delegate(idOf(dk), 0, time.Time{}, epoch))(t), o, epoch, nil))(t)
+	d := must(NewDelegate(dk, must(root.Delegate(idOf(dk), 0, "", time.Time{}, epoch))(t), o, epoch, nil))(t)
 	charged := func(chain []byte) Key {
 		t.Helper()
 		m, claimed := must(VerifyChain(chain, o, epoch, nil))(t), must(Claimed(chain))(t)
@@ -367,7 +367,7 @@ func TestConfirmRefuses(t *testing.T) {
 		t.Errorf("revoked: %v", err)
 	}
 	dk := seedKey(20)
-	d := must(NewDelegate(dk, must(root.Delegate(idOf(dk), 0, time.Time{}, epoch))(t), root.Overlay(), epoch, nil))(t)
+	d := must(NewDelegate(dk, must(root.Delegate(idOf(dk), 0, "", time.Time{}, epoch))(t), root.Overlay(), epoch, nil))(t)
 	if _, err := Confirm(d, chain, "mars", 1, epoch, nil); !errors.Is(err, ErrRole) {
 		t.Errorf("delegate confirms a delegate: %v", err)
 	}

@@ -118,7 +118,7 @@ func TestTokenDelegate(t *testing.T) {
 		t.Errorf("the founder's token is %v's", by)
 	}
 	key, root := seedKey(32), testRoot(t)
-	delegation := must(root.Delegate(idOf(key), RoleRelay, epoch.Add(24*time.Hour), epoch))(t)
+	delegation := must(root.Delegate(idOf(key), RoleRelay, "", epoch.Add(24*time.Hour), epoch))(t)
 	token := must(must(NewDelegate(key, delegation, root.Overlay(), epoch, nil))(t).Invite(InviteOptions{Label: "mars"}, epoch))(t)
 	if by := must(ParseToken(token.String()))(t).Delegate(); by != idOf(key) {
 		t.Errorf("the delegate %v's token is %v's", idOf(key), by)

@@ -29,9 +29,11 @@ import (
 //	       its name is not decided
 //	then   number of addresses, 1 byte, at most 8
 //	       { length 1 | multiaddr }: the sender's own, those of its LAN too
-//	then   length of the assurance, 2 bytes, big endian; at most 320
-//	       an issuer's word that it knew of no newer revocation list, at a time.
-//	       A hello may end before it
+//	then   length of the assurance, 2 bytes, big endian; at most 512
+//	       an issuer's word that it knew of no newer revocation list, at a time
+//	then   number of the policy known, 8 bytes, big endian; 0: none
+//
+// A hello may end before each of the last two.
 //
 // A refusal says what time it is there too: a clock may be the reason.
 //
@@ -82,6 +84,7 @@ type Hello struct {
 	Chain      []byte         // its membership
 	Record     []byte         // its name record; empty: none
 	Addrs      []ma.Multiaddr // its own, at most HelloAddrs
+	Policy     uint64         // number of the newest policy it knows; 0: none
 	Assurance  []byte         // that there is no newer revocation list; empty: none
 }
 
@@ -115,7 +118,7 @@ func (h Hello) appendTo(b []byte) []byte {
 	for _, a := range h.Addrs {
 		b = field.Append8(b, a.Bytes())
 	}
-	return field.Append16(b, h.Assurance)
+	return binary.BigEndian.AppendUint64(field.Append16(b, h.Assurance), h.Policy)
 }
 
 // RefusedError is the other side's reason to refuse us. It is a stranger's
@@ -168,7 +171,7 @@ func readHello(r io.Reader) (Hello, error) {
 	case helloWelcome:
 		h, err := readWelcome(f)
 		if err == nil {
-			h.Assurance, err = readAssurance(r)
+			err = readTail(r, &h)
 		}
 		return h, err
 	case helloRefused:
@@ -220,18 +223,26 @@ func readWelcome(f *field.Reader) (Hello, error) {
 	return h, nil
 }
 
-// readAssurance reads the end of a hello, which earlier versions do not have.
-func readAssurance(r io.Reader) ([]byte, error) {
+// readTail reads the end of a hello, which earlier versions do not have.
+func readTail(r io.Reader, h *Hello) error {
 	f := field.NewReader(r)
 	n := int(f.Uint16())
 	if f.Err() == io.EOF {
-		return nil, nil
+		return nil
 	}
 	if n > membership.MaxAssurance {
 		f.Fail(fmt.Errorf("assurance of %d bytes", n))
 	}
-	if b := f.Bytes(n); f.Err() == nil {
-		return b, nil
+	h.Assurance = f.Bytes(n)
+	if f.Err() == nil {
+		number := f.Uint64()
+		if f.Err() == io.EOF {
+			return nil
+		}
+		h.Policy = number
 	}
-	return nil, fmt.Errorf("%w: %w", errHello, f.Err())
+	if f.Err() != nil {
+		return fmt.Errorf("%w: %w", errHello, f.Err())
+	}
+	return nil
 }

@@ -13,7 +13,7 @@ import (
 // delegate returns an issuer that the founder has made one at w.now.
 func (w *world) delegate(t testing.TB, key ed25519.PrivateKey) *membership.Issuer {
 	t.Helper()
-	return must(membership.NewDelegate(key, must(w.root.Delegate(idOf(key), membership.RoleRelay, time.Time{}, w.now))(t), w.o, w.now, nil))(t)
+	return must(membership.NewDelegate(key, must(w.root.Delegate(idOf(key), membership.RoleRelay, "", time.Time{}, w.now))(t), w.o, w.now, nil))(t)
 }
 
 // claim is a record for mars by a chain that an issuer signs.

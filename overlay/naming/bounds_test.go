@@ -507,7 +507,7 @@ func TestReasons(t *testing.T) {
 	w := newWorld(t)
 	mk := seedKey(1)
 	chain := w.confirmed(t, mk, "mars", false, 1)
-	delegation := must(w.root.Delegate(idOf(mk), 0, time.Time{}, w.now))(t)
+	delegation := must(w.root.Delegate(idOf(mk), 0, "", time.Time{}, w.now))(t)
 	if _, err := w.record(delegation, "mars").Sign(mk, w.o); !errors.Is(err, membership.ErrIncomplete) {
 		t.Errorf("a chain that ends in a delegate is signed: %v", err)
 	}

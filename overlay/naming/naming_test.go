@@ -89,7 +89,7 @@ func TestValidateAttacks(t *testing.T) {
 	revoke := func(kind membership.RevocationKind, k membership.Key) *membership.RevocationList {
 		return must(w.root.Revoke(nil, w.now, membership.Revocation{Kind: kind, Key: k}))(t)
 	}
-	delegation := must(w.root.Delegate(idOf(dk), 0, time.Time{}, w.now))(t)
+	delegation := must(w.root.Delegate(idOf(dk), 0, "", time.Time{}, w.now))(t)
 	delegate := must(membership.NewDelegate(dk, delegation, w.o, w.now, nil))(t)
 	token := must(delegate.Invite(membership.InviteOptions{Label: "mars"}, w.now))(t)
 	below := w.sign(t, mk, w.record(must(token.SelfIssue(mk, "", w.now))(t), "mars"))
@@ -198,7 +198,7 @@ func TestLargestRecord(t *testing.T) {
 	w := newWorld(t)
 	mk, dk := seedKey(1), seedKey(2)
 	label := strings.Repeat("a", 63)
-	delegate := must(membership.NewDelegate(dk, must(w.root.Delegate(idOf(dk), membership.RoleRelay, time.Time{}, w.now))(t), w.o, w.now, nil))(t)
+	delegate := must(membership.NewDelegate(dk, must(w.root.Delegate(idOf(dk), membership.RoleRelay, "", time.Time{}, w.now))(t), w.o, w.now, nil))(t)
 	token := must(delegate.Invite(membership.InviteOptions{Label: label, Roles: membership.RoleRelay}, w.now))(t)
 	chain := must(token.SelfIssue(mk, "", w.now))(t)
 	r := w.record(chain, label)

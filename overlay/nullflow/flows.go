@@ -315,6 +315,18 @@ func (fs *Flows) EndUnless(member func(chain []byte, p peerid.ID) bool) {
 	}
 }
 
+// EndOpened ends the flows that peers have opened and keep does not want. It returns how
+// many those are.
+func (fs *Flows) EndOpened(keep func(Flow) bool) (ended int) {
+	for _, f := range fs.all() {
+		if !f.Opener && !keep(f.Flow) {
+			f.abort()
+			ended++
+		}
+	}
+	return ended
+}
+
 // Status is one flow.
 type Status struct {
 	Flow

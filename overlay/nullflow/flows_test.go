@@ -440,6 +440,30 @@ func TestEndUnless(t *testing.T) {
 	}
 }
 
+// What peers have opened ends if it is not wanted any more, and what this side has opened
+// stays.
+func TestEndOpened(t *testing.T) {
+	t.Parallel()
+	a, b := pair(t, wire.PolicyPlain, wire.PolicyPlain)
+	x, y := dialTCP(t, a, b)
+	defer x.Close()
+	defer y.Close()
+	if n := a.EndOpened(func(Flow) bool { return false }); n != 0 {
+		t.Errorf("%d of its own have ended", n)
+	}
+	if n := b.EndOpened(func(f Flow) bool { return f.Peer == a.id && !f.Opener && !f.UDP }); n != 0 {
+		t.Errorf("%d that are wanted have ended", n)
+	}
+	talk(t, x, y)
+	if n := b.EndOpened(func(Flow) bool { return false }); n != 1 {
+		t.Errorf("%d have ended", n)
+	}
+	_ = x.SetReadDeadline(time.Now().Add(patience))
+	if _, err := x.Read(make([]byte, 1)); err == nil || errors.Is(err, io.EOF) {
+		t.Errorf("the opener's Read: %v", err)
+	}
+}
+
 // Close ends flows and Dials; offers and Dials after it come to nothing.
 func TestClose(t *testing.T) {
 	t.Parallel()
