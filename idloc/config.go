@@ -238,11 +238,13 @@ type InviteOptions struct {
 	// Config.Admit and whoever else decides. A delegate hands on those only that it has.
 	Tags []string
 	// Uses is how many members the token admits: 0 is one, AnyNumber is as many as come
-	// by it, else at most 64. A token with a Name is for one.
+	// by it, else at most 64. A token with a Name is for one, or with Reuse for one at a time.
 	Uses int
 	// Reuse is for a token with a Name that is used again and again, by a container, say,
 	// that has no Dir and comes with another key each time: whoever came last has the name, and
-	// the key that had it before is revoked, up to 48 times a day. The founder sees to that, and
+	// the key that had it before is revoked, up to 48 times a day, and 64 times for all such
+	// tokens and calls of Rotate of the overlay together: beyond, Join fails until the next
+	// day. The founder sees to that, and
 	// the name stays with who had it while the founder is away. Whoever has the token can
 	// take the name as long as it has not expired. Not with Uses.
 	Reuse bool

@@ -78,10 +78,12 @@ type flowKey struct {
 // still, where the kernel can be asked to (Linux, SOCK_DESTROY).
 //
 // Names count that an issuer or an invitation has given, tags as a line of the text says
-// them of a name, or else as the certificate has them (InviteOptions.Tags). Delegates give names that nobody has, and no tags but their own:
-// what they must not be able to hand out is granted to tags.
+// them of a name, or else as the certificate has them (InviteOptions.Tags). Delegates give
+// names that nobody has, and no tags but their own: what they must not be able to hand out
+// is granted to tags.
 //
-// Only the founder can; others get ErrRefusedByPolicy. ctx is not waited for.
+// Only the founder can; others get ErrRefusedByPolicy. It waits for nobody else: ctx is not
+// used.
 func (n *Node) SetGrants(_ context.Context, text string) error {
 	if err := n.alive(); err != nil {
 		return err

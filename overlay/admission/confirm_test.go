@@ -515,3 +515,30 @@ func TestConfirmedTwiceAtOnce(t *testing.T) {
 		})
 	}
 }
+
+// Nor when it was not confirmed at first, and is while it looks in the database.
+func TestConfirmedDuringLookup(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newTown(t)
+		earth := w.found("earth")
+		mars := w.join(earth.token(membership.InviteOptions{}), "mars")
+		token := earth.token(membership.InviteOptions{})
+		p := w.newPeer(nil, nil)
+		cfg := p.config()
+		cfg.Lookup = func(context.Context, string) *naming.Record {
+			w.mend()
+			p.Renew(t.Context())
+			return nil
+		}
+		p.run(Enter(cfg, token, "mars"))
+		w.cut(p, mars)
+		w.cut(p, earth)
+		if err := p.SettleName(t.Context(), token); err != nil {
+			t.Fatal(err)
+		}
+		if own := p.Own(); !own.Member.Confirmed || own.Label != "mars-2" {
+			t.Errorf("%q, confirmed: %v", own.Label, own.Member.Confirmed)
+		}
+	})
+}

@@ -64,7 +64,7 @@
 // A token for a name may be used again and again (membership.InviteOptions.Reuse): by a
 // container, say, that keeps nothing. Whoever came last by it has the name. Only the
 // founder confirms those that come by it, as it revokes the key that had the name before,
-// 48 times a day at most. Until the founder is there who comes is provisional, and the
+// 48 times a day at most, and 64 with those of all others and with Rotate. Until the founder is there who comes is provisional, and the
 // name stays with who had it.
 //
 // # How often a token is used

@@ -10,7 +10,6 @@ import (
 
 // View is a Roster as whoever made the peer sees it.
 type View interface {
-	FullName(peerid.ID) string
 	Tags(peerid.ID) membership.Tags
 	Origin(peerid.ID) (invitation string, delegate peerid.ID)
 	Grantee(peerid.ID) (label string, tags membership.Tags)

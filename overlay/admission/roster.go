@@ -337,12 +337,17 @@ func (r *Roster) takeFrom(chain []byte, label string, at time.Time) error {
 	}
 }
 
+// setOwn makes a membership this peer's own. A provisional one does not take the place of
+// a confirmed one that holds: that came meanwhile.
 func (r *Roster) setOwn(chain []byte, label string, m *membership.Member) error {
 	if m.Peer != r.self {
 		return errors.New("a chain for another peer")
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if old := r.own.Member; old != nil && old.Confirmed && !m.Confirmed && r.standing(old) == nil {
+		return nil
+	}
 	r.own = Own{Chain: chain, Member: m, Label: label}
 	return nil
 }

@@ -43,7 +43,7 @@ type Mesh interface {
 
 // Roster knows who is a member.
 type Roster interface {
-	// CompareLists learns a member's revocation list if that is newer.
+	// CompareLists learns a member's revocation list and policy if they are newer.
 	CompareLists(ctx context.Context, with peerid.ID)
 	// TellAge tells how old what is known of who was revoked is.
 	TellAge()
