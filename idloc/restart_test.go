@@ -168,13 +168,23 @@ func TestPowerCut(t *testing.T) {
 					limit = patience
 				}
 				ctx, cancel := context.WithTimeout(t.Context(), limit)
-				n, err := idloc.Open(ctx, idloc.Config{Dir: dirs[names[at]], Addrs: loopback})
+				cfg, log := listened(dirs[names[at]])
+				n, err := idloc.Open(ctx, cfg)
 				cancel()
 				if err != nil {
 					t.Fatal(err)
 				}
 				defer n.Close()
+				defer func() {
+					if t.Failed() {
+						t.Logf("%s:\n%s", names[at], log)
+					}
+				}()
 				up[names[at]] = n
+				if i > 0 && names[at] == "earth" {
+					// A founder waits three seconds, which a busy machine may need.
+					within(t, "earth finds the others", patience, func() bool { return !n.Status().Self.Alone })
+				}
 				if s := n.Status().Self; s.Alone != (i == 0) || s.Alone != (s.AloneWhy != "") {
 					t.Errorf("%s is number %d: alone %v, %q", names[at], i, s.Alone, s.AloneWhy)
 				}

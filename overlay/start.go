@@ -75,7 +75,8 @@ func Join(ctx context.Context, token string, cfg Config) (*Overlay, error) {
 
 // Open resumes the overlay that cfg.State holds; ErrNoState if there is none. It
 // returns as soon as a member is reached. If none is until ctx's deadline, or for
-// ten seconds without one, it returns all the same: the peer is up, goes on trying,
+// ten seconds without one, or for three at a founder, who needs nobody, it returns
+// all the same: the peer is up, goes on trying,
 // and Alone says why nobody was reached, as do an event and a line in the log. Only
 // a ctx that is cancelled is an error.
 func Open(ctx context.Context, cfg Config) (*Overlay, error) {
