@@ -75,7 +75,7 @@ type Node struct {
 	events  *eventLog // of the Handlers
 
 	saving  sync.Mutex              // serialises save
-	dirty   chan struct{}           // capacity 1: there is something for keepState
+	dirty   dirt                    // what there is for keepState
 	capture atomic.Pointer[capture] // the one that runs
 	wg      sync.WaitGroup          // the DNS server's sockets, keepState and watchServers
 }
@@ -144,7 +144,7 @@ func start(ctx context.Context, cfg Config, enter func(context.Context, overlay.
 	if err != nil {
 		return nil, err
 	}
-	n := &Node{cfg: cfg, log: cfg.Logger, hub: newHub(), meter: newMeter(), dirty: make(chan struct{}, 1)}
+	n := &Node{cfg: cfg, log: cfg.Logger, hub: newHub(), meter: newMeter(), dirty: newDirt()}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	defer func() {
 		if err != nil {
@@ -492,12 +492,7 @@ func (n *Node) emit(e Event) {
 	if e.Time.IsZero() {
 		e.Time = time.Now()
 	}
-	if e.Kind == event.LSIAssigned || e.Kind == event.OfferSent {
-		select {
-		case n.dirty <- struct{}{}:
-		default:
-		}
-	}
+	n.dirty.note(e.Kind)
 	n.meter.observe(&e)
 	n.logEvent(e)
 	n.hub.publish(e)

@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/idloc/idloc/internal/carrier"
+	"github.com/idloc/idloc/internal/event"
 	"github.com/idloc/idloc/internal/nat64"
 	"github.com/idloc/idloc/internal/socket"
 	"github.com/idloc/idloc/internal/state"
@@ -115,15 +117,49 @@ func (n *Node) listen() error {
 // saveLSIs keeps the table, so that a restart gives peers the same LSIs.
 func (n *Node) saveLSIs() { n.save(stateLSIs, n.table.Entries()) }
 
+// dirt is what has changed since it was saved. Each has a capacity of one.
+type dirt struct{ table, offers chan struct{} }
+
+func newDirt() dirt { return dirt{make(chan struct{}, 1), make(chan struct{}, 1)} }
+
+// note takes note of an event that something to be saved goes with.
+func (d dirt) note(k event.Kind) {
+	c := d.table
+	switch k {
+	case event.LSIAssigned:
+	case event.OfferSent:
+		c = d.offers
+	default:
+		return
+	}
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// timestampEvery is the least time between two writes of the newest offer's timestamp. An
+// offer that gets no answer goes many ways, and each write has the disk do something twice.
+const timestampEvery = 10 * time.Second
+
 // keepState saves the table and the timestamp of the newest offer after
 // changes, off the path of whoever dials: a crash must not give an LSI to
-// another peer, nor let offers begin again below what peers have seen.
+// another peer, nor let offers begin again below what peers have seen. So the
+// timestamp that is written is ahead of those that are used until the next is.
 func (n *Node) keepState() {
+	offers := n.dirty.offers
+	pause := time.NewTimer(timestampEvery)
+	defer pause.Stop()
 	for {
 		select {
-		case <-n.dirty:
+		case <-n.dirty.table:
 			n.saveLSIs()
-			n.save(stateTimestamp, n.pipes.Load().LastTimestamp())
+		case <-offers:
+			n.save(stateTimestamp, n.pipes.Load().LastTimestamp()+uint64(2*timestampEvery/time.Microsecond))
+			offers = nil
+			pause.Reset(timestampEvery)
+		case <-pause.C:
+			offers = n.dirty.offers
 		case <-n.ctx.Done():
 			return
 		}

@@ -12,6 +12,7 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 
 	"github.com/idloc/idloc/internal/event"
+	"github.com/idloc/idloc/internal/lag"
 	"github.com/idloc/idloc/internal/peerid"
 	"github.com/idloc/idloc/internal/pipe"
 	"github.com/idloc/idloc/internal/wire"
@@ -48,6 +49,7 @@ type wiring struct {
 	keep   *upkeep.Upkeep
 	router *offers.Router
 	lan    *lan.LAN // nil: members are not looked for on local networks
+	lag    *lag.Meter
 }
 
 // start brings up everything that talks, and is undone by Close. resumed says that
@@ -62,7 +64,7 @@ func (o *Overlay) start(resumed bool) error {
 
 func (o *Overlay) compose(resumed bool) error {
 	var err error
-	w := &wiring{Overlay: o}
+	w := &wiring{Overlay: o, lag: new(lag.Meter)}
 	w.filter = ice.NewFilter(o.cfg.Socket.Conns(), o.cfg.LSIPrefixes, o.cfg.AllowLoopback)
 	w.filter.Indirect = o.cfg.Socket.BehindNAT64
 	w.gate = hearsay.New(w.filter.Allowed, time.Now)
@@ -208,9 +210,9 @@ func (w *wiring) newMesh() (*mesh.Mesh, error) {
 		Readmit: w.roster.Readmit, Readmitted: w.roster.TakeReadmission, Lapsed: w.roster.Lapsed,
 		Entered: w.entered, Heard: w.heard, Left: w.left, Clock: w.roster.HearTime,
 		Answers: w.nat.Probes().NoteConnection, Probed: w.nat.Probes().Note,
-		ClockWrong: w.roster.ClockWrong,
-		Alone:      func(why string) { w.cfg.Events.Emit(event.Event{Kind: event.Alone, Err: why}) },
-		Serving:    w.Server, EnoughServers: directory.FewServers, Account: w.roster.OwnAccount,
+		ClockWrong: w.roster.ClockWrong, Stretch: w.lag.Stretch,
+		Alone:   func(why string) { w.cfg.Events.Emit(event.Event{Kind: event.Alone, Err: why}) },
+		Serving: w.Server, EnoughServers: directory.FewServers, Account: w.roster.OwnAccount,
 		Record: func(p peerid.ID) []byte { return w.directory.Record(p) },
 		Show:   func(p peerid.ID, record []byte) bool { return w.directory.Show(p, record) },
 		Allow:  func(p peerid.ID) bool { return w.router.Allow(p) },
@@ -297,7 +299,7 @@ func (w *wiring) newEstablisher() (*establish.Establisher, error) {
 		Usable:    w.filter.Keep, Allowed: w.filter.Allowed, Carriers: w.mesh.Carriers, SeenAt: w.mesh.SeenAt,
 		Chain: w.chain, Verify: w.verify, Account: w.roster.Account, Relays: func() []establish.Relay { return adapter.Relays(w.mesh.Members(), w.roster.Members()) }, Unreached: w.directory.Forget,
 		Flow:   func(in *pipe.Incoming) offers.Response { return w.flows.Answer(in).Response() },
-		Events: w.cfg.Events, Logger: w.cfg.Logger,
+		Events: w.cfg.Events, Logger: w.cfg.Logger, Stretch: w.lag.Stretch,
 	})
 }
 
@@ -347,7 +349,7 @@ func (w *wiring) newRouter() (*offers.Router, error) {
 		Offered: func(_ context.Context, q offers.Request, from peerid.ID) offers.Response {
 			return w.establish.Offered(q, from)
 		},
-		PipeDead: w.establish.PipeDead, Events: w.cfg.Events, Logger: w.cfg.Logger,
+		PipeDead: w.establish.PipeDead, Events: w.cfg.Events, Logger: w.cfg.Logger, Stretch: w.lag.Stretch,
 	})
 }
 

@@ -22,6 +22,7 @@ var stair = []rule{
 	{"internal/state", "internal/peerid"},
 	{"internal/wallclock", ""},
 	{"internal/pause", ""},
+	{"internal/lag", ""},
 	{"internal/logpace", ""},
 	{"internal/nat64", ""},
 	{"internal/socket", "internal/logpace internal/nat64"},
@@ -58,7 +59,7 @@ var stair = []rule{
 	{"overlay/mesh", "internal/account overlay/field overlay/hearsay overlay/membership overlay/naming overlay/nat overlay/p2p overlay/quictransport internal/carrier internal/logpace internal/pause internal/socket internal/state internal/peerid"},
 	{"overlay/carry", "overlay/nat overlay/p2p internal/carrier internal/pipe internal/socket internal/peerid"},
 	{"overlay/directory", "internal/account overlay/membership overlay/naming overlay/p2p internal/pause internal/state internal/peerid internal/event"},
-	{"overlay/offers", "internal/account overlay/membership overlay/p2p internal/pause internal/logpace internal/pipe internal/wire internal/peerid internal/event"},
+	{"overlay/offers", "internal/account overlay/membership overlay/p2p internal/lag internal/pause internal/logpace internal/pipe internal/wire internal/peerid internal/event"},
 	{"overlay/nullflow", "internal/account overlay/offers overlay/ice overlay/ice/tcp overlay/p2p internal/pause internal/logpace internal/null internal/pipe internal/wire internal/peerid internal/event"},
 	{"overlay/establish", "internal/account overlay/offers overlay/p2p overlay/ice internal/pause internal/logpace internal/pipe internal/wire internal/peerid internal/event"},
 	{"overlay/roaming", "internal/pause internal/pipe"},
@@ -66,7 +67,7 @@ var stair = []rule{
 	{"overlay/entry", "overlay/membership overlay/p2p"},
 	{"overlay/lan", "internal/peerid"},
 	{"overlay/adapter", "overlay/admission overlay/carry overlay/directory overlay/establish overlay/ice overlay/lan overlay/membership overlay/mesh overlay/naming overlay/nat overlay/offers overlay/p2p internal/pipe internal/socket internal/peerid internal/wire"},
-	{"overlay", "internal/account overlay/... internal/carrier internal/pause internal/logpace internal/null internal/socket internal/pipe internal/wire internal/state internal/wallclock internal/peerid internal/event"},
+	{"overlay", "internal/account overlay/... internal/carrier internal/lag internal/pause internal/logpace internal/null internal/socket internal/pipe internal/wire internal/state internal/wallclock internal/peerid internal/event"},
 	{"resolver", "internal/logpace internal/peerid internal/event"},
 
 	// The composition root, and who stands on its public API.

@@ -49,6 +49,7 @@ type web struct {
 	protocol  mesh.Protocol
 	request   []byte
 	suspected peer.ID
+	received  uint64
 	learned   map[peer.ID]int
 }
 
@@ -77,6 +78,7 @@ func (w *web) Go(f func())                       { f() }
 func (w *web) Latest(peer.ID) context.Context    { return context.Background() }
 func (w *web) Arrival() <-chan struct{}          { return nil }
 func (w *web) Suspect(p peer.ID)                 { w.suspected = p }
+func (w *web) Received(peer.ID) uint64           { return w.received }
 func (w *web) Ways(peer.ID) []ma.Multiaddr       { return w.ways }
 func (w *web) Learn(p peer.ID, a []ma.Multiaddr) { w.learned[p] += len(a) }
 
@@ -189,6 +191,9 @@ func TestOfferMesh(t *testing.T) {
 	}
 	if m.Suspect(mars); w.suspected != p2p.ID(mars) || m.Reachable(mars) || m.Latest(mars).Err() != nil {
 		t.Error("somebody else is suspected, or a peer without an address reachable")
+	}
+	if w.received = 3; m.Received(venus) != 3 {
+		t.Error("what has come in is not counted")
 	}
 	if w.ways = p2p.QUICs([]netip.AddrPort{netip.MustParseAddrPort("192.0.2.3:4")}); !m.Reachable(mars) {
 		t.Error("a peer with an address is not reachable")

@@ -46,6 +46,7 @@ type Ways interface {
 	Arrival() <-chan struct{}
 	Ask(ctx context.Context, p peer.ID, pr mesh.Protocol, request []byte) ([]byte, error)
 	Suspect(p peer.ID)
+	Received(p peer.ID) uint64
 	Ways(p peer.ID) []ma.Multiaddr
 	Learn(p peer.ID, addrs []ma.Multiaddr)
 }
@@ -81,6 +82,9 @@ func (m OfferMesh) Arrival() <-chan struct{} { return m.Mesh.Arrival() }
 
 // Suspect implements offers.Mesh.
 func (m OfferMesh) Suspect(p peerid.ID) { m.Mesh.Suspect(p2p.ID(p)) }
+
+// Received implements offers.Mesh.
+func (m OfferMesh) Received(p peerid.ID) uint64 { return m.Mesh.Received(p2p.ID(p)) }
 
 // Reachable implements offers.Mesh.
 func (m OfferMesh) Reachable(p peerid.ID) bool { return len(m.Mesh.Ways(p2p.ID(p))) > 0 }

@@ -16,7 +16,8 @@
 // server is connected any more, the first of those that are connected to each
 // other, by ID, becomes one at once, and the others if it has not after two
 // seconds; where there are many, after a second, and later if something still
-// comes from where a server is, which may be busy. Who is alone does not, since
+// comes from where a server is, which may be busy, and by lot the further apart the
+// more there are. Who is alone does not, since
 // nobody could ask it, nor does who is just coming in: an office that comes at
 // once keeps its server so busy that some see others before they see that. To
 // make a peer a server as soon as fewer than three are known would be worse in a

@@ -21,7 +21,10 @@ const (
 	// no server leaves it to the first of them to become one; at most three times. Of
 	// many members, the first waits half of it: a connection that has ended is made anew
 	// in that time if the server has only started again; and all wait three times as long
-	// for a server that is heard.
+	// for a server that is heard. For each member above manyMembers the time by which they
+	// differ is one TakeOverPatience longer: the others hear of the first that takes over
+	// before many more do. An office of two hundred that has lost its only server for
+	// moments had fifty servers before, to whom everybody connected at once.
 	TakeOverPatience = 2 * time.Second
 	// manyMembers are so many that not all are connected to each other: several are the
 	// first of those that they see.
@@ -132,18 +135,23 @@ func (d *Directory) isAnother() bool {
 // leavesIt says whether a peer that sees no server since leaves it to others to become
 // one, or to the one there was to come back.
 func (d *Directory) leavesIt(members []Neighbor, since time.Duration) bool {
-	many := d.cfg.Remembered() >= manyMembers
+	known := d.cfg.Remembered()
+	many := known >= manyMembers
 	if many && since < 3*TakeOverPatience && d.cfg.ServerHeard() {
 		return true
 	}
 	first := !slices.ContainsFunc(members, func(n Neighbor) bool { return n.ID.Compare(d.cfg.Self) < 0 })
+	apart := min(TakeOverPatience*time.Duration(max(0, known-manyMembers)), roleSpreadMax)
+	wait := TakeOverPatience
 	switch {
 	case first && many:
-		return since < TakeOverPatience/2
+		wait /= 2
 	case first:
 		return false
+	default:
+		apart += 2 * TakeOverPatience
 	}
-	return since < time.Duration((1+2*d.role.lot())*float64(TakeOverPatience))
+	return since < wait+time.Duration(d.role.lot()*float64(apart))
 }
 
 // Enter says that this peer has come in. Before, it becomes no server by itself.

@@ -197,6 +197,41 @@ func TestTakeOverFirst(t *testing.T) {
 	}
 }
 
+// TestTakeOverOfMany: of an office that has lost its only server few take the database
+// over in the time in which they hear of each other, and one soon.
+func TestTakeOverOfMany(t *testing.T) {
+	const office = 200
+	synctest.Test(t, func(t *testing.T) {
+		o := newOverlay(t)
+		n := o.node(o.member("mars"))
+		defer n.Stop()
+		n.cfg.Remembered = func() int { return office }
+		n.cfg.ServerHeard = func() bool { return false }
+		for _, first := range []bool{false, true} {
+			n.mesh.addClient(!first)
+			members := n.cfg.Mesh.Neighbors()
+			if first {
+				members = members[1:]
+			}
+			at := func(since time.Duration) (servers int) {
+				for i := range office {
+					n.role.draw, n.role.drawn = float64(i)/office, true
+					if !n.leavesIt(members, since) {
+						servers++
+					}
+				}
+				return servers
+			}
+			if few := at(3 * TakeOverPatience); few < 1 || few > 4 {
+				t.Errorf("first %v: %d servers after %v", first, few, 3*TakeOverPatience)
+			}
+			if all := at(TakeOverPatience * office); all != office {
+				t.Errorf("first %v: %d of %d in the end", first, all, office)
+			}
+		}
+	})
+}
+
 // TestServerStays: a server is one for good, young once, and tells its members.
 func TestServerStays(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

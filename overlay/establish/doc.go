@@ -125,7 +125,9 @@
 // # Timers
 //
 // All are in one table, each with the states in which it runs and the reason for
-// its length: timers.go.
+// its length: timers.go. On a machine that has more to do than it can each runs longer,
+// four times at most (package lag): what is given up while the answer waits to be read is
+// done again, and makes the machine still busier.
 //
 // # Files
 //

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"sync"
+	"time"
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 
@@ -136,6 +137,8 @@ type Config struct {
 	Unreached func(p peerid.ID)
 	// Flow answers offers about flows with null encapsulation. nil refuses.
 	Flow func(in *pipe.Incoming) offers.Response
+	// Stretch returns a timeout as it is on this machine now (package lag); nil: as it is.
+	Stretch func(time.Duration) time.Duration
 
 	Events event.Sink
 	Logger *slog.Logger
@@ -181,6 +184,14 @@ func New(cfg Config) (*Establisher, error) {
 	return c, nil
 }
 
+// after is how long a timer runs on this machine now.
+func (c *Establisher) after(t timer) time.Duration {
+	if c.cfg.Stretch == nil {
+		return table[t].after
+	}
+	return c.cfg.Stretch(table[t].after)
+}
+
 // Close ends all establishments and waits for them. Pipes that are up stay. It is
 // idempotent.
 func (c *Establisher) Close() {
@@ -206,12 +217,12 @@ func (c *Establisher) spawn(f func()) bool {
 // Connect returns a pipe to the peer that can carry data, making one if there
 // is none: an offer through the overlay, connectivity checks, keys (draft
 // §4.2). All who ask for one peer wait for the same pipe. It gives up after
-// 20 s; errors are *offers.StageError.
+// 20 s, later on a machine that is busy; errors are *offers.StageError.
 func (c *Establisher) Connect(ctx context.Context, p peerid.ID) (*pipe.Pipe, error) {
 	if p == c.cfg.Self {
 		return nil, stageError(offers.StageOffer, p, errors.New("a pipe to oneself"))
 	}
-	ctx, cancel := context.WithTimeout(ctx, table[answerBy].after+table[openFor].after)
+	ctx, cancel := context.WithTimeout(ctx, c.after(answerBy)+c.after(openFor))
 	defer cancel()
 	return c.connect(ctx, p, false)
 }
@@ -220,7 +231,7 @@ func (c *Establisher) Connect(ctx context.Context, p peerid.ID) (*pipe.Pipe, err
 // for it. It returns at once; if it fails the next packet tries again.
 func (c *Establisher) Reopen(p peerid.ID) {
 	c.spawn(func() {
-		ctx, cancel := context.WithTimeout(c.ctx, table[answerBy].after)
+		ctx, cancel := context.WithTimeout(c.ctx, c.after(answerBy))
 		defer cancel()
 		_, _ = c.connect(ctx, p, false)
 	})

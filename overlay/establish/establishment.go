@@ -55,7 +55,7 @@ type establishment struct {
 }
 
 func (c *Establisher) newEstablishment(p peerid.ID) *establishment {
-	e := &establishment{c: c, peer: p, alarms: newAlarms(), inputs: make(chan input), changed: make(chan struct{}, 1),
+	e := &establishment{c: c, peer: p, alarms: newAlarms(c.after), inputs: make(chan input), changed: make(chan struct{}, 1),
 		answered: make(chan struct{}), replaced: make(chan struct{}), stalled: make(chan struct{}), done: make(chan struct{}), over: make(chan struct{})}
 	e.ctx, e.cancel = context.WithCancelCause(c.ctx)
 	return e

@@ -83,7 +83,7 @@ func (c *Establisher) Renew(ctx context.Context, pipes []*pipe.Pipe) {
 				c.again(c.ctx, pp.Peer())
 				return
 			}
-			ctx, cancel := context.WithTimeout(c.ctx, table[answerBy].after)
+			ctx, cancel := context.WithTimeout(c.ctx, c.after(answerBy))
 			defer cancel()
 			_, _ = c.connect(ctx, pp.Peer(), false) // else the next packet tries again
 		}) {

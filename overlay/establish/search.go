@@ -44,8 +44,8 @@ type search struct {
 // beginSearch is the entry to checking.
 func (e *establishment) beginSearch() {
 	s := &e.search
-	s.ctx, s.stop = context.WithTimeout(e.c.ctx, table[openFor].after)
-	ctx, cancel := context.WithTimeout(e.c.ctx, table[checkFor].after)
+	s.ctx, s.stop = context.WithTimeout(e.c.ctx, e.c.after(openFor))
+	ctx, cancel := context.WithTimeout(e.c.ctx, e.c.after(checkFor))
 	s.stopCheck = cancel
 	e.alarms.stop(answerBy)
 	e.alarms.set(openFor)

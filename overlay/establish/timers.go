@@ -109,16 +109,17 @@ const (
 type alarms struct {
 	clock *time.Timer
 	due   [timers]time.Time // zero: it does not run
+	after func(timer) time.Duration
 }
 
-func newAlarms() alarms {
+func newAlarms(after func(timer) time.Duration) alarms {
 	t := time.NewTimer(time.Hour)
 	t.Stop()
-	return alarms{clock: t}
+	return alarms{clock: t, after: after}
 }
 
 // set starts a timer, anew if it runs.
-func (a *alarms) set(t timer) { a.due[t] = time.Now().Add(table[t].after) }
+func (a *alarms) set(t timer) { a.due[t] = time.Now().Add(a.after(t)) }
 
 func (a *alarms) stop(ts ...timer) {
 	for _, t := range ts {

@@ -59,6 +59,7 @@ type gate struct {
 	clock      func(peerid.ID, uint64)
 	answers    func(netip.AddrPort)
 	youngFor   time.Duration
+	stretch    func(time.Duration) time.Duration
 	mine       func(peer.ID) Hello // what we say to a peer now
 
 	ctx    context.Context
@@ -95,7 +96,7 @@ func newGate(h host.Host, cfg Config, mine func(peer.ID) Hello) *gate {
 		host: h, proto: cfg.Prefix + "/hello/1", log: logpace.New(cfg.Log),
 		verify: cfg.Verify, current: cfg.Current, entered: cfg.Entered, heard: cfg.Heard, left: cfg.Left,
 		readmit: cfg.Readmit, readmitted: cfg.Readmitted, lapsed: cfg.Lapsed,
-		clock: cfg.Clock, answers: cfg.Answers, youngFor: cfg.YoungFor, mine: mine,
+		clock: cfg.Clock, answers: cfg.Answers, youngFor: cfg.YoungFor, stretch: cfg.Stretch, mine: mine,
 
 		pace:  newPace(),
 		twins: newTwins(),
@@ -112,6 +113,14 @@ func newGate(h host.Host, cfg Config, mine func(peer.ID) Hello) *gate {
 	g.ctx, g.cancel = context.WithCancel(context.Background())
 	h.Network().SetStreamHandler(g.serveStream)
 	return g
+}
+
+// patience is helloTimeout on this machine now.
+func (g *gate) patience() time.Duration {
+	if g.stretch == nil {
+		return helloTimeout
+	}
+	return g.stretch(helloTimeout)
 }
 
 // start begins to greet. The callbacks must be set.
@@ -177,7 +186,7 @@ func (g *gate) connected(c network.Conn) {
 	if d := g.doorLocked(c.RemotePeer()); d != nil {
 		d.Remote = c.RemoteMultiaddr()
 	}
-	g.timers[c] = time.AfterFunc(helloTimeout, func() { g.expire(c) })
+	g.timers[c] = time.AfterFunc(g.patience(), func() { g.expire(c) })
 	if c.Stat().Direction == network.DirOutbound {
 		g.dialled.Add(c.RemotePeer(), struct{}{})
 	}
@@ -432,7 +441,7 @@ func (g *gate) greetAgain(p peer.ID) {
 // admitted waits until the peer behind s is through the gate, as long as the
 // gate gives it.
 func (g *gate) admitted(s network.Stream) bool {
-	ctx, cancel := context.WithTimeout(g.ctx, helloTimeout)
+	ctx, cancel := context.WithTimeout(g.ctx, g.patience())
 	defer cancel()
 	_, err := g.wait(ctx, s.Conn().RemotePeer())
 	return err == nil

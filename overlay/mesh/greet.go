@@ -16,16 +16,22 @@ import (
 // errCrowds is why a member is refused for now.
 var errCrowds = errors.New("too many members are connected that came by the same invitation or delegate: try again later")
 
-// greet says hello on a connection that we opened and reads the answer.
+// greet says hello on a connection and reads the answer. One that fails costs the
+// connection, but for one of a member that is only late with its answer to news: it may be
+// busy, and whether it is there is another question (suspect.go).
 func (g *gate) greet(c network.Conn) {
-	ctx, cancel := context.WithTimeout(g.ctx, helloTimeout)
+	ctx, cancel := context.WithTimeout(g.ctx, g.patience())
 	defer cancel()
 	err := g.greetUntilIn(ctx, c)
-	if err != nil && g.ctx.Err() == nil && !c.IsClosed() {
-		g.log.Debug("hello failed", "peer", c.RemotePeer(), "err", err)
-		g.refuse(c.RemotePeer(), err)
-		_ = c.Close()
+	if err == nil || g.ctx.Err() != nil || c.IsClosed() {
+		return
 	}
+	g.log.Debug("hello failed", "peer", c.RemotePeer(), "err", err)
+	if ctx.Err() != nil && g.inside(c) {
+		return
+	}
+	g.refuse(c.RemotePeer(), err)
+	_ = c.Close()
 }
 
 // greetUntilIn says hello, and again if the answer is a new membership.
@@ -92,7 +98,7 @@ func (g *gate) serveHello(s network.Stream) {
 		return
 	}
 	defer end()
-	_ = s.SetDeadline(time.Now().Add(helloTimeout))
+	_ = s.SetDeadline(time.Now().Add(g.patience()))
 	c := s.Conn()
 	h, err := readHello(s)
 	if err == nil {
@@ -211,7 +217,7 @@ func (g *gate) returned(c network.Conn, h Hello) error {
 	if _, err := g.verify(h.Chain, id); err != nil {
 		return err // its chain is not shown to strangers
 	}
-	ctx, cancel := context.WithTimeout(g.ctx, helloTimeout)
+	ctx, cancel := context.WithTimeout(g.ctx, g.patience())
 	defer cancel()
 	if err := g.greetUntilIn(ctx, c); err != nil {
 		return fmt.Errorf("no member itself now: %w", lapsed)
@@ -226,7 +232,7 @@ func (g *gate) renewalFor(c network.Conn, h Hello, why error) (*renewal, error) 
 	if err != nil {
 		return nil, why
 	}
-	ctx, cancel := context.WithTimeout(g.ctx, helloTimeout)
+	ctx, cancel := context.WithTimeout(g.ctx, g.patience())
 	defer cancel()
 	b, err := g.readmit(ctx, h.Chain, id, why)
 	return &renewal{b}, err

@@ -81,6 +81,8 @@ type Config struct {
 	Probed  func(nat.Probe)
 	// ClockWrong says whether this machine's clock is known to be wrong.
 	ClockWrong func() bool
+	// Stretch returns a timeout as it is on this machine now (package lag); nil: as it is.
+	Stretch func(time.Duration) time.Duration
 	// Alone is told once why no member is reached, when that has lasted.
 	Alone func(why string)
 

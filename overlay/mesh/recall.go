@@ -3,11 +3,12 @@ package mesh
 import (
 	"context"
 	"errors"
-	"github.com/idloc/idloc/internal/pause"
 	"sync"
 
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/peerstore"
+
+	"github.com/idloc/idloc/internal/pause"
 )
 
 const (

@@ -192,6 +192,14 @@ func (l *quicLink) close() {
 	_ = l.c.Close()
 }
 
+// Received counts the packets that have come in on the connections there are to a member.
+func (m *Mesh) Received(p peer.ID) (sum uint64) {
+	for _, l := range m.linksTo(p) {
+		sum += l.received()
+	}
+	return sum
+}
+
 // Suspect asks a member a question, and closes the connections to it if nothing at
 // all comes back on them. It returns at once.
 func (m *Mesh) Suspect(p peer.ID) {

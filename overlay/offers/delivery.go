@@ -20,7 +20,7 @@ import (
 // anything it does so again, until Patience is over: the network may lose much,
 // and an offer that comes twice gets the same answer.
 func (r *Router) Deliver(ctx context.Context, target peerid.ID, offer *pipe.Offer) (s *pipe.Session, via peerid.ID, err error) {
-	ctx, cancel := context.WithTimeout(ctx, Patience)
+	ctx, cancel := context.WithTimeout(ctx, r.cfg.Stretch(Patience))
 	defer cancel()
 	for {
 		s, via, err = r.DeliverOnce(ctx, target, offer)
@@ -44,6 +44,7 @@ type round struct {
 	busy    int             // ways that have not come to a result
 	asked   int             // of these, how many are members that should be able to pass the offer on
 	direct  int             // of these, how many go to the target itself
+	before  uint64          // Mesh.Received of the target when the newest of them began
 	sentOn  context.Context // Mesh.Latest of the connection to the target that the newest of them began on
 	arrival <-chan struct{} // Mesh.Arrival: the target may be connected now
 	results chan result
@@ -68,7 +69,7 @@ type result struct {
 // next when one has failed or was quiet for the stagger. The first answer that the
 // target has sealed makes the session.
 func (r *Router) DeliverOnce(ctx context.Context, target peerid.ID, offer *pipe.Offer) (s *pipe.Session, via peerid.ID, err error) {
-	ctx, cancel := context.WithTimeout(ctx, roundTimeout)
+	ctx, cancel := context.WithTimeout(ctx, r.cfg.Stretch(roundTimeout))
 	n := &round{
 		r: r, ctx: ctx, offer: offer, begun: time.Now(),
 		request: Request{TTL: MaxTTL, Target: target, From: r.cfg.Self, Offer: offer.Bytes()},
@@ -87,7 +88,7 @@ func (r *Router) DeliverOnce(ctx context.Context, target peerid.ID, offer *pipe.
 	for n.busy > 0 || n.more {
 		select {
 		case <-n.wait.C:
-			n.letNext()
+			n.overdue()
 		case w, ok := <-n.next:
 			if n.next = nil; ok {
 				n.send(w)
@@ -122,6 +123,26 @@ func (n *round) letNext() {
 	}
 }
 
+// overdue is the end of the stagger. A target that has the offer is waited for: members
+// could only bring it the same offer again, which is no help where it has much to do. One
+// of which nothing has come in since may be gone.
+func (n *round) overdue() {
+	switch {
+	case n.delivered():
+		n.wait.Reset(n.r.cfg.Stretch(n.pace))
+		return
+	case n.direct > 0:
+		n.r.cfg.Mesh.Suspect(n.request.Target)
+	}
+	n.letNext()
+}
+
+// delivered says whether the offer is on its way to the target itself, on a connection by
+// which something has come in since: QUIC brings the rest.
+func (n *round) delivered() bool {
+	return n.direct > 0 && n.r.cfg.Mesh.Received(n.request.Target) > n.before
+}
+
 // sendArrived sends the offer to the target itself if it has come in by a connection on
 // which it was not sent: it waits for no other way's turn. A way to the target that is
 // under way takes the new connection by itself.
@@ -141,11 +162,11 @@ func (n *round) send(w way) {
 			n.letNext()
 			return
 		}
-		n.sentOn = latest
+		n.sentOn, n.before = latest, n.r.cfg.Mesh.Received(w.peer)
 		n.direct++
 	}
 	n.busy++
-	n.wait.Reset(n.first)
+	n.wait.Reset(n.r.cfg.Stretch(n.first))
 	n.first = n.pace
 	res := result{way: w}
 	if !w.direct {
@@ -156,7 +177,7 @@ func (n *round) send(w way) {
 	}
 	n.r.cfg.Events.Emit(event.Event{Kind: event.OfferSent, Peer: n.request.Target, Via: res.via})
 	n.wg.Go(func() {
-		ctx, cancel := context.WithTimeout(n.ctx, wayTimeout)
+		ctx, cancel := context.WithTimeout(n.ctx, n.r.cfg.Stretch(wayTimeout))
 		defer cancel()
 		res.answer, res.err = n.r.try(ctx, w, n.request)
 		select {
@@ -197,7 +218,9 @@ func (n *round) hear(res *result) (s *pipe.Session, over bool) {
 		n.mute++
 	}
 	n.last = worse(n.last, res.err)
-	n.letNext() // do not wait for the stagger after a failure
+	if !n.delivered() {
+		n.letNext() // do not wait for the stagger after a failure
+	}
 	return nil, false
 }
 

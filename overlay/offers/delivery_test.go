@@ -10,6 +10,7 @@ import (
 
 	"github.com/idloc/idloc/internal/event"
 	"github.com/idloc/idloc/internal/peerid"
+	"github.com/idloc/idloc/internal/pipe"
 	"github.com/idloc/idloc/overlay/p2p"
 )
 
@@ -378,6 +379,73 @@ func TestArrival(t *testing.T) {
 					t.Errorf("asked %d times: %q", len(asked), pluto.asked)
 				}
 			})
+		})
+	}
+}
+
+// TestBusyMachine: where timeouts are stretched an answer that is late, since this machine
+// is, is waited for: the offer goes out once. Where they are not it has gone out twice by
+// then.
+func TestBusyMachine(t *testing.T) {
+	for stretch, want := range map[time.Duration][]string{1: {"venus", "mars"}, 3: {"venus"}} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, latency)
+			venus, mars, pluto := w.add("venus", 1), w.add("mars", 1), w.add("pluto", 1)
+			w.connect(pluto, venus)
+			w.connect(pluto, mars)
+			w.connect(mars, venus)
+			pluto.hints[venus.id] = []peerid.ID{mars.id}
+			pluto.cfg.Stretch = func(d time.Duration) time.Duration { return stretch * d }
+			venus.offered = func(in *pipe.Incoming) Response {
+				time.Sleep(2*staggerFirst - 2*latency)
+				if answer, _, err := in.Accept(pipe.Local{}); err == nil {
+					return Response{Status: Answered, Answer: answer}
+				}
+				return Response{Status: Refused}
+			}
+			if _, _, err := pluto.deliver(venus); err != nil || !slices.Equal(pluto.asked, want) {
+				t.Errorf("stretched %d times: asked %v, want %v; %v", stretch, pluto.asked, want, err)
+			}
+			time.Sleep(staggerFirst) // the second offer is answered too
+		})
+	}
+}
+
+// TestTargetHasIt: a target that has the offer, since something comes back on its
+// connection, is waited for, and nobody else is given the offer. One of which nothing comes
+// back is suspected at once, and asked through others.
+func TestTargetHasIt(t *testing.T) {
+	for _, heard := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, latency)
+			venus, mars, pluto := w.add("venus", 1), w.add("mars", 1), w.add("pluto", 1)
+			w.connect(pluto, venus)
+			w.connect(pluto, mars)
+			w.connect(mars, venus)
+			pluto.hints[venus.id] = []peerid.ID{mars.id}
+			pluto.onAsk = func(n int) {
+				if n == 1 && heard {
+					pluto.mu.Lock()
+					pluto.received = map[peerid.ID]uint64{venus.id: 1} // the acknowledgement
+					pluto.mu.Unlock()
+				}
+			}
+			venus.offered = func(in *pipe.Incoming) Response {
+				time.Sleep(wayTimeout / 2)
+				if answer, _, err := in.Accept(pipe.Local{}); err == nil {
+					return Response{Status: Answered, Answer: answer}
+				}
+				return Response{Status: Refused}
+			}
+			_, _, err := pluto.deliver(venus)
+			asked := []string{"venus", "mars"}
+			if heard {
+				asked = asked[:1]
+			}
+			if err != nil || !slices.Equal(pluto.asked, asked) || slices.Contains(pluto.suspects, venus.id) == heard {
+				t.Errorf("heard %v: asked %v, suspected %v; %v", heard, pluto.asked, pluto.suspects, err)
+			}
+			time.Sleep(wayTimeout)
 		})
 	}
 }

@@ -25,12 +25,16 @@
 //	Deliver      rounds, until Patience (7 s) is over; the next only if there was
 //	  │          nothing but silence: the network may lose much
 //	  └ round    all ways to the target, the likeliest first (ways.go); the next
-//	      │      when one has failed, or after the stagger if it is quiet
+//	      │      when one has failed, or after the stagger if it is quiet, but
+//	      │      none as long as the target itself has the offer
 //	      └ way  one member, connected to first if need be; again, 4 times at
 //	             most, if the connection ends under the offer
 //
 // An offer that comes to its target twice gets the same answer, so nothing is lost
-// by sending it once too often.
+// by sending it once too often, but time: where hundreds of members dial one at once, as an
+// office does whose server was started anew, whoever is slow gets each offer several times
+// and answers when nobody waits any more. So all times are longer on a machine that is
+// busy itself (package lag).
 //
 // # Whose word counts
 //

@@ -64,6 +64,7 @@ type peer struct {
 	asked    []string                         // whom it asked, in order
 	at       []time.Duration                  // when, since the world began
 	suspects []peerid.ID                      // in order
+	received map[peerid.ID]uint64             // Received
 	events   []event.Event
 }
 
@@ -226,6 +227,12 @@ func (p *peer) Suspect(id peerid.ID) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.suspects = append(p.suspects, id)
+}
+
+func (p *peer) Received(id peerid.ID) uint64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.received[id]
 }
 
 // Ask has the request answered as the other member would.

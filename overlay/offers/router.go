@@ -6,12 +6,14 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
+	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
 	"golang.org/x/time/rate"
 
 	"github.com/idloc/idloc/internal/account"
 	"github.com/idloc/idloc/internal/event"
+	"github.com/idloc/idloc/internal/lag"
 	"github.com/idloc/idloc/internal/logpace"
 	"github.com/idloc/idloc/internal/peerid"
 	"github.com/idloc/idloc/overlay/membership"
@@ -37,6 +39,9 @@ type Mesh interface {
 	// Suspect is told of a member that has said nothing in time: its
 	// connection may be dead. It returns at once.
 	Suspect(p peerid.ID)
+	// Received counts the packets that have come in on the connections there are to a
+	// member; 0 if there is none.
+	Received(p peerid.ID) uint64
 	// Reachable says whether this peer knows an address where p itself may
 	// answer.
 	Reachable(p peerid.ID) bool
@@ -69,6 +74,8 @@ type Config struct {
 	Offered func(ctx context.Context, q Request, from peerid.ID) Response
 	// PipeDead says whether there is a pipe to a peer that carries nothing.
 	PipeDead func(p peerid.ID) bool
+	// Stretch returns a timeout as it is on this machine now (package lag); nil: as it is.
+	Stretch func(time.Duration) time.Duration
 
 	Events event.Sink
 	Logger *slog.Logger
@@ -87,6 +94,9 @@ type Router struct {
 
 // New returns a Router. It has no goroutine of its own.
 func New(cfg Config) (*Router, error) {
+	if cfg.Stretch == nil {
+		cfg.Stretch = func(d time.Duration) time.Duration { return d }
+	}
 	r := &Router{cfg: cfg, log: logpace.New(cfg.Logger)}
 	var err error
 	if r.limits, err = lru.New[payer, *rate.Limiter](membersKept); err != nil {
@@ -149,8 +159,9 @@ func (r *Router) Serve(ctx context.Context, from peerid.ID, request []byte) (res
 	return r.Answer(ctx, q, from).Append(nil), nil
 }
 
-// ServeTimeout is how long a member waits for a response at most.
-const ServeTimeout = roundTimeout
+// ServeTimeout is how long a member waits for a response at most: one that is busy has
+// more patience than others.
+const ServeTimeout = lag.Most * roundTimeout
 
 // Answer answers a request of a member: for this peer, or for somebody it is
 // connected to.
@@ -174,7 +185,7 @@ func (r *Router) forward(ctx context.Context, q Request) Response {
 	if _, ok := r.cfg.Mesh.Member(q.Target); !ok {
 		return Response{Status: NotHere}
 	}
-	ctx, cancel := context.WithTimeout(ctx, wayTimeout)
+	ctx, cancel := context.WithTimeout(ctx, r.cfg.Stretch(wayTimeout))
 	defer cancel()
 	q.TTL--
 	r.cfg.Events.Emit(event.Event{Kind: event.OfferForwarded, From: q.From, Peer: q.Target})
@@ -211,7 +222,7 @@ func (r *Router) ask(ctx context.Context, p peerid.ID, q Request) (Response, err
 // one way: through a member, or to the target itself. It says what came back; nil
 // is that the target has taken it.
 func (r *Router) Tell(ctx context.Context, target, via peerid.ID, message []byte) error {
-	ctx, cancel := context.WithTimeout(ctx, wayTimeout)
+	ctx, cancel := context.WithTimeout(ctx, r.cfg.Stretch(wayTimeout))
 	defer cancel()
 	q := Request{TTL: MaxTTL, Target: target, From: r.cfg.Self, Offer: message}
 	rand.Read(q.Transaction[:]) // never fails, crypto/rand

@@ -2,7 +2,8 @@ package offers
 
 import "time"
 
-// All times of this room, and why they are what they are.
+// All times of this room, and why they are what they are. Each is stretched on a machine
+// that is busy (Config.Stretch).
 const (
 	// wayTimeout is how long one way has to bring an answer: a forwarder that
 	// waits for a target, whose connection may be dead, gives up in time for
@@ -20,6 +21,10 @@ const (
 	// without a word.
 	stagger      = 500 * time.Millisecond
 	staggerFirst = 300 * time.Millisecond
+	// directHead is how long members that are not connected have to wait, where the
+	// target is: a handshake for each is much to do if its connection has only just
+	// died, and half of suspectMin, package mesh, has gone by then.
+	directHead = 1500 * time.Millisecond
 	// staggerDead takes the place of both where the pipe to the target is
 	// dead: its connection may be, too, and somebody's data stands still.
 	staggerDead = 50 * time.Millisecond

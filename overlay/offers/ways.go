@@ -4,6 +4,7 @@ import (
 	"context"
 	"math/rand/v2"
 	"slices"
+	"time"
 
 	"github.com/idloc/idloc/internal/account"
 	"github.com/idloc/idloc/internal/peerid"
@@ -29,6 +30,7 @@ type search struct {
 	target peerid.ID
 	out    chan<- way
 	tried  map[peerid.ID]bool // and this peer itself
+	head   <-chan time.Time   // directHead is over; nil: the target was not connected
 }
 
 // findWays sends the ways to a target, the likeliest first, to out, and closes it:
@@ -42,9 +44,14 @@ type search struct {
 //  5. members of another invitation, where all so far came by one;
 //  6. the servers nearest its ID, where it keeps its connections;
 //  7. other connected members, any: those before may be as few as three, and lie.
+//
+// Where the target is connected, those that are not wait for directHead.
 func (r *Router) findWays(ctx context.Context, target peerid.ID, out chan<- way) {
 	defer close(out)
-	s := &search{r, ctx, target, out, map[peerid.ID]bool{r.cfg.Self: true}}
+	s := &search{r: r, ctx: ctx, target: target, out: out, tried: map[peerid.ID]bool{r.cfg.Self: true}}
+	if _, ok := r.cfg.Mesh.Member(target); ok {
+		s.head = time.After(r.cfg.Stretch(directHead))
+	}
 	hints := r.cfg.Directory.Hints(target)
 	_ = s.connected() &&
 		s.near(hints) &&
@@ -61,6 +68,14 @@ func (s *search) send(w way) bool {
 		return len(s.tried) <= waysMax
 	}
 	s.tried[w.peer] = true
+	if _, ok := s.r.cfg.Mesh.Member(w.peer); !ok && s.head != nil {
+		select {
+		case <-s.head:
+			s.head = nil
+		case <-s.ctx.Done():
+			return false
+		}
+	}
 	select {
 	case s.out <- w:
 		return true
