@@ -118,10 +118,11 @@ func Join(ctx context.Context, token string, cfg Config) (*Node, error) {
 //
 // Open returns as soon as one member is reached. If none is until the context's
 // deadline, or for ten seconds where it has none, Open returns all the same: the
-// node is up, and alone. A founder, who needs nobody, waits three seconds at most. It goes on trying, every few seconds, and others may find
-// it. That it is alone, and why nobody was reached, is in Status().Self.Alone and
-// AloneWhy, in an event of kind "alone" and in a line of the log at Warn; the event
-// "peer-connected" ends it. Only a context that is cancelled is an error.
+// node is up, and alone. A founder, who needs nobody, waits three seconds at most. It
+// goes on trying, every few seconds, and others may find it. That it is alone, and why
+// nobody was reached, is in Status().Self.Alone and AloneWhy, in an event of kind
+// "alone" and in a line of the log at Warn; the event "peer-connected" ends it. Only a
+// context that is cancelled is an error.
 //
 // A node that was off for so long that its membership has ended (30 days) is renewed by
 // whomever it reaches, if that is the founder or a delegate, or reaches one; nobody else

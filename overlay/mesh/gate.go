@@ -220,6 +220,14 @@ func (g *gate) crowdsLocked(c network.Conn, m *membership.Member) bool {
 	return all >= g.crowdedAt && of.Full(m.Account(), g.connsShare)
 }
 
+// greeted says whether a connection is a member's, and has had its hello.
+func (g *gate) greeted(c network.Conn) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	d := g.doors[c.RemotePeer()]
+	return d != nil && d.Member != nil && g.timers[c] == nil
+}
+
 // expire closes a connection whose peer has not come through the gate.
 func (g *gate) expire(c network.Conn) {
 	g.mu.Lock()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
@@ -20,6 +21,7 @@ var errCrowds = errors.New("too many members are connected that came by the same
 // connection, but for one of a member that is only late with its answer to news: it may be
 // busy, and whether it is there is another question (suspect.go).
 func (g *gate) greet(c network.Conn) {
+	again := g.greeted(c)
 	ctx, cancel := context.WithTimeout(g.ctx, g.patience())
 	defer cancel()
 	err := g.greetUntilIn(ctx, c)
@@ -27,7 +29,7 @@ func (g *gate) greet(c network.Conn) {
 		return
 	}
 	g.log.Debug("hello failed", "peer", c.RemotePeer(), "err", err)
-	if ctx.Err() != nil && g.inside(c) {
+	if again && (ctx.Err() != nil || errors.Is(err, os.ErrDeadlineExceeded)) { // the stream's, or ours
 		return
 	}
 	g.refuse(c.RemotePeer(), err)

@@ -190,3 +190,45 @@ func TestStopWaitsForHellos(t *testing.T) {
 		t.Error("a hello is being answered still")
 	}
 }
+
+// A member that is late with its answer to news keeps its connection: it may be busy. Who
+// is late with the first hello does not.
+func TestLateWithNews(t *testing.T) {
+	t.Parallel()
+	for _, news := range []bool{true, false} {
+		f := newFleet(t)
+		a, b := f.launch(), f.launch()
+		a.gate.mu.Lock()
+		a.gate.stretch = func(time.Duration) time.Duration { return 300 * time.Millisecond }
+		a.gate.mu.Unlock()
+		if news {
+			a.meet(b)
+		}
+		asked, release := make(chan struct{}, 1), make(chan struct{})
+		b.Host().SetStreamHandler(b.gate.proto, func(s network.Stream) {
+			select {
+			case asked <- struct{}{}:
+			default:
+			}
+			<-release
+			_ = s.Reset()
+		})
+		if news {
+			a.gate.greetAgain(b.peer())
+		} else if _, err := a.Connect(t.Context(), b.info()); err == nil {
+			t.Error("who has answered no hello is a member")
+		}
+		<-asked
+		await(t, "the hello given up", func() bool {
+			a.gate.mu.Lock()
+			defer a.gate.mu.Unlock()
+			return len(a.gate.greeting) == 0
+		})
+		if !news {
+			await(t, "the connection closed", func() bool { return a.Host().Network().Connectedness(b.peer()) != network.Connected })
+		} else if _, ok := a.Member(b.peer()); !ok || a.Host().Network().Connectedness(b.peer()) != network.Connected {
+			t.Error("a member that is late with its answer to news is put out")
+		}
+		close(release)
+	}
+}
