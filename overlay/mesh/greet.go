@@ -18,8 +18,8 @@ import (
 var errCrowds = errors.New("too many members are connected that came by the same invitation or delegate: try again later")
 
 // greet says hello on a connection and reads the answer. One that fails costs the
-// connection, but for one of a member that is only late with its answer to news: it may be
-// busy, and whether it is there is another question (suspect.go).
+// connection, but for a member's only one by which it is late with its answer to news: it
+// may be busy, and whether it is there is another question (suspect.go).
 func (g *gate) greet(c network.Conn) {
 	again := g.greeted(c)
 	ctx, cancel := context.WithTimeout(g.ctx, g.patience())
@@ -29,7 +29,8 @@ func (g *gate) greet(c network.Conn) {
 		return
 	}
 	g.log.Debug("hello failed", "peer", c.RemotePeer(), "err", err)
-	if again && (ctx.Err() != nil || errors.Is(err, os.ErrDeadlineExceeded)) { // the stream's, or ours
+	late := ctx.Err() != nil || errors.Is(err, os.ErrDeadlineExceeded) // the stream's deadline, or ours
+	if again && late && len(g.host.Network().ConnsToPeer(c.RemotePeer())) == 1 {
 		return
 	}
 	g.refuse(c.RemotePeer(), err)
