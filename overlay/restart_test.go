@@ -372,17 +372,7 @@ func TestRestoredFounder(t *testing.T) {
 		b, err := os.ReadFile(filepath.Join(path, mesh.KnownFile+".json"))
 		return err == nil && bytes.Contains(b, []byte(mars.Self().String())) && bytes.Contains(b, []byte(bad.Self().String()))
 	})
-	if err := os.CopyFS(older, os.DirFS(path)); err != nil {
-		t.Fatal(err)
-	}
-	if err := errors.Join(os.Chmod(older, 0o700), filepath.WalkDir(older, func(p string, d fs.DirEntry, err error) error {
-		if err == nil && !d.IsDir() {
-			err = os.Chmod(p, 0o600)
-		}
-		return err
-	})); err != nil {
-		t.Fatal(err)
-	}
+	copyState(t, path, older)
 	if err := earth.Revoke(t.Context(), "bad", admission.Scope{}); err != nil {
 		t.Fatal(err)
 	}
@@ -406,4 +396,26 @@ func TestRestoredFounder(t *testing.T) {
 	await(t, "both revocations at mars", 20*time.Second, func() bool {
 		return mars.roster.Revoked(bad.Self()) && mars.roster.Revoked(pluto.Self())
 	})
+}
+
+// copyState copies a state directory that is in use. A file that is written meanwhile may
+// have another name by the time it is read.
+func copyState(t *testing.T, from, to string) {
+	t.Helper()
+	files, err := os.ReadDir(from)
+	if err = errors.Join(err, os.Mkdir(to, 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		b, err := os.ReadFile(filepath.Join(from, f.Name()))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err == nil {
+			err = os.WriteFile(filepath.Join(to, f.Name()), b, 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
 }
