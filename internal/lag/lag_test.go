@@ -18,9 +18,11 @@ func TestInTime(t *testing.T) {
 			time.Sleep(700 * time.Millisecond)
 		}
 		time.Sleep(watchFor + 2*tick)
+		m.mu.Lock()
 		if m.timer != nil {
 			t.Error("it still measures")
 		}
+		m.mu.Unlock()
 		if got := (*Meter)(nil).Stretch(time.Second); got != time.Second {
 			t.Errorf("without a meter a second is %v", got)
 		}
