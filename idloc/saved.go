@@ -25,7 +25,7 @@ const (
 	// stateLSIs: made anew, peers get other LSIs than before, which is what
 	// happens to whoever has not been heard of for long anyway.
 	stateLSIs = "lsis"
-	// stateTimestamp is that of the newest offer. Peers take no offer that is
+	// stateTimestamp is that of the newest offer, or while a node runs ahead of it. Peers take no offer that is
 	// not newer than the last one; made anew, offers go by the clock alone, and
 	// that is past it unless it was set back since.
 	stateTimestamp = "timestamp"

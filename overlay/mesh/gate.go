@@ -115,7 +115,7 @@ func newGate(h host.Host, cfg Config, mine func(peer.ID) Hello) *gate {
 	return g
 }
 
-// patience is helloTimeout on this machine now.
+// patience is how long this machine now waits for the answer to a hello of its own.
 func (g *gate) patience() time.Duration {
 	if g.stretch == nil {
 		return helloTimeout
@@ -186,7 +186,11 @@ func (g *gate) connected(c network.Conn) {
 	if d := g.doorLocked(c.RemotePeer()); d != nil {
 		d.Remote = c.RemoteMultiaddr()
 	}
-	g.timers[c] = time.AfterFunc(g.patience(), func() { g.expire(c) })
+	within := helloTimeout // a stranger's, however busy this machine is: it may be who keeps it busy
+	if c.Stat().Direction == network.DirOutbound {
+		within = g.patience()
+	}
+	g.timers[c] = time.AfterFunc(within, func() { g.expire(c) })
 	if c.Stat().Direction == network.DirOutbound {
 		g.dialled.Add(c.RemotePeer(), struct{}{})
 	}
@@ -449,7 +453,7 @@ func (g *gate) greetAgain(p peer.ID) {
 // admitted waits until the peer behind s is through the gate, as long as the
 // gate gives it.
 func (g *gate) admitted(s network.Stream) bool {
-	ctx, cancel := context.WithTimeout(g.ctx, g.patience())
+	ctx, cancel := context.WithTimeout(g.ctx, helloTimeout)
 	defer cancel()
 	_, err := g.wait(ctx, s.Conn().RemotePeer())
 	return err == nil

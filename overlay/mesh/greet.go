@@ -101,7 +101,7 @@ func (g *gate) serveHello(s network.Stream) {
 		return
 	}
 	defer end()
-	_ = s.SetDeadline(time.Now().Add(g.patience()))
+	_ = s.SetDeadline(time.Now().Add(helloTimeout))
 	c := s.Conn()
 	h, err := readHello(s)
 	if err == nil {
@@ -220,7 +220,7 @@ func (g *gate) returned(c network.Conn, h Hello) error {
 	if _, err := g.verify(h.Chain, id); err != nil {
 		return err // its chain is not shown to strangers
 	}
-	ctx, cancel := context.WithTimeout(g.ctx, g.patience())
+	ctx, cancel := context.WithTimeout(g.ctx, helloTimeout)
 	defer cancel()
 	if err := g.greetUntilIn(ctx, c); err != nil {
 		return fmt.Errorf("no member itself now: %w", lapsed)
@@ -235,7 +235,7 @@ func (g *gate) renewalFor(c network.Conn, h Hello, why error) (*renewal, error) 
 	if err != nil {
 		return nil, why
 	}
-	ctx, cancel := context.WithTimeout(g.ctx, g.patience())
+	ctx, cancel := context.WithTimeout(g.ctx, helloTimeout)
 	defer cancel()
 	b, err := g.readmit(ctx, h.Chain, id, why)
 	return &renewal{b}, err

@@ -10,8 +10,8 @@ const (
 	// has for a dead peer, and four seconds are three losses of QUIC's first packet.
 	DialTimeout = 4 * time.Second
 	// helloTimeout is how long a connection may live without a valid chain
-	// (DESIGN §8): a loss or two, and a verifier that is busy. On a machine that is busy
-	// itself it is longer (package lag).
+	// (DESIGN §8): a loss or two, and a verifier that is busy. Whom this
+	// peer dials has longer on a machine that is busy itself (package lag).
 	helloTimeout = 5 * time.Second
 	// lateHello is how long a hello may have been on its way: one of a process that has
 	// ended is no sign that it runs. twinFor is how long it is said of a peer that two

@@ -64,7 +64,7 @@ func (g *gate) inside(c network.Conn) bool {
 
 // awaitEntry waits until the peer of a connection has come through the gate.
 func (g *gate) awaitEntry(c network.Conn) error {
-	ctx, cancel := context.WithTimeout(g.ctx, g.patience())
+	ctx, cancel := context.WithTimeout(g.ctx, helloTimeout)
 	defer cancel()
 	_, err := g.wait(ctx, c.RemotePeer())
 	return err
