@@ -139,9 +139,8 @@ func TestNullRefused(t *testing.T) {
 	}
 }
 
-// Null TCP is what golang.org/x/net/nettest wants of a net.Conn.
+// Null TCP is what golang.org/x/net/nettest wants of a net.Conn. As TestNettest, it runs alone.
 func TestNullNettest(t *testing.T) {
-	t.Parallel()
 	venus, mars := nullPair(t, idloc.NullPlain, idloc.NullPlain)
 	l, err := mars.Listen("tcp", ":0")
 	if err != nil {

@@ -4,10 +4,14 @@ import (
 	"flag"
 	"runtime"
 	"strconv"
+
+	"github.com/idloc/idloc/internal/race"
 )
 
 // Overlap is for the TestMain of a package whose tests mostly wait: it lets four
-// parallel tests a processor run at a time instead of one. What -parallel says
+// parallel tests a processor run at a time instead of one. Under the race detector
+// the same tests compute: three a processor run there, since what more do to each other
+// is told as a fault of whichever of them waits the longest. What -parallel says
 // stands.
 func Overlap() {
 	if !flag.Parsed() {
@@ -16,6 +20,10 @@ func Overlap() {
 	asked := false
 	flag.Visit(func(f *flag.Flag) { asked = asked || f.Name == "test.parallel" })
 	if !asked {
-		_ = flag.Set("test.parallel", strconv.Itoa(4*runtime.GOMAXPROCS(0))) // as testing's own default is set
+		perProcessor := 4
+		if race.Enabled {
+			perProcessor = 3
+		}
+		_ = flag.Set("test.parallel", strconv.Itoa(perProcessor*runtime.GOMAXPROCS(0))) // as testing's own default is set
 	}
 }
