@@ -78,7 +78,7 @@ var stair = []rule{
 	// For tests only.
 	{"internal/leaktest", ""},
 	{"internal/race", ""},
-	{"internal/yardstick", ""},
+	{"internal/yardstick", "internal/race"},
 	{"internal/difftest", ""},
 	{"internal/pipe/second", ""},
 	{"internal/pipetest", "internal/pipe internal/peerid"},
