@@ -116,7 +116,7 @@ func (n *Node) ended(err error) error {
 // ended, how far the pipe had come.
 func (n *Node) explain(to target, err error) error {
 	var op *net.OpError
-	if errors.Is(err, net.ErrClosed) || !errors.As(err, &op) {
+	if n.ctx.Err() != nil || !errors.As(err, &op) {
 		return err
 	}
 	e := &StageError{Stage: StageConnect, Peer: to.peer, Err: op.Err}
@@ -151,6 +151,9 @@ func (n *Node) stageOf(to target, err error) *StageError {
 	}
 	if errors.Is(e.Err, membership.ErrStale) {
 		e.Err = fmt.Errorf("%w: %w", ErrRefusedByPolicy, e.Err)
+	}
+	if errors.Is(e.Err, net.ErrClosed) {
+		e.Err = notOurs{e.Err} // of this node's own end Dial says so itself
 	}
 	return e
 }

@@ -97,6 +97,15 @@ type offline struct {
 func (e *offline) Error() string { return e.name + " is " + e.err.Error() }
 func (e *offline) Unwrap() error { return e.err }
 
+// notOurs is an error in which something was closed that is not this node: a member's
+// connection, or one through which an offer went. To errors.Is it is all that it was but
+// net.ErrClosed, which says to whoever has dialled that the node is closed.
+type notOurs struct{ err error }
+
+func (e notOurs) Error() string        { return e.err.Error() }
+func (e notOurs) Is(target error) bool { return target != net.ErrClosed && errors.Is(e.err, target) }
+func (e notOurs) As(target any) bool   { return errors.As(e.err, target) }
+
 // dialedAddr is the Addr of a failed Dial's *net.OpError: what was dialled, and
 // the LSI that it led to. The address inside is a *net.TCPAddr or *net.UDPAddr.
 type dialedAddr struct {

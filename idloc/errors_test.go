@@ -304,10 +304,12 @@ func textsOfGone(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	ping, byFounder := async(func() error { return second(earth.Ping(ctx, "mars")) }), async(func() error { return dialError(t, earth, "tcp", "mars:80") })
+	// Whether the one other member has forgotten mars by the time that it is asked is the
+	// machine's; which text tells what is TestUndelivered's, in offers.
 	all := []provoked{
 		{"an offline peer", dialAnswered(t, venus, "tcp", "mars.example.com:80"), `dial tcp mars\.example\.com:80 \(LSI\): offer: mars\.example\.com is offline: (the 1 member that knew it cannot reach it|no other member knows it, and it does not answer itself)`, []error{idloc.ErrUnreachable}},
-		{"an offline peer that no other knows", <-byFounder, `dial tcp mars:80 \(LSI\): offer: mars\.example\.com is offline: no other member knows it, and it does not answer itself`, []error{idloc.ErrUnreachable}},
-		{"Ping of an offline peer", <-ping, `ping mars: offer: mars\.example\.com is offline: no other member knows it, and it does not answer itself`, []error{idloc.ErrUnreachable}},
+		{"an offline peer, for the founder", <-byFounder, `dial tcp mars:80 \(LSI\): offer: mars\.example\.com is offline: (the 1 member that knew it cannot reach it|no other member knows it, and it does not answer itself)`, []error{idloc.ErrUnreachable}},
+		{"Ping of an offline peer", <-ping, `ping mars: offer: mars\.example\.com is offline: (the 1 member that knew it cannot reach it|no other member knows it, and it does not answer itself)`, []error{idloc.ErrUnreachable}},
 	}
 	if err := earth.Revoke(ctx, "venus"); err != nil {
 		t.Fatal(err)

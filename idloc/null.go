@@ -174,7 +174,7 @@ func (e *flowError) Unwrap() error { return e.err }
 // passes says whether what has kept a flow from being opened may be over in a moment:
 // the peer, or a member on the way to it, was not reached.
 func passes(err error) bool {
-	for _, lasts := range []error{nullflow.ErrRefused, nullflow.ErrForbidden, errors.ErrUnsupported, net.ErrClosed} {
+	for _, lasts := range []error{nullflow.ErrRefused, nullflow.ErrForbidden, errors.ErrUnsupported} {
 		if errors.Is(err, lasts) {
 			return false
 		}

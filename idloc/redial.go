@@ -86,7 +86,7 @@ func (n *Node) redial(ctx context.Context, network string, to target, addrs []ne
 			if !errors.Is(err, errPipeLost) {
 				return nil, n.explain(to, err)
 			}
-		case within.Err() == nil && !errors.Is(err, net.ErrClosed):
+		case within.Err() == nil && n.ctx.Err() == nil:
 			if last = err; tries == 0 && !bounded {
 				var stop context.CancelFunc
 				looking, stop = context.WithDeadline(ctx, begun.Add(goneAfter))
@@ -150,9 +150,6 @@ func final(err error) bool {
 // gaveUp is the error of a Dial that its context has ended, before which it had
 // made tries in vain, of which the last said why.
 func (n *Node) gaveUp(to target, last, end error, tries int) error {
-	if errors.Is(end, net.ErrClosed) {
-		return end
-	}
 	e := &StageError{Stage: StageOffer, Peer: to.peer, Err: &endedError{end: end}}
 	if last != nil {
 		why := n.stageOf(to, last)
