@@ -249,7 +249,7 @@ func (n *Node) assemble(ov *overlay.Overlay, key ed25519.PrivateKey) (*pipe.Endp
 			if !n.mayMeet(from, to) {
 				return account.Account{}, false
 			}
-			return ov.RelayFor(from, to)
+			return ov.RelayFor(from)
 		},
 		Dead: ov.PeerSilent, Moved: ov.PeerMoved, Spare: ov.SparePaths,
 		Locals: func() []pipe.Sender { return adapter.Senders(n.sock) },

@@ -90,10 +90,11 @@ func (o *Overlay) NameOf(id peerid.ID) string { return o.roster.FullName(id) }
 // Account is to whom what a peer uses is charged besides itself. It is pipe.Config.Account.
 func (o *Overlay) Account(p peerid.ID) account.Account { return o.roster.Account(p) }
 
-// RelayFor says whether this peer forwards between two members, and to whom
-// from's traffic is charged besides from. It is pipe.Config.Relay. Whoever hides
-// its addresses relays for nobody: those that it relayed for would have to know them.
-func (o *Overlay) RelayFor(from, to peerid.ID) (account.Account, bool) {
+// RelayFor says whether this peer forwards what comes from a member, to the peers that it
+// has pipes with, and to whom that is charged besides from. It is for pipe.Config.Relay.
+// Whoever hides its addresses relays for nobody: those that it relayed for would have to
+// know them.
+func (o *Overlay) RelayFor(from peerid.ID) (account.Account, bool) {
 	if o.cfg.NoRelay || o.cfg.Paths == PathRelayOnly {
 		return account.Account{}, false
 	}
