@@ -27,6 +27,10 @@ const (
 	// else a peer that acknowledges and never reads could have a node keep any
 	// number of send buffers.
 	maxOrphans = 64
+	// adoptLooks is how many of the others, by chance, are looked at when one comes: each
+	// is an endpoint of seven kilobytes, and most are over within a round trip, so that
+	// one who closes thousands a second would hold those of the last orphanEvery.
+	adoptLooks = 3
 )
 
 // orphan is what is known of one.
@@ -58,8 +62,15 @@ func (o *orphans) adopt(ep *tcp.Endpoint, c *orphan) {
 	if o.all == nil {
 		o.all = make(map[*tcp.Endpoint]*orphan)
 	}
-	c.closed, c.received = time.Now(), received(ep)
-	c.heard = c.closed
+	now := time.Now()
+	c.closed, c.heard, c.received = now, now, received(ep)
+	looked := 0
+	for other, known := range o.all {
+		if looked++; looked > adoptLooks {
+			break
+		}
+		o.lookAtLocked(other, known, now)
+	}
 	o.all[ep] = c
 	switch {
 	case o.ended || len(o.all) > 1:
@@ -118,14 +129,18 @@ func (o *orphans) look(now time.Time) {
 // something.
 func (o *orphans) lookLocked(now time.Time) {
 	for ep, c := range o.all {
-		if over(ep) {
-			if ep.EndpointState() == tcp.StateError && !c.window.reset.Load() {
-				o.link.deliveries.doubt(c.peer)
-			}
-			o.forgetLocked(ep)
-		} else if n := received(ep); n != c.received {
-			c.received, c.heard = n, now
+		o.lookAtLocked(ep, c, now)
+	}
+}
+
+func (o *orphans) lookAtLocked(ep *tcp.Endpoint, c *orphan, now time.Time) {
+	if over(ep) {
+		if ep.EndpointState() == tcp.StateError && !c.window.reset.Load() {
+			o.link.deliveries.doubt(c.peer)
 		}
+		o.forgetLocked(ep)
+	} else if n := received(ep); n != c.received {
+		c.received, c.heard = n, now
 	}
 }
 
@@ -230,8 +245,14 @@ func unacknowledgedIn(state tcp.EndpointState) bool {
 }
 
 // over says whether a closed connection has neither anything to deliver nor to
-// expect.
-func over(ep *tcp.Endpoint) bool { return !delivering(ep) && ep.EndpointState() != tcp.StateFinWait2 }
+// expect. One that is adopted and not yet closed is not.
+func over(ep *tcp.Endpoint) bool {
+	switch ep.EndpointState() {
+	case tcp.StateTimeWait, tcp.StateClose, tcp.StateError:
+		return true
+	}
+	return false
+}
 
 // received counts the segments that came in.
 func received(ep *tcp.Endpoint) uint64 {

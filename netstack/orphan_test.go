@@ -118,6 +118,25 @@ func TestOrphansOfOnePeer(t *testing.T) {
 	}
 }
 
+// Who opens and closes one connection after the other holds none of those that are over,
+// though nobody sweeps.
+func TestOrphansThatAreOver(t *testing.T) {
+	r := newRig(t)
+	for i := range 50 {
+		c, s := r.pair(t, r.b4)
+		ep := c.ep.(*tcp.Endpoint)
+		c.Close()
+		s.Close()
+		eventually(t, "not over", func() bool { return over(ep) })
+		r.a.orphans.mu.Lock()
+		n := len(r.a.orphans.all)
+		r.a.orphans.mu.Unlock()
+		if n > 1 {
+			t.Fatalf("%d after %d connections", n, i+1)
+		}
+	}
+}
+
 // SetLinger has Close wait until the peer has everything, and no longer than
 // was said.
 func TestLinger(t *testing.T) {
