@@ -12,10 +12,12 @@ import (
 	"github.com/idloc/idloc/shim/shimtest"
 )
 
-// marks are the bytes that nodes of a rig sent with a traffic class.
+// marks are the bytes that nodes of a rig sent with a traffic class, and in how many
+// batches.
 type marks struct {
-	mu sync.Mutex
-	of map[mark]int
+	mu     sync.Mutex
+	of     map[mark]int
+	writes map[mark]int // never taken
 }
 
 type mark struct {
@@ -24,11 +26,12 @@ type mark struct {
 }
 
 func (r *rig) marks() *marks {
-	m := &marks{of: map[mark]int{}}
+	m := &marks{of: map[mark]int{}, writes: map[mark]int{}}
 	r.net.OnMarked(func(from *shimtest.Node, class uint8, b []byte, _ int) {
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		m.of[mark{from, class}] += len(b)
+		m.writes[mark{from, class}]++
 	})
 	return m
 }
