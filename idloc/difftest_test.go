@@ -1,6 +1,7 @@
 package idloc_test
 
 import (
+	"bytes"
 	"context"
 	"flag"
 	"fmt"
@@ -30,7 +31,7 @@ func TestPrograms(t *testing.T) {
 	for _, lossy := range []bool{false, true} {
 		t.Run(fmt.Sprintf("lossy %v", lossy), func(t *testing.T) {
 			t.Parallel()
-			shared := twoNodes(t, lossy)
+			shared, _ := twoNodes(t, lossy)
 			many, few := make(chan struct{}, 128), make(chan struct{}, 12)
 			var wg sync.WaitGroup
 			defer wg.Wait()
@@ -43,9 +44,14 @@ func TestPrograms(t *testing.T) {
 				sem <- struct{}{}
 				wg.Go(func() {
 					defer func() { <-sem }()
-					elsewhere := func(p *difftest.Program) *difftest.Transcript { return runProgram(t, p, shared, lossy) }
+					var wire bytes.Buffer // what venus saw of the first run, if it had nodes of its own
+					tap := &wire
+					elsewhere := func(p *difftest.Program) *difftest.Transcript {
+						defer func() { tap = nil }()
+						return runProgram(t, p, shared, lossy, tap)
+					}
 					if d := p.Check(elsewhere, lossy); d != "" {
-						t.Error(d)
+						t.Error(d + segments(wire.Bytes()))
 					}
 				})
 			}
@@ -53,13 +59,22 @@ func TestPrograms(t *testing.T) {
 	}
 }
 
-// runProgram runs a program on two nodes: shared ones, or two of its own.
-func runProgram(t *testing.T, p *difftest.Program, shared *difftest.World, lossy bool) (seen *difftest.Transcript) {
+// runProgram runs a program on two nodes: shared ones, or two of its own, of which the
+// first writes what it sends and receives to tap, if there is one.
+func runProgram(t *testing.T, p *difftest.Program, shared *difftest.World, lossy bool, tap *bytes.Buffer) (seen *difftest.Transcript) {
 	if !p.Exits() {
 		return p.Run(shared)
 	}
 	err := idloctest.Run(func(tb testing.TB) error {
-		seen = p.Run(twoNodes(tb, lossy))
+		world, venus := twoNodes(tb, lossy)
+		if tap != nil {
+			stop, err := venus.Capture(tap)
+			if err != nil {
+				return err
+			}
+			defer stop()
+		}
+		seen = p.Run(world)
 		return nil
 	})
 	if err != nil {
@@ -71,8 +86,8 @@ func runProgram(t *testing.T, p *difftest.Program, shared *difftest.World, lossy
 	return seen
 }
 
-// twoNodes are two nodes that have a pipe.
-func twoNodes(tb testing.TB, lossy bool) *difftest.World {
+// twoNodes are two nodes that have a pipe. It returns the first one, too.
+func twoNodes(tb testing.TB, lossy bool) (*difftest.World, *idloctest.Node) {
 	lab := idloctest.New(tb)
 	w := &difftest.World{Name: "nodes", Limit: *programLimit}
 	var nodes [2]*idloctest.Node
@@ -95,7 +110,7 @@ func twoNodes(tb testing.TB, lossy bool) *difftest.World {
 			n.SetLink(lossyLink)
 		}
 	}
-	return w
+	return w, nodes[0]
 }
 
 // side is a node as one side of programs.
