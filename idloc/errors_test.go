@@ -106,16 +106,29 @@ func dialError(t *testing.T, n *idloc.Node, network, address string) error {
 	return err
 }
 
-// dialAnswered is dialError once the members that are asked have answered: on a machine
-// that is busy enough one takes longer than a Dial waits for it, and that is what it says.
-func dialAnswered(t *testing.T, n *idloc.Node, network, address string) error {
+// unanswered is what an error says if a member that was asked has not answered: on a machine
+// that is busy enough one takes longer than a Dial waits for it.
+const unanswered = "no answer from the 1 member"
+
+// answered returns the error of what was tried, and tried again until the members that are
+// asked have answered.
+func answered(t *testing.T, what string, err error, again func() error) error {
 	t.Helper()
-	var err error
-	within(t, "an answer about "+address, patience, func() bool {
-		err = dialError(t, n, network, address)
-		return err == nil || !strings.Contains(err.Error(), "no answer from the 1 member")
+	within(t, "an answer about "+what, patience, func() bool {
+		if err == nil || !strings.Contains(err.Error(), unanswered) {
+			return true
+		}
+		err = again()
+		return false
 	})
 	return err
+}
+
+// dialAnswered is dialError once the members that are asked have answered.
+func dialAnswered(t *testing.T, n *idloc.Node, network, address string) error {
+	t.Helper()
+	again := func() error { return dialError(t, n, network, address) }
+	return answered(t, address, again(), again)
 }
 
 // TestErrorTexts provokes the errors that users see, through the public API,
@@ -303,13 +316,15 @@ func textsOfGone(t *testing.T) {
 	mars.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	ping, byFounder := async(func() error { return second(earth.Ping(ctx, "mars")) }), async(func() error { return dialError(t, earth, "tcp", "mars:80") })
+	pinging := func() error { return second(earth.Ping(ctx, "mars")) }
+	dialing := func() error { return dialError(t, earth, "tcp", "mars:80") }
+	ping, byFounder := async(pinging), async(dialing)
 	// Whether the one other member has forgotten mars by the time that it is asked is the
 	// machine's; which text tells what is TestUndelivered's, in offers.
 	all := []provoked{
 		{"an offline peer", dialAnswered(t, venus, "tcp", "mars.example.com:80"), `dial tcp mars\.example\.com:80 \(LSI\): offer: mars\.example\.com is offline: (the 1 member that knew it cannot reach it|no other member knows it, and it does not answer itself)`, []error{idloc.ErrUnreachable}},
-		{"an offline peer, for the founder", <-byFounder, `dial tcp mars:80 \(LSI\): offer: mars\.example\.com is offline: (the 1 member that knew it cannot reach it|no other member knows it, and it does not answer itself)`, []error{idloc.ErrUnreachable}},
-		{"Ping of an offline peer", <-ping, `ping mars: offer: mars\.example\.com is offline: (the 1 member that knew it cannot reach it|no other member knows it, and it does not answer itself)`, []error{idloc.ErrUnreachable}},
+		{"an offline peer, for the founder", answered(t, "mars", <-byFounder, dialing), `dial tcp mars:80 \(LSI\): offer: mars\.example\.com is offline: (the 1 member that knew it cannot reach it|no other member knows it, and it does not answer itself)`, []error{idloc.ErrUnreachable}},
+		{"Ping of an offline peer", answered(t, "mars", <-ping, pinging), `ping mars: offer: mars\.example\.com is offline: (the 1 member that knew it cannot reach it|no other member knows it, and it does not answer itself)`, []error{idloc.ErrUnreachable}},
 	}
 	if err := earth.Revoke(ctx, "venus"); err != nil {
 		t.Fatal(err)
