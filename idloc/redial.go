@@ -1,6 +1,7 @@
 package idloc
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -98,7 +99,7 @@ func (n *Node) redial(ctx context.Context, network string, to target, addrs []ne
 		case last != nil && ctx.Err() == nil && n.ctx.Err() == nil:
 			return nil, n.stageOf(to, last)
 		default:
-			return nil, n.gaveUp(to, last, err, tries)
+			return nil, n.gaveUp(to, last, cmp.Or(within.Err(), err), tries)
 		}
 	}
 }

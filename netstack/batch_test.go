@@ -67,9 +67,9 @@ func TestWriteBatchTogether(t *testing.T) {
 	}
 	m.only(t, r.a, 0xb8, sum)
 	// 500 500 500 100, 600 600, then 9000 in pieces, 300 300 0. What the pipe says for
-	// itself has no class. A pipe that paces, as it does when the machine is late with
-	// acknowledgements, may begin while the rest of a group is put in; one by one they
-	// would be 17.
+	// itself has no class. Beside eight busy loops one run in some hundreds sends the first
+	// group as two and two, probably a pipe that paces and begins while the rest is put in;
+	// one by one they would be 17.
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if n := m.writes[mark{r.a.Node, 0xb8}]; n > 6 {
