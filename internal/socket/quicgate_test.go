@@ -386,42 +386,44 @@ func FuzzParseLong(f *testing.F) {
 // A connection ID that this host has chosen lets a peer go on from another address, or
 // after this host has started anew, and nobody else in.
 func TestGateKnowsOwnIDs(t *testing.T) {
-	p := silentPort(t, "192.0.2.1")
-	v := listenView(t, p, "udp4", "")
-	c := p.Conns()[0]
-	peer, moved := netip.MustParseAddrPort("192.0.2.9:4444"), netip.MustParseAddrPort("192.0.2.9:5555")
-	with := func(id byte) []byte {
-		b := shortPacket(60)
-		copy(b[1:], []byte{id, 2, 3, 4})
-		return b
-	}
-	if c.quic(with(1), moved); v.waiting() != 0 {
-		t.Error("let through where no ID is known")
-	}
-	p.KnowIDs(func(b []byte) bool { return len(b) >= 4 && b[0] == 1 && b[1] == 2 })
-	if c.quic(with(1), moved); v.waiting() != 1 {
-		t.Fatal("an ID of this host is not let through")
-	}
-	if c.quic(with(7), moved); v.waiting() != 1 {
-		t.Error("an ID that somebody has made up is let through")
-	}
-	if p.HeardQUIC(moved, time.Second) {
-		t.Error("heard, though we have not sent there: it may be anybody who has seen an ID")
-	}
-	if _, err := v.WriteTo(shortPacket(30), net.UDPAddrFromAddrPort(peer)); err != nil {
-		t.Fatal(err)
-	}
-	if c.quic(with(7), peer); p.HeardQUIC(peer, time.Second) {
-		t.Error("heard by an ID that is not ours")
-	}
-	c.quic(with(1), peer)
-	if !p.HeardQUIC(peer, time.Second) || p.HeardQUIC(netip.MustParseAddrPort("192.0.2.8:1"), time.Second) {
-		t.Error("who was heard is wrong")
-	}
-	for range 2 * limitBurst {
-		c.quic(with(1), moved)
-	}
-	if n := c.count.dropped[dropQUICStranger].Load(); n < limitBurst {
-		t.Errorf("%d dropped: no limit", n)
-	}
+	synctest.Test(t, func(t *testing.T) { // the limit is one of time
+		p := silentPort(t, "192.0.2.1")
+		v := listenView(t, p, "udp4", "")
+		c := p.Conns()[0]
+		peer, moved := netip.MustParseAddrPort("192.0.2.9:4444"), netip.MustParseAddrPort("192.0.2.9:5555")
+		with := func(id byte) []byte {
+			b := shortPacket(60)
+			copy(b[1:], []byte{id, 2, 3, 4})
+			return b
+		}
+		if c.quic(with(1), moved); v.waiting() != 0 {
+			t.Error("let through where no ID is known")
+		}
+		p.KnowIDs(func(b []byte) bool { return len(b) >= 4 && b[0] == 1 && b[1] == 2 })
+		if c.quic(with(1), moved); v.waiting() != 1 {
+			t.Fatal("an ID of this host is not let through")
+		}
+		if c.quic(with(7), moved); v.waiting() != 1 {
+			t.Error("an ID that somebody has made up is let through")
+		}
+		if p.HeardQUIC(moved, time.Second) {
+			t.Error("heard, though we have not sent there: it may be anybody who has seen an ID")
+		}
+		if _, err := v.WriteTo(shortPacket(30), net.UDPAddrFromAddrPort(peer)); err != nil {
+			t.Fatal(err)
+		}
+		if c.quic(with(7), peer); p.HeardQUIC(peer, time.Second) {
+			t.Error("heard by an ID that is not ours")
+		}
+		c.quic(with(1), peer)
+		if !p.HeardQUIC(peer, time.Second) || p.HeardQUIC(netip.MustParseAddrPort("192.0.2.8:1"), time.Second) {
+			t.Error("who was heard is wrong")
+		}
+		for range 2 * limitBurst {
+			c.quic(with(1), moved)
+		}
+		if n := c.count.dropped[dropQUICStranger].Load(); n < limitBurst {
+			t.Errorf("%d dropped: no limit", n)
+		}
+	})
 }
