@@ -61,10 +61,11 @@ func TestPowerCut(t *testing.T) {
 		var wg sync.WaitGroup
 		var last *watch
 		for _, label := range order {
-			up[label] = l.start(label, label)
+			n := l.start(label, label)
+			up[label] = n
 			last = measure(t)
 			wg.Go(func() {
-				if _, err := up[label].ask(request{Op: "open", Name: label, Dir: l.dir(label)}); err != nil {
+				if _, err := n.ask(request{Op: "open", Name: label, Dir: l.dir(label)}); err != nil {
 					t.Error(err)
 				}
 			})
