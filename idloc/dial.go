@@ -71,9 +71,15 @@ func (n *Node) dial(ctx context.Context, network, address string, enc Encapsulat
 	if err := n.alive(); err != nil {
 		return nil, err
 	}
-	ctx, cancel := n.bind(ctx)
+	tcp := strings.HasPrefix(network, "tcp")
+	_, bounded := ctx.Deadline()
+	var limit time.Duration
+	if tcp && enc != Null && !bounded {
+		limit = connectTimeout
+	}
+	ctx, cancel := n.bindWithin(ctx, limit)
 	defer cancel()
-	t, err := n.find(ctx, host, family)
+	t, err := n.find(ctx, host, family, bounded)
 	if err != nil {
 		return nil, n.ended(nameStage(err))
 	}
@@ -87,19 +93,29 @@ func (n *Node) dial(ctx context.Context, network, address string, enc Encapsulat
 		c, err := n.dialNull(ctx, network, t, to)
 		return c, n.ended(opErrorAt("dial", network, to, err))
 	}
-	if strings.HasPrefix(network, "udp") {
+	if !tcp {
 		c, err := n.stack.DialUDP(ctx, network, n.localAddr(ctx, addrs[0]), netip.AddrPortFrom(addrs[0], port))
 		return c, n.ended(err)
 	}
-	c, err := n.redial(ctx, network, t, addrs, port, track.start)
+	c, err := n.redial(ctx, network, t, addrs, port, track.start, limit == 0)
 	return c, n.ended(opErrorAt("dial", network, netip.AddrPortFrom(addrs[0], port), err))
 }
 
 // bind returns a context that ends with the node, too.
 func (n *Node) bind(ctx context.Context) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithCancel(ctx)
+	return n.bindWithin(ctx, 0)
+}
+
+// bindWithin is bind for limit at the most; zero: as long as ctx has.
+func (n *Node) bindWithin(ctx context.Context, limit time.Duration) (bound context.Context, done context.CancelFunc) {
+	var cancel context.CancelFunc
+	if limit > 0 {
+		bound, cancel = context.WithTimeout(ctx, limit)
+	} else {
+		bound, cancel = context.WithCancel(ctx)
+	}
 	stop := context.AfterFunc(n.ctx, cancel)
-	return ctx, func() { stop(); cancel() }
+	return bound, func() { stop(); cancel() }
 }
 
 // ended replaces an error that came because the node closed.

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/idloc/idloc/internal/pause"
+	"github.com/idloc/idloc/netstack"
 	"github.com/idloc/idloc/overlay"
 )
 
@@ -32,44 +33,29 @@ const (
 	lookAgain = 500 * time.Millisecond
 )
 
-// find is lookup, again and again while nobody knows and the context, which has
-// a deadline, lasts.
-func (n *Node) find(ctx context.Context, host string, family int) (t target, err error) {
-	err = lookingAgain(ctx, func() error {
-		t, err = n.lookup(ctx, host, family)
-		return err
-	})
-	return t, err
-}
-
-// lookingAgain looks a name up until somebody knows, or the context, which has a
-// deadline, is over.
-func lookingAgain(ctx context.Context, look func() error) error {
+// find is lookup, and, if again is true, once more and once more while nobody knows and
+// the context, which has a deadline, lasts.
+func (n *Node) find(ctx context.Context, host string, family int, again bool) (target, error) {
 	for {
-		err := look()
-		var dns *net.DNSError
-		if err == nil || !errors.As(err, &dns) || dns.IsNotFound || !dns.IsTemporary {
-			return err
+		t, err := n.lookup(ctx, host, family)
+		if err == nil || !again || !mayBeKnownSoon(err) {
+			return t, err
 		}
-		deadline, ok := ctx.Deadline()
-		if !ok || time.Until(deadline) < lookAgain {
-			return err
-		}
-		if !pause.For(ctx, lookAgain) {
-			return err
+		if deadline, ok := ctx.Deadline(); !ok || time.Until(deadline) < lookAgain || !pause.For(ctx, lookAgain) {
+			return t, err
 		}
 	}
 }
 
-// redial connects to a peer, in as many attempts as it takes. begun is when the
-// Dial was.
-func (n *Node) redial(ctx context.Context, network string, to target, addrs []netip.Addr, port uint16, begun time.Time) (net.Conn, error) {
-	_, bounded := ctx.Deadline()
-	if !bounded {
-		var stop context.CancelFunc
-		ctx, stop = context.WithTimeout(ctx, connectTimeout)
-		defer stop()
-	}
+// mayBeKnownSoon says whether a lookup has failed because nobody could be asked.
+func mayBeKnownSoon(err error) bool {
+	var dns *net.DNSError
+	return errors.As(err, &dns) && !dns.IsNotFound && dns.IsTemporary
+}
+
+// redial connects to a peer, in as many attempts as it takes. The deadline of ctx is the
+// caller's if bounded is true, else connectTimeout's. begun is when the Dial was.
+func (n *Node) redial(ctx context.Context, network string, to target, addrs []netip.Addr, port uint16, begun time.Time, bounded bool) (net.Conn, error) {
 	looking := ctx // for a peer that was not reached
 	var last error // why the newest attempt has failed
 	for tries := 0; ; {
@@ -84,7 +70,7 @@ func (n *Node) redial(ctx context.Context, network string, to target, addrs []ne
 			if err == nil {
 				return c, nil
 			}
-			if !errors.Is(err, errPipeLost) {
+			if !errors.Is(err, netstack.ErrPipeLost) {
 				return nil, n.explain(to, err)
 			}
 		case within.Err() == nil && n.ctx.Err() == nil:
@@ -104,23 +90,14 @@ func (n *Node) redial(ctx context.Context, network string, to target, addrs []ne
 	}
 }
 
-// errPipeLost says that the pipe went while TCP's handshake was under way.
-var errPipeLost = errors.New("the pipe is gone")
-
 // dialTCP tries a peer's addresses one after the other, as package net does
 // with those of a name, while the peer refuses. What keeps packets from
 // reaching the peer at one of them does so at the others. The error is the
-// first one's. If up, the pipe's life, ends meanwhile, the SYN may have been
-// lost with it, and the error is errPipeLost.
-func (n *Node) dialTCP(ctx context.Context, up context.Context, network string, addrs []netip.Addr, port uint16) (net.Conn, error) {
-	dial, cancel := context.WithCancel(ctx)
-	defer cancel()
-	if up != nil {
-		defer context.AfterFunc(up, cancel)()
-	}
+// first one's. If up, the pipe's life, ends meanwhile, it is netstack.ErrPipeLost.
+func (n *Node) dialTCP(ctx, up context.Context, network string, addrs []netip.Addr, port uint16) (net.Conn, error) {
 	var first error
 	for _, a := range addrs {
-		c, err := n.stack.DialTCP(dial, network, n.localAddr(ctx, a), netip.AddrPortFrom(a, port))
+		c, err := n.stack.DialTCPWhile(ctx, up, network, n.localAddr(ctx, a), netip.AddrPortFrom(a, port))
 		if err == nil {
 			return c, nil
 		}
@@ -131,8 +108,8 @@ func (n *Node) dialTCP(ctx context.Context, up context.Context, network string, 
 			break
 		}
 	}
-	if errors.Is(first, context.Canceled) && ctx.Err() == nil || errors.Is(first, syscall.EHOSTUNREACH) && up != nil && up.Err() != nil {
-		return nil, errPipeLost
+	if errors.Is(first, syscall.EHOSTUNREACH) && up != nil && up.Err() != nil {
+		return nil, netstack.ErrPipeLost
 	}
 	return nil, first
 }

@@ -47,7 +47,9 @@ func TestClosedElsewhere(t *testing.T) {
 		s := shim.New(shim.Config{Table: table, Connector: &c, Events: func(Event) {}, Logger: slog.New(slog.DiscardHandler)})
 		defer s.Close()
 		n := &Node{ctx: ctx, shim: s}
-		_, err = n.redial(ctx, "tcp", target{peer: mars}, []netip.Addr{addr}, 80, time.Now())
+		bound, done := n.bindWithin(ctx, connectTimeout)
+		defer done()
+		_, err = n.redial(bound, "tcp", target{peer: mars}, []netip.Addr{addr}, 80, time.Now(), false)
 		var stage *StageError
 		var op *net.OpError
 		if !errors.As(err, &stage) || stage.Stage != StageOffer || !errors.Is(err, ErrUnreachable) || !errors.As(err, &op) {

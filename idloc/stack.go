@@ -15,7 +15,7 @@ import (
 // host's kernel behind a TUN device. Either one owns all ports of the node's
 // LSIs; there is never a second one beside it.
 type hostStack interface {
-	DialTCP(ctx context.Context, network string, laddr, raddr netip.AddrPort) (net.Conn, error)
+	DialTCPWhile(ctx, up context.Context, network string, laddr, raddr netip.AddrPort) (net.Conn, error)
 	DialUDP(ctx context.Context, network string, laddr, raddr netip.AddrPort) (net.Conn, error)
 	ListenTCP(network string, laddr netip.AddrPort, backlog int) (net.Listener, error)
 	ListenUDP(network string, laddr netip.AddrPort) (net.PacketConn, error)

@@ -3,6 +3,7 @@ package netstack
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"net"
 	"net/netip"
@@ -99,11 +100,8 @@ func (s *Stack) newTCPConn(network string, ep tcpip.Endpoint, wq *waiter.Queue, 
 		return nil, sysError(err)
 	}
 	l, r := addrPort(local, netip.Addr{}), addrPort(remote, netip.Addr{})
-	c := &tcpConn{
-		s: s, ep: ep, wq: wq, network: network,
-		laddr: net.TCPAddrFromAddrPort(l), raddr: net.TCPAddrFromAddrPort(r),
-		pinned: s.pinPeer(r.Addr()),
-	}
+	c := &tcpConn{s: s, ep: ep, wq: wq, network: network, pinned: s.pinPeer(r.Addr())}
+	c.laddr, c.raddr = tcpAddrs(l, r)
 	c.readEntry, c.readable = waiter.NewChannelEntry(waiter.ReadableEvents | waiter.EventRdHUp | gone)
 	c.readDeadline.tell = c.readable
 	wq.EventRegister(&c.readEntry)
@@ -116,6 +114,27 @@ func (s *Stack) newTCPConn(network string, ep tcpip.Endpoint, wq *waiter.Queue, 
 	return c, nil
 }
 
+// tcpAddrs returns what net.TCPAddrFromAddrPort does of a conn's two ends, in one piece of
+// memory. It is not the conn's: whoever keeps an address keeps no endpoint.
+func tcpAddrs(local, remote netip.AddrPort) (l, r *net.TCPAddr) {
+	both := new([2]struct {
+		net.TCPAddr
+		ip [16]byte
+	})
+	for i, a := range [2]netip.AddrPort{local, remote} {
+		b := &both[i]
+		if ip := a.Addr(); ip.Is4() {
+			v4 := ip.As4()
+			b.IP = b.ip[:copy(b.ip[:], v4[:]):4]
+		} else if ip.IsValid() {
+			b.ip = ip.As16()
+			b.IP = b.ip[:]
+		}
+		b.Zone, b.Port = a.Addr().Zone(), int(a.Port())
+	}
+	return &both[0].TCPAddr, &both[1].TCPAddr
+}
+
 // DialTCP connects to raddr, from laddr if that is valid; its port and its
 // address may be zero. The network, "tcp", "tcp4" or "tcp6", is for the
 // errors of Dial and conn alone: raddr decides. The error is a *net.OpError. It ends at once when the
@@ -123,7 +142,17 @@ func (s *Stack) newTCPConn(network string, ep tcpip.Endpoint, wq *waiter.Queue, 
 // (EHOSTUNREACH; Shim.LastError has the reason), when ctx ends and when the
 // Stack is closed.
 func (s *Stack) DialTCP(ctx context.Context, network string, laddr, raddr netip.AddrPort) (net.Conn, error) {
-	c, err := s.dialTCP(ctx, network, laddr, raddr)
+	return s.DialTCPWhile(ctx, nil, network, laddr, raddr)
+}
+
+// ErrPipeLost says that a pipe has ended while TCP's handshake was under way: the SYN
+// may have been lost with it.
+var ErrPipeLost = errors.New("the pipe is gone")
+
+// DialTCPWhile is DialTCP over the pipe whose life up is, as Shim.Open returns it: when
+// that ends first, the error is an ErrPipeLost. A nil up does not end.
+func (s *Stack) DialTCPWhile(ctx, up context.Context, network string, laddr, raddr netip.AddrPort) (net.Conn, error) {
+	c, err := s.dialTCP(ctx, up, network, laddr, raddr)
 	if err != nil {
 		e := &net.OpError{Op: "dial", Net: network, Addr: net.TCPAddrFromAddrPort(raddr), Err: err}
 		if laddr.IsValid() {
@@ -134,7 +163,7 @@ func (s *Stack) DialTCP(ctx context.Context, network string, laddr, raddr netip.
 	return c, nil
 }
 
-func (s *Stack) dialTCP(ctx context.Context, network string, laddr, raddr netip.AddrPort) (*tcpConn, error) {
+func (s *Stack) dialTCP(ctx, up context.Context, network string, laddr, raddr netip.AddrPort) (*tcpConn, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, contextError(err)
 	}
@@ -164,12 +193,19 @@ func (s *Stack) dialTCP(ctx context.Context, network string, laddr, raddr netip.
 		ep.Close()
 		return nil, syscallError("connect", connectError(terr, syscall.EADDRNOTAVAIL))
 	}
+	var lost <-chan struct{}
+	if up != nil {
+		lost = up.Done()
+	}
 	for terr != nil && connecting(ep) {
 		select {
 		case <-notify:
 		case <-ctx.Done():
 			ep.Abort()
 			return nil, contextError(ctx.Err())
+		case <-lost:
+			ep.Abort()
+			return nil, ErrPipeLost
 		case <-s.done:
 			ep.Abort()
 			return nil, net.ErrClosed
@@ -425,7 +461,8 @@ func (c *tcpConn) release() {
 	}
 	c.window.conn.Store(nil)
 	c.s.link.ends(c.window)
-	c.s.orphans.adopt(ep, &orphan{peer: c.pinned, wq: c.wq, window: c.window})
+	c.window.closing = orphan{peer: c.pinned, wq: c.wq, window: c.window}
+	c.s.orphans.adopt(ep, &c.window.closing)
 	ep.Close()
 }
 

@@ -41,6 +41,8 @@ type window struct {
 	scaled bool  // scale is known
 	conn   atomic.Pointer[tcpConn]
 
+	closing orphan // of the connection once its conn is closed; orphans' lock guards it
+
 	ending atomic.Bool // our FIN is due or sent
 	reset  atomic.Bool // the peer has no connection any more: it has sent a reset, or its process is over
 

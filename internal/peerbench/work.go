@@ -300,7 +300,9 @@ func (b *bench) connects(ctx context.Context, m map[string]float64) error {
 	if err != nil {
 		return err
 	}
-	n := 0
+	var m0, m1 runtime.MemStats
+	runtime.ReadMemStats(&m0)
+	n, c0 := 0, cpuTime()
 	t0 := time.Now()
 	for time.Since(t0) < *dur {
 		if err := b.once(ctx); err != nil {
@@ -308,9 +310,22 @@ func (b *bench) connects(ctx context.Context, m map[string]float64) error {
 		}
 		n++
 	}
-	m["conns_per_s"] = float64(n) / time.Since(t0).Seconds()
+	took, cpu := time.Since(t0), cpuTime()-c0
+	runtime.ReadMemStats(&m1)
 	end()
-	return nil
+	per := func(v float64) float64 { return v / float64(n) }
+	m["conns_per_s"] = float64(n) / took.Seconds()
+	m["cpu_us_per_conn"] = per(cpu.Seconds() * 1e6)
+	m["allocs_per_conn"], m["kb_per_conn"] = per(float64(m1.Mallocs-m0.Mallocs)), per(float64(m1.TotalAlloc-m0.TotalAlloc)/1024)
+	if *memProfile == "" {
+		return nil
+	}
+	runtime.GC()
+	f, err := os.Create(*memProfile)
+	if err != nil {
+		return err
+	}
+	return errors.Join(pprof.Lookup("heap").WriteTo(f, 0), f.Close())
 }
 
 // datagram is W5's size in bytes.

@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"sync"
 	"syscall"
+
+	"github.com/idloc/idloc/netstack"
 )
 
 // In the kernel's place above the shim, conns are the kernel's. They have to
@@ -103,6 +105,22 @@ func (h *Host) DialTCP(ctx context.Context, network string, laddr, raddr netip.A
 		return nil, &net.OpError{Op: "dial", Net: network, Addr: net.TCPAddrFromAddrPort(raddr), Err: err}
 	}
 	return k, nil
+}
+
+// DialTCPWhile is DialTCP over the pipe whose life up is, as Shim.Open returns it: when
+// that ends first, the error is a netstack.ErrPipeLost. A nil up does not end.
+func (h *Host) DialTCPWhile(ctx, up context.Context, network string, laddr, raddr netip.AddrPort) (net.Conn, error) {
+	if up == nil {
+		return h.DialTCP(ctx, network, laddr, raddr)
+	}
+	dial, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(up, cancel)()
+	c, err := h.DialTCP(dial, network, laddr, raddr)
+	if errors.Is(err, context.Canceled) && ctx.Err() == nil {
+		return nil, &net.OpError{Op: "dial", Net: network, Addr: net.TCPAddrFromAddrPort(raddr), Err: netstack.ErrPipeLost}
+	}
+	return c, err
 }
 
 // DialUDP returns a UDP conn that is connected to raddr, from laddr if that is
