@@ -173,7 +173,8 @@ func TestClose(t *testing.T) {
 	got := make(chan int, 1)
 	go func() { n, _ := io.Copy(io.Discard, s); got <- int(n) }()
 	c.Close()
-	if err := a.Close(); err != nil {
+	a.in(func() { err = a.Host.Close(testContext(t)) }) // a busy machine has the time that it takes
+	if err != nil {
 		t.Error(err)
 	}
 	if err := a.Close(); err != nil {
