@@ -123,9 +123,11 @@ func TestConnsPerPeer(t *testing.T) {
 		mine[i].Close()
 	}
 	for _, id := range []peerid.ID{r.a.ID, other.ID} {
-		if w, o, c := r.b.share(id); w+o+c != 0 {
-			t.Errorf("%d wait, %d open, %d closing after all were closed", w, o, c)
-		}
+		// gVisor resets one when what it was just doing for it is done.
+		eventually(t, "a connection that was reset still counts", func() bool {
+			w, o, c := r.b.share(id)
+			return w+o+c == 0
+		})
 	}
 }
 
