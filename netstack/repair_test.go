@@ -99,7 +99,7 @@ func TestRepairedStreams(t *testing.T) {
 			if c.when != nil {
 				time.AfterFunc(50*time.Millisecond, func() { c.when(r, f) })
 			}
-			_ = server.SetReadDeadline(time.Now().Add(60 * time.Second))
+			_ = server.SetReadDeadline(time.Now().Add(2 * time.Minute))
 			got, err := io.ReadAll(server)
 			if !bytes.Equal(got, want) || err != nil {
 				t.Errorf("%d of %d bytes, %v", len(got), len(want), err)
