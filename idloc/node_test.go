@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -21,6 +22,16 @@ import (
 )
 
 var loopback = []netip.Addr{netip.MustParseAddr("127.0.0.1")}
+
+// ownLoopback is an address of loopback that nobody else has, where there is one. A node
+// that is closed there finds its port free when it comes back: those of 127.0.0.1 are
+// given to the next who asks for any, in all tests that run.
+func ownLoopback(n byte) []netip.Addr {
+	if runtime.GOOS != "linux" { // which has the whole of 127.0.0.0/8
+		return loopback
+	}
+	return []netip.Addr{netip.AddrFrom4([4]byte{127, 3, 0, n})}
+}
 
 // found creates the overlay example.com with earth.
 func found(t testing.TB, cfg idloc.Config) *idloc.Node {

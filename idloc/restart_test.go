@@ -75,11 +75,12 @@ func copied(t *testing.T, dir string) string {
 // port that was asked for is remembered too.
 func TestPortIsState(t *testing.T) {
 	t.Parallel()
-	dir := filepath.Join(t.TempDir(), "earth")
-	earth := found(t, idloc.Config{Dir: dir})
+	dir, addrs := filepath.Join(t.TempDir(), "earth"), ownLoopback(1)
+	earth := found(t, idloc.Config{Dir: dir, Addrs: addrs})
 	first := earth.Status().Self.Port
 	open := func() (uint16, string) {
 		cfg, log := listened(dir)
+		cfg.Addrs = addrs
 		n, err := idloc.Open(t.Context(), cfg)
 		if err != nil {
 			t.Fatal(err)
@@ -94,7 +95,7 @@ func TestPortIsState(t *testing.T) {
 		t.Errorf("port %d, then %d:\n%s", first, again, log)
 	}
 	// Somebody else has it, and keeps it for a while.
-	thief, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(loopback[0], first)))
+	thief, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(addrs[0], first)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -107,7 +108,7 @@ func TestPortIsState(t *testing.T) {
 		t.Errorf("port %d, then %d: members know the newer by now:\n%s", second, again, log)
 	}
 	// Of those that it had it takes the newest that is free.
-	other, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(loopback[0], second)))
+	other, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(addrs[0], second)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -116,11 +117,11 @@ func TestPortIsState(t *testing.T) {
 	if again, _ := open(); again != first {
 		t.Errorf("port %d with %d taken and %d free", again, second, first)
 	}
-	if _, err := idloc.Open(t.Context(), idloc.Config{Dir: dir, Addrs: loopback, Port: second}); err == nil {
+	if _, err := idloc.Open(t.Context(), idloc.Config{Dir: dir, Addrs: addrs, Port: second}); err == nil {
 		t.Error("a port that was asked for and is taken was replaced")
 	}
 	other.Close()
-	n, err := idloc.Open(t.Context(), idloc.Config{Dir: dir, Addrs: loopback, Port: second})
+	n, err := idloc.Open(t.Context(), idloc.Config{Dir: dir, Addrs: addrs, Port: second})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -228,7 +229,8 @@ func TestDamagedFiles(t *testing.T) {
 	t.Parallel()
 	dir, marsDir := filepath.Join(t.TempDir(), "earth"), filepath.Join(t.TempDir(), "mars")
 	earth := found(t, idloc.Config{Dir: dir})
-	mars := join(t, earth, "mars", idloc.Config{Dir: marsDir})
+	addrs := ownLoopback(2) // a port that is lost is a warning too
+	mars := join(t, earth, "mars", idloc.Config{Dir: marsDir, Addrs: addrs})
 	port := echo(t, earth)
 	if c, err := dialTimeout(t, mars, "tcp", "earth:"+port); err != nil {
 		t.Fatal(err)
@@ -252,6 +254,7 @@ func TestDamagedFiles(t *testing.T) {
 		} {
 			t.Run(name+" "+desc, func(t *testing.T) {
 				cfg, log := listened(copied(t, whole))
+				cfg.Addrs = addrs
 				path := filepath.Join(cfg.Dir, name)
 				if desc == "other type" {
 					if err := os.Remove(path); err != nil {
@@ -298,13 +301,13 @@ func TestDamagedFiles(t *testing.T) {
 // by when it comes. What ends it says whom it tried, where, and why in vain.
 func TestJoinGoesOn(t *testing.T) {
 	t.Parallel()
-	dir := filepath.Join(t.TempDir(), "earth")
-	earth := found(t, idloc.Config{Dir: dir})
+	dir, addrs := filepath.Join(t.TempDir(), "earth"), ownLoopback(3)
+	earth := found(t, idloc.Config{Dir: dir, Addrs: addrs})
 	token, err := earth.Invite(idloc.InviteOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	at := netip.AddrPortFrom(loopback[0], earth.Status().Self.Port).String()
+	at := netip.AddrPortFrom(addrs[0], earth.Status().Self.Port).String()
 	if err := earth.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -327,7 +330,7 @@ func TestJoinGoesOn(t *testing.T) {
 	if !strings.Contains(log.String(), "no answer yet from "+at) {
 		t.Errorf("who is waited for is not said:\n%s", log.String())
 	}
-	again, err := idloc.Open(t.Context(), idloc.Config{Dir: dir, Addrs: loopback})
+	again, err := idloc.Open(t.Context(), idloc.Config{Dir: dir, Addrs: addrs})
 	if err != nil {
 		t.Fatal(err)
 	}
