@@ -3,21 +3,27 @@ package idloc_test
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"testing"
 
 	"github.com/idloc/idloc/idloc"
 )
 
-// freePort is a TCP port of loopback that nobody listens on.
+// freePort is a TCP port of loopback that nobody listens on. It is none of those that
+// systems give to who asks for any: another test would have it while a node restarts.
 func freePort(t *testing.T) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 100 {
+		port := 20000 + rand.IntN(12000)
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err == nil {
+			l.Close()
+			return port
+		}
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+	t.Fatal("no port is free")
+	return 0
 }
 
 // Two members that one carries reach each other through it, and so they do when it has
