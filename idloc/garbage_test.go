@@ -264,8 +264,10 @@ func (c counted) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// strangers are sockets from which garbage comes. They read what comes back.
+// strangers are sockets from which garbage comes. They read what comes back; others may
+// send to whoever had their ports before.
 type strangers struct {
+	at      netip.AddrPort // where it goes
 	socks   []*net.UDPConn
 	reading sync.WaitGroup
 
@@ -276,9 +278,9 @@ type strangers struct {
 // stunReply is the one kind of replies that there may be.
 const stunReply = "STUN response"
 
-func newStrangers(t testing.TB, n int) *strangers {
+func newStrangers(t testing.TB, n int, at netip.AddrPort) *strangers {
 	t.Helper()
-	s := &strangers{replies: map[string]int{}}
+	s := &strangers{at: at, replies: map[string]int{}}
 	for range n {
 		c, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 		if err != nil {
@@ -293,11 +295,11 @@ func newStrangers(t testing.TB, n int) *strangers {
 func (s *strangers) read(c *net.UDPConn) {
 	b := make([]byte, 2048)
 	for {
-		n, err := c.Read(b)
+		n, from, err := c.ReadFromUDPAddrPort(b)
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
-		if err != nil {
+		if err != nil || from != s.at {
 			continue
 		}
 		what := fmt.Sprintf("first byte %#02x", b[0])
@@ -334,7 +336,7 @@ func TestGarbage(t *testing.T) {
 	session := peerStatus(t, mars, venus).Session
 	before, seed := heapNow(), rand.Uint64()
 	t.Logf("seed %d", seed)
-	from := newStrangers(t, 4)
+	from := newStrangers(t, 4, netip.AddrPortFrom(loopback[0], mars.Status().Self.Port))
 	count := *garbageCount
 	if testing.Short() {
 		count = min(count, 6000)
