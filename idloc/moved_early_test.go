@@ -11,6 +11,7 @@ import (
 	"github.com/pion/transport/v3"
 	"github.com/pion/transport/v3/stdnet"
 
+	"github.com/idloc/idloc/internal/yardstick"
 	"github.com/idloc/idloc/overlay"
 )
 
@@ -60,11 +61,16 @@ func TestMovedWhileEntering(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
+	took := yardstick.Start()
+	defer took.Stop()
 	mars, err := Join(ctx, token, Config{Net: &oneAddr{Net: real, at: netip.MustParseAddr("127.9.1.1")}})
 	if err != nil {
 		t.Fatal(err)
+	}
+	if d := took.Stop(); d > 15*time.Second {
+		t.Errorf("it was found after %v", d)
 	}
 	mars.Close()
 }
