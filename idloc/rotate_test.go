@@ -50,9 +50,9 @@ func TestRotate(t *testing.T) {
 	if err := os.Chmod(stolen, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	open := func(dir string) *idloc.Node {
+	open := func(dir string, within time.Duration) *idloc.Node { // or it is alone
 		t.Helper()
-		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), within)
 		defer cancel()
 		n, err := idloc.Open(ctx, idloc.Config{Dir: dir, Addrs: loopback})
 		if err != nil {
@@ -61,14 +61,14 @@ func TestRotate(t *testing.T) {
 		t.Cleanup(func() { n.Close() })
 		return n
 	}
-	mars = open(dir)
+	mars = open(dir, patience)
 	if err := mars.Rotate(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if err := mars.Rotate(t.Context()); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("it is not closed: %v", err)
 	}
-	mars = open(dir)
+	mars = open(dir, patience)
 	if mars.ID() == old || mars.Name() != "mars.example.com" {
 		t.Fatalf("it is %v, %s", mars.ID(), mars.Name())
 	}
@@ -79,7 +79,7 @@ func TestRotate(t *testing.T) {
 	if _, err := mars.Ping(t.Context(), "venus"); err != nil {
 		t.Error(err)
 	}
-	thief := open(stolen)
+	thief := open(stolen, 10*time.Second)
 	if thief.ID() != old {
 		t.Fatalf("the thief has %v", thief.ID())
 	}
@@ -89,7 +89,7 @@ func TestRotate(t *testing.T) {
 	if err := mars.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if again := open(dir); again.ID() != mars.ID() { // once more, now that it is its identity
+	if again := open(dir, patience); again.ID() != mars.ID() { // once more, now that it is its identity
 		t.Errorf("then it is %v", again.ID())
 	}
 }
