@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/idloc/idloc/internal/race"
+	"github.com/idloc/idloc/internal/yardstick"
 )
 
 // grantedPair is a founder with grants, and a peer that they are about.
@@ -42,7 +43,7 @@ func TestGrantsAllocateNothing(t *testing.T) {
 		if got := earth.grants(mars, "tcp", at); got != want {
 			t.Errorf("port %d: %v", port, got)
 		}
-		if n := testing.AllocsPerRun(100, func() { earth.grants(mars, "tcp", at) }); n != 0 {
+		if n := yardstick.Allocs(100, func() { earth.grants(mars, "tcp", at) }); n != 0 {
 			t.Errorf("port %d: %v allocations", port, n)
 		}
 	}

@@ -3,17 +3,15 @@ package netstack
 import (
 	"io"
 	"testing"
+
+	"github.com/idloc/idloc/internal/yardstick"
 )
 
 // leastAllocs is how often a call of f allocates, at the least: what goes on beside it counts
 // as well, such as what a young pipe does to learn what its path takes, and a collection
 // of garbage, which empties pools.
 func leastAllocs(f func()) float64 {
-	n := testing.AllocsPerRun(300, f)
-	for try := 0; n >= 1 && try < 20; try++ {
-		n = min(n, testing.AllocsPerRun(300, f))
-	}
-	return n
+	return yardstick.Allocs(300, f)
 }
 
 // A segment, and a super packet, from Write at one end to Read at the other

@@ -63,6 +63,21 @@ func TestStarved(t *testing.T) {
 	}
 }
 
+// What others allocate beside it is not f's, and what f allocates is.
+func TestAllocs(t *testing.T) {
+	calls, others, kept := 0, 8, []*int(nil)
+	if n := Allocs(10, func() {
+		if calls++; calls <= 11*others { // in the first tries, as from elsewhere
+			kept = append(kept[:0:0], new(int), new(int))
+		}
+	}); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+	if n := Allocs(10, func() { kept = append(kept[:0:0], new(int)) }); n < 1 {
+		t.Error("what it allocates is not seen")
+	}
+}
+
 func TestAwait(t *testing.T) {
 	n := 0
 	if !Await(time.Hour, func() bool { n++; return n == 3 }) || n != 3 {
