@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"log"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"testing"
@@ -30,11 +29,7 @@ func TestSomebodyElseAnswers(t *testing.T) {
 	old.TLS = &tls.Config{MaxVersion: tls.VersionTLS12}
 	old.StartTLS()
 	t.Cleanup(old.Close)
-	gone, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	gone.Close()
+	gone := nobody(t)
 	for _, c := range []struct {
 		what, at string
 		want     bool
@@ -42,10 +37,10 @@ func TestSomebodyElseAnswers(t *testing.T) {
 		{"tls, HTTP answers", "tls://" + plain.Listener.Addr().String(), true},
 		{"tls, a web server", "tls://" + secret.Listener.Addr().String(), true},
 		{"tls, an old web server", "tls://" + old.Listener.Addr().String(), true},
-		{"tls, nobody", "tls://" + gone.Addr().String(), false},
+		{"tls, nobody", "tls://" + gone, false},
 		{"wss, HTTP answers", "wss://" + plain.Listener.Addr().String() + "/idloc", true},
 		{"wss, a web server that is not trusted", "wss://" + secret.Listener.Addr().String() + "/idloc", true},
-		{"wss, nobody", "wss://" + gone.Addr().String() + "/idloc", false},
+		{"wss, nobody", "wss://" + gone + "/idloc", false},
 	} {
 		t.Run(c.what, func(t *testing.T) {
 			t.Parallel()

@@ -203,6 +203,22 @@ func TestWebSocketVerifies(t *testing.T) {
 	}
 }
 
+// nobody is where nobody listens, nor will: a connection goes out of this port. One that was
+// only closed is soon another test's.
+func nobody(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _, _ = c.Close(), l.Close() })
+	return c.LocalAddr().String()
+}
+
 // What is no carrier says so, and is not asked again at once.
 func TestConnectFails(t *testing.T) {
 	t.Parallel()
@@ -219,12 +235,7 @@ func TestConnectFails(t *testing.T) {
 	if err := client.Connect(t.Context(), plain); err == nil || !strings.Contains(err.Error(), "protocol") {
 		t.Errorf("a server of another protocol: %v", err)
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	closed, _ := ParseAddress("tls://" + l.Addr().String())
-	_ = l.Close()
+	closed, _ := ParseAddress("tls://" + nobody(t))
 	for range 5 {
 		if err := client.Connect(t.Context(), closed); err == nil || !strings.Contains(err.Error(), "refused") {
 			t.Errorf("where nobody listens: %v", err)
