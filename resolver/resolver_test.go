@@ -198,7 +198,7 @@ func TestAnswers(t *testing.T) {
 			if c.qtype == dns.TypeOPT {
 				q.Extra = nil
 			}
-			a, _, err := (&dns.Client{Net: network, Timeout: 5 * time.Second}).Exchange(q, addr)
+			a, _, err := (&dns.Client{Net: network, Timeout: 2 * time.Minute}).Exchange(q, addr)
 			if err != nil {
 				t.Errorf("%s %s: %v", c.name, network, err)
 				continue
