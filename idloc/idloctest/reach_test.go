@@ -50,9 +50,9 @@ func TestMovedAfterJoin(t *testing.T) {
 			if err := call(t.Context(), earth, mars, []byte("after")); err != nil {
 				t.Error(err)
 			}
-			if e, m := earth.Status().Self.Members, mars.Status().Self.Members; e != 1 || m != 1 {
-				t.Errorf("members: %d and %d", e, m)
-			}
+			await(t, "each has the other as its one member", 20*time.Second, func() bool {
+				return earth.Status().Self.Members == 1 && mars.Status().Self.Members == 1
+			}, earth, mars)
 		})
 	}
 }
