@@ -3,6 +3,7 @@ package shim_test
 import (
 	"bytes"
 	"fmt"
+	"math"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -12,6 +13,7 @@ import (
 	"github.com/idloc/idloc/internal/event"
 	"github.com/idloc/idloc/internal/inner"
 	"github.com/idloc/idloc/internal/pipe"
+	"github.com/idloc/idloc/internal/yardstick"
 	"github.com/idloc/idloc/shim"
 	"github.com/idloc/idloc/shim/shimtest"
 )
@@ -86,6 +88,23 @@ func capture(tb testing.TB, p *pair, pk *shim.Packet, n int) (runs [][]byte, seg
 	return runs, seg
 }
 
+// inputAllocs is how often b allocates when it receives pk, at the least: what goes on beside
+// it counts as well. All that comes is counted by came.
+func inputAllocs(t *testing.T, p *pair, pk *shim.Packet, came *atomic.Int64) float64 {
+	t.Helper()
+	pb := p.b.Pipes.Pipe(p.a.ID)
+	least := math.Inf(1)
+	for try := 0; try < 20 && least >= 1; try++ {
+		runs, seg := capture(t, p, pk, 310)
+		i, before := 0, came.Load()
+		least = min(least, testing.AllocsPerRun(300, func() { p.b.Shim.Data(pb, runs[i], seg); i++ }))
+		if n := came.Load() - before; n < int64(i) {
+			t.Fatalf("%d came of %d", n, i)
+		}
+	}
+	return least
+}
+
 func TestNoAllocs(t *testing.T) {
 	if shim.RaceEnabled {
 		t.Skip("the race detector makes pools forget")
@@ -97,7 +116,7 @@ func TestNoAllocs(t *testing.T) {
 		"segment":      tcp(p.src, p.dst, 0x10, make([]byte, 1000), 0),
 		"super packet": tcp(p.src, p.dst, 0x10, make([]byte, 40000), 1100),
 	} {
-		if n := testing.AllocsPerRun(200, func() { _ = p.a.Shim.Output(pk) }); n >= 1 {
+		if n := yardstick.Allocs(200, func() { _ = p.a.Shim.Output(pk) }); n >= 1 {
 			t.Errorf("output of a %s: %v allocations", what, n)
 		}
 	}
@@ -106,14 +125,7 @@ func TestNoAllocs(t *testing.T) {
 		"super packet": tcp(p.src, p.dst, 0x10, make([]byte, 40000), 1100),
 	} {
 		p, _, s := upPair(t)
-		runs, seg := capture(t, p, pk, 310)
-		pb := p.b.Pipes.Pipe(p.a.ID)
-		i := 0
-		n := testing.AllocsPerRun(300, func() { p.b.Shim.Data(pb, runs[i], seg); i++ })
-		if s.n.Load() < int64(i) {
-			t.Fatalf("input of a %s: %d delivered of %d", what, s.n.Load(), i)
-		}
-		if n >= 1 {
+		if n := inputAllocs(t, p, pk, &s.n); n >= 1 {
 			t.Errorf("input of a %s: %v allocations", what, n)
 		}
 	}

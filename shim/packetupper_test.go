@@ -13,6 +13,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 
 	"github.com/idloc/idloc/internal/inner"
+	"github.com/idloc/idloc/internal/yardstick"
 	"github.com/idloc/idloc/shim"
 )
 
@@ -281,8 +282,8 @@ func TestNoErrorsInFragments(t *testing.T) {
 // lendSink counts and forgets.
 type lendSink struct{ sink }
 
-func (*lendSink) MergesUDP() bool                    { return true }
-func (s *lendSink) Packet(bool, []byte, []byte, int) { s.n.Add(1) }
+func (*lendSink) MergesUDP() bool                             { return true }
+func (s *lendSink) Packet(*inner.Header, []byte, []byte, int) { s.n.Add(1) }
 
 func TestLendNoAllocs(t *testing.T) {
 	if shim.RaceEnabled {
@@ -296,21 +297,14 @@ func TestLendNoAllocs(t *testing.T) {
 		"super packet":     tcp(p.src, p.dst, 0x10, make([]byte, 40000), 1100),
 		"UDP super packet": super,
 	} {
-		runs, seg := capture(t, p, pk, 310)
 		s := new(lendSink)
 		p.b.Shim.Attach(s)
-		pb := p.b.Pipes.Pipe(p.a.ID)
-		i := 0
-		n := testing.AllocsPerRun(300, func() { p.b.Shim.Data(pb, runs[i], seg); i++ })
-		if s.n.Load() < int64(i) {
-			t.Fatalf("input of a %s: %d lent of %d", what, s.n.Load(), i)
-		}
-		if n >= 1 {
+		if n := inputAllocs(t, p, pk, &s.n); n >= 1 {
 			t.Errorf("input of a %s: %v allocations", what, n)
 		}
 	}
 	p.cut()
-	if n := testing.AllocsPerRun(200, func() { _ = p.a.Shim.Output(super) }); n >= 1 {
+	if n := yardstick.Allocs(200, func() { _ = p.a.Shim.Output(super) }); n >= 1 {
 		t.Errorf("output of a UDP super packet: %v allocations", n)
 	}
 }
