@@ -123,7 +123,7 @@ func TestDig(t *testing.T) {
 		t.Run(c.args, func(t *testing.T) {
 			t.Parallel()
 			for _, network := range []string{"+notcp", "+tcp"} {
-				args := append([]string{"@" + host, "-p", port, "+time=10", "+tries=1", network}, strings.Fields(c.args)...)
+				args := append([]string{"@" + host, "-p", port, "+time=60", "+tries=1", network}, strings.Fields(c.args)...)
 				if strings.Contains(c.args, "+notcp") && network == "+tcp" {
 					continue
 				}
