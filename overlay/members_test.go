@@ -7,10 +7,13 @@ import (
 	"testing"
 	"time"
 
+	pb "github.com/libp2p/go-libp2p-kad-dht/pb"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/peerstore"
 	"github.com/libp2p/go-libp2p/core/protocol"
+	"github.com/libp2p/go-msgio"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/idloc/idloc/internal/event"
 	"github.com/idloc/idloc/internal/state"
@@ -189,6 +192,55 @@ func TestJoinThroughOrdinaryMember(t *testing.T) {
 	for _, n := range []*node{earth, venus} {
 		if f, err := n.Resolve(t.Context(), "mars"); err != nil || f.Peer != mars.Self() {
 			t.Errorf("Resolve = %v, %v", f, err)
+		}
+	}
+}
+
+// TestJoinWhenFound: a server that takes nothing at first, as one may on a busy machine,
+// has the name of who has joined when Join returns.
+func TestJoinWhenFound(t *testing.T) {
+	t.Parallel()
+	earth := founded(t, "earth")
+	var mu sync.Mutex // guards the rest
+	refused, stored := 0, map[string]bool{}
+	earth.serveKad(func(s network.Stream) {
+		defer s.Reset()
+		r, w := msgio.NewVarintReaderSize(s, network.MessageSizeMax), msgio.NewVarintWriter(s)
+		for {
+			b, err := r.ReadMsg()
+			if err != nil {
+				return
+			}
+			var m pb.Message
+			if proto.Unmarshal(b, &m) != nil {
+				return
+			}
+			if m.GetType() == pb.Message_PUT_VALUE {
+				mu.Lock()
+				refuse := refused < 4*(naming.Replicas+1) // each put is tried twice
+				if refuse {
+					refused++
+				} else {
+					stored[string(m.GetKey())] = true
+				}
+				mu.Unlock()
+				if refuse {
+					return
+				}
+			} else {
+				m.Record = nil
+			}
+			if b, err = proto.Marshal(&m); err != nil || w.WriteMsg(b) != nil {
+				return
+			}
+		}
+	})
+	mars := earth.join(t, "mars")
+	mu.Lock()
+	defer mu.Unlock()
+	for _, key := range naming.Keys(earth.ID(), mars.Label()) {
+		if !stored[key] {
+			t.Errorf("of %d records that were put none is the name's under %q; %d were refused", len(stored), key, refused)
 		}
 	}
 }

@@ -44,11 +44,12 @@ func Create(ctx context.Context, domain string, cfg Config) (*Overlay, error) {
 
 // Join enters an overlay with a token, or resumes it from cfg.State as Open does,
 // in which case the token may have expired. When it returns, this peer's name is
-// decided and published. It tries the members that the token names again and again
-// until ctx ends, and waits for the clock if that says that the token was not made
-// yet. What no time mends ends it at once: a token that has expired or was revoked,
-// a name that is another's. The error says who was tried where, and what the last
-// reason of each was; it is ctx.Err() if that is what ended it.
+// decided and published: a server of the database has it. Only if ctx's deadline passes
+// while it is put that goes on afterwards. Join tries the members that the token names
+// again and again until ctx ends, and waits for the clock if that says that the token was
+// not made yet. What no time mends ends it at once: a token that has expired or was
+// revoked, a name that is another's. The error says who was tried where, and what the
+// last reason of each was; it is ctx.Err() if that is what ended it.
 func Join(ctx context.Context, token string, cfg Config) (*Overlay, error) {
 	t, err := membership.ParseToken(token)
 	if err != nil {
@@ -125,7 +126,7 @@ func (o *Overlay) resume(ctx context.Context, s *admission.Saved, t *membership.
 
 func (o *Overlay) entrance() entry.Entrance {
 	return entry.Entrance{
-		Mesh: o.mesh, Roster: o.roster, Known: o.mesh.Known().AddrInfos, Enter: o.directory.Enter, Publish: o.directory.Publish, Life: o.life.ctx,
+		Mesh: o.mesh, Roster: o.roster, Known: o.mesh.Known().AddrInfos, Enter: o.directory.Enter, Publish: o.directory.Publish, Placed: o.directory.Placed, Life: o.life.ctx,
 		Waits: func(why string) { o.cfg.Logger.Info("waiting", "why", why) },
 	}
 }

@@ -59,6 +59,9 @@ type publisher struct {
 	settled bool        // the name is decided; nothing is put before
 	card    card
 	ended   bool
+
+	placed chan struct{} // closed once whoever asks for the name finds it
+	found  bool          // it is closed
 }
 
 // card is the name record that this peer's hellos carry: the one that was
@@ -83,7 +86,7 @@ const (
 
 func newPublisher(cfg *Config, db store, seq uint64) *publisher {
 	return &publisher{
-		cfg: cfg, db: db, kick: make(chan struct{}, 1), soon: make(chan struct{}, 1), round: make(chan struct{}, 1), seq: seq,
+		cfg: cfg, db: db, kick: make(chan struct{}, 1), soon: make(chan struct{}, 1), round: make(chan struct{}, 1), placed: make(chan struct{}), seq: seq,
 		contact: newOwnRecord(naming.ContactKey(cfg.Overlay.ID, cfg.Self), contactEvery),
 	}
 }
@@ -93,6 +96,20 @@ func (d *Directory) Publish(ctx context.Context) {
 	ctx, cancel := within(ctx, d.ctx)
 	defer cancel()
 	d.publisher.publish(ctx)
+}
+
+// Placed waits after Publish until whoever asks for this peer's name finds it: a server
+// has it under each of its keys, or this peer is the only one. Who is connected to
+// members of which none is a server waits until one of them, or this peer, has become
+// one. It says whether ctx has not ended before. Run has to run.
+func (d *Directory) Placed(ctx context.Context) bool {
+	select {
+	case <-d.publisher.placed:
+		return true
+	case <-ctx.Done():
+	case <-d.ctx.Done():
+	}
+	return false
 }
 
 // Changed is to be called when this peer's chain, label or addresses are others.
@@ -407,6 +424,7 @@ func (p *publisher) bring(ctx context.Context, fresh []*ownRecord, label string)
 		if named && p.db.isServer() {
 			p.cfg.Events.Emit(event.Event{Kind: event.NamePublished, Name: p.cfg.Overlay.FullName(label)})
 		}
+		p.notePlaced()
 		return true
 	}
 	all := p.records()
@@ -425,6 +443,7 @@ func (p *publisher) bring(ctx context.Context, fresh []*ownRecord, label string)
 		})
 	}
 	wg.Wait()
+	p.notePlaced()
 	stored := 0
 	for i, r := range all {
 		if slices.Contains(fresh, r) && r != p.contact {
@@ -436,6 +455,24 @@ func (p *publisher) bring(ctx context.Context, fresh []*ownRecord, label string)
 		p.cfg.Events.Emit(event.Event{Kind: event.NamePublished, Name: p.cfg.Overlay.FullName(label)})
 	}
 	return again
+}
+
+// notePlaced is called when a round ends: whoever waits for the name to be found need not
+// wait any more, if it is.
+func (p *publisher) notePlaced() {
+	p.mu.Lock()
+	names := p.names
+	p.mu.Unlock()
+	missing := slices.ContainsFunc(names, func(r *ownRecord) bool { return r.taken() == 0 })
+	if missing && (len(p.db.servers()) > 0 || !p.db.isServer()) {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.found {
+		p.found = true
+		close(p.placed)
+	}
 }
 
 func (p *publisher) show() []byte {

@@ -249,6 +249,72 @@ func TestNobodyThere(t *testing.T) {
 	})
 }
 
+// TestPlaced: who has come in waits until whoever asks for it finds it: until a server
+// has its name, or it is the only server itself.
+func TestPlaced(t *testing.T) {
+	for name, c := range map[string]struct {
+		before func(*server)
+		after  func(*node, peer.ID, *server) // a minute later
+	}{
+		"a server that takes nothing at first": {
+			func(s *server) { s.deaf = true },
+			func(_ *node, _ peer.ID, s *server) { s.deaf = false },
+		},
+		"one that is too busy to answer": {
+			func(s *server) { s.late = -1 },
+			func(_ *node, _ peer.ID, s *server) { s.late = 0 },
+		},
+		"one that is not connected": {
+			func(s *server) { s.away = true },
+			func(n *node, p peer.ID, s *server) {
+				s.away = false
+				go func() { n.Entered(); n.heard(p) }()
+			},
+		},
+		"no other": {
+			func(s *server) { s.away = true },
+			func(n *node, _ peer.ID, _ *server) { go n.Serve() },
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				o := newOverlay(t)
+				p, s := o.add()
+				c.before(s)
+				n := o.node(o.member("mars"))
+				n.know()
+				go n.Run()
+				time.AfterFunc(time.Minute, func() {
+					o.mu.Lock()
+					defer o.mu.Unlock()
+					c.after(n, p, s)
+				})
+				start := time.Now()
+				n.Publish(t.Context())
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute/2)
+				if n.Placed(ctx) {
+					t.Errorf("after %v", time.Since(start))
+				}
+				cancel()
+				if !n.Placed(t.Context()) || time.Since(start) < time.Minute || time.Since(start) > 4*publishRetryMax {
+					t.Errorf("after %v", time.Since(start))
+				}
+				if !n.db.isServer() && n.publisher.names[0].taken() == 0 {
+					t.Error("nobody has it")
+				}
+				n.Stop()
+			})
+		})
+	}
+	synctest.Test(t, func(t *testing.T) {
+		_, n, _ := published(t, 3)
+		if start := time.Now(); !n.Placed(t.Context()) || time.Since(start) > 0 {
+			t.Error("waited for what is there")
+		}
+		n.Stop()
+	})
+}
+
 // TestHoldersGone: what a server had that is gone is given to the next nearest,
 // without a walk.
 func TestHoldersGone(t *testing.T) {

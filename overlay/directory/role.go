@@ -168,6 +168,7 @@ func (d *Directory) ServeNew() { d.serve(time.Time{}) }
 func (d *Directory) serve(since time.Time) {
 	d.db.serve(since)
 	d.cfg.Mesh.Greet()
+	d.publisher.due(holdersDue) // where there is no other, its own name is with this one
 }
 
 // Serving says whether this peer keeps a part of the database, and whether it has

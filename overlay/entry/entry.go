@@ -58,8 +58,10 @@ type Entrance struct {
 	Known func() []peer.AddrInfo
 	// Enter says that this peer has come in: from then on it may keep records for others.
 	Enter func()
-	// Publish puts this peer's name.
+	// Publish puts this peer's name, once. Placed waits until whoever asks for it finds
+	// it, and says whether ctx has not ended before.
 	Publish func(ctx context.Context)
+	Placed  func(ctx context.Context) bool
 	// Life is that of the peer.
 	Life context.Context
 	// Waits hears what is waited for, once that has lasted.
@@ -85,7 +87,10 @@ func (e Entrance) Found(ctx context.Context) error {
 }
 
 // Join reaches one member of those that a token names, has the name decided and puts
-// it.
+// it. On a busy machine no server may take the name the first time: who dials it then is
+// told that there is none. So it is put until one has it. That the deadline passes
+// meanwhile is no error: the peer is in, the token may be used up, and the name is still
+// put. One is that ctx was cancelled.
 func (e Entrance) Join(ctx context.Context, t *membership.Token) error {
 	known := func() []peer.AddrInfo { return e.named(t) }
 	ready := func() error { return e.Roster.CheckToken(t) }
@@ -106,13 +111,19 @@ func (e Entrance) Join(ctx context.Context, t *membership.Token) error {
 	// A crash from now on finds the way back.
 	e.Mesh.Remember()
 	e.Mesh.Save()
-	e.publish(ctx)
+	placed := false
+	e.step(putting, func() {
+		e.Publish(ctx)
+		placed = e.Placed(ctx)
+	})
+	if !placed && errors.Is(ctx.Err(), context.Canceled) {
+		return ctx.Err()
+	}
 	return nil
 }
 
-func (e Entrance) publish(ctx context.Context) {
-	e.step("the name is put into the members' database", func() { e.Publish(ctx) })
-}
+// putting is a step.
+const putting = "the name is put into the members' database"
 
 // named are the members that a token names.
 func (e Entrance) named(t *membership.Token) []peer.AddrInfo {
@@ -150,6 +161,6 @@ func (e Entrance) Rejoin(ctx context.Context, t *membership.Token) error {
 	}
 	e.step("the founder or a delegate is asked to renew the membership", func() { e.Roster.Renew(ctx) })
 	e.Roster.Keep()
-	e.publish(ctx)
+	e.step(putting, func() { e.Publish(ctx) })
 	return nil
 }

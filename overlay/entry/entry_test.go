@@ -37,6 +37,7 @@ type door struct {
 	ended   error // of the context that the last step had
 	waited  time.Duration
 	slow    time.Duration // how long others take to decide a name, renew and publish
+	placed  time.Duration // how long it takes until somebody has the name
 }
 
 func (d *door) did(what string) { d.log = append(d.log, what) }
@@ -104,8 +105,17 @@ func (d *door) entrance(t *testing.T) Entrance {
 		Mesh: addresses{d}, Roster: disk{d}, Life: t.Context(),
 		Known:   func() []peer.AddrInfo { return d.known },
 		Publish: func(ctx context.Context) { time.Sleep(d.slow); d.did("publish"); d.ended = ctx.Err() },
-		Waits:   func(string) {},
-		Enter:   func() { d.did("enter") },
+		Placed: func(ctx context.Context) bool {
+			select {
+			case <-ctx.Done():
+				return false
+			case <-time.After(d.placed):
+				d.did("placed")
+				return true
+			}
+		},
+		Waits: func(string) {},
+		Enter: func() { d.did("enter") },
 	}
 }
 
@@ -147,7 +157,7 @@ func TestJoin(t *testing.T) {
 		done string
 		err  error
 	}{
-		"all is well":          {door{reached: time.Minute}, "given, reached, name, save, enter, remember, save addresses, publish", nil},
+		"all is well":          {door{reached: time.Minute}, "given, reached, name, save, enter, remember, save addresses, publish, placed", nil},
 		"nobody is reached":    {door{}, "given", context.DeadlineExceeded},
 		"the token is over":    {door{reached: 1, token: errInVain}, "given", errInVain},
 		"the name is anothers": {door{reached: 1, name: errInVain}, "given, reached, name", errInVain},
@@ -179,6 +189,39 @@ func TestJoinTooLate(t *testing.T) {
 			t.Errorf("%v, %v", d.log, err)
 		}
 	})
+}
+
+// Who enters is in when its name is with somebody. It is as well when the time is over
+// before; only who calls it off is not.
+func TestJoinWaitsForTheName(t *testing.T) {
+	tok, _ := token(t)
+	for name, c := range map[string]struct {
+		placed time.Duration // how long that takes
+		cancel bool          // after an hour; else that is the deadline
+		waited time.Duration
+		err    error
+	}{
+		"soon":                {time.Minute, false, time.Minute, nil},
+		"not in time":         {2 * time.Hour, false, time.Hour, nil},
+		"not, and called off": {2 * time.Hour, true, time.Hour, context.Canceled},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d := &door{reached: 1, placed: c.placed}
+				ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+				if c.cancel {
+					ctx, cancel = context.WithCancel(t.Context())
+					time.AfterFunc(time.Hour, cancel)
+				}
+				defer cancel()
+				start := time.Now()
+				err := d.entrance(t).Join(ctx, tok)
+				if took := time.Since(start).Truncate(time.Second); !errors.Is(err, c.err) || took != c.waited {
+					t.Errorf("%v after %v, %v", d.log, took, err)
+				}
+			})
+		})
+	}
 }
 
 // Who comes back waits as long as its caller, or some seconds, and goes on without
