@@ -198,12 +198,12 @@ func TestLateWithNews(t *testing.T) {
 	for _, news := range []bool{true, false} {
 		f := newFleet(t)
 		a, b := f.launch(), f.launch()
+		if news {
+			a.meet(b) // with all the time that it takes
+		}
 		a.gate.mu.Lock()
 		a.gate.stretch = func(time.Duration) time.Duration { return 300 * time.Millisecond }
 		a.gate.mu.Unlock()
-		if news {
-			a.meet(b)
-		}
 		asked, release := make(chan struct{}, 1), make(chan struct{})
 		b.Host().SetStreamHandler(b.gate.proto, func(s network.Stream) {
 			select {
