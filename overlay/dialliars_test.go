@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -330,5 +331,5 @@ func apartFrom(t testing.TB, other *node) *node {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return newNodeOn(t, key, nil, 0, &apart{std, int(other.sock.Number())})
+	return newNodeOn(t, key, nil, netip.AddrPortFrom(loopback, 0), &apart{std, int(other.sock.Number())})
 }

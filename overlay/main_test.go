@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"slices"
@@ -102,22 +103,34 @@ func newNode(t testing.TB, dir *state.Dir) *node {
 
 func newNodeWith(t testing.TB, key ed25519.PrivateKey, dir *state.Dir) *node {
 	t.Helper()
-	return newNodeAt(t, key, dir, 0)
+	return newNodeOn(t, key, dir, netip.AddrPortFrom(loopback, 0), nil)
 }
 
-// newNodeAt makes one with a port of before.
-func newNodeAt(t testing.TB, key ed25519.PrivateKey, dir *state.Dir, port uint16) *node {
+// newNodeAt makes one at an address, with a port of before unless that is 0. While it is
+// away somebody else may get the port: such a node has an address of its own.
+func newNodeAt(t testing.TB, key ed25519.PrivateKey, dir *state.Dir, at netip.AddrPort) *node {
 	t.Helper()
-	return newNodeOn(t, key, dir, port, nil)
+	if c, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(at.Addr(), 0))); err != nil {
+		t.Skipf("the system has no %v on loopback: %v", at.Addr(), err)
+	} else {
+		_ = c.Close()
+	}
+	if key == nil {
+		var err error
+		if _, key, err = ed25519.GenerateKey(nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return newNodeOn(t, key, dir, at, nil)
 }
 
 // newNodeOn makes one on a network that is not the kernel's; nil: it is.
-func newNodeOn(t testing.TB, key ed25519.PrivateKey, dir *state.Dir, port uint16, nw transport.Net) *node {
+func newNodeOn(t testing.TB, key ed25519.PrivateKey, dir *state.Dir, at netip.AddrPort, nw transport.Net) *node {
 	t.Helper()
 	n := &node{t: t, key: key, state: dir}
 	var err error
 	n.sock, err = socket.Listen(socket.Config{
-		Addrs: []netip.Addr{loopback}, Port: port, Net: nw,
+		Addrs: []netip.Addr{at.Addr()}, Port: at.Port(), Net: nw,
 		OnPipe: func(c *socket.Conn, from netip.AddrPort, b []byte, seg int) {
 			if p := n.pipes.Load(); p != nil {
 				p.Receive(c, from, b, seg)

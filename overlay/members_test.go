@@ -134,7 +134,8 @@ func TestDelegateInvites(t *testing.T) {
 // TestIssuersAgree: what one issuer has confirmed another does not give away
 // again, though nobody is left who could tell from the database.
 func TestIssuersAgree(t *testing.T) {
-	t.Parallel()
+	// Not beside others: an issuer that takes longer than a second to note it is not
+	// waited for.
 	earth := founded(t, "earth")
 	venus := earth.joinWith(t, newNode(t, nil), "venus", InviteOptions{Delegate: true})
 	earth.awaitIssuer(t, venus)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io/fs"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -18,6 +19,7 @@ import (
 	"github.com/idloc/idloc/internal/event"
 	"github.com/idloc/idloc/internal/peerid"
 	"github.com/idloc/idloc/internal/state"
+	"github.com/idloc/idloc/internal/yardstick"
 	"github.com/idloc/idloc/overlay/admission"
 	"github.com/idloc/idloc/overlay/membership"
 	"github.com/idloc/idloc/overlay/mesh"
@@ -295,7 +297,8 @@ func TestLabelsLost(t *testing.T) {
 func TestPartsBecomeOne(t *testing.T) {
 	t.Parallel()
 	dir := memory(t)
-	earth := newNode(t, dir)
+	at := netip.MustParseAddrPort("127.0.8.1:0")
+	earth := newNodeAt(t, nil, dir, at)
 	earth.run(Create(t.Context(), "example.com", earth.config("earth")))
 	venus, mars := earth.join(t, "venus"), earth.join(t, "mars")
 	await(t, "all connected", 3*mesh.UpkeepEvery, func() bool { return len(venus.Peers()) == 2 && len(mars.Peers()) == 2 })
@@ -304,7 +307,7 @@ func TestPartsBecomeOne(t *testing.T) {
 	if err := dir.Save(mesh.KnownFile, []mesh.KnownMember{}); err != nil {
 		t.Fatal(err)
 	}
-	again := newNodeAt(t, earth.key, dir, earth.sock.Number())
+	again := newNodeAt(t, earth.key, dir, netip.AddrPortFrom(at.Addr(), earth.sock.Number()))
 	again.run(Open(t.Context(), again.config("earth")))
 	if alone, why := again.Alone(); alone {
 		t.Errorf("alone, although it knows nobody: %s", why)
@@ -317,15 +320,16 @@ func TestPartsBecomeOne(t *testing.T) {
 func TestAloneIsSaid(t *testing.T) {
 	t.Parallel()
 	earthDir, dir := memory(t), memory(t)
-	earth := newNode(t, earthDir)
+	at := netip.MustParseAddrPort("127.0.8.2:0")
+	earth := newNodeAt(t, nil, earthDir, at)
 	earth.run(Create(t.Context(), "example.com", earth.config("earth")))
 	mars := earth.joinWith(t, newNode(t, dir), "mars", InviteOptions{})
-	port := earth.sock.Number()
+	at = netip.AddrPortFrom(at.Addr(), earth.sock.Number())
 	mars.shut()
 	earth.shut()
 	again := newNodeWith(t, mars.key, dir)
 	cfg, log := again.configHeard("mars")
-	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Duration(yardstick.Slowness()*float64(time.Second))) // for one try at least
 	defer cancel()
 	again.run(Open(ctx, cfg))
 	alone, why := again.Alone()
@@ -345,7 +349,7 @@ func TestAloneIsSaid(t *testing.T) {
 	if _, err := Open(cancelled, other.config("mars")); !errors.Is(err, context.Canceled) {
 		t.Errorf("a call that was cancelled: %v", err)
 	}
-	back := newNodeAt(t, earth.key, earthDir, port)
+	back := newNodeAt(t, earth.key, earthDir, at)
 	back.run(Open(t.Context(), back.config("earth")))
 	await(t, "not alone", 20*time.Second, func() bool { alone, _ := again.Alone(); return !alone })
 }
