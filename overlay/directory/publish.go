@@ -60,6 +60,7 @@ type publisher struct {
 	card    card
 	ended   bool
 
+	unsaid bool          // that the newest version of the name is in the database
 	placed chan struct{} // closed once whoever asks for the name finds it
 	found  bool          // it is closed
 }
@@ -419,52 +420,53 @@ func (p *publisher) bring(ctx context.Context, fresh []*ownRecord, label string)
 			p.cfg.Log.Debug("keeping a record of this peer's", "label", label, "err", err)
 		}
 	}
-	named := slices.ContainsFunc(fresh, func(r *ownRecord) bool { return r != p.contact })
+	if slices.ContainsFunc(fresh, func(r *ownRecord) bool { return r != p.contact }) {
+		p.mu.Lock()
+		p.unsaid = true
+		p.mu.Unlock()
+	}
 	if len(p.db.servers()) == 0 {
-		if named && p.db.isServer() {
-			p.cfg.Events.Emit(event.Event{Kind: event.NamePublished, Name: p.cfg.Overlay.FullName(label)})
-		}
-		p.notePlaced()
+		p.notePlaced(label)
 		return true
 	}
 	all := p.records()
-	taken := make([]int, len(all))
 	var wg sync.WaitGroup
-	for i, r := range all {
+	for _, r := range all {
 		wg.Go(func() {
 			if !slices.Contains(fresh, r) && !r.scarce(p.db) {
 				r.giveLacking(ctx, p.db)
 				return
 			}
-			var err error
-			if taken[i], err = r.put(ctx, p.db, false); err != nil {
+			if _, err := r.put(ctx, p.db, false); err != nil {
 				p.cfg.Log.Debug("putting a record of this peer's", "label", label, "err", err)
 			}
 		})
 	}
 	wg.Wait()
-	p.notePlaced()
-	stored := 0
-	for i, r := range all {
-		if slices.Contains(fresh, r) && r != p.contact {
-			stored = max(stored, taken[i])
-		}
-		again = again || r.scarce(p.db) || len(r.lacking(p.db)) > 0
-	}
-	if named && (stored > 0 || p.db.isServer()) {
-		p.cfg.Events.Emit(event.Event{Kind: event.NamePublished, Name: p.cfg.Overlay.FullName(label)})
-	}
-	return again
+	p.notePlaced(label)
+	return slices.ContainsFunc(all, func(r *ownRecord) bool { return r.scarce(p.db) || len(r.lacking(p.db)) > 0 })
 }
 
-// notePlaced is called when a round ends: whoever waits for the name to be found need not
-// wait any more, if it is.
-func (p *publisher) notePlaced() {
+// notePlaced is called when a round ends. What is in the database now is said, and
+// whoever waits for the name to be found need not wait any more, if it is.
+func (p *publisher) notePlaced(label string) {
 	p.mu.Lock()
 	names := p.names
 	p.mu.Unlock()
-	missing := slices.ContainsFunc(names, func(r *ownRecord) bool { return r.taken() == 0 })
-	if missing && (len(p.db.servers()) > 0 || !p.db.isServer()) {
+	alone, least, most := len(p.db.servers()) == 0, 1, 0
+	for _, r := range names {
+		n := r.taken()
+		least, most = min(least, n), max(most, n)
+	}
+	server := p.db.isServer()
+	p.mu.Lock()
+	said := p.unsaid && (most > 0 || server)
+	p.unsaid = p.unsaid && !said
+	p.mu.Unlock()
+	if said {
+		p.cfg.Events.Emit(event.Event{Kind: event.NamePublished, Name: p.cfg.Overlay.FullName(label)})
+	}
+	if least == 0 && !(alone && server) {
 		return
 	}
 	p.mu.Lock()

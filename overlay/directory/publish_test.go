@@ -3,6 +3,7 @@ package directory
 import (
 	"context"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -10,6 +11,7 @@ import (
 	kb "github.com/libp2p/go-libp2p-kbucket"
 	"github.com/libp2p/go-libp2p/core/peer"
 
+	"github.com/idloc/idloc/internal/event"
 	"github.com/idloc/idloc/overlay/membership"
 	"github.com/idloc/idloc/overlay/naming"
 )
@@ -283,6 +285,12 @@ func TestPlaced(t *testing.T) {
 				c.before(s)
 				n := o.node(o.member("mars"))
 				n.know()
+				var said atomic.Int32
+				n.cfg.Events = func(e event.Event) {
+					if e.Kind == event.NamePublished {
+						said.Add(1)
+					}
+				}
 				go n.Run()
 				time.AfterFunc(time.Minute, func() {
 					o.mu.Lock()
@@ -299,8 +307,8 @@ func TestPlaced(t *testing.T) {
 				if !n.Placed(t.Context()) || time.Since(start) < time.Minute || time.Since(start) > 4*publishRetryMax {
 					t.Errorf("after %v", time.Since(start))
 				}
-				if !n.db.isServer() && n.publisher.names[0].taken() == 0 {
-					t.Error("nobody has it")
+				if !n.db.isServer() && n.publisher.names[0].taken() == 0 || said.Load() != 1 {
+					t.Errorf("%d have it, which is said %d times", n.publisher.names[0].taken(), said.Load())
 				}
 				n.Stop()
 			})
