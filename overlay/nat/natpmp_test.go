@@ -1,11 +1,13 @@
 package nat
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -83,10 +85,14 @@ func TestNATPMP(t *testing.T) {
 		t.Error(err)
 	}
 	all := asked()
-	if len(all) != 4 {
+	if len(all) < 4 {
 		t.Fatalf("asked %d times", len(all))
 	}
-	for i, want := range []string{"\x00\x00", "\x00\x00", "\x00\x01\x00\x00\x0f\xa0\x0f\xa1\x00\x00\x04\xb0", "\x00\x01\x00\x00\x0f\xa0\x00\x00\x00\x00\x00\x00"} {
+	// On a busy machine more than the lost one is repeated.
+	if all = slices.CompactFunc(slices.Clone(all), bytes.Equal); len(all) != 3 {
+		t.Fatalf("asked for %x", all)
+	}
+	for i, want := range []string{"\x00\x00", "\x00\x01\x00\x00\x0f\xa0\x0f\xa1\x00\x00\x04\xb0", "\x00\x01\x00\x00\x0f\xa0\x00\x00\x00\x00\x00\x00"} {
 		if string(all[i]) != want {
 			t.Errorf("request %d: %x, want %x", i, all[i], want)
 		}

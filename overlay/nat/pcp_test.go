@@ -1,9 +1,11 @@
 package nat
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -66,15 +68,19 @@ func TestPCP(t *testing.T) {
 		t.Error(err)
 	}
 	all := asked()
-	if len(all) != 5 {
+	if len(all) < 5 {
 		t.Fatalf("asked %d times", len(all))
+	}
+	// On a busy machine more than the lost one is repeated.
+	if all = slices.CompactFunc(slices.Clone(all), bytes.Equal); len(all) != 4 {
+		t.Fatalf("asked for %x", all)
 	}
 	const here = "\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\xff\xff\x7f\x00\x00\x01"
 	const v4 = "\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\xff\xff"
 	nonce := string(p.nonce[:])
 	announce := "\x02\x00\x00\x00\x00\x00\x00\x00" + here
 	for i, want := range []string{
-		announce, announce,
+		announce,
 		"\x02\x01\x00\x00\x00\x00\x04\xb0" + here + nonce + "\x11\x00\x00\x00\x0f\xa0\x0f\xa1" + v4 + "\x00\x00\x00\x00",
 		"\x02\x01\x00\x00\x00\x00\x04\xb0" + here + nonce + "\x11\x00\x00\x00\x0f\xa0\x13\x88" + v4 + "\x14\x00\x00\x09",
 		"\x02\x01\x00\x00\x00\x00\x00\x00" + here + nonce + "\x11\x00\x00\x00\x0f\xa0\x00\x00" + v4 + "\x00\x00\x00\x00",
@@ -127,13 +133,17 @@ func TestFindPortControl(t *testing.T) {
 				}
 				return nil
 			})
-			g := findPortControl(t.Context(), pcpLocal, at)
-			if got := ""; g != nil {
-				if got = g.String(); got != c.want {
-					t.Errorf("found %s, want %q", got, c.want)
+			got := ""
+			for range 3 { // a busy machine may be late with one answer, but not with each
+				if g := findPortControl(t.Context(), pcpLocal, at); g != nil {
+					got = g.String()
 				}
-			} else if c.want != "" {
-				t.Errorf("found nothing, want %s", c.want)
+				if got == c.want {
+					break
+				}
+			}
+			if got != c.want {
+				t.Errorf("found %q, want %q", got, c.want)
 			}
 		})
 	}
