@@ -81,7 +81,7 @@ func start(t testing.TB, dir, cmd string, args ...string) *gate {
 	ctx, cancel := context.WithCancel(context.Background())
 	c := process(ctx, append([]string{cmd, "-dir", dir, "-addr", "127.0.0.1"}, args...)...)
 	c.Cancel = func() error { return c.Process.Signal(os.Interrupt) }
-	c.WaitDelay = 10 * time.Second
+	c.WaitDelay = 2 * time.Minute // for one that does not end; how soon is not the point
 	out, err := c.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -167,7 +167,7 @@ func TestFromAShell(t *testing.T) {
 			t.Fatal(err)
 		}
 		tr := &http.Transport{Proxy: http.ProxyURL(u)}
-		if got := get(&http.Client{Transport: tr, Timeout: 20 * time.Second}); got != "red, as mars.example.com" {
+		if got := get(&http.Client{Transport: tr, Timeout: 2 * time.Minute}); got != "red, as mars.example.com" {
 			t.Errorf("through %s: %q", proxy, got)
 		}
 		tr.CloseIdleConnections()

@@ -23,7 +23,7 @@ func begin(t *testing.T, cmd, dir string, args ...string) *running {
 	ctx, cancel := context.WithCancel(context.Background())
 	c := process(ctx, append([]string{cmd, "-dir", dir, "-addr", "127.0.0.1", "-socks", "", "-http", "", "-page", ""}, args...)...)
 	c.Cancel = func() error { return c.Process.Signal(os.Interrupt) }
-	c.WaitDelay = 10 * time.Second
+	c.WaitDelay = 2 * time.Minute // for one that does not end; how soon is not the point
 	out, err := c.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
