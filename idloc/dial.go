@@ -279,7 +279,7 @@ func (n *Node) resolve(ctx context.Context, host string) (PeerID, string, error)
 		return PeerID{}, "", err
 	}
 	full := label + "." + n.ov.Domain()
-	if full == n.Name() {
+	if label == n.ov.Label() {
 		return n.id, full, nil
 	}
 	found, err := n.ov.Resolve(ctx, label)
