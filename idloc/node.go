@@ -100,8 +100,8 @@ func Create(ctx context.Context, domain string, cfg Config) (*Node, error) {
 // a token's letters and white space in it do not matter: in capitals it makes a
 // smaller QR code, and it may be broken into lines. It
 // returns when the node is connected to a member, its name is decided, and the members'
-// database has it, so that the others find it. That the context's deadline passes
-// during the last of these is no error: the node is in, and goes on. The
+// database has it, so that the others find it. For the last of these it waits half a minute at
+// the most; that the context's deadline passes meanwhile is no error: the node is in, and goes on. The
 // context covers the call only, and all of it is used: Join tries the members that
 // the token names again and again until it ends, for ever if it does not, and waits
 // for this machine's clock if that is behind. What no time mends ends it at once: a

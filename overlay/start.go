@@ -44,8 +44,8 @@ func Create(ctx context.Context, domain string, cfg Config) (*Overlay, error) {
 
 // Join enters an overlay with a token, or resumes it from cfg.State as Open does,
 // in which case the token may have expired. When it returns, this peer's name is
-// decided and published: a server of the database has it. Only if ctx's deadline passes
-// while it is put that goes on afterwards. Join tries the members that the token names
+// decided and published: a server of the database has it. Only if ctx's deadline or half
+// a minute passes while it is put that goes on afterwards. Join tries the members that the token names
 // again and again until ctx ends, and waits for the clock if that says that the token was
 // not made yet. What no time mends ends it at once: a token that has expired or was
 // revoked, a name that is another's. The error says who was tried where, and what the

@@ -88,9 +88,10 @@ func (e Entrance) Found(ctx context.Context) error {
 
 // Join reaches one member of those that a token names, has the name decided and puts
 // it. On a busy machine no server may take the name the first time: who dials it then is
-// told that there is none. So it is put until one has it. That the deadline passes
-// meanwhile is no error: the peer is in, the token may be used up, and the name is still
-// put. One is that ctx was cancelled.
+// told that there is none. So it is put until one has it, for half a minute at the most:
+// where the only servers are such that take nothing, Join must not hang for that. That
+// this or the deadline passes meanwhile is no error: the peer is in, the token may be used
+// up, and the name is still put. One is that ctx was cancelled.
 func (e Entrance) Join(ctx context.Context, t *membership.Token) error {
 	known := func() []peer.AddrInfo { return e.named(t) }
 	ready := func() error { return e.Roster.CheckToken(t) }
@@ -114,13 +115,18 @@ func (e Entrance) Join(ctx context.Context, t *membership.Token) error {
 	placed := false
 	e.step(putting, func() {
 		e.Publish(ctx)
-		placed = e.Placed(ctx)
+		within, stop := context.WithTimeout(ctx, placeFor)
+		defer stop()
+		placed = e.Placed(within)
 	})
 	if !placed && errors.Is(ctx.Err(), context.Canceled) {
 		return ctx.Err()
 	}
 	return nil
 }
+
+// placeFor is how long a peer that is in waits for a server that takes its name.
+const placeFor = 30 * time.Second
 
 // putting is a step.
 const putting = "the name is put into the members' database"

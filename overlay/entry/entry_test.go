@@ -192,28 +192,33 @@ func TestJoinTooLate(t *testing.T) {
 }
 
 // Who enters is in when its name is with somebody. It is as well when the time is over
-// before; only who calls it off is not.
+// before, its caller's or the half minute; only who calls it off is not.
 func TestJoinWaitsForTheName(t *testing.T) {
 	tok, _ := token(t)
 	for name, c := range map[string]struct {
-		placed time.Duration // how long that takes
-		cancel bool          // after an hour; else that is the deadline
-		waited time.Duration
-		err    error
+		placed   time.Duration // how long that takes
+		deadline time.Duration // its caller's; zero: none
+		cancel   bool          // after ten seconds
+		waited   time.Duration
+		err      error
 	}{
-		"soon":                {time.Minute, false, time.Minute, nil},
-		"not in time":         {2 * time.Hour, false, time.Hour, nil},
-		"not, and called off": {2 * time.Hour, true, time.Hour, context.Canceled},
+		"soon":                {placed: 5 * time.Second, waited: 5 * time.Second},
+		"not in time":         {placed: time.Hour, deadline: 10 * time.Second, waited: 10 * time.Second},
+		"never":               {placed: time.Hour, waited: placeFor},
+		"not, and called off": {placed: time.Hour, cancel: true, waited: 10 * time.Second, err: context.Canceled},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				d := &door{reached: 1, placed: c.placed}
-				ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
-				if c.cancel {
-					ctx, cancel = context.WithCancel(t.Context())
-					time.AfterFunc(time.Hour, cancel)
-				}
+				ctx, cancel := context.WithCancel(t.Context())
 				defer cancel()
+				if c.deadline > 0 {
+					ctx, cancel = context.WithTimeout(ctx, c.deadline)
+					defer cancel()
+				}
+				if c.cancel {
+					time.AfterFunc(10*time.Second, cancel)
+				}
 				start := time.Now()
 				err := d.entrance(t).Join(ctx, tok)
 				if took := time.Since(start).Truncate(time.Second); !errors.Is(err, c.err) || took != c.waited {
