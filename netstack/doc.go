@@ -42,6 +42,7 @@
 //	admit.go    inbound flows
 //	recheck.go  those that were let on, asked about again
 //	tcp.go      net.Conn on a TCP endpoint      RFC 9293
+//	addrs.go    the two addresses of one
 //	patience.go TCP's least timeout               RFC 6298 §2.4
 //	near.go     the window that conns to a near peer share
 //	window.go   the peer's window, and acknowledgements within it  RFC 9293 §3.10.7.4

@@ -114,27 +114,6 @@ func (s *Stack) newTCPConn(network string, ep tcpip.Endpoint, wq *waiter.Queue, 
 	return c, nil
 }
 
-// tcpAddrs returns what net.TCPAddrFromAddrPort does of a conn's two ends, in one piece of
-// memory. It is not the conn's: whoever keeps an address keeps no endpoint.
-func tcpAddrs(local, remote netip.AddrPort) (l, r *net.TCPAddr) {
-	both := new([2]struct {
-		net.TCPAddr
-		ip [16]byte
-	})
-	for i, a := range [2]netip.AddrPort{local, remote} {
-		b := &both[i]
-		if ip := a.Addr(); ip.Is4() {
-			v4 := ip.As4()
-			b.IP = b.ip[:copy(b.ip[:], v4[:]):4]
-		} else if ip.IsValid() {
-			b.ip = ip.As16()
-			b.IP = b.ip[:]
-		}
-		b.Zone, b.Port = a.Addr().Zone(), int(a.Port())
-	}
-	return &both[0].TCPAddr, &both[1].TCPAddr
-}
-
 // DialTCP connects to raddr, from laddr if that is valid; its port and its
 // address may be zero. The network, "tcp", "tcp4" or "tcp6", is for the
 // errors of Dial and conn alone: raddr decides. The error is a *net.OpError. It ends at once when the

@@ -58,7 +58,7 @@ var (
 	hello      = flag.String("hello", "", "with -end dial: what the server said")
 	cpuProfile = flag.String("cpuprofile", "", "with -child: write a CPU profile to this file")
 	mutexProf  = flag.String("mutexprofile", "", "with -child: write where goroutines waited for each other's locks to this file")
-	memProfile = flag.String("memprofile", "", "with -child and W7: write what is live on the heap to this file")
+	memProfile = flag.String("memprofile", "", "with -child and W4 or W7: write what is live on the heap to this file")
 )
 
 // sample is one measurement.

@@ -100,6 +100,7 @@
 //	read.go       what the servers say about one name
 //	claims.go     name records that peers show and tell
 //	publish.go    this peer's own records              DESIGN §8, §14.5
+//	placed.go     whether others find its name
 //	own.go        one of them, and who has it
 //	validate.go   a memory of valid records
 package directory
