@@ -123,7 +123,16 @@ func explain(what string, err error) error {
 }
 
 // close takes the device away; its routes and addresses go with it.
-func (d *device) close() error { return d.wg.Close() }
+//
+// The library wakes its goroutine that hears of devices with a write to a pipe.
+// That goroutine may have heard of something, seen that it is to end, and closed
+// the pipe before: then there was nobody to wake, which is no error.
+func (d *device) close() error {
+	if err := d.wg.Close(); !errors.Is(err, os.ErrClosed) {
+		return err
+	}
+	return nil
+}
 
 // forget ends what is left of a closed device: the sockets to the kernel.
 func (d *device) forget() {
