@@ -1,5 +1,5 @@
 // Package naming is what stands in the distributed database: name records,
-// contact records and the revocation list; which of several counts, and what
+// contact records, user records and the revocation list; which of several counts, and what
 // a reader remembers. It does no I/O; bytes, clock and revocation list are
 // injected.
 //
@@ -9,7 +9,7 @@
 //
 // # Values and keys
 //
-// A value's first byte is its kind ('N' name, 'C' contact, 'R' revocation
+// A value's first byte is its kind ('N' name, 'C' contact, 'U' user, 'R' revocation
 // list), the second its version; layouts stand at the appendBody methods. The
 // signature at the end is the peer's, whose key is the last subject of the
 // chain inside. A key is "/idloc/" and 64 hex digits. It says neither kind nor
@@ -25,6 +25,16 @@
 // before seq and why a tombstone keeps its peer's place. A reader that has pinned a
 // peer moves by less than that order: on the word of an authority above the one
 // that gave the label (HighWater.Accept).
+//
+// # Users
+//
+// A user record says that a user of a service, "sip:fred", is at a member (draft §6:
+// an address of record). Who may say so is not who came first: a member that has the
+// tag user-fred, by the founder's grants or else by its certificate, and the member that
+// the founder itself has named "fred" (MaySay). Everybody who stores or reads one checks
+// that. All members that may are the same person's, so nothing decides between them but
+// time: there are UserSlots keys for a user, a member takes one that is free, or the
+// one that was taken first, and under a key the newest counts.
 //
 // # Threats
 //
@@ -44,6 +54,12 @@
 //
 //   - A member lying in its contact misleads about itself only.
 //
+//   - A member may put users in as many keys as it has names and slots for, and no
+//     others: the tags of a certificate are bounded, those of the grants the founder's.
+//
+//   - What a member said of a user before it took it back may be served for as long
+//     as that was meant to hold, to readers that have not seen the newer record.
+//
 //   - A sequence number from the future is refused, so a peer cannot be made
 //     to burn its own.
 //
@@ -51,6 +67,7 @@
 //     key.go         DESIGN §8 Names, §14.5
 //     record.go      DESIGN §8 Names, §14.2
 //     contact.go     DESIGN §14.5
+//     user.go        draft §6
 //     validator.go   DESIGN §8 Names, §14.2
 //     order.go       DESIGN §14.2
 //     highwater.go   DESIGN §14.2

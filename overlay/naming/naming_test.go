@@ -447,6 +447,7 @@ func FuzzValue(f *testing.F) {
 	c := &ContactRecord{Seq: 1, Issued: w.now, Expires: w.now.Add(time.Hour), Chain: w.confirmed(f, seedKey(1), "", false, 1),
 		Addrs: []string{"/ip4/192.0.2.1/udp/4001/quic-v1", "/dns4/a.example.net/udp/1/quic-v1"}}
 	f.Add(must(c.Sign(seedKey(1), w.o))(f))
+	f.Add(must(w.user(w.tagged(f, 1, "mars", "user-fred"), "sip:fred", 0).Sign(seedKey(1), w.o))(f))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if r, err := Parse(b); err == nil {
 			if again := r.appendBody(nil); !bytes.Equal(again, b[:len(b)-64]) {
@@ -459,6 +460,12 @@ func FuzzValue(f *testing.F) {
 				t.Fatalf("two forms: %x, %x", b, again)
 			}
 			w.v.Validate(ContactKey(w.o.ID, c.Peer), b)
+		}
+		if u, err := ParseUser(b); err == nil {
+			if again := u.appendBody(nil); !bytes.Equal(again, b[:len(b)-64]) {
+				t.Fatalf("two forms: %x, %x", b, again)
+			}
+			w.v.Validate(UserKey(w.o.ID, u.User, u.Slot), b)
 		}
 	})
 }

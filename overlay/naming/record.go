@@ -197,7 +197,7 @@ func leaf(chain []byte) (peerid.ID, error) {
 	return last.Subject.Peer(), nil
 }
 
-// Origin returns whose a value is, a name record or a contact record that was verified,
+// Origin returns whose a value is, a name, contact or user record that was verified,
 // and to whom, besides that member, it is charged. ok is false for other values.
 func Origin(value []byte) (peer peerid.ID, charged account.Account, ok bool) {
 	var chain []byte
@@ -205,6 +205,8 @@ func Origin(value []byte) (peer peerid.ID, charged account.Account, ok bool) {
 		chain = r.Chain
 	} else if c, err := ParseContact(value); err == nil {
 		chain = c.Chain
+	} else if u, err := ParseUser(value); err == nil {
+		chain = u.Chain
 	} else {
 		return peer, charged, false
 	}

@@ -13,12 +13,13 @@ import (
 
 // Validator says which values may stand under which keys of the database, and
 // which of several counts. It is what kad-dht asks for Namespace, and what a
-// reader asks again. All of it is a function of bytes, clock and revocation
-// list. May be used concurrently if Now and Revoked may.
+// reader asks again. All of it is a function of bytes, clock, revocation list and
+// tags. May be used concurrently if Now, Revoked and Tags may.
 type Validator struct {
 	Overlay membership.Overlay
 	Now     func() time.Time                  // nil: time.Now
 	Revoked func() *membership.RevocationList // nil: nothing is
+	Tags    func(*membership.Member) []string // which tags a member has; nil: those of its certificate
 }
 
 var _ record.Validator = (*Validator)(nil)
@@ -153,6 +154,12 @@ func (v *Validator) open(key string, value []byte) (rank, error) {
 			return rank{}, err
 		}
 		return rank{seq: c.Seq, value: value}, nil
+	case kindUser:
+		u, err := v.OpenUser(key, value)
+		if err != nil {
+			return rank{}, err
+		}
+		return rank{seq: u.Seq, value: value}, nil
 	case kindRevocation:
 		l, err := v.OpenRevocation(key, value)
 		if err != nil {

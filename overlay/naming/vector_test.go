@@ -25,11 +25,13 @@ func TestVectors(t *testing.T) {
 	r.Contact = hint
 	c := &ContactRecord{Seq: 5, Issued: w.now, Expires: w.now.Add(MaxContactLife), Contact: hint, Chain: chain,
 		Addrs: []string{"/ip4/192.0.2.1/udp/4001/quic-v1"}}
+	u := &UserRecord{User: "sip:fred", Slot: 2, Seq: 7, Issued: w.now, Expires: w.now.Add(MaxUserLife), Info: "q=0.7", Chain: chain}
 	vectors := map[string]string{
 		"name.hex":    hex.EncodeToString(w.sign(t, mk, r)),
 		"contact.hex": hex.EncodeToString(must(c.Sign(mk, w.o))(t)),
+		"user.hex":    hex.EncodeToString(must(u.Sign(mk, w.o))(t)),
 		"keys.txt": strings.Join([]string{Key(w.o.ID, "mars", 0), Key(w.o.ID, "mars", 1), Key(w.o.ID, "mars", 2),
-			ContactKey(w.o.ID, idOf(mk)), RevocationKey(w.o.ID)}, "\n"),
+			ContactKey(w.o.ID, idOf(mk)), RevocationKey(w.o.ID), UserKey(w.o.ID, "sip:fred", 2)}, "\n"),
 	}
 	for name, got := range vectors {
 		file := filepath.Join("testdata", name)
