@@ -134,6 +134,9 @@ type Config struct {
 	Addrs func(n int) []string
 	// Remembered is how many members this peer remembers, connected or not.
 	Remembered func() int
+	// Tags returns which tags a member has by what the founder has said; nil: those of
+	// certificates count.
+	Tags func(*membership.Member) []string
 	// JustBack says whether this peer has only just begun to look for the others.
 	JustBack func() bool
 	// ServerHeard says whether something has just come from where a server is that this
@@ -170,6 +173,7 @@ type Directory struct {
 	cfg       *Config
 	db        *database
 	names     *names
+	users     *users
 	publisher *publisher
 	role      role
 	runs      serverRuns
@@ -185,7 +189,7 @@ func New(cfg Config) (*Directory, error) {
 	d := &Directory{cfg: &cfg}
 	d.role.started = time.Now()
 	d.ctx, d.cancel = context.WithCancel(context.Background())
-	check := &naming.Validator{Overlay: cfg.Overlay, Now: cfg.Now, Revoked: cfg.Roster.Revocations}
+	check := &naming.Validator{Overlay: cfg.Overlay, Now: cfg.Now, Revoked: cfg.Roster.Revocations, Tags: cfg.Tags}
 	var err error
 	if d.runs.last, err = simplelru.NewLRU[peer.ID, serverRun](serverRunsMax, nil); err != nil {
 		d.cancel()
@@ -201,7 +205,13 @@ func New(cfg Config) (*Directory, error) {
 		d.cancel()
 		return nil, err
 	}
+	if d.users, err = newUsers(d.cfg, d.db, check, d.names); err != nil {
+		d.db.close()
+		d.cancel()
+		return nil, err
+	}
 	d.publisher = newPublisher(d.cfg, d.db, s.Seq)
+	d.publisher.more = d.users.records
 	return d, nil
 }
 

@@ -79,6 +79,15 @@
 // that they should keep as well, because owners need not know of them
 // (Kademlia §2.5).
 //
+// # Users
+//
+// PublishUser puts that a user, "sip:fred", is at this member, and LookupUser finds where
+// one is: at naming.UserSlots members at most, each of which has a key of its own for that.
+// A member takes a free one, reads it again when it has put its record there, and takes
+// another if one that came at the same time is there. Answers are not kept: the next call
+// follows a phone that has moved. Records are given to servers that come, as the others
+// are; repeating them is the caller's business, who knows whether the phone still is there.
+//
 // # After a power cut
 //
 // All parts of the database are empty then. A server that has only just begun says
@@ -102,5 +111,6 @@
 //	publish.go    this peer's own records              DESIGN §8, §14.5
 //	placed.go     whether others find its name
 //	own.go        one of them, and who has it
+//	users.go      where users are                      draft §6
 //	validate.go   a memory of valid records
 package directory

@@ -246,7 +246,11 @@ func (o *overlay) node(m member) *node {
 	if d.names, err = newNames(d.ctx, cfg, db, check, &naming.HighWater{}, &d.jobs); err != nil {
 		o.t.Fatal(err)
 	}
+	if d.users, err = newUsers(cfg, db, check, d.names); err != nil {
+		o.t.Fatal(err)
+	}
 	d.publisher = newPublisher(cfg, db, 0)
+	d.publisher.more = d.users.records
 	n.Directory = d
 	n.Enter()
 	return n

@@ -43,7 +43,8 @@ type publisher struct {
 	cfg  *Config
 	db   store
 	kick chan struct{}
-	soon chan struct{} // the pause between two rounds may end
+	soon chan struct{}       // the pause between two rounds may end
+	more func() []*ownRecord // others of this peer's, which are put elsewhere and kept up here
 
 	round chan struct{} // full while a round goes on: one at a time
 
@@ -89,6 +90,7 @@ func newPublisher(cfg *Config, db store, seq uint64) *publisher {
 	return &publisher{
 		cfg: cfg, db: db, kick: make(chan struct{}, 1), soon: make(chan struct{}, 1), round: make(chan struct{}, 1), placed: make(chan struct{}), seq: seq,
 		contact: newOwnRecord(naming.ContactKey(cfg.Overlay.ID, cfg.Self), contactEvery),
+		more:    func() []*ownRecord { return nil },
 	}
 }
 
@@ -114,12 +116,13 @@ func (d *Directory) Renewed() {
 func (d *Directory) OwnRecord() []byte { return d.publisher.show() }
 
 // Withdraw gives this peer's name up in the database: whoever asks for it is told
-// from then on that there is none. Nothing is published any more. It tries again as
+// from then on that there is none; and its users with it. Nothing is published any more. It tries again as
 // long as ctx lasts, for at most 15 s, and fails if there are servers and none has
 // taken it.
 func (d *Directory) Withdraw(ctx context.Context) error {
 	ctx, cancel := within(ctx, d.ctx)
 	defer cancel()
+	d.withdrawUsers(ctx)
 	return d.publisher.withdraw(ctx)
 }
 
@@ -155,7 +158,15 @@ func (p *publisher) due(why reason) {
 func (p *publisher) records() []*ownRecord {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return append(slices.Clone(p.names), p.contact)
+	return append(append(slices.Clone(p.names), p.contact), p.more()...)
+}
+
+// nextSeq is the number of a record that is signed now.
+func (p *publisher) nextSeq() uint64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.seq = naming.Seq(p.cfg.Now(), p.seq)
+	return p.seq
 }
 
 // serverFound is called when a server has said hello. If it lacks what it should
@@ -506,12 +517,8 @@ func (p *publisher) signName(chain []byte, label string, contact naming.Contact,
 // signContact makes a new version of the contact record.
 func (p *publisher) signContact(chain []byte, contact naming.Contact) []*ownRecord {
 	now := p.cfg.Now()
-	p.mu.Lock()
-	p.seq = naming.Seq(now, p.seq)
-	seq := p.seq
-	p.mu.Unlock()
 	rec := naming.ContactRecord{
-		Seq: seq, Issued: now, Expires: now.Add(naming.MaxContactLife), Contact: contact, Chain: chain,
+		Seq: p.nextSeq(), Issued: now, Expires: now.Add(naming.MaxContactLife), Contact: contact, Chain: chain,
 		Addrs: p.cfg.Addrs(naming.MaxAddrs),
 	}
 	value, err := rec.Sign(p.cfg.Key, p.cfg.Overlay)

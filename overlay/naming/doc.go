@@ -31,7 +31,7 @@
 // A user record says that a user of a service, "sip:fred", is at a member (draft §6:
 // an address of record). Who may say so is not who came first: a member that has the
 // tag user-fred, by the founder's grants or else by its certificate, and the member that
-// the founder itself has named "fred" (MaySay). Everybody who stores or reads one checks
+// the founder itself has named "fred" (Validator.MaySay). Everybody who stores or reads one checks
 // that. All members that may are the same person's, so nothing decides between them but
 // time: there are UserSlots keys for a user, a member takes one that is free, or the
 // one that was taken first, and under a key the newest counts.

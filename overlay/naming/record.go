@@ -201,14 +201,22 @@ func leaf(chain []byte) (peerid.ID, error) {
 // and to whom, besides that member, it is charged. ok is false for other values.
 func Origin(value []byte) (peer peerid.ID, charged account.Account, ok bool) {
 	var chain []byte
-	if r, err := Parse(value); err == nil {
-		chain = r.Chain
-	} else if c, err := ParseContact(value); err == nil {
-		chain = c.Chain
-	} else if u, err := ParseUser(value); err == nil {
-		chain = u.Chain
-	} else {
+	if len(value) == 0 {
 		return peer, charged, false
+	}
+	switch value[0] {
+	case kindName:
+		if r, err := Parse(value); err == nil {
+			chain = r.Chain
+		}
+	case kindContact:
+		if c, err := ParseContact(value); err == nil {
+			chain = c.Chain
+		}
+	case kindUser:
+		if u, err := ParseUser(value); err == nil {
+			chain = u.Chain
+		}
 	}
 	m, err := membership.Claimed(chain)
 	if err != nil {

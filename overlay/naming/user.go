@@ -53,17 +53,17 @@ func CheckUser(s string) error {
 
 func clip(s string) string { return s[:min(len(s), 80)] }
 
-// MaySay says whether a member may say that it has a user's name, "sip:fred", if it has
-// tags: one of them is user-fred, or the founder itself has given it the label "fred" by
-// name, and confirmed it. A label that a delegate gave, or that the member chose, is not
-// enough: then whoever comes first would be fred.
-func MaySay(m *membership.Member, tags []string, user string) bool {
+// MaySay says whether a member may say that it has a user's name, "sip:fred", nil if so:
+// it has the tag user-fred, or the founder itself has given it the label "fred" by name,
+// and confirmed it. A label that a delegate gave, or that the member chose, is not enough:
+// then whoever comes first would be fred.
+func (v *Validator) MaySay(m *membership.Member, user string) error {
 	_, name, ok := strings.Cut(user, ":")
-	if !ok {
-		return false
-	}
 	named := m.Confirmed && !m.Wildcard && m.Delegate.IsZero() && m.Inviter.IsZero() && m.Label == name
-	return named || slices.Contains(tags, UserTag+name)
+	if ok && (named || slices.Contains(v.tags(m), UserTag+name)) {
+		return nil
+	}
+	return fmt.Errorf("%w: %q is for members with the tag %s%s, and for one that the founder has named so", ErrUser, user, UserTag, name)
 }
 
 // UserRecord says that a user of a service is at a member. Peer comes from Chain; Sign
@@ -181,7 +181,7 @@ func ParseUser(value []byte) (*UserRecord, error) {
 }
 
 // OpenUser verifies the user record that stands under key: among the rest, that its member
-// may say the user's name now. Tags that are taken away end what was said by them.
+// may say the user's name now (MaySay). Tags that are taken away end what was said by them.
 func (v *Validator) OpenUser(key string, value []byte) (*UserRecord, error) {
 	u, err := ParseUser(value)
 	if err != nil {
@@ -201,8 +201,8 @@ func (v *Validator) OpenUser(key string, value []byte) (*UserRecord, error) {
 	if err := v.verify(m, userStatement, value); err != nil {
 		return nil, fmt.Errorf("user record of %q: %w", u.User, err)
 	}
-	if !MaySay(m, v.tags(m), u.User) {
-		return nil, fmt.Errorf("user record of %q: %w: %v", u.User, ErrUser, m.Peer)
+	if err := v.MaySay(m, u.User); err != nil {
+		return nil, fmt.Errorf("user record of %v: %w", m.Peer, err)
 	}
 	u.member = m
 	return u, nil

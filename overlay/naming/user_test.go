@@ -109,8 +109,9 @@ func TestMaySay(t *testing.T) {
 		{"no service", wild, []string{"user-fred"}, "fred", false},
 	} {
 		m := must(membership.VerifyChain(test.chain, w.o, w.now, nil))(t)
-		if got := MaySay(m, test.tags, test.user); got != test.want {
-			t.Errorf("%s: %v", test.name, got)
+		w.v.Tags = func(*membership.Member) []string { return test.tags }
+		if err := w.v.MaySay(m, test.user); (err == nil) != test.want || err != nil && !errors.Is(err, ErrUser) {
+			t.Errorf("%s: %v", test.name, err)
 		}
 	}
 }
