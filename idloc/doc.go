@@ -76,6 +76,7 @@
 //	DNS queries being answered                     512; beyond, dropped: the client asks again
 //	DNS over TCP                                   128 connections, the next is closed; 16 queries each, the next waits
 //	a DNS client that says nothing                 closed after 10 s
+//	users that a node says it has                  12; a user is at four members, and for an hour
 //	null flows that others have opened             4,096; beyond, refused
 //	a null TCP conn without a path                 60 s, then ETIMEDOUT; Close goes on for 30 s in the background
 //
@@ -205,6 +206,7 @@
 //	listen.go    Listen, ListenPacket
 //	null.go      flows with null encapsulation    draft §4.3
 //	grants.go    who may open what at whom
+//	users.go     where users are: sip:fred        draft §6
 //	members.go   Invite, Revoke, the node's DNS   draft §2, §5
 //	token.go     what a token is for
 //	peer.go      WhoIs, Ping, how Status is gathered

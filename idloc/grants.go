@@ -202,6 +202,23 @@ func (n *Node) tagsOf(id PeerID) []string {
 	return n.party(id).Tags
 }
 
+// memberTags are those that a member has by the grants in force or else by its certificate,
+// also one that this node has never met: for what stands in the database.
+func (n *Node) memberTags(m *membership.Member) []string {
+	in, ov := n.granting.now.Load(), n.late.Load()
+	switch {
+	case in == nil || ov == nil:
+		return m.Tags.Words()
+	case in.err != nil:
+		return nil
+	}
+	label, tags := ov.Roster().GranteeOf(m)
+	if words, ok := in.policy.Tags(label); ok {
+		return words
+	}
+	return tags.Words()
+}
+
 func grantNetwork(network string) (grants.Network, bool) {
 	switch network {
 	case "tcp", "tcp4", "tcp6":

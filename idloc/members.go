@@ -178,6 +178,20 @@ func (n *Node) admit(network string, local, remote netip.AddrPort) bool {
 // Node.Dial names that.
 func (n *Node) Resolver() *net.Resolver { return n.dns.NetResolver() }
 
+// OfferSRV has programs that ask this node's DNS find a service of the whole domain at this
+// node's port: with "_sip._udp" and 5060, a phone that looks for the SIP server of
+// example.com (RFC 3263) finds the one that its own node runs; port 0 ends it. Programs at
+// other nodes are not told.
+func (n *Node) OfferSRV(service string, port uint16) error {
+	if err := n.alive(); err != nil {
+		return err
+	}
+	if err := n.dns.SetService(service, n.Name(), port); err != nil {
+		return fmt.Errorf("idloc: %w", err)
+	}
+	return nil
+}
+
 // upstream are the DNS servers of the host, but not the node's own: with a TUN
 // device the host may have been told to ask that for everything. Those it
 // asked before are asked on then.

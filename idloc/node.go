@@ -190,7 +190,7 @@ func start(ctx context.Context, cfg Config, enter func(context.Context, overlay.
 		Key: key, Socket: n.sock, State: n.state,
 		Pipes: func(ov *overlay.Overlay) (*pipe.Endpoint, error) { return n.assemble(ov, key) },
 		Name:  n.cfg.Name, NoRelay: cfg.NoRelay, NoLAN: cfg.NoLAN, Paths: overlay.PathPolicy(cfg.Paths),
-		MaxListAge: cfg.MaxListAge, ListAged: n.listAged, PolicyChanged: n.grantsChanged,
+		MaxListAge: cfg.MaxListAge, ListAged: n.listAged, PolicyChanged: n.grantsChanged, Tags: n.memberTags,
 		Events: n.emit, Logger: cfg.Logger,
 		ICEServers: cfg.ICEServers, LSIPrefixes: cfg.lsiRanges(), AllowLoopback: listsLoopback(cfg.Addrs),
 		Net: cfg.Net, Null: n.nullConfig(),

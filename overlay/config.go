@@ -55,6 +55,9 @@ type Config struct {
 	ListAged   func(asOf time.Time, old bool) // told now and then; nil: nobody
 
 	PolicyChanged func() // told when the policy, or what this peer is by its certificate, is another one; required
+	// Tags returns which tags a member has, whom this peer may never have met; nil: those
+	// of certificates count. It is called from any goroutine.
+	Tags func(*membership.Member) []string
 
 	Null nullflow.Handler // the zero one refuses null encapsulation
 

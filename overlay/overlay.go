@@ -135,6 +135,9 @@ func (o *Overlay) Resolve(ctx context.Context, label string) (Found, error) {
 // told from then on that there is none. Nothing is published any more.
 func (o *Overlay) Withdraw(ctx context.Context) error { return o.directory.Withdraw(ctx) }
 
+// Users is where users are, and where this peer says that they are.
+func (o *Overlay) Users() directory.Users { return o.directory }
+
 // DialNull opens a TCP flow with null encapsulation to a peer: see
 // nullflow.Flows.DialTCP. Errors are *StageError.
 func (o *Overlay) DialNull(ctx context.Context, f nullflow.Flow, ended func()) (net.Conn, error) {

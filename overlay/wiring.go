@@ -276,13 +276,11 @@ func (w *wiring) newDirectory() (*directory.Directory, error) {
 		Addrs: w.carriers.Texts, JustBack: w.mesh.JustBack, ServerHeard: w.mesh.ServerHeard,
 		Remembered: func() int { return len(w.mesh.Known().AddrInfos()) },
 		Piped:      func(p peerid.ID) bool { return adapter.Alive(w.pipes.Pipe(p)) },
-		Silent:     func(p peer.ID) { w.mesh.Suspect(p) },
+		Silent:     func(p peer.ID) { w.mesh.Suspect(p) }, Tags: w.cfg.Tags, Reached: func() bool { return w.mesh.Reached().Unasked() },
 		Told: func(by peer.ID, addrs []ma.Multiaddr) []ma.Multiaddr {
 			return w.mesh.Told(by, mesh.BestOf(addrs, hearsayAddrs))
 		},
-		Reached:     func() bool { return w.mesh.Reached().Unasked() },
-		AskDialBack: w.mesh.AskDialBack,
-		DialedBack:  func() bool { return w.mesh.DialledBack().Decided() },
+		AskDialBack: w.mesh.AskDialBack, DialedBack: func() bool { return w.mesh.DialledBack().Decided() },
 	})
 	if err != nil {
 		return nil, fmt.Errorf("directory: %w", err)

@@ -15,6 +15,7 @@
 //	                  other types     no data (NOERROR and the zone's SOA)
 //	  nobody has the label            NXDOMAIN and SOA
 //	  the database did not tell       SERVFAIL, with an extended error (RFC 8914)
+//	_sip._udp.<domain> SRV            where SetService says, TTL 5 s
 //	deeper names below <domain>       NXDOMAIN
 //	<domain>          SOA, NS         the zone's; other types no data
 //	_dns.<domain>     A               the resolver's own address
@@ -59,6 +60,7 @@
 //	message.go      one message in, one out                 RFC 1035 §4.1, RFC 6891, RFC 9619
 //	answer.go       which rule answers a question           RFC 6761, RFC 8482
 //	zone.go         names of the overlay                    draft §2, §5; RFC 2308
+//	service.go      services of the whole domain            RFC 2782, RFC 3263 §4.1
 //	reverse.go      names of LSIs                           RFC 1035 §3.5, RFC 3596 §2.5
 //	bare.go         labels without a domain                 —
 //	names.go        asking the database once for many       RFC 9520

@@ -82,6 +82,7 @@ type Server struct {
 	mu     sync.Mutex
 	closed bool
 	socks  map[io.Closer]net.Addr // what Serve and ServeListener read from
+	here   map[string]service     // of the domain, by "_sip._udp"
 	work   sync.WaitGroup         // everything that runs; Add under mu while not closed
 }
 
@@ -115,6 +116,7 @@ func New(cfg Config) (*Server, error) {
 		serial: uint32(time.Now().Unix()),
 		busy:   make(chan struct{}, maxBusy),
 		socks:  make(map[io.Closer]net.Addr),
+		here:   make(map[string]service),
 	}
 	s.context, s.cancel = context.WithCancel(context.Background())
 	s.names.server = s

@@ -33,7 +33,9 @@ func (s *Server) answerZone(ctx context.Context, a *dns.Msg, q dns.Question, nam
 			appendAddrs(a, q, s.cfg.Addr.Unmap())
 		}
 	case !isHostLabel(label):
-		a.Rcode = dns.RcodeNameError
+		if !s.answerService(a, q, label) {
+			a.Rcode = dns.RcodeNameError
+		}
 	default:
 		return s.answerPeer(ctx, a, q, name)
 	}

@@ -13,6 +13,7 @@ type View interface {
 	Tags(peerid.ID) membership.Tags
 	Origin(peerid.ID) (invitation string, delegate peerid.ID)
 	Grantee(peerid.ID) (label string, tags membership.Tags)
+	GranteeOf(*membership.Member) (label string, tags membership.Tags)
 	Invitations() []Invitation
 	Withdraw(ctx context.Context, tokenOrID string) error
 	Rotate(context.Context) error
@@ -36,6 +37,15 @@ func (r *Roster) Grantee(id peerid.ID) (label string, tags membership.Tags) {
 	m, ok := r.Member(id)
 	if !ok {
 		return "", ""
+	}
+	return r.GranteeOf(m)
+}
+
+// GranteeOf is Grantee for a member whose chain was verified, whether this peer has met it
+// or not.
+func (r *Roster) GranteeOf(m *membership.Member) (label string, tags membership.Tags) {
+	if m.Peer == r.self {
+		return r.Own().Label, m.Tags
 	}
 	if m.Label == membership.AnyLabel || m.Wildcard && !m.Confirmed || r.outranked(m) {
 		return "", m.Tags

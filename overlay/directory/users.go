@@ -37,6 +37,15 @@ type UserFound struct {
 	Expires time.Time
 }
 
+// Users is the part of a Directory that is about users.
+type Users interface {
+	PublishUser(ctx context.Context, user, info string, life time.Duration) error
+	WithdrawUser(ctx context.Context, user string) error
+	LookupUser(ctx context.Context, user string) ([]UserFound, error)
+}
+
+var _ Users = (*Directory)(nil)
+
 // users is this peer's users, and what it reads of those of others. It is safe for
 // concurrent use.
 type users struct {
