@@ -14,6 +14,11 @@
 // that has cost. Then wilma hangs up and fred calls back: no offer is needed
 // now, as "this UDP pipe can be used for all traffic between Venus and Mars".
 //
+// With -record wilma dials sip:fred@example.com instead, which the draft leaves open: each
+// node has a registrar, redirect server and outbound proxy of its own (package sipproxy),
+// and the overlay's database says where fred is. His phone moves from mars to pluto, he has
+// two, and none; all of them speak IPv4, and each host calls itself 198.18.0.1.
+//
 // All of it runs in this process, on a simulated network with 20 ms from each
 // machine to each other; venus and mars are behind NATs.
 package main
@@ -33,6 +38,7 @@ func main() {
 	var o options
 	flag.StringVar(&o.transport, "transport", "tcp", "what SIP goes over: tcp, tls (sips: addresses, as in the draft) or udp")
 	flag.IntVar(&o.packets, "packets", 150, "RTP packets that each side must hear, before the move and after it; 50 are a second; at most 10,000")
+	flag.BoolVar(&o.record, "record", false, "wilma dials sip:fred@example.com: registrars, redirection, phones that speak IPv4; over UDP")
 	limit := flag.Duration("timeout", time.Minute, "give up after this long")
 	flag.Usage = func() {
 		fmt.Fprintf(flag.CommandLine.Output(), "Usage: sipcall [flags]\n\nTwo SIP phones call each other over an overlay, and one of them moves in mid-call.\nExit code 0 only if all of it went well.\n\n")
@@ -47,7 +53,14 @@ func main() {
 	defer cancel()
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt)
 	defer stop()
-	if _, err := run(ctx, o, os.Stdout); err != nil {
+	play := func() error {
+		_, err := run(ctx, o, os.Stdout)
+		return err
+	}
+	if o.record {
+		play = func() error { return runRecord(ctx, o, os.Stdout) }
+	}
+	if err := play(); err != nil {
 		fmt.Fprintln(os.Stderr, "sipcall:", err)
 		stop()
 		cancel()
@@ -58,6 +71,7 @@ func main() {
 type options struct {
 	transport string
 	packets   int
+	record    bool
 }
 
 // report is what became of the sound, in each direction.

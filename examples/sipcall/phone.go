@@ -8,7 +8,9 @@ import (
 	"log/slog"
 	"net"
 	"strconv"
+	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/emiago/sipgo"
 	"github.com/emiago/sipgo/sip"
@@ -29,6 +31,8 @@ type phone struct {
 	ua         *sipgo.UserAgent
 	dialogs    sipgo.DialogUA
 	line       *line // nil for UDP
+	proxied    bool
+	busy       atomic.Bool // who calls is told so
 	close      func() error
 	wg         sync.WaitGroup
 
@@ -48,11 +52,27 @@ type call struct {
 	out *sipgo.DialogClientSession
 }
 
-// newPhone registers user at the node's own name. wrote is told the first
-// line of each message that the phone sends.
-func newPhone(node *idloc.Node, user, transport string, conf *tls.Config, wrote func(string)) (*phone, error) {
+// phoneConfig is whose phone one is, and where.
+type phoneConfig struct {
+	node      *idloc.Node
+	user      string
+	transport string
+	tls       *tls.Config  // of TLS
+	wrote     func(string) // told the first line of each message that the phone sends
+	// port is that of a phone which has its node's proxy as outbound proxy, "": it has none.
+	// Such a phone is as most are: it calls itself by its IPv4 address.
+	port string
+}
+
+// newPhone makes a phone at the node's own name, or behind its proxy.
+func newPhone(c phoneConfig) (*phone, error) {
+	node, user, transport, conf, wrote := c.node, c.user, c.transport, c.tls, c.wrote
 	p := &phone{user: user, host: node.Name(), transport: transport, node: node, calls: make(chan *call, 1), open: map[string]*call{}}
 	p.port = strconv.Itoa(sip.DefaultPort(sip.NetworkToLower(transport)))
+	if c.port != "" {
+		lsi, _ := node.LSIs()
+		p.host, p.port, p.proxied = lsi.String(), c.port, true
+	}
 	var err error
 	p.ua, err = sipgo.NewUA(sipgo.WithUserAgent(user), sipgo.WithUserAgentHostname(p.host), sipgo.WithUserAgentDNSResolver(node.Resolver()))
 	if err != nil {
@@ -134,12 +154,29 @@ func (p *phone) sound() (net.PacketConn, []byte, error) {
 }
 
 // dial calls an address such as sip:fred@mars.example.com. It returns when
-// the other has answered.
+// the other has answered. Where it is sent elsewhere it calls there, one after the
+// other (RFC 3261 §8.1.3.4).
 func (p *phone) dial(ctx context.Context, address string) (*call, error) {
 	var to sip.Uri
 	if err := sip.ParseUri(address, &to); err != nil {
 		return nil, err
 	}
+	c, err := p.call(ctx, address, to)
+	var answer *sipgo.ErrDialogResponse
+	if !errors.As(err, &answer) || answer.Res.StatusCode != sip.StatusMovedTemporarily {
+		return c, err
+	}
+	for _, h := range answer.Res.GetHeaders("Contact") {
+		if there, ok := h.(*sip.ContactHeader); ok {
+			if c, err = p.call(ctx, there.Address.String(), there.Address); err == nil {
+				return c, nil
+			}
+		}
+	}
+	return nil, err
+}
+
+func (p *phone) call(ctx context.Context, address string, to sip.Uri) (*call, error) {
 	pc, offer, err := p.sound()
 	if err != nil {
 		return nil, err
@@ -162,6 +199,7 @@ func (p *phone) invite(ctx context.Context, to sip.Uri, pc net.PacketConn, offer
 	req.SetTransport(p.transport)
 	req.SetBody(offer)
 	req.AppendHeader(sip.NewHeader("Content-Type", "application/sdp"))
+	p.route(req)
 	dialog, err := p.dialogs.WriteInvite(ctx, req)
 	if err != nil {
 		return nil, err
@@ -176,6 +214,41 @@ func (p *phone) invite(ctx context.Context, to sip.Uri, pc net.PacketConn, offer
 	c := newCall(pc, at)
 	c.out = dialog
 	return c, nil
+}
+
+// route has a request go through the phone's proxy, if it has one.
+func (p *phone) route(req *sip.Request) {
+	if p.proxied {
+		req.AppendHeader(sip.NewHeader("Route", "<sip:"+p.node.Name()+";lr>"))
+	}
+}
+
+// register tells the phone's proxy that it is sip:user@example.com, or with expires=0 that
+// it is no more. params go to its Contact.
+func (p *phone) register(ctx context.Context, params string) error {
+	return p.registerAs(ctx, p.user, params)
+}
+
+func (p *phone) registerAs(ctx context.Context, user, params string) error {
+	_, domain, _ := strings.Cut(p.node.Name(), ".")
+	req := sip.NewRequest(sip.REGISTER, sip.Uri{Scheme: "sip", Host: domain})
+	aor := sip.Uri{Scheme: "sip", User: user, Host: domain}
+	from := &sip.FromHeader{Address: aor, Params: sip.NewParams()}
+	from.Params.Add("tag", sip.GenerateTagN(8))
+	req.AppendHeader(from)
+	req.AppendHeader(&sip.ToHeader{Address: aor})
+	contact := p.dialogs.ContactHDR.Address
+	req.AppendHeader(sip.NewHeader("Contact", "<"+contact.String()+">"+params))
+	req.SetTransport(p.transport)
+	p.route(req)
+	res, err := p.dialogs.Client.Do(ctx, req)
+	if err != nil {
+		return err
+	}
+	if !res.IsSuccess() {
+		return &sipgo.ErrDialogResponse{Res: res}
+	}
+	return nil
 }
 
 func newCall(pc net.PacketConn, to *net.UDPAddr) *call {
@@ -200,6 +273,10 @@ func (p *phone) ring(req *sip.Request, tx sip.ServerTransaction) {
 	dialog, err := p.dialogs.ReadInvite(req, tx)
 	if err != nil {
 		tx.Respond(sip.NewResponseFromRequest(req, sip.StatusBadRequest, err.Error(), nil))
+		return
+	}
+	if p.busy.Load() {
+		dialog.Respond(sip.StatusBusyHere, "Busy Here", nil)
 		return
 	}
 	fail := func(err error) { dialog.Respond(sip.StatusInternalServerError, err.Error(), nil) }

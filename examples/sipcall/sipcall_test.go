@@ -62,6 +62,24 @@ func TestCall(t *testing.T) {
 	}
 }
 
+// TestRecord: the whole story of an address of record.
+func TestRecord(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
+	var out bytes.Buffer
+	err := runRecord(ctx, options{packets: 25}, &out)
+	t.Log("\n" + out.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	inOrder(t, out.String(), `fred registers at mars`, `fred: REGISTER sip:example.com`, `proxy: SIP/2.0 200 OK`,
+		`wilma: INVITE sip:fred@example.com`, `proxy: SIP/2.0 302`, `wilma: INVITE sip:fred@mars.example.com`, `─ INVITE sip:fred@mars`, `◀─+ SIP/2.0 200 OK`, `both hear the other`, `─ BYE `,
+		`goes over to pluto`, `302`, `wilma: INVITE sip:fred@pluto.example.com`, `both hear the other`,
+		`two phones`, `INVITE sip:fred@pluto`, `486 Busy`, `INVITE sip:fred@mars`, `both hear the other`,
+		`he is nowhere`, `404`, `says that she is fred`, `proxy: SIP/2.0 403`, `404`)
+}
+
 // inOrder wants lines that match the patterns, one after the other.
 func inOrder(t *testing.T, text string, patterns ...string) {
 	t.Helper()

@@ -72,12 +72,12 @@ func (s *story) play(ctx context.Context, t testing.TB) (*report, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.wilma, err = newPhone(s.nodes[venus].Node, "wilma", transport, conf, func(text string) { s.arrow(venus, mars, "%s", text) })
+	s.wilma, err = newPhone(phoneConfig{node: s.nodes[venus].Node, user: "wilma", transport: transport, tls: conf, wrote: func(text string) { s.arrow(venus, mars, "%s", text) }})
 	if err != nil {
 		return nil, err
 	}
 	defer s.wilma.Close()
-	s.fred, err = newPhone(s.nodes[mars].Node, "fred", transport, conf, func(text string) { s.arrow(mars, venus, "%s", text) })
+	s.fred, err = newPhone(phoneConfig{node: s.nodes[mars].Node, user: "fred", transport: transport, tls: conf, wrote: func(text string) { s.arrow(mars, venus, "%s", text) }})
 	if err != nil {
 		return nil, err
 	}

@@ -32,12 +32,15 @@ const (
 type Config struct {
 	Port uint16       // of UDP; 0: 5060
 	Log  *slog.Logger // nil: silent
+	// Sent is told the first line of each message that goes out, and to where; nil: nobody.
+	Sent func(text string, to netip.AddrPort)
 }
 
 // Proxy is a running one. Its methods may be called concurrently.
 type Proxy struct {
 	node   *idloc.Node
 	log    *slog.Logger
+	sent   func(string, netip.AddrPort)
 	pc     net.PacketConn
 	name   string // of the node, "mars.example.com"
 	domain string
@@ -63,6 +66,9 @@ func Start(node *idloc.Node, cfg Config) (*Proxy, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
+	if cfg.Sent == nil {
+		cfg.Sent = func(string, netip.AddrPort) {}
+	}
 	name := node.Name()
 	_, domain, _ := strings.Cut(name, ".")
 	self, _ := node.LSIs()
@@ -70,7 +76,7 @@ func Start(node *idloc.Node, cfg Config) (*Proxy, error) {
 	if err != nil {
 		return nil, fmt.Errorf("sipproxy: %w", err)
 	}
-	p := &Proxy{node: node, log: cfg.Log, pc: pc, name: name, domain: domain, self: self, port: int(cfg.Port), work: make(chan struct{}, handling)}
+	p := &Proxy{node: node, log: cfg.Log, sent: cfg.Sent, pc: pc, name: name, domain: domain, self: self, port: int(cfg.Port), work: make(chan struct{}, handling)}
 	p.names = translator{domain: domain, nameOf: p.nameOf, addrOf: p.addrOf}
 	p.registrar.users = map[string]*registered{}
 	p.phones.seen = map[netip.AddrPort]time.Time{}
@@ -147,7 +153,10 @@ func (p *Proxy) handle(ctx context.Context, b []byte, from netip.AddrPort) {
 
 // send writes a message to the next hop.
 func (p *Proxy) send(m sip.Message, to netip.AddrPort) {
-	if _, err := p.pc.WriteTo([]byte(m.String()), net.UDPAddrFromAddrPort(to)); err != nil {
+	text := m.String()
+	first, _, _ := strings.Cut(text, "\r\n")
+	p.sent(first, to)
+	if _, err := p.pc.WriteTo([]byte(text), net.UDPAddrFromAddrPort(to)); err != nil {
 		p.log.Debug("not sent", "to", to, "err", err)
 	}
 }
