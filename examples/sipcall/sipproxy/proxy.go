@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -19,9 +20,11 @@ import (
 
 const (
 	defaultPort = 5060
-	// handling bounds the messages that are worked on; what comes beyond is dropped, and
-	// sent again by whoever sent it (RFC 3261 §17.1).
-	handling = 128
+	// callsMax bounds the calls of which messages are worked on, waitingMax the messages of
+	// one that wait for those before; what comes beyond is dropped, and sent again by whoever
+	// sent it (RFC 3261 §17.1).
+	callsMax   = 128
+	waitingMax = 16
 	// patience bounds the work for one message: a look into the database, mostly.
 	patience = 20 * time.Second
 	// maxDatagram is what UDP carries.
@@ -53,9 +56,18 @@ type Proxy struct {
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
-	work   chan struct{} // a token for each message that is worked on
 	wg     sync.WaitGroup
 	close  func() error
+
+	mu    sync.Mutex // guards calls
+	calls map[string][]arrival
+}
+
+// arrival is a message that has come.
+type arrival struct {
+	m    message
+	from netip.AddrPort
+	text string
 }
 
 // Start begins a proxy on a node's own IPv4 LSI, until Close. The node must outlive it.
@@ -76,7 +88,7 @@ func Start(node *idloc.Node, cfg Config) (*Proxy, error) {
 	if err != nil {
 		return nil, fmt.Errorf("sipproxy: %w", err)
 	}
-	p := &Proxy{node: node, log: cfg.Log, sent: cfg.Sent, pc: pc, name: name, domain: domain, self: self, port: int(cfg.Port), work: make(chan struct{}, handling)}
+	p := &Proxy{node: node, log: cfg.Log, sent: cfg.Sent, pc: pc, name: name, domain: domain, self: self, port: int(cfg.Port), calls: map[string][]arrival{}}
 	p.names = translator{domain: domain, nameOf: p.nameOf, addrOf: p.addrOf}
 	p.registrar.users = map[string]*registered{}
 	p.phones.seen = map[netip.AddrPort]time.Time{}
@@ -112,18 +124,56 @@ func (p *Proxy) serve() {
 		if err != nil || !ok || len(bytes.TrimSpace(b[:n])) == 0 { // keep-alives
 			continue
 		}
-		select {
-		case p.work <- struct{}{}:
-		default:
-			continue
+		if m := parse(b[:n]); m != nil {
+			p.take(arrival{m, from, string(b[:n])})
 		}
-		message := bytes.Clone(b[:n])
-		p.wg.Go(func() {
-			defer func() { <-p.work }()
-			ctx, cancel := context.WithTimeout(p.ctx, patience)
-			defer cancel()
-			p.handle(ctx, message, from)
-		})
+	}
+}
+
+// parse reads a message that has all that each must have; nil: it has not. b is borrowed.
+func parse(b []byte) message {
+	parsed, err := sip.ParseMessage(bytes.Clone(b))
+	m, ok := parsed.(message)
+	if err != nil || !ok || m.Via() == nil || m.From() == nil || m.To() == nil || m.CallID() == nil || m.CSeq() == nil {
+		return nil
+	}
+	return m
+}
+
+// take has a message worked on after those of its call that have come before, so that they
+// leave in this order. One that comes again while it is still here is dropped.
+func (p *Proxy) take(a arrival) {
+	id := a.m.CallID().Value()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	queue, running := p.calls[id]
+	again := slices.ContainsFunc(queue, func(b arrival) bool { return b.from == a.from && b.text == a.text })
+	if again || len(queue) >= waitingMax || !running && len(p.calls) >= callsMax {
+		return
+	}
+	p.calls[id] = append(queue, a)
+	if !running {
+		p.wg.Go(func() { p.run(id) })
+	}
+}
+
+// run works on the messages of a call until there are none.
+func (p *Proxy) run(id string) {
+	for {
+		p.mu.Lock()
+		a := p.calls[id][0]
+		p.mu.Unlock()
+		p.handle(a)
+		p.mu.Lock()
+		p.calls[id] = p.calls[id][1:] // it was there, for those that come again
+		done := len(p.calls[id]) == 0
+		if done {
+			delete(p.calls, id)
+		}
+		p.mu.Unlock()
+		if done {
+			return
+		}
 	}
 }
 
@@ -137,17 +187,14 @@ func addrPort(a net.Addr) (netip.AddrPort, bool) {
 }
 
 // handle takes one message.
-func (p *Proxy) handle(ctx context.Context, b []byte, from netip.AddrPort) {
-	m, err := sip.ParseMessage(b)
-	if err != nil || m.Via() == nil || m.From() == nil || m.To() == nil || m.CallID() == nil || m.CSeq() == nil {
-		p.log.Debug("not a SIP message", "from", from, "err", err)
-		return
-	}
-	switch m := m.(type) {
+func (p *Proxy) handle(a arrival) {
+	ctx, cancel := context.WithTimeout(p.ctx, patience)
+	defer cancel()
+	switch m := a.m.(type) {
 	case *sip.Request:
-		p.request(ctx, m, from)
+		p.request(ctx, m, a.from)
 	case *sip.Response:
-		p.response(ctx, m, from)
+		p.response(ctx, m, a.from)
 	}
 }
 
