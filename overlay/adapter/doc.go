@@ -1,6 +1,7 @@
-// Package adapter shows each room of the overlay to another one as that wants to see
-// it: who imports nobody else's types defines an interface, and here is what makes
-// that of the room behind it. It has no state.
+// Package adapter connects the packages below overlay, which do not import each other:
+// where one of them needs another, it defines an interface, and the types here implement
+// that with the other's. They keep no state. Only package overlay uses them, when it puts
+// a peer together.
 //
 //	file          what                              wanted by
 //	pipes.go      pipes, by where they go           mesh

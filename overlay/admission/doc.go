@@ -1,7 +1,12 @@
-// Package admission answers one question for the whole peer: who is this, and
-// may it? Its Roster holds this peer's own membership, the founder's revocation
-// list, every member whose certificate chain was verified here, and, on the
-// founder and on delegates, who has which label.
+// Package admission decides for the whole peer who is a member of the overlay, and
+// under which name: it verifies the certificate chains that others show, carries the
+// founder's revocation list from member to member, and keeps this peer's own
+// certificate valid. On the founder and on delegates it also issues certificates and
+// invitations. The certificates themselves are those of package membership; here is
+// the memory of them, and the protocol.
+//
+// Its one type is the Roster, which holds this peer's own membership, the list, every
+// member whose chain was verified here, and, on an issuer, who has which label.
 //
 // # Who is a member
 //

@@ -1,6 +1,7 @@
-// Package directory says which peer has a name: it is this peer's part in the
-// database that all members keep together (draft §5). Resolve asks it, Publish puts
-// this peer's own records there, and Serve makes this peer one of its servers.
+// Package directory finds which peer has a name, and makes this peer's own name found,
+// in the distributed database that all members keep together (draft §5). Resolve asks
+// it, Publish puts this peer's own records there, and Serve makes this peer one of its
+// servers.
 //
 // The database is kad-dht's as far as it is served, on a host that knows members
 // only; it is asked by walks of our own. Whom a peer is connected to is the

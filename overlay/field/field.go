@@ -1,6 +1,6 @@
-// Package field reads and writes the fields that the overlay's messages are made
-// of: bytes, and strings of bytes behind their length in one or two bytes, big
-// endian.
+// Package field reads and writes the fields that the overlay's messages on streams are
+// made of: single bytes, numbers in big endian, and strings of bytes behind their length
+// in one or two bytes.
 package field
 
 import (

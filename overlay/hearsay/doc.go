@@ -1,5 +1,5 @@
-// Package hearsay is the one gate for addresses that a node has only heard of:
-// it decides what may be sent there before anybody has answered.
+// Package hearsay decides what may be sent to an address that a node has only heard
+// of, before anybody has answered there: it is the one gate for all of them.
 //
 // Whoever is a member may say where others are: in answers of the database, in
 // records, in lists of peers, in hellos, in a token, in a question to be dialled

@@ -1,7 +1,8 @@
-// Package nullflow carries the flows with null encapsulation: 5-tuples that do
-// not ride in a pipe but have real sockets of their own, with not a byte added
-// (draft §4.3). A node makes one Flows, dials with DialTCP and DialUDP, and
-// gives it each offer of a peer's that is about such a flow.
+// Package nullflow opens and keeps the flows with null encapsulation: TCP connections
+// and UDP 5-tuples between two peers that do not go through a pipe, but over real
+// sockets of their own, with not a byte added to their packets (draft §4.3). A node
+// makes one Flows, dials with DialTCP and DialUDP, and gives it each offer of a peer's
+// that is about such a flow.
 //
 // A flow begins with an offer and an answer of its own, sealed and routed like
 // those of a pipe (Config.Offers). A UDP flow has ICE on sockets of its own

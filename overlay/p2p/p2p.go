@@ -1,6 +1,5 @@
-// Package p2p writes this module's peer IDs and UDP addresses as libp2p has
-// them, and reads libp2p's. All rooms of the overlay share it. Its functions are
-// pure.
+// Package p2p converts peer IDs and UDP addresses between this module's types and
+// libp2p's, for all packages of the overlay. Its functions are pure.
 package p2p
 
 import (

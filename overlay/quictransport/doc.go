@@ -1,6 +1,7 @@
-// Package quictransport is libp2p's QUIC transport on the views of a shared
-// port (DESIGN §5). It speaks what libp2p's own speaks and takes its TLS from
-// there, and it is another one for what that one cannot be told:
+// Package quictransport lets libp2p speak QUIC on the one UDP port that a node has for
+// everything (package socket; DESIGN §5). It is a transport in the place of libp2p's
+// own: it speaks the same protocol and takes its TLS from there, and does what that one
+// cannot be told to:
 //
 //   - No datagram is larger than PacketSize, from the first on and in both
 //     directions. libp2p's begins with QUIC packets of 1280 bytes, which do not

@@ -1,6 +1,7 @@
-// Package roaming follows the addresses of this host: sockets of the shared port that
-// come and go (DESIGN §9). NetworkChanged tells of a change, and Run does what follows
-// from it, in this order:
+// Package roaming keeps a peer connected when this host's own addresses change, because
+// it moved to another network, say, or has slept (DESIGN §9). The shared port opens a
+// socket on each new address and closes those of addresses that are gone;
+// NetworkChanged tells this package, and Run does what follows from it, in this order:
 //
 //	pipes         are challenged from the new sockets at once, and leave the old ones
 //	connections   from addresses that are gone are hung up; libp2p listens on the new ones

@@ -1,6 +1,6 @@
-// Package canon is the ground that certificates, tokens, lists and records
-// stand on: a reader for the one canonical binary encoding, and detached
-// signed envelopes.
+// Package canon reads the binary encoding that certificates, tokens, lists and
+// records have in common, in which each value has exactly one form, and signs and
+// verifies what is written in it (detached signed envelopes).
 //
 // # Encoding
 //
