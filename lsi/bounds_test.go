@@ -186,7 +186,7 @@ func TestPins(t *testing.T) {
 			t.Errorf("reused %v, not %v", a, want)
 		}
 	}
-	if _, _, _, err := table.Assign(testPeer(20)); !errors.Is(err, ErrExhausted) || !strings.Contains(err.Error(), "4 addresses of 10.0.0.0/29") {
+	if _, _, _, err := table.Assign(testPeer(20)); !errors.Is(err, ErrExhausted) || err.Error() != "no free LSI: all 4 addresses of 10.0.0.0/29 are in use or in quarantine" {
 		t.Errorf("one pinned, the others leased: %v", err)
 	}
 	table.Unpin(testPeer(2))
@@ -393,4 +393,28 @@ func TestIndex(t *testing.T) {
 		}
 	}
 	check(1991, 2000)
+}
+
+// The node's own LSIs are nobody else's, however often it talks to itself, and
+// however long ago that was.
+func TestOwnStay(t *testing.T) {
+	c := &clock{time.Unix(1e9, 0)}
+	table := testTable(t, Config{Prefix4: netip.MustParsePrefix("10.0.0.0/29"), Now: c.now})
+	own := testPeer(1 << 30)
+	v4, v6 := table.Self()
+	if !table.Pin(own) {
+		t.Error("Pin of the node itself")
+	}
+	table.Unpin(own)
+	for n := range 8 { // twice what there is room for
+		if a := mustAssign(t, table, testPeer(n)); a == v4 {
+			t.Errorf("peer %d has the node's own LSI", n)
+		}
+		c.t = c.t.Add(DefaultTTL + DefaultQuarantine)
+	}
+	for _, a := range []netip.Addr{v4, v6} {
+		if id, ok := table.Peer(a); !ok || id != own {
+			t.Errorf("%v leads to %v", a, id)
+		}
+	}
 }

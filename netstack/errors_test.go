@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -149,6 +150,9 @@ func TestDialErrors(t *testing.T) {
 	for _, at := range []netip.Addr{free4, free6} {
 		_, err := r.a.DialTCP(ctx, "tcp", netip.AddrPort{}, netip.AddrPortFrom(at, 9))
 		wantOpError(t, "nobody's LSI "+at.String(), err, syscall.EHOSTUNREACH)
+		if !strings.HasSuffix(err.Error(), ": connect: no route to host") {
+			t.Errorf("nobody's LSI: %v", err)
+		}
 		u, err := r.a.DialUDP(ctx, "udp", netip.AddrPort{}, netip.AddrPortFrom(at, 9))
 		if err != nil {
 			t.Fatal(err)

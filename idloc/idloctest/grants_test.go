@@ -82,7 +82,7 @@ func (h held) works() error {
 
 // ended says whether it was ended as the grants demand.
 func (h held) ended() error {
-	if _, err := h.in.Read(make([]byte, 1)); !errors.Is(err, netstack.ErrNotAdmitted) {
+	if _, err := h.in.Read(make([]byte, 1)); !errors.Is(err, netstack.ErrNotAdmitted) || !strings.HasSuffix(err.Error(), ": the peer may not have this connection open any more") {
 		return fmt.Errorf("at the end that has accepted it: %w", err)
 	}
 	if _, err := h.out.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {

@@ -65,6 +65,15 @@ func TestCheckPrefix(t *testing.T) {
 	}
 }
 
+// What somebody reads whose network is where LSIs would be.
+func TestPrefixErrorText(t *testing.T) {
+	err := checkPrefix(netip.MustParsePrefix("198.18.0.0/16"), []network{{prefix: netip.MustParsePrefix("198.18.0.0/15"), device: "eth1"}})
+	const want = "tun: LSIs cannot be in 198.18.0.0/16: this host has a route to 198.18.0.0/15 by eth1; Config.LSIPrefix chooses others, 10.198.0.0/16 is free"
+	if err == nil || err.Error() != want {
+		t.Errorf("%v\nwant\n%s", err, want)
+	}
+}
+
 // A host that has everything gets no proposal, but an error all the same.
 func TestNoPrefixIsFree(t *testing.T) {
 	var have []network

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	ma "github.com/multiformats/go-multiaddr"
+
 	"github.com/idloc/idloc/internal/peerid"
 	"github.com/idloc/idloc/overlay/membership"
 	"github.com/idloc/idloc/overlay/membership/canon"
@@ -157,6 +159,17 @@ func TestNumbers(t *testing.T) {
 		k := &ContactRecord{Seq: 1, Issued: w.now, Expires: w.now.Add(time.Hour), Addrs: []string{addr}, Chain: chain}
 		if _, err := k.Sign(mk, w.o); err == nil {
 			t.Errorf("%s is signed", what)
+		}
+	}
+	// The length of an address stands in one byte.
+	for n, want := range map[int]error{255: nil, 256: ErrTooLarge} {
+		addr := ma.StringCast("/dns4/" + strings.Repeat("a", n-7) + "/udp/1")
+		if len(addr.Bytes()) != n {
+			t.Fatalf("%d bytes, not %d", len(addr.Bytes()), n)
+		}
+		k := &ContactRecord{Seq: 1, Issued: w.now, Expires: w.now.Add(time.Hour), Addrs: []string{addr.String()}, Chain: chain}
+		if _, err := k.Sign(mk, w.o); !errors.Is(err, want) {
+			t.Errorf("an address of %d bytes is signed: %v", n, err)
 		}
 	}
 	k := &ContactRecord{Seq: 1, Issued: w.now, Expires: w.now.Add(time.Hour), Addrs: addrs(1), Chain: chain}
@@ -511,6 +524,10 @@ func TestReasons(t *testing.T) {
 	if _, err := w.record(delegation, "mars").Sign(mk, w.o); !errors.Is(err, membership.ErrIncomplete) {
 		t.Errorf("a chain that ends in a delegate is signed: %v", err)
 	}
+	contact := &ContactRecord{Seq: 1, Issued: w.now, Expires: w.now.Add(time.Hour), Chain: delegation}
+	if _, err := contact.Sign(mk, w.o); !errors.Is(err, membership.ErrIncomplete) {
+		t.Errorf("a contact whose chain ends in a delegate is signed: %v", err)
+	}
 	if _, err := Parse(append(w.record(delegation, "mars").appendBody(nil), make([]byte, 64)...)); !errors.Is(err, membership.ErrIncomplete) {
 		t.Errorf("a chain that ends in a delegate is read: %v", err)
 	}
@@ -573,5 +590,25 @@ func TestReasons(t *testing.T) {
 	bad[len(bad)-1] ^= 1
 	if r := must(w.v.SelectName("mars", [][]byte{good, bad, nil}))(t); r.Peer != idOf(mk) {
 		t.Error("a bad record after a good one")
+	}
+}
+
+// Origin says whose a record is, of both kinds that are a peer's, and nothing of
+// what is no peer's.
+func TestOrigin(t *testing.T) {
+	w := newWorld(t)
+	mk := seedKey(1)
+	chain := w.confirmed(t, mk, "mars", false, 1)
+	contact := &ContactRecord{Seq: 1, Issued: w.now, Expires: w.now.Add(time.Hour), Chain: chain}
+	for what, value := range map[string][]byte{"name": w.sign(t, mk, w.record(chain, "mars")), "contact": must(contact.Sign(mk, w.o))(t)} {
+		peer, charged, ok := Origin(value)
+		if want := must(membership.Claimed(chain))(t).Account(); !ok || peer != idOf(mk) || charged != want {
+			t.Errorf("%s: %v, %v, %v", what, peer, charged, ok)
+		}
+	}
+	for what, value := range map[string][]byte{"list": RevocationValue(must(w.root.Revoke(nil, w.now))(t)), "nothing": nil} {
+		if peer, _, ok := Origin(value); ok || !peer.IsZero() {
+			t.Errorf("%s: %v", what, peer)
+		}
 	}
 }

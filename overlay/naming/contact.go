@@ -26,7 +26,6 @@ type ContactRecord struct {
 	Chain   []byte
 
 	member *membership.Member
-	value  []byte
 }
 
 // Member returns the verified membership of the record's peer; nil if the
@@ -119,6 +118,5 @@ func ParseContact(value []byte) (*ContactRecord, error) {
 	if c.Peer, err = leaf(c.Chain); err != nil {
 		return nil, err
 	}
-	c.value = bytes.Clone(value)
 	return c, nil
 }
