@@ -228,6 +228,38 @@ func TestResetIsNoLostPath(t *testing.T) {
 	})
 }
 
+// TestCloseResetsWhatCame: a connection that the peer has brought while this side
+// was told that the stream is over is not left open by Close.
+func TestCloseResetsWhatCame(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, first, _ := newLink(64, 64, healthy)
+		_, second, peer := newLink(64, 64, healthy)
+		var s *Stream
+		s = New(Config{
+			Unread: 64,
+			Resume: func(_ context.Context, rep Report) error {
+				if err := s.Install(second, rep, Report{Unread: 64}); err != nil {
+					t.Error(err)
+				}
+				return ErrReset
+			},
+		}, first, 64)
+		s.Lost(nil, io.ErrUnexpectedEOF)
+		synctest.Wait()
+		if _, err := s.Write([]byte("x")); !errors.Is(err, ErrReset) {
+			t.Errorf("Write: %v", err)
+		}
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+		_, _ = peer.Read(make([]byte, 1)) // the end that was said before the reset
+		if _, err := peer.Write([]byte("x")); !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("the peer's system: %v", err)
+		}
+		s.Wait()
+	})
+}
+
 // TestPause: deadlines, CloseWrite and Close work while there is no
 // connection, and a peer that never comes back ends the stream.
 func TestPause(t *testing.T) {
