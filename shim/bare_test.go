@@ -125,12 +125,13 @@ func testDatagrams(t *testing.T) {
 	p.ub.next(t)
 	synctest.Wait() // the pipe is there for datagrams when all that waited has gone
 	for _, payload := range []string{"", "x", strings.Repeat("y", 1000)} {
-		if !p.a.Shim.SendDatagram(1, to, []byte(payload), 0) {
+		src, dst := uint16(0x1234+len(payload)), uint16(0x4321+len(payload)) // unlike those of any before
+		if !p.a.Shim.SendDatagram(src, netip.AddrPortFrom(p.dst, dst), []byte(payload), 0) {
 			t.Errorf("%d bytes are not sent", len(payload))
 			continue
 		}
 		b := p.ub.next(t)
-		if string(b[28:]) != payload || binary.BigEndian.Uint16(b[20:]) != 1 || binary.BigEndian.Uint16(b[22:]) != 2 {
+		if string(b[28:]) != payload || binary.BigEndian.Uint16(b[20:]) != src || binary.BigEndian.Uint16(b[22:]) != dst {
 			t.Errorf("%d bytes arrive as %x", len(payload), b)
 		}
 	}

@@ -16,6 +16,7 @@ func main() {
 	n := flag.Int("n", 60, "mutants sampled of each package; 0: all")
 	limit := flag.Duration("timeout", 20*time.Second, "for the tests of one mutant, beyond five times what they take without one")
 	only := flag.String("only", "", "mutants whose description contains this")
+	flag.StringVar(&skip, "skip", "Alloc", "tests that are not run, as a regular expression: what is instrumented is inlined less, and allocates more")
 	list := flag.Bool("list", false, "list the mutants and run nothing")
 	known := flag.String("equivalent", "internal/mutate/equivalent.txt", "mutants that no test can kill, and why")
 	flag.Parse()

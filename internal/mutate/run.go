@@ -26,11 +26,14 @@ func (p *pkg) build(overlay map[string]string, bin string) error {
 	return nil
 }
 
+// skip matches the tests that are not run.
+var skip string
+
 // test runs the tests with one mutant and says whether they pass.
 func (p *pkg) test(bin string, id int, limit time.Duration) (out []byte, ok bool) {
 	ctx, cancel := context.WithTimeout(context.Background(), limit+5*time.Second)
 	defer cancel()
-	c := exec.CommandContext(ctx, bin, "-test.short", "-test.failfast", "-test.timeout", limit.String())
+	c := exec.CommandContext(ctx, bin, "-test.short", "-test.failfast", "-test.skip", skip, "-test.timeout", limit.String())
 	c.Dir = p.dir
 	c.Env = append(os.Environ(), fmt.Sprintf("IDLOC_MUTANT=%d", id))
 	out, err := c.CombinedOutput()

@@ -480,3 +480,46 @@ func TestIssuedLives(t *testing.T) {
 		t.Errorf("no address: %v", err)
 	}
 }
+
+// What Attest makes is told from a certificate by each of its marks: a member whose
+// membership is short, or who has no name, is still one.
+func TestAttests(t *testing.T) {
+	at := time.Unix(1e9, 0)
+	good := Certificate{Kind: KindMember, Confirmed: true, NotBefore: at, NotAfter: at.Add(attestLife)}
+	if !good.attests() {
+		t.Error("a statement is none")
+	}
+	for what, change := range map[string]func(*Certificate){
+		"a delegate":         func(c *Certificate) { c.Kind = KindDelegate },
+		"a provisional one":  func(c *Certificate) { c.Confirmed = false },
+		"a short membership": func(c *Certificate) { c.Label = "mars" },
+		"without a name":     func(c *Certificate) { c.NotAfter = c.NotAfter.Add(time.Second) },
+	} {
+		c := good
+		if change(&c); c.attests() {
+			t.Errorf("%s is a statement", what)
+		}
+	}
+}
+
+// The founder has no certificate above it, and a list unites with none.
+func TestOfTheRoot(t *testing.T) {
+	root, err := NewRoot("example.com")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c := root.Issuer().Certificate(); c.Kind != 0 || !c.Subject.IsZero() {
+		t.Errorf("the root's certificate is %+v", c)
+	}
+	now := time.Unix(1e9, 0)
+	first, err := root.Revoke(nil, now, Revocation{Kind: RevokePeer, Key: Key{1}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if l, err := root.Unite(first, nil, now); err != nil || !l.Has(RevokePeer, Key{1}) {
+		t.Errorf("with none: %v", err)
+	}
+	if l, err := root.Unite(nil, first, now); err != nil || !l.Has(RevokePeer, Key{1}) {
+		t.Errorf("none with one: %v", err)
+	}
+}
