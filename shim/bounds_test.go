@@ -10,6 +10,7 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip/checksum"
 
 	"github.com/idloc/idloc/internal/inner"
+	"github.com/idloc/idloc/internal/pipe"
 )
 
 // Which ICMP messages travel, of all 256 types and both versions, and in pieces.
@@ -281,5 +282,38 @@ func TestCursor(t *testing.T) {
 	pk.Transport = []byte{7}
 	if b, ok := pk.firstByte(); !ok || b != 7 {
 		t.Errorf("first byte %d, %v", b, ok)
+	}
+}
+
+// The pseudo-header has all that RFC 8200 §8.1 names: the sum is what is computed by
+// hand, and each of the four parts changes it.
+func TestPseudo(t *testing.T) {
+	src, dst := netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("2001:db8::2")
+	// 2 × (2001 + 0db8) + 1 + 2 + 8 + 3a = 5bb7
+	if got := pseudo(src, dst, inner.ICMPv6, 8); got != 0x5bb7 {
+		t.Errorf("%#x", got)
+	}
+}
+
+// What wants to be acknowledged is TCP or UDP, and a segment that goes out in pieces
+// is not.
+func TestProtocolsRefused(t *testing.T) {
+	src, dst := netip.MustParseAddr("198.18.0.2"), netip.MustParseAddr("198.18.0.3")
+	for proto, ok := range map[byte]bool{inner.TCP: true, inner.UDP: true, inner.ICMP: false, 47: false} {
+		plain := make([]byte, 1+inner.TCPLen)
+		plain[0], plain[1+12] = pipe.Wanted|proto, 5<<4
+		plain[1+5] = inner.TCPLen // a UDP datagram's length
+		why, got := new(packet).parse(plain, false, src, dst)
+		if got != ok || !ok && why != DropInProtocol {
+			t.Errorf("protocol %d: %v, %v", proto, got, why)
+		}
+	}
+	pk := new(Packet)
+	pk.h.SetIP(src, dst, false, inner.TCP)
+	if why, ok := new(parsed).parseFragment(pk); ok || why != DropOutProtocol {
+		t.Errorf("a piece of a segment: %v, %v", ok, why)
+	}
+	if d := new(Shim).RTT(dst); d != 0 {
+		t.Errorf("an RTT to nobody: %v", d)
 	}
 }

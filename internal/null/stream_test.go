@@ -356,6 +356,38 @@ func TestCountOutside(t *testing.T) {
 	}
 }
 
+// TestEndIsKnown: a peer that had our end when the connection was lost is not told it
+// again, and Close does not wait for it.
+func TestEndIsKnown(t *testing.T) {
+	for _, ended := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			r := newRig(t, 10, 10)
+			r.deaf = true
+			a := r.streams[0]
+			if err := a.CloseWrite(); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+			a.Lost(nil, io.ErrUnexpectedEOF)
+			synctest.Wait()
+			a.mu.Lock()
+			mine := a.reportLocked()
+			a.mu.Unlock()
+			_, c, _ := newLink(10, 10, healthy)
+			if err := a.Install(c, mine, Report{Ended: ended, Unread: 10}); err != nil {
+				t.Fatal(err)
+			}
+			a.mu.Lock()
+			if a.finTaken != ended {
+				t.Errorf("the peer has our end: %v, known: %v", ended, a.finTaken)
+			}
+			a.mu.Unlock()
+			a.Abort()
+			r.close()
+		})
+	}
+}
+
 // TestMemory: what is kept stays within what can be unacknowledged or unread.
 func TestMemory(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -218,6 +218,31 @@ func TestOfferLimits(t *testing.T) {
 	})
 }
 
+// An answer that cannot be written takes no place in the endpoint's table.
+func TestAcceptFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(0)
+		a, b := newHost(t, n, 1, "192.0.2.1:1000"), newHost(t, n, 2, "192.0.2.2:1000")
+		o, err := a.NewOffer(b.id, Local{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer o.Cancel()
+		in, err := b.ReadOffer(o.Bytes())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := in.Accept(Local{Chain: make([]byte, wire.MaxChain+1)}); err == nil {
+			t.Error("a chain too long is accepted")
+		}
+		b.table.mu.Lock()
+		defer b.table.mu.Unlock()
+		if b.table.live != 0 {
+			t.Errorf("%d places are taken", b.table.live)
+		}
+	})
+}
+
 func TestTimestampsRise(t *testing.T) {
 	n := newNetwork(0)
 	future := uint64(time.Now().Add(5 * time.Minute).UnixMicro())

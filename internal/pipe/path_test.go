@@ -6,6 +6,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/idloc/idloc/internal/wire"
 )
 
 // The numbers of doc.go.
@@ -258,6 +260,92 @@ func TestChoose(t *testing.T) {
 			t.Error("stayed on nothing")
 		}
 		_ = dead
+	})
+}
+
+// Data moves to a path that checks have found when the peer is first heard there, if
+// the present one was silent since; from none it moves by choose alone.
+func TestFollowPeer(t *testing.T) {
+	withPaths(t, func(p *Pipe, add func(func(*path)) *path) {
+		now := p.e.now()
+		found := add(func(t *path) { t.fresh.Store(true) })
+		if p.followPeer(found, now); found.fresh.Load() || p.paths.best.Load() != nil {
+			t.Error("moved from no path")
+		}
+		old := add(nil)
+		p.switchTo(old)
+		for heard, want := range map[int64]*path{found.created - 1: found, found.created: found, found.created + 1: old} {
+			p.switchTo(old)
+			old.heard.Store(heard)
+			old.doubt = 0
+			if p.followPeer(found, now); p.paths.best.Load() != want || (old.doubt == now) != (want == found) {
+				t.Errorf("heard %d ns after it was found: moved: %v, doubt %d", heard-found.created, want == old, old.doubt)
+			}
+		}
+		relayed := add(func(t *path) { t.relayed.Store(true) })
+		p.switchTo(old)
+		old.heard.Store(relayed.created)
+		if p.followPeer(relayed, now); p.paths.best.Load() != old {
+			t.Error("moved to a relay")
+		}
+		if p.followPeer(old, now); p.paths.best.Load() != old || old.doubt == now {
+			t.Error("moved to where it was")
+		}
+	})
+}
+
+// A key of ours that the peer has not used is asked about again, with doubling pauses,
+// until it has, or the key is too old.
+func TestRepeatConfirms(t *testing.T) {
+	withPaths(t, func(p *Pipe, add func(func(*path)) *path) {
+		now := p.e.now()
+		p.switchTo(add(nil))
+		if next := p.repeatConfirms(now); next != 0 {
+			t.Errorf("without a wish: %d", next)
+		}
+		k := &keypair{initiator: true, created: now}
+		k.keys.Store(&aeads{})
+		p.keys.all = append(p.keys.all, k)
+		p.keys.confirm.at = now + 1
+		if next := p.repeatConfirms(now); next != now+1 || len(p.outbox.datagrams) != 0 {
+			t.Errorf("before its time: %d, %d datagrams", next-now, len(p.outbox.datagrams))
+		}
+		at := now + 1
+		for i := range 7 {
+			pause := int64(initialRTT) << min(i, 4)
+			if next := p.repeatConfirms(at); next != at+pause || len(p.outbox.datagrams) != i+1 || p.life.awaiting.Load() != now+1 {
+				t.Fatalf("time %d: again after %v, %d datagrams", i, time.Duration(next-at), len(p.outbox.datagrams))
+			}
+			at += pause
+		}
+		for what, end := range map[string]func(){
+			"confirmed":    func() { k.confirmed.Store(true) },
+			"the peer's":   func() { k.initiator = false },
+			"as old as it": func() { k.created = at - rejectAfter },
+		} {
+			k.confirmed.Store(false)
+			k.initiator, k.created, p.keys.confirm.at = true, at-rejectAfter+1, at
+			if next := p.repeatConfirms(at); next <= at {
+				t.Fatalf("%s: not asked before", what)
+			}
+			p.keys.confirm.at = at
+			if end(); p.repeatConfirms(at) != 0 || p.keys.confirm != (retry{}) {
+				t.Errorf("%s: it goes on", what)
+			}
+		}
+	})
+}
+
+// What is no datagram with data is counted as such, and not looked for.
+func TestOpenOfNoData(t *testing.T) {
+	withPaths(t, func(p *Pipe, _ func(func(*path)) *path) {
+		ctrl := make([]byte, wire.MinDataLen)
+		ctrl[0] = wire.TypeCtrl
+		for n, d := range [][]byte{nil, {wire.TypeData4}, ctrl} {
+			if plain, err := p.Open(nil, d); plain != nil || err != error(DropMalformed) || p.drops[DropMalformed].Load() != uint64(n+1) {
+				t.Errorf("%x: %v", d, err)
+			}
+		}
 	})
 }
 

@@ -17,7 +17,7 @@ import (
 func TestConstants(t *testing.T) {
 	const day = 24 * time.Hour
 	if Tolerance != 10*time.Minute || backdate != 5*time.Minute || MaxMember != 30*day || Grace != 7*day || MaxInvitation != 366*day ||
-		LongestLife != 374*day || RenewFor != 400*day || RevokedFor != 774*day || DefaultInvitation != day {
+		LongestLife != 374*day || RenewFor != 400*day || RevokedFor != 774*day || DefaultInvitation != day || attestLife != time.Second || farOff != time.Hour {
 		t.Error("a time changed")
 	}
 	for _, c := range []struct{ got, want int }{
@@ -521,5 +521,34 @@ func TestOfTheRoot(t *testing.T) {
 	}
 	if l, err := root.Unite(nil, first, now); err != nil || !l.Has(RevokePeer, Key{1}) {
 		t.Errorf("none with one: %v", err)
+	}
+}
+
+// Who came by an invitation for one name that is used again and again: each mark.
+func TestReused(t *testing.T) {
+	good := Member{Invitation: Key{1}}
+	if !good.Reused() {
+		t.Error("it is none")
+	}
+	for what, change := range map[string]func(*Member){
+		"confirmed": func(m *Member) { m.Confirmed = true }, "any name": func(m *Member) { m.Wildcard = true },
+		"a number": func(m *Member) { m.Uses = 1 }, "no invitation": func(m *Member) { m.Invitation = Key{} },
+	} {
+		m := good
+		if change(&m); m.Reused() {
+			t.Errorf("%s: reused", what)
+		}
+	}
+}
+
+// A clock is suspected from an hour on, in either direction.
+func TestFarOff(t *testing.T) {
+	at := time.Unix(1e9, 0)
+	for off, want := range map[time.Duration]bool{
+		0: false, farOff - 1: false, farOff: true, 1 - farOff: false, -farOff: true,
+	} {
+		if e := (&TimeError{Limit: at, Now: at.Add(off)}); e.FarOff() != want {
+			t.Errorf("%v: %v", off, !want)
+		}
 	}
 }

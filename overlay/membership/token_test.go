@@ -226,3 +226,14 @@ func TestVectors(t *testing.T) {
 		t.Errorf("%d vectors, want %d", len(found), len(vectors))
 	}
 }
+
+// A token whose last certificate is a delegate's is none, whoever has its key.
+func TestTokenOfADelegate(t *testing.T) {
+	root, key := testRoot(t), seedKey(7)
+	delegation := must(root.Delegate(idOf(key), 0, "", time.Time{}, epoch))(t)
+	delegate := must(NewDelegate(key, delegation, root.Overlay(), epoch, nil))(t)
+	b := must((&Token{overlay: root.Overlay(), seed: Key(key.Seed()), chain: delegate.chain}).append(nil))(t)
+	if _, err := parseToken(b); !errors.Is(err, ErrKind) {
+		t.Errorf("%v, not ErrKind", err)
+	}
+}
