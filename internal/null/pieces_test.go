@@ -134,3 +134,17 @@ func TestOrderOfReasons(t *testing.T) {
 		s.Wait()
 	})
 }
+
+// What a peer says that it may have unread is believed within bounds: it is memory of
+// this side's.
+func TestPeerUnread(t *testing.T) {
+	if MaxPeerUnread != 8<<20 {
+		t.Errorf("a peer may have %d bytes unread", MaxPeerUnread)
+	}
+	for said, want := range map[int]uint64{-1: 0, 0: 0, 1: 1, MaxPeerUnread: MaxPeerUnread, MaxPeerUnread + 1: MaxPeerUnread, 2 * MaxPeerUnread: MaxPeerUnread} {
+		_, c, _ := newLink(10, 10, healthy)
+		if s := New(Config{}, c, said); s.peerUnread != want {
+			t.Errorf("said %d: %d", said, s.peerUnread)
+		}
+	}
+}

@@ -556,3 +556,26 @@ func TestPacerSleeps(t *testing.T) {
 		}
 	})
 }
+
+// What the scheduler gets back is all of it, and the last first.
+func TestBackward(t *testing.T) {
+	k := []*repair.Packet{new(repair.Packet), new(repair.Packet), new(repair.Packet)}
+	want := len(k)
+	for i, p := range backward(k) {
+		if want--; i != want || p != k[i] {
+			t.Errorf("%d, not %d", i, want)
+		}
+	}
+	if want != 0 {
+		t.Errorf("%d are left out", want)
+	}
+	for i := range backward(k) {
+		if i != 2 {
+			t.Error("it goes on when nobody wants more")
+		}
+		break
+	}
+	for i := range backward(nil) {
+		t.Errorf("%d of none", i)
+	}
+}
