@@ -113,6 +113,43 @@ func TestDatagrams(t *testing.T) {
 	synctest.Test(t, testDatagrams)
 }
 
+// Datagrams of one Burst come with the ports and bytes of each, whatever batches
+// they left in.
+func TestBurst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t, nil)
+		u := p.a.Shim.Burst()
+		if u.Send(7, netip.AddrPortFrom(p.dst, 9), []byte("too early"), 0) {
+			t.Error("sent without a pipe")
+		}
+		u.Flush()
+		if err := p.a.Shim.Output(udp(p.src, p.dst, "opens")); err != nil {
+			t.Fatal(err)
+		}
+		p.ub.next(t)
+		synctest.Wait()
+		for _, payloads := range [][]string{{"one"}, {"same", "size", "end"}, {"s", "longer", "", strings.Repeat("y", 1000), "s"}} {
+			for i, payload := range payloads {
+				if !u.Send(uint16(0x1234+i), netip.AddrPortFrom(p.dst, uint16(0x4321+i)), []byte(payload), uint8(i&1)<<2) {
+					t.Errorf("%d of %q is not taken", i, payloads)
+				}
+			}
+			u.Flush()
+			for i, payload := range payloads {
+				b := p.ub.next(t)
+				if string(b[28:]) != payload || binary.BigEndian.Uint16(b[20:]) != uint16(0x1234+i) || binary.BigEndian.Uint16(b[22:]) != uint16(0x4321+i) ||
+					int(binary.BigEndian.Uint16(b[24:])) != 8+len(payload) {
+					t.Errorf("%d of %q arrives as %x", i, payloads, b)
+				}
+			}
+		}
+		if u.Send(7, netip.AddrPortFrom(p.dst, 9), make([]byte, 9000), 0) {
+			t.Error("a datagram larger than the path is taken")
+		}
+		u.Flush()
+	})
+}
+
 func testDatagrams(t *testing.T) {
 	p := newPair(t, nil)
 	to := netip.AddrPortFrom(p.dst, 2)
