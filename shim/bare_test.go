@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/idloc/idloc/shim"
 )
@@ -113,6 +114,37 @@ func TestDatagrams(t *testing.T) {
 	synctest.Test(t, testDatagrams)
 }
 
+// The largest plaintext that a peer may send is what an IPv4 packet has room for.
+func TestLargest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t, nil)
+		if err := p.a.Shim.Output(udp(p.src, p.dst, "opens")); err != nil {
+			t.Fatal(err)
+		}
+		p.ub.next(t)
+		synctest.Wait()
+		for n, dropped := range map[int]uint64{65535 - 20: 0, 65535 - 20 + 1: 1} {
+			plain := make([]byte, 1+n) // whose type comes before the packet without its IP header
+			plain[0] = 17
+			binary.BigEndian.PutUint16(plain[1+4:], uint16(n))
+			before := p.b.Shim.Stats()
+			if err := p.a.Pipes.Pipe(p.b.ID).SendLarge(false, plain, 0); err != nil {
+				t.Fatal(err)
+			}
+			if dropped == 0 {
+				if b := p.ub.next(t); len(b) != 20+n {
+					t.Errorf("%d bytes arrive as %d", n, len(b))
+				}
+			}
+			time.Sleep(time.Second)
+			after := p.b.Shim.Stats()
+			if why := shim.DropInProtocol.String(); after.Drops[why]-before.Drops[why] != dropped {
+				t.Errorf("%d bytes: %d dropped", n, after.Drops[why]-before.Drops[why])
+			}
+		}
+	})
+}
+
 // Datagrams of one Burst come with the ports and bytes of each, whatever batches
 // they left in.
 func TestBurst(t *testing.T) {
@@ -185,6 +217,16 @@ func testDatagrams(t *testing.T) {
 			if b := p.ub.next(t); string(b[28:]) != want {
 				t.Errorf("super packet of %d: %d bytes, want %d", size, len(b)-28, len(want))
 			}
+		}
+	}
+	for _, payload := range []string{"", "x", "xy"} { // of at most one segment
+		one := udp(p.src, p.dst, payload)
+		one.MSS = 2
+		if err := p.a.Shim.Output(one); err != nil {
+			t.Fatal(err)
+		}
+		if b := p.ub.next(t); string(b[28:]) != payload {
+			t.Errorf("%q with an MSS arrives as %x", payload, b)
 		}
 	}
 	d := &datagramUpper{upper: p.ub}
