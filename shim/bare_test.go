@@ -145,6 +145,45 @@ func TestLargest(t *testing.T) {
 	})
 }
 
+// What is no packet is counted and goes up to nobody; its neighbours in the same batch do.
+func TestRefusedAmongOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t, nil)
+		if err := p.a.Shim.Output(udp(p.src, p.dst, "opens")); err != nil {
+			t.Fatal(err)
+		}
+		p.ub.next(t)
+		synctest.Wait()
+		before := p.b.Shim.Stats()
+		b := p.a.Pipes.Pipe(p.b.ID).Batch(false)
+		defer b.Free()
+		for _, proto := range []byte{17, 47, 17, 4} {
+			r := b.Room(1 + 20)
+			clear(r)
+			r[0] = proto
+			binary.BigEndian.PutUint16(r[1+4:], 20) // a UDP datagram's length
+			r[1+8] = proto
+			b.Seal()
+		}
+		if err := b.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if err := p.a.Shim.Output(udp(p.src, p.dst, "last")); err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range []string{strings.Repeat("\x00", 11), strings.Repeat("\x00", 11), "last"} {
+			if got := p.ub.next(t); string(got[len(got)-len(want):]) != want || got[9] != 17 {
+				t.Errorf("%x goes up", got)
+			}
+		}
+		after := p.b.Shim.Stats()
+		if why := shim.DropInProtocol.String(); after.Drops[why]-before.Drops[why] != 2 {
+			t.Errorf("%d were refused", after.Drops[why]-before.Drops[why])
+		}
+	})
+}
+
 // Datagrams of one Burst come with the ports and bytes of each, whatever batches
 // they left in.
 func TestBurst(t *testing.T) {
