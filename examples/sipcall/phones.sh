@@ -147,15 +147,16 @@ sort "$work/who.log" | uniq -c
 	printf 'RIFF\x24\xe2\x04\x00WAVEfmt \x10\x00\x00\x00\x01\x00\x01\x00\x40\x1f\x00\x00\x80\x3e\x00\x00\x02\x00\x10\x00data\x00\xe2\x04\x00'
 	head -c 320000 /dev/urandom
 } >"$work/noise.wav"
-echo "== wilma's phone on venus calls him, where he is, and both hear the other for five seconds"
+echo "== wilma's phone on venus calls him where he is, and both hear the other"
 phone venus wilma "aufile,$work/noise.wav" -e '/dial sip:fred@mars.example.com' -t 10
 await phone-venus 'Call established'
-grep -a 'INVITE\|SIP/2.0 [12]' "$work/venus.said" "$work/mars.said" | sed "s,$work/,,; s,\.said,," || true
-await phone-venus 'PR='
-for host in venus mars; do
-	await "phone-$host" 'PR='
-	stats=$(grep -ao 'PS=[0-9]*;\|PR=[0-9]*;' "$work/phone-$host.said" | tr -d '\n')
-	echo "$host: packets sent and received: $stats"
-	[ "$(sed 's/.*PR=\([0-9]*\).*/\1/' <<<"$stats")" -gt 100 ] || fail "$host hears nothing"
-done
+grep -a 'INVITE\|SIP/2.0 [12]' "$work/venus.said" "$work/mars.said" | sed "s,$work/,,; s,\.said,,; /:5090:/d" || true
+# The one that was called counts packets; the other, which ends it, says bits a second.
+await phone-mars 'PR='
+stats=$(grep -ao 'PS=[0-9]*;\|PR=[0-9]*;' "$work/phone-mars.said" | tr -d '\n')
+echo "mars: packets received and sent: $stats"
+[ "$(sed 's/.*PR=\([0-9]*\).*/\1/' <<<"$stats")" -gt 100 ] || fail "mars hears nothing"
+rate=$(grep -ao 'audio=[0-9]*/[0-9]*' "$work/phone-venus.said" | tail -n 1)
+echo "venus: bits a second, sent and received: $rate"
+[ "${rate#*/}" -gt 30000 ] || fail "venus hears nothing"
 echo "done"
