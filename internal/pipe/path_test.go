@@ -288,6 +288,7 @@ func TestFollowPeer(t *testing.T) {
 		if p.followPeer(relayed, now); p.paths.best.Load() != old {
 			t.Error("moved to a relay")
 		}
+		old.doubt = 0
 		if p.followPeer(old, now); p.paths.best.Load() != old || old.doubt == now {
 			t.Error("moved to where it was")
 		}

@@ -1,8 +1,9 @@
 // Package naming makes and judges the values of the distributed database in which a
 // name is looked up: name records, which say that a peer has a label, contact records,
-// which say where it is, user records, which say who is there, and the revocation list. It signs and verifies them, says which
-// of several counts, and keeps what a reader has to remember so that nobody can serve it
-// an older one. It does no I/O; bytes, clock and revocation list are injected.
+// which say where it is, user records, which say who is there, and the revocation list.
+// It signs and verifies them, says which of several counts, and keeps what a reader has
+// to remember so that nobody can serve it an older one. It does no I/O; bytes, clock and
+// revocation list are injected.
 //
 // A writer fills a Record and calls Sign, and puts the value under each of
 // Keys. Storers and readers ask a Validator. A reader asks HighWater.Accept
