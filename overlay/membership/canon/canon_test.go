@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"encoding/binary"
 	"errors"
+	"sync"
 	"testing"
 
 	"github.com/libp2p/go-libp2p/core/record"
@@ -66,4 +67,28 @@ func TestMemo(t *testing.T) {
 	if digest(pub, "ab", []byte("c"), sig) == digest(pub, "a", []byte("bc"), sig) {
 		t.Error("two statements are one")
 	}
+}
+
+// Many verify the same statements at a time, for the race detector.
+func TestMemoOfMany(t *testing.T) {
+	t.Parallel()
+	pub, key, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for n := range byte(50) {
+				sig, err := Sign(key, "test", []byte{n})
+				if err == nil {
+					err = Verify(pub, "test", []byte{n}, sig)
+				}
+				if err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
 }
