@@ -36,9 +36,9 @@ type FlowConfig struct {
 
 // FlowSockets are sockets that one UDP flow has for itself, and ICE on them (a
 // flow with null encapsulation, draft §4.3). What comes in is a connectivity
-// check if it is a STUN message that our fragment and password, or an
-// outstanding transaction and the peer's password, make ours; all else is the
-// application's, STUN of its own included. It is safe for concurrent use.
+// check if it is a STUN message that our fragment and password, or, as an answer, the
+// peer's password make ours; all else is the application's, STUN of its own included. It
+// is safe for concurrent use.
 type FlowSockets struct {
 	demux *Demux
 	port  *socket.Port
@@ -203,10 +203,10 @@ func (u *FlowSockets) check(c *socket.Conn, from netip.AddrPort, d []byte) bool 
 		u.request(c, from, d, id)
 		return true
 	case stun.Response:
-		if !u.demux.Awaits(id) {
-			return false
-		}
-		if r := u.remote.Load(); r != nil && !stun.Verified(d, r.Pwd) {
+		// One that has the peer's password is an answer to a check of ours, also when it is
+		// so late that nobody waits for it any more. A server has none.
+		r := u.remote.Load()
+		if ours := r != nil && stun.Verified(d, r.Pwd) || r == nil && u.demux.Awaits(id); !ours {
 			return false
 		}
 		u.demux.Handle(c, from, d)

@@ -108,6 +108,34 @@ func TestFlowSocketsCarryDatagrams(t *testing.T) {
 	}
 }
 
+// An answer to a check that comes when nobody waits for it any more is not the
+// application's, before and after somebody receives that.
+func TestFlowSocketsLateAnswer(t *testing.T) {
+	t.Parallel()
+	sides := flowPair(t)
+	late, err := stun.Success(stun.TransactionID{1}, netip.MustParseAddrPort("192.0.2.1:1"), sides[0].Credentials().Pwd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	send := func(b []byte) {
+		if err := sides[0].Send(b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	send(late)
+	synced(t, sides[0])
+	in := make(inbox, 3)
+	sides[1].Receive(in.take)
+	send(late)
+	send([]byte("data"))
+	if got := <-in; got != "data" {
+		t.Errorf("%q", got)
+	}
+	if n := sides[1].demux.Drops()[dropNames[dropTransaction]]; n != 2 {
+		t.Errorf("%d counted", n)
+	}
+}
+
 // No more than a few datagrams wait for who receives them.
 func TestFlowSocketsKeepFew(t *testing.T) {
 	t.Parallel()
