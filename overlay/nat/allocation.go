@@ -123,7 +123,7 @@ func (a *Allocation) keepAlive(ctx context.Context) error {
 		case <-t.C:
 		case <-ctx.Done():
 			t.Stop()
-			return nil
+			return context.Cause(ctx)
 		}
 		if _, err := a.client.SendBindingRequestTo(net.UDPAddrFromAddrPort(a.to)); err != nil {
 			return fmt.Errorf("the TURN server does not answer: %w", err)
