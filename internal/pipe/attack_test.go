@@ -401,3 +401,29 @@ func TestForgetAfterClose(t *testing.T) {
 	ts.forget(late)
 	ts.plan(late, 1)
 }
+
+// TestAcceptDisplaced: an offer that its peer's later ones displace while it is being
+// accepted is not accepted, and there is nothing left to refuse it with.
+func TestAcceptDisplaced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(0)
+		a, b := newHost(t, n, 1, "192.0.2.1:1000"), newHost(t, n, 2, "192.0.2.2:1000")
+		o, _ := a.NewOffer(b.id, Local{})
+		defer o.Cancel()
+		in, err := b.ReadOffer(o.Bytes())
+		if err != nil {
+			t.Fatal(err)
+		}
+		in.e.mu.Lock()
+		in.e.responder.displace(in)
+		in.e.mu.Unlock()
+		for range 2 {
+			if _, _, err := in.Accept(Local{}); !errors.Is(err, ErrSession) {
+				t.Errorf("accepted: %v", err)
+			}
+		}
+		if msg := in.Refuse(wire.Refused); msg != nil {
+			t.Errorf("refused with %d bytes", len(msg))
+		}
+	})
+}

@@ -153,6 +153,9 @@ func (in *Incoming) Accept(local Local) (answer []byte, s *Session, err error) {
 	if err != nil {
 		kp.wipe()
 		e.table.remove(kp)
+		if in.x.Ended() { // the answer was written, and came too late: another offer has displaced this one
+			in.x, in.offer = nil, nil
+		}
 		return nil, nil, err
 	}
 	in.answer, in.session = answer, s
