@@ -176,7 +176,7 @@ func TestRepairedConnsShare(t *testing.T) {
 		t.Errorf("a timeout of %v where the pipe repairs", rto)
 	}
 	bulk(t, c, s, 16*paceEvery)
-	limitOf(t, c)
+	checkShare(t, c)
 	if st := p.Status().Repair; st.Sent == 0 {
 		t.Errorf("nothing went through it: %+v", st)
 	}
@@ -198,14 +198,17 @@ func TestRepairedConnsShare(t *testing.T) {
 	}
 }
 
-// limitOf says that c's send buffer is its peer's whole share, give or take the
-// quarter that is not worth a change.
-func limitOf(t *testing.T, c *tcpConn) {
+// checkShare wants c's writes to have set its send buffer, to its peer's whole share, give or
+// take the quarter that is not worth a change.
+func checkShare(t *testing.T, c *tcpConn) {
 	t.Helper()
 	p := paceOf(c, true)
 	c.writeMu.Lock()
 	defer c.writeMu.Unlock()
-	for { // until the share was the same before and after
+	if p.limit == 0 {
+		t.Error("no limit was set")
+	}
+	for range 100 { // until the share was the same before and after
 		share, ok := c.s.shim.Repairing(p.peer.addr)
 		if !ok {
 			t.Fatal("it does not repair any more")
@@ -220,6 +223,7 @@ func limitOf(t *testing.T, c *tcpConn) {
 		}
 		return
 	}
+	t.Error("the share does not stand still")
 }
 
 func leastRTO(t *testing.T, c *tcpConn) time.Duration {

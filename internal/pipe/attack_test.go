@@ -402,8 +402,9 @@ func TestForgetAfterClose(t *testing.T) {
 	ts.plan(late, 1)
 }
 
-// TestAcceptDisplaced: an offer that its peer's later ones displace while it is being
-// accepted is not accepted, and there is nothing left to refuse it with.
+// TestAcceptDisplaced is the attack: a peer makes so many offers that the newer ones
+// displace one that is to be accepted. It is not accepted, now or later, and there is nothing
+// to refuse it with.
 func TestAcceptDisplaced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork(0)
@@ -414,9 +415,13 @@ func TestAcceptDisplaced(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		in.e.mu.Lock()
-		in.e.responder.displace(in)
-		in.e.mu.Unlock()
+		for range maxHalfOpenPerPeer {
+			later, _ := a.NewOffer(b.id, Local{})
+			defer later.Cancel()
+			if _, err := b.ReadOffer(later.Bytes()); err != nil {
+				t.Fatal(err)
+			}
+		}
 		for range 2 {
 			if _, _, err := in.Accept(Local{}); !errors.Is(err, ErrSession) {
 				t.Errorf("accepted: %v", err)

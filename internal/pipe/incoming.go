@@ -153,7 +153,7 @@ func (in *Incoming) Accept(local Local) (answer []byte, s *Session, err error) {
 	if err != nil {
 		kp.wipe()
 		e.table.remove(kp)
-		if in.x.Ended() { // the answer was written, and came too late: another offer has displaced this one
+		if in.x.Ended() { // the answer was written, and is not to be sent: there is nothing to make another with
 			in.x, in.offer = nil, nil
 		}
 		return nil, nil, err
@@ -211,7 +211,8 @@ func (in *Incoming) Reject() {
 
 // Refuse is Reject with words: the initiator's Finish knows the message as this
 // peer's, so that nobody on the way can refuse in its name. It is nil if there
-// is nothing to say it with: the offer was accepted, or rejected.
+// is nothing to say it with: the offer was accepted, or rejected, or Accept has failed
+// when the answer was written, as for an offer that newer ones had displaced.
 func (in *Incoming) Refuse(reason wire.Refusal) []byte {
 	in.mu.Lock()
 	if in.x != nil && in.session == nil {

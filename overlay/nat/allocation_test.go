@@ -144,6 +144,18 @@ func TestAllocations(t *testing.T) {
 	}
 }
 
+// What keeps an address alive ends with its context, and says why: whoever is told that
+// there is none is told the reason as well, whichever of the two is seen first.
+func TestKeepAliveEnds(t *testing.T) {
+	t.Parallel()
+	why := errors.New("the node has closed")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(why)
+	if err := new(Allocation).keepAlive(ctx); !errors.Is(err, why) {
+		t.Errorf("it has ended for %v", err)
+	}
+}
+
 // Why there is no address is told.
 func TestAllocationsFail(t *testing.T) {
 	t.Parallel()

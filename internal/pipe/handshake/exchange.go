@@ -165,9 +165,6 @@ func (x *Exchange) Encapsulate(ek []byte) (ciphertext []byte, err error) {
 // WriteSecond appends the responder's message and ends the exchange. aead is
 // the one chosen for data.
 func (x *Exchange) WriteSecond(out, payload []byte, aead wire.AEADs) ([]byte, Secrets, error) {
-	if x.Ended() {
-		return nil, Secrets{}, errEnded
-	}
 	out, c1, c2, err := x.hs.WriteMessage(out, payload)
 	if err != nil {
 		return nil, Secrets{}, fmt.Errorf("%w: second message: %v", ErrFailed, err)
@@ -179,9 +176,6 @@ func (x *Exchange) WriteSecond(out, payload []byte, aead wire.AEADs) ([]byte, Se
 // WriteRefusal appends a second message that ends in no keys: the initiator
 // sees that it is this peer's. Only Wipe may follow.
 func (x *Exchange) WriteRefusal(out []byte, r wire.Refusal) ([]byte, error) {
-	if x.Ended() {
-		return nil, errEnded
-	}
 	out, _, _, err := x.hs.WriteMessage(out, r.Append(nil))
 	return out, err
 }
@@ -219,10 +213,7 @@ func (x *Exchange) ReadSecond(msg []byte, parse func([]byte) (ciphertext []byte,
 	return x.split(c1, c2, secret, aead)
 }
 
-var errEnded = fmt.Errorf("%w: the exchange has ended", ErrFailed)
-
-// Ended says whether the exchange has made its keys, has failed or was wiped: it writes
-// nothing more.
+// Ended says whether the exchange has made its keys, or was wiped: only Wipe may follow.
 func (x *Exchange) Ended() bool { return x.hs == nil }
 
 // Waiting says whether the initiator may still read a second message. One that
