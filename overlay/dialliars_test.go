@@ -244,7 +244,17 @@ func TestDialsThroughLiars(t *testing.T) {
 	var took []time.Duration
 	var lost []string
 	again := 0
-	for round := range rounds {
+	asked := func() (n int64) {
+		for _, f := range all {
+			for i := range f.told {
+				n += f.told[i].Load()
+			}
+		}
+		return n
+	}
+	// Five times in eight the first member that is asked is no liar: by chance, a few
+	// rounds ask none. There are more of them then.
+	for round := 0; round < rounds || asked() == 0 && round < 10*rounds; round++ {
 		order := rand.Perm(forwarders)
 		for n, i := range order {
 			lie := int32(-1)
@@ -274,24 +284,22 @@ func TestDialsThroughLiars(t *testing.T) {
 		pluto.shut()
 	}
 	var told [liesOfOffers]int64
-	asked := int64(0)
 	for _, f := range all {
 		for i := range told {
 			told[i] += f.told[i].Load()
-			asked += f.told[i].Load()
 		}
 	}
 	slices.Sort(took)
 	p99 := took[len(took)*99/100]
-	t.Logf("%d of %d lost, %d in more than one attempt; median %v, p99 %v, most %v; lies told %v", len(lost), rounds, again, took[len(took)/2].Round(time.Millisecond), p99.Round(time.Millisecond), took[len(took)-1].Round(time.Millisecond), told)
+	t.Logf("%d of %d lost, %d in more than one attempt; median %v, p99 %v, most %v; lies told %v", len(lost), len(took), again, took[len(took)/2].Round(time.Millisecond), p99.Round(time.Millisecond), took[len(took)-1].Round(time.Millisecond), told)
 	for _, l := range lost {
 		t.Log(l)
 	}
-	if asked == 0 {
+	if asked() == 0 {
 		t.Error("no liar was asked")
 	}
-	if len(lost) > rounds/1000 {
-		t.Errorf("%d of %d first Dials are lost", len(lost), rounds)
+	if len(lost) > len(took)/1000 {
+		t.Errorf("%d of %d first Dials are lost", len(lost), len(took))
 	}
 	if *liarDials > 0 && p99 > 3*time.Second {
 		t.Errorf("the slowest hundredth takes %v", p99)
