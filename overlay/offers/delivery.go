@@ -145,10 +145,16 @@ func (n *round) delivered() bool {
 
 // sendArrived sends the offer to the target itself if it has come in by a connection on
 // which it was not sent: it waits for no other way's turn. A way to the target that is
-// under way takes the new connection by itself.
+// under way takes the new connection by itself (askLatest), and what has come in counts
+// from there.
 func (n *round) sendArrived() {
+	latest := n.r.cfg.Mesh.Latest(n.request.Target)
 	_, ok := n.r.cfg.Mesh.Member(n.request.Target)
-	if ok && n.direct == 0 && n.r.cfg.Mesh.Latest(n.request.Target) != n.sentOn {
+	switch {
+	case !ok || latest == n.sentOn:
+	case n.direct > 0:
+		n.sentOn, n.before = latest, n.r.cfg.Mesh.Received(n.request.Target)
+	default:
 		n.send(way{peer: n.request.Target, direct: true})
 	}
 }
@@ -177,9 +183,7 @@ func (n *round) send(w way) {
 	}
 	n.r.cfg.Events.Emit(event.Event{Kind: event.OfferSent, Peer: n.request.Target, Via: res.via})
 	n.wg.Go(func() {
-		ctx, cancel := context.WithTimeout(n.ctx, n.r.cfg.Stretch(wayTimeout))
-		defer cancel()
-		res.answer, res.err = n.r.try(ctx, w, n.request)
+		res.answer, res.err = n.r.try(n.ctx, w, n.request)
 		select {
 		case n.results <- res:
 		case <-n.ctx.Done():
@@ -238,24 +242,32 @@ func (r *Router) try(ctx context.Context, w way, q Request) (a Response, err err
 			break
 		}
 		if _, ok := r.cfg.Mesh.Member(w.peer); !ok {
-			if err = r.cfg.Mesh.Connect(ctx, w.peer); err != nil {
-				if n == 0 {
-					break // it was not there before either
+			if err = r.connect(ctx, w.peer); err != nil {
+				if n == 0 || errors.Is(err, context.DeadlineExceeded) {
+					break // it was not there before either, or for long
 				}
 				continue
 			}
 		}
-		if a, err = r.askLatest(ctx, w.peer, q); err == nil || ctx.Err() != nil {
+		if a, err = r.askLatest(ctx, w.peer, q); err == nil || errors.Is(err, context.DeadlineExceeded) {
 			break
 		}
 	}
 	return a, err
 }
 
-// askLatest asks a member until its newest connection is no longer that.
+// connect connects to a member within wayTimeout.
+func (r *Router) connect(ctx context.Context, p peerid.ID) error {
+	ctx, cancel := context.WithTimeout(ctx, r.cfg.Stretch(wayTimeout))
+	defer cancel()
+	return r.cfg.Mesh.Connect(ctx, p)
+}
+
+// askLatest asks a member until its newest connection is no longer that, for wayTimeout:
+// what was left of it when a connection came in would be no measure of its silence.
 func (r *Router) askLatest(ctx context.Context, p peerid.ID, q Request) (Response, error) {
 	rand.Read(q.Transaction[:]) // never fails, crypto/rand
-	once, end := context.WithCancel(ctx)
+	once, end := context.WithTimeout(ctx, r.cfg.Stretch(wayTimeout))
 	defer end()
 	defer context.AfterFunc(r.cfg.Mesh.Latest(p), end)()
 	return r.ask(once, p, q)

@@ -449,3 +449,37 @@ func TestTargetHasIt(t *testing.T) {
 		})
 	}
 }
+
+// TestArrivalLate: a target that comes in while it is dialled, and is slow then, has as much
+// time as one that was connected: what the dial had taken is not the target's. The offer
+// that it has is not sent again.
+func TestArrivalLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, latency)
+		venus, mars, pluto := w.add("venus", 1), w.add("mars", 1), w.add("pluto", 1)
+		w.connect(pluto, mars)
+		w.holes[link{pluto.id, venus.id}] = true
+		time.AfterFunc(wayTimeout-stagger, func() { w.connect(venus, pluto) })
+		pluto.onAsk = func(int) {
+			pluto.mu.Lock()
+			defer pluto.mu.Unlock()
+			pluto.received = map[peerid.ID]uint64{venus.id: 1} // the acknowledgement
+		}
+		venus.offered = func(in *pipe.Incoming) Response {
+			time.Sleep(wayTimeout / 2)
+			if answer, _, err := in.Accept(pipe.Local{}); err == nil {
+				return Response{Status: Answered, Answer: answer}
+			}
+			return Response{Status: Refused}
+		}
+		_, _, err := pluto.deliver(venus)
+		took := time.Since(w.begun)
+		if want := []string{"mars", "venus"}; err != nil || !slices.Equal(pluto.asked, want) {
+			t.Errorf("asked %v in %v, want %v; %v", pluto.asked, took, want, err)
+		}
+		if want := wayTimeout - stagger + wayTimeout/2 + 2*latency; took != want {
+			t.Errorf("took %v, want %v", took, want)
+		}
+		time.Sleep(wayTimeout)
+	})
+}

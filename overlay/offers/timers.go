@@ -5,9 +5,9 @@ import "time"
 // All times of this room, and why they are what they are. Each is stretched on a machine
 // that is busy (Config.Stretch).
 const (
-	// wayTimeout is how long one way has to bring an answer: a forwarder that
-	// waits for a target, whose connection may be dead, gives up in time for
-	// the initiator to hear of it.
+	// wayTimeout is how long a connection has to bring an answer, and to be made: a
+	// forwarder that waits for a target, whose connection may be dead, gives up in time
+	// for the initiator to hear of it.
 	wayTimeout = 2500 * time.Millisecond
 	// roundTimeout bounds one try of all ways, so that two fit into a Dial's
 	// ten seconds; a request that comes in is served for as long.
