@@ -275,22 +275,33 @@ func TestPeerEndsWhileSending(t *testing.T) {
 	}
 }
 
-// The buffer of one who does not read may be full.
+// The buffer of one who does not read may be full: the peer's window is closed, or, where
+// the buffer was made smaller than a window that the peer had been told, it is open and
+// what comes is dropped.
 func TestPeerEndsBeforeAFullBuffer(t *testing.T) {
 	t.Parallel()
-	r := newRig(t)
-	c, s := r.pair(t, r.b4)
-	if err := c.SetReadBuffer(32 << 10); err != nil {
-		t.Fatal(err)
-	}
-	want := fill(t, s)
-	began := time.Now()
-	_ = r.b.Pipes.Close()
-	eventually(t, "the conn goes on", func() bool { return c.ep.(*tcp.Endpoint).EndpointState() == tcp.StateError })
-	t.Log(time.Since(began))
-	got, err := io.ReadAll(c)
-	if len(got) == 0 || !bytes.HasPrefix(want, got) || !errors.Is(err, syscall.ECONNRESET) {
-		t.Errorf("%d bytes, as written: %v, %v", len(got), bytes.HasPrefix(want, got), err)
+	for _, told := range []bool{false, true} {
+		r := newRig(t)
+		c, s := r.pair(t, r.b4)
+		if told {
+			if _, err := c.Write([]byte("x")); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := s.Read(make([]byte, 1)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := c.SetReadBuffer(32 << 10); err != nil {
+			t.Fatal(err)
+		}
+		dropped := &c.ep.Stats().(*tcp.Stats).ReceiveErrors.SegmentQueueDropped
+		want := fillUntil(t, s, func() bool { return s.window.closed() || dropped.Value() > 0 })
+		_ = r.b.Pipes.Close()
+		eventually(t, "the conn goes on", func() bool { return c.ep.(*tcp.Endpoint).EndpointState() == tcp.StateError })
+		got, err := io.ReadAll(c)
+		if len(got) == 0 || !bytes.HasPrefix(want, got) || !errors.Is(err, syscall.ECONNRESET) {
+			t.Errorf("a window that was told: %v: %d bytes, as written: %v, %v", told, len(got), bytes.HasPrefix(want, got), err)
+		}
 	}
 }
 

@@ -24,10 +24,16 @@ import (
 // send buffer full behind it.
 func fill(t *testing.T, c *tcpConn) []byte {
 	t.Helper()
+	return fillUntil(t, c, c.window.closed)
+}
+
+// fillUntil is fill with another way to know that the peer has no room.
+func fillUntil(t *testing.T, c *tcpConn, noRoom func() bool) []byte {
+	t.Helper()
 	want := bytes.Repeat([]byte("orphan"), 4<<20)
 	n, full := 0, false
 	for n == 0 || !full {
-		full = c.window.closed()
+		full = noRoom()
 		_ = c.SetWriteDeadline(time.Now().Add(200 * time.Millisecond))
 		k, err := c.Write(want[n:])
 		if n += k; n == len(want) || !errors.Is(err, os.ErrDeadlineExceeded) {
