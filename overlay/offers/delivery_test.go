@@ -10,7 +10,6 @@ import (
 
 	"github.com/idloc/idloc/internal/event"
 	"github.com/idloc/idloc/internal/peerid"
-	"github.com/idloc/idloc/internal/pipe"
 	"github.com/idloc/idloc/overlay/p2p"
 )
 
@@ -396,13 +395,7 @@ func TestBusyMachine(t *testing.T) {
 			w.connect(mars, venus)
 			pluto.hints[venus.id] = []peerid.ID{mars.id}
 			pluto.cfg.Stretch = func(d time.Duration) time.Duration { return stretch * d }
-			venus.offered = func(in *pipe.Incoming) Response {
-				time.Sleep(2*staggerFirst - 2*latency)
-				if answer, _, err := in.Accept(pipe.Local{}); err == nil {
-					return Response{Status: Answered, Answer: answer}
-				}
-				return Response{Status: Refused}
-			}
+			venus.offered = acceptAfter(2*staggerFirst - 2*latency)
 			if _, _, err := pluto.deliver(venus); err != nil || !slices.Equal(pluto.asked, want) {
 				t.Errorf("stretched %d times: asked %v, want %v; %v", stretch, pluto.asked, want, err)
 			}
@@ -430,13 +423,7 @@ func TestTargetHasIt(t *testing.T) {
 					pluto.mu.Unlock()
 				}
 			}
-			venus.offered = func(in *pipe.Incoming) Response {
-				time.Sleep(wayTimeout / 2)
-				if answer, _, err := in.Accept(pipe.Local{}); err == nil {
-					return Response{Status: Answered, Answer: answer}
-				}
-				return Response{Status: Refused}
-			}
+			venus.offered = acceptAfter(wayTimeout / 2)
 			_, _, err := pluto.deliver(venus)
 			asked := []string{"venus", "mars"}
 			if heard {
@@ -465,13 +452,7 @@ func TestArrivalLate(t *testing.T) {
 			defer pluto.mu.Unlock()
 			pluto.received = map[peerid.ID]uint64{venus.id: 1} // the acknowledgement
 		}
-		venus.offered = func(in *pipe.Incoming) Response {
-			time.Sleep(wayTimeout / 2)
-			if answer, _, err := in.Accept(pipe.Local{}); err == nil {
-				return Response{Status: Answered, Answer: answer}
-			}
-			return Response{Status: Refused}
-		}
+		venus.offered = acceptAfter(wayTimeout / 2)
 		_, _, err := pluto.deliver(venus)
 		took := time.Since(w.begun)
 		if want := []string{"mars", "venus"}; err != nil || !slices.Equal(pluto.asked, want) {
@@ -482,4 +463,50 @@ func TestArrivalLate(t *testing.T) {
 		}
 		time.Sleep(wayTimeout)
 	})
+}
+
+// TestArrivalHeard: what has come in on a connection before the offer went out on it says
+// nothing of the offer. Only a target of which something comes in later is waited for, and
+// nobody else is asked.
+func TestArrivalHeard(t *testing.T) {
+	const at = staggerFirst + stagger + stagger/2
+	for _, heard := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, latency)
+			venus, pluto := w.add("venus", 1), w.add("pluto", 1)
+			for i := range waysMax {
+				m := w.add(string(rune('a'+i)), 1)
+				w.connect(pluto, m)
+				m.silent = true
+				pluto.hints[venus.id] = append(pluto.hints[venus.id], m.id)
+			}
+			w.holes[link{pluto.id, venus.id}] = true
+			receive := func(n uint64) {
+				pluto.mu.Lock()
+				defer pluto.mu.Unlock()
+				pluto.received = map[peerid.ID]uint64{venus.id: n}
+			}
+			time.AfterFunc(at, func() {
+				receive(3) // to prove who it is
+				w.connect(venus, pluto)
+				if heard {
+					time.AfterFunc(2*latency, func() { receive(4) })
+				}
+			})
+			venus.offered = acceptAfter(wayTimeout / 2)
+			if _, _, err := pluto.deliver(venus); err != nil {
+				t.Error(err)
+			}
+			var others int
+			for i, when := range pluto.at {
+				if when > at && pluto.asked[i] != "venus" {
+					others++
+				}
+			}
+			if others > 0 == heard {
+				t.Errorf("heard %v: %d others were asked after it came; %q at %v", heard, others, pluto.asked, pluto.at)
+			}
+			time.Sleep(wayTimeout)
+		})
+	}
 }

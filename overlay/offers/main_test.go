@@ -162,6 +162,17 @@ func (p *peer) answerOffer(_ context.Context, q Request, _ peerid.ID) Response {
 	return Response{Status: Answered, Answer: answer}
 }
 
+// acceptAfter is for peer.offered: it thinks for a while, and accepts.
+func acceptAfter(d time.Duration) func(*pipe.Incoming) Response {
+	return func(in *pipe.Incoming) Response {
+		time.Sleep(d) // in the bubble
+		if answer, _, err := in.Accept(pipe.Local{}); err == nil {
+			return Response{Status: Answered, Answer: answer}
+		}
+		return Response{Status: Refused}
+	}
+}
+
 func (p *peer) Members() (out []*membership.Member) {
 	for id := range maps.Keys(p.w.peers) {
 		if p.w.conn(p.id, id) != nil {
