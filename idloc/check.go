@@ -335,6 +335,7 @@ func (w *warnings) all() []string {
 
 // listAged warns while what is known of who was revoked is old.
 func (n *Node) listAged(asOf time.Time, old bool) {
+	n.checkAttended()
 	if !old {
 		n.warnings.clear("revoked")
 		return

@@ -26,8 +26,8 @@ type Config struct {
 	// label the node takes mars-2 and so on (draft §5, "some scheme to
 	// break ties"): Node.Name tells which.
 	Name string
-	// Dir keeps the key and the certificate, the founder's root key, the port,
-	// LSIs, known peers and names. It is created with mode 0700 and locked
+	// Dir keeps the key and the certificate, the founder's root key, who rules the
+	// overlay and what waits for them, the port, LSIs, known peers and names. It is created with mode 0700 and locked
 	// while the node runs. "" keeps everything in memory: every start is then a
 	// new peer. That other users can look into it is a warning (Status), that they
 	// could replace what is in it an error.
@@ -116,7 +116,7 @@ type Config struct {
 	Repair Repair
 	// NoRelay: do not forward offers and pipe datagrams for others. Pipe
 	// datagrams are forwarded only by members whose invitation says so
-	// (InviteOptions.Relay), and by the founder.
+	// (InviteOptions.Relay), and by authorities.
 	NoRelay bool
 	// NoLAN: do not announce this node on local networks by multicast DNS, nor look
 	// for members there. Without it members find each other on a network without
@@ -125,7 +125,7 @@ type Config struct {
 	// of one overlay, and neither its name nor its ID. Tunnels, bridges of containers
 	// and the like are left alone, and so is everything with PathRelayOnly.
 	NoLAN bool
-	// MaxListAge is how old what this node knows of who was revoked may get: the founder
+	// MaxListAge is how old what this node knows of who was revoked may get: authorities
 	// and delegates say now and then that there is no newer revocation list, and a node
 	// that hears of none of them may be kept from it. Above it there are no new pipes, nor
 	// flows with null encapsulation: Dials of this node give ErrRefusedByPolicy, and those of
@@ -244,13 +244,17 @@ type InviteOptions struct {
 	// that has no Dir and comes with another key each time: whoever came last has the name, and
 	// the key that had it before is revoked, up to 48 times a day, and 64 times for all such
 	// tokens and calls of Rotate of the overlay together: beyond, Join fails until the next
-	// day. The founder sees to that, and
-	// the name stays with who had it while the founder is away. Whoever has the token can
+	// day. An authority sees to that, and
+	// the name stays with who had it while none is there. Where more than one authority has
+	// to agree (SetThreshold) each such change of key is a proposal, and Join fails until
+	// it was approved. Whoever has the token can
 	// take the name as long as it has not expired. Not with Uses.
 	Reuse bool
 	// Replaces is the name of a member whose device was lost, or is given away: it is
 	// revoked before Invite returns, as by Revoke, and the token is for its name. Whoever
-	// knew the name finds the new member under it. Only the founder can. What a delegate
+	// knew the name finds the new member under it. Only authorities can; where more than one
+	// has to agree Invite returns the token with ErrPending, and who comes by it is refused
+	// until the others have approved. What a delegate
 	// has signed ends with it.
 	Replaces string
 }
@@ -275,7 +279,7 @@ type Invitation struct {
 // InvitedMember is one that came by an invitation.
 type InvitedMember struct {
 	Peer
-	Confirmed bool `json:"confirmed,omitzero"` // by the founder or a delegate; one that is not may have lost to those that are
+	Confirmed bool `json:"confirmed,omitzero"` // by an authority or a delegate; one that is not may have lost to those that are
 }
 
 // PingResult is the answer to a Ping.

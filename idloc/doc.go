@@ -16,6 +16,20 @@
 // [Node.Close] keeps the name in the database for a while, [Node.Leave] gives it
 // up.
 //
+// # Who rules
+//
+// Whoever founds an overlay is its first authority: it says who is revoked and what the
+// grants are. [Node.Promote] makes other members authorities, [Node.SetThreshold] says how
+// many of them have to agree, and [Node.Demote] removes one, the founder too: so the
+// overlay outlives its founder. What needs more than one is a proposal, with [ErrPending];
+// members carry it, [Node.Proposals] lists it and [Node.Approve] signs it. One authority
+// alone can still invite, confirm and make delegates. [Node.AddRecovery] makes an authority
+// on paper. [Node.History] tells what was done, by whom.
+//
+// Where no authority and no delegate is heard of, certificates that have ended count among
+// the members, for a year unless [Node.SetUnattended] says otherwise. RUNBOOK.md beside
+// this file says how to set up several authorities, and what to do when one is lost.
+//
 // The port is a part of that state: a node that chose its own has it again, so
 // that members that were all off find each other and tokens from before work. Join
 // uses its whole context, and Open returns without anybody if nobody is there:
@@ -108,13 +122,17 @@
 //	membership.ErrUsed           Join: the token has let in as many others as it is for        ask for another
 //	membership.ErrUses           Invite: Uses is no number that a token can be for             at most 64, or AnyNumber; one with a name, or Reuse
 //	ErrExpectation               SetGrants: an expectation of the text does not hold           correct the rules, or the expectation
+//	ErrPending                   what several authorities decide: others have to approve it    nothing: it is in force when they have; Proposals has it, Approve signs it
+//	ErrNoProposal                Approve: no proposal has that ID, or several begin so         Proposals has them: it may be in force, over, or not have come here yet
+//	ErrRecoveryLine              Recover: no recovery line of this overlay, or mistyped        read the paper again: the letters of base32, no 0, 1, 8 or 9 but in "recover1"
+//	membership.ErrAuthority      Promote, Demote, SetThreshold: it cannot be changed so        the text says why: promote another first, or lower the threshold
 //	admission.ErrScope           Revoke with an option: there is no such invitation or delegate  revoke the peer alone
 //	admission.ErrNoInvitation    Withdraw: no invitation is known by that ID                   Invitations has them
-//	membership.ErrLifetime       Invite: longer than the issuer may, or over already           ask for less
+//	membership.ErrLifetime       Invite, SetUnattended: longer or shorter than may be          ask for what the text says
 //	membership.ErrBadLabel       Config.Name, Invite: not a host label                         a-z, 0-9 and hyphens, without the domain
 //	membership.ErrBadDomain      Create: not a domain, an address, or a top-level one          one below yours, or of test, internal, home, lan
-//	overlay.ErrNotIssuer         Invite by one who is neither founder nor delegate             ask one of them
-//	overlay.ErrNotFounder        Revoke by another than the founder                            ask the founder
+//	overlay.ErrNotIssuer         Invite by one who is neither an authority nor a delegate      ask one of them
+//	overlay.ErrNotFounder        Revoke, SetGrants, Promote and the like by no authority       ask an authority: Authorities has them
 //	errors.ErrUnsupported        SyscallConn; null encapsulation with a TUN device             do without
 //	syscall.ECONNREFUSED         Dial: nobody listens there, or Admit or the grants refused    try again when somebody does
 //	netstack.ErrNotAdmitted      a conn that was accepted, and the grants allow no more        nothing: Grants says who may
@@ -184,7 +202,7 @@
 //
 // [Node.Status] is a snapshot, [Node.Watch] the events, [Node.Ping] a
 // measurement inside the pipe, [Node.Capture] the inner packets, and
-// [Node.Handler] all of these for a browser and for Prometheus; [Node.Collector]
+// [Node.Handler] all of these for a browser and for Prometheus, with who rules the overlay; [Node.Collector]
 // is for a Prometheus registry of one's own. A Dial whose
 // context carries an OpenTelemetry span that records becomes a span
 // "idloc.Dial" with a child for each stage that ended before it did: the checks
@@ -207,6 +225,7 @@
 //	null.go      flows with null encapsulation    draft §4.3
 //	grants.go    who may open what at whom
 //	users.go     where users are: sip:fred        draft §6
+//	authorities.go  who rules the overlay, what they agree on, what they have done
 //	members.go   Invite, Revoke, the node's DNS   draft §2, §5
 //	token.go     what a token is for
 //	peer.go      WhoIs, Ping, how Status is gathered

@@ -145,6 +145,7 @@ func TestErrorTexts(t *testing.T) {
 		t.Run("nobody there", textsOfAlone)
 		t.Run("tokens", textsOfTokens)
 		t.Run("rights", textsOfRights)
+		t.Run("authorities", textsOfAuthorities)
 		t.Run("configuration", textsOfConfig)
 		t.Run("mistakes", textsOfMistakes)
 		t.Run("null encapsulation", textsOfNull)
@@ -192,7 +193,7 @@ func textsOfNames(t *testing.T) {
 		provoked{"WhoIs of a stranger", whois, `address 192\.0\.2\.1: not an LSI of this node`, nil},
 		provoked{"Ping of nobody", ping, `lookup pluto\.example\.com on the overlay's database: no such host`, nil},
 		provoked{"Resolver, nobody", resolver, `lookup pluto\.example\.com on \S+: no such host`, nil},
-		provoked{"Revoke by a member", venus.Revoke(ctx, "pluto"), `idloc: revoke pluto: refused by policy: only the founder can do this`, nil},
+		provoked{"Revoke by a member", venus.Revoke(ctx, "pluto"), `idloc: revoke pluto: refused by policy: only the founder, or another authority, can do this`, nil},
 	)
 }
 
@@ -416,12 +417,40 @@ func textsOfRights(t *testing.T) {
 	ctx := t.Context()
 	check(t,
 		provoked{"Invite by a member", second(mars.Invite(idloc.InviteOptions{})), `idloc: invite: refused by policy: only the founder and delegates can do this`, []error{idloc.ErrRefusedByPolicy, overlay.ErrNotIssuer}},
-		provoked{"SetGrants by a member", mars.SetGrants(ctx, ""), `idloc: set grants: refused by policy: only the founder can do this`, []error{idloc.ErrRefusedByPolicy, overlay.ErrNotFounder}},
-		provoked{"Revoke by a member", mars.Revoke(ctx, "earth"), `idloc: revoke earth: refused by policy: only the founder can do this`, []error{idloc.ErrRefusedByPolicy, overlay.ErrNotFounder}},
-		provoked{"Revoke of the founder", earth.Revoke(ctx, "earth"), `idloc: revoke earth: the founder cannot be revoked`, nil},
+		provoked{"SetGrants by a member", mars.SetGrants(ctx, ""), `idloc: set grants: refused by policy: only the founder, or another authority, can do this`, []error{idloc.ErrRefusedByPolicy, overlay.ErrNotFounder}},
+		provoked{"Revoke by a member", mars.Revoke(ctx, "earth"), `idloc: revoke earth: refused by policy: only the founder, or another authority, can do this`, []error{idloc.ErrRefusedByPolicy, overlay.ErrNotFounder}},
+		provoked{"Revoke of the founder", earth.Revoke(ctx, "earth"), `idloc: revoke earth: an authority cannot be revoked: it has to be demoted first`, nil},
 		provoked{"Revoke of all below a delegate that is none", earth.Revoke(ctx, "mars", idloc.RevokeDelegated()), `idloc: revoke mars: not known by which invitation it came, or below which delegate`, []error{admission.ErrScope}},
 		provoked{"Revoke of nobody", earth.Revoke(ctx, "pluto"), `idloc: revoke pluto: no such name`, nil},
 		provoked{"Revoke of another domain", earth.Revoke(ctx, "mars.example.org"), `lookup mars\.example\.org: not a name of the overlay example\.com`, nil},
+	)
+}
+
+func textsOfAuthorities(t *testing.T) {
+	t.Parallel()
+	earth := found(t, idloc.Config{})
+	mars := join(t, earth, "mars", idloc.Config{})
+	ctx := t.Context()
+	check(t,
+		provoked{"Promote by a member", mars.Promote(ctx, "mars"), `idloc: promote mars: refused by policy: only the founder, or another authority, can do this`, []error{idloc.ErrRefusedByPolicy, overlay.ErrNotFounder}},
+		provoked{"Promote of the founder", earth.Promote(ctx, "earth"), `idloc: promote earth: the authorities cannot be changed so: this node has the founder's key`, []error{membership.ErrAuthority}},
+		provoked{"Demote of nobody", earth.Demote(ctx, "pluto"), `idloc: demote pluto: the authorities cannot be changed so: 0 have the name "pluto", or a key that begins so`, []error{membership.ErrAuthority}},
+		provoked{"Demote of the only one", earth.Demote(ctx, "founder"), `idloc: demote founder: the authorities cannot be changed so: 0 would be left, and 1 have to agree`, []error{membership.ErrAuthority}},
+		provoked{"a threshold that nobody can reach", earth.SetThreshold(ctx, 2), `idloc: set threshold: the authorities cannot be changed so: 2 of 1`, []error{membership.ErrAuthority}},
+		provoked{"unattended for ever", earth.SetUnattended(ctx, 10000*time.Hour), `idloc: set unattended: a lifetime that the issuer may not grant: 10000h0m0s; between 24h0m0s and 9600h0m0s`, []error{membership.ErrLifetime}},
+		provoked{"Approve of nothing", earth.Approve(ctx, "0123"), `idloc: approve: no such proposal: 0 have an ID that begins with "0123"`, []error{idloc.ErrNoProposal}},
+		provoked{"no recovery line", mars.Recover(ctx, "hello"), `idloc: recover: not a recovery line: it does not begin with "recover1"`, []error{idloc.ErrRecoveryLine}},
+	)
+	line, err := earth.AddRecovery(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := earth.SetThreshold(ctx, 2); err != nil {
+		t.Fatal(err)
+	}
+	check(t,
+		provoked{"a recovery line with a letter wrong", earth.Recover(ctx, line[:len(line)-1]+"?"), `idloc: recover: not a recovery line: it has 32 letters after "recover1", of which some may be wrong`, []error{idloc.ErrRecoveryLine}},
+		provoked{"what two have to agree on", earth.SetUnattended(ctx, 48*time.Hour), `idloc: set unattended: other authorities have to approve it: proposal [0-9a-f]{12}, to let members go on for 48h0m0s that meet no authority, has 1 of 2 signatures`, []error{idloc.ErrPending}},
 	)
 }
 

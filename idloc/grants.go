@@ -82,8 +82,8 @@ type flowKey struct {
 // names that nobody has, and no tags but their own: what they must not be able to hand out
 // is granted to tags.
 //
-// Only the founder can; others get ErrRefusedByPolicy. It waits for nobody else: ctx is not
-// used.
+// Only authorities can; others get ErrRefusedByPolicy. Where more than one has to agree it
+// is a proposal, with ErrPending (Promote). It waits for nobody else: ctx is not used.
 func (n *Node) SetGrants(_ context.Context, text string) error {
 	if err := n.alive(); err != nil {
 		return err

@@ -16,6 +16,7 @@ import (
 
 const (
 	pageEvents     = 512 // events that the page can look back on
+	pageHistory    = 50  // happenings that the page shows
 	captureDefault = 10 * time.Second
 	captureLongest = 10 * time.Minute
 	pagePolicy     = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -26,11 +27,13 @@ var pageFiles embed.FS
 
 // Handler serves what the node knows of itself, for people and for machines:
 //
-//	/              a page: the overlay as a picture, traffic, dials, events
-//	/status.json   Status
-//	/events.json   the newest 512 events since Handler was first called
-//	/metrics       the node's metrics, for Prometheus; with ?libp2p also libp2p's, of all nodes in the process
-//	/capture.pcap  inner packets for ?seconds=N (1 to 600, 10 if not said)
+//	/                  a page: the overlay as a picture, traffic, dials, events, who rules the overlay
+//	/status.json       Status
+//	/events.json       the newest 512 events since Handler was first called
+//	/authorities.json  Authorities: "authorities", "threshold"; and the newest 50 of History: "history"
+//	/history.json      History, all of it
+//	/metrics           the node's metrics, for Prometheus; with ?libp2p also libp2p's, of all nodes in the process
+//	/capture.pcap      inner packets for ?seconds=N (1 to 600, 10 if not said)
 //
 // All are GET and change nothing. They tell real addresses of peers and, in
 // the capture, what applications say in clear: mount it where only those who
@@ -49,6 +52,12 @@ func (n *Node) Handler() http.Handler {
 	})
 	mux.HandleFunc("GET /events.json", func(w http.ResponseWriter, r *http.Request) {
 		writeJSON(w, log.all())
+	})
+	mux.HandleFunc("GET /authorities.json", func(w http.ResponseWriter, r *http.Request) {
+		writeJSON(w, n.ruled())
+	})
+	mux.HandleFunc("GET /history.json", func(w http.ResponseWriter, r *http.Request) {
+		writeJSON(w, append([]Happening{}, n.History()...)) // an empty one is [] and not null
 	})
 	own, all := promhttp.HandlerFor(n.gatherer(false), promhttp.HandlerOpts{}), promhttp.HandlerFor(n.gatherer(true), promhttp.HandlerOpts{})
 	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, r *http.Request) {
@@ -108,6 +117,20 @@ func writeJSON(w http.ResponseWriter, v any) {
 	enc := json.NewEncoder(w)
 	enc.SetIndent("", "  ")
 	_ = enc.Encode(v) // the reader has gone
+}
+
+// ruled is who rules the overlay, and what was done to it last, as the page shows it.
+type ruled struct {
+	Authorities []Authority `json:"authorities"`
+	Threshold   int         `json:"threshold"` // how many of them have to agree
+	History     []Happening `json:"history"`   // the newest, oldest first
+}
+
+func (n *Node) ruled() (r ruled) {
+	r.Authorities, r.Threshold = n.Authorities()
+	h := n.History()
+	r.History = append([]Happening{}, h[max(0, len(h)-pageHistory):]...)
+	return r
 }
 
 // serveCapture streams a capture until its time is over or the reader goes.

@@ -21,8 +21,8 @@ import (
 )
 
 // Invite mints a token: one line of text that lets its bearer in until it
-// expires, and says where to find members; ParseToken tells what it is for. Only the founder and members
-// invited with Delegate can; others get ErrRefusedByPolicy. A token admits one
+// expires, and says where to find members; ParseToken tells what it is for. Only authorities and members
+// invited with Delegate can, each by its own word; others get ErrRefusedByPolicy. A token admits one
 // member unless opts say otherwise, and is a secret until it has: internal/THREATS.md
 // says what its holder can do. Invitations lists it, Withdraw ends it.
 func (n *Node) Invite(opts InviteOptions) (string, error) {
@@ -56,7 +56,7 @@ func (n *Node) inviteInstead(opts InviteOptions) (string, error) {
 	if opts.Name != "" && opts.Name != label {
 		return "", fmt.Errorf("idloc: invite: the token is for %q, whom it replaces, and cannot be for %q", label, opts.Name)
 	}
-	if !n.ov.Founder() {
+	if all, _ := n.Authorities(); !slices.ContainsFunc(all, func(a Authority) bool { return a.Self }) {
 		return "", policy("invite", overlay.ErrNotFounder)
 	}
 	old := opts.Replaces
@@ -67,10 +67,11 @@ func (n *Node) inviteInstead(opts InviteOptions) (string, error) {
 	}
 	ctx, cancel := context.WithTimeout(n.ctx, replaceFor)
 	defer cancel()
-	if err := n.Revoke(ctx, old); err != nil {
+	err = n.Revoke(ctx, old)
+	if err != nil && !notYet(err) {
 		return "", errors.Join(err, n.Withdraw(ctx, token)) // nobody has it
 	}
-	return token, nil
+	return token, err
 }
 
 // Invitations returns the invitations that this node has made and that have ended no
@@ -96,9 +97,10 @@ func (n *Node) Invitations() []Invitation {
 
 // Withdraw ends an invitation, of which the token or the ID that Invitations gives, or
 // its beginning, is told: nobody enters by it any more, and who has entered by it and
-// was not confirmed ends. Members that were confirmed stay; Revoke ends those. The
-// founder can withdraw any; a delegate those that it has made, while it is connected to
-// the founder, which tells all others. Others get ErrRefusedByPolicy.
+// was not confirmed ends. Members that were confirmed stay; Revoke ends those. An
+// authority can withdraw any, with ErrPending where others have to agree (Promote); a
+// delegate those that it has made, while it is connected to an authority, which tells all
+// others. Others get ErrRefusedByPolicy.
 func (n *Node) Withdraw(ctx context.Context, tokenOrID string) error {
 	if err := n.alive(); err != nil {
 		return err
@@ -117,15 +119,17 @@ func RevokeInvited() RevokeOption { return func(s *admission.Scope) { s.Invited 
 
 // RevokeDelegated ends all members that the delegate has invited or confirmed through
 // which the peer came, and all tokens that it has made. The delegate itself stays a
-// member; it can invite again when the founder has renewed its membership. Who stands below the founder itself came through
+// member; it can invite again when an authority has renewed its membership. Who stands below an authority itself came through
 // no delegate: that is an error. To revoke a delegate ends what it has signed anyhow.
 func RevokeDelegated() RevokeOption { return func(s *admission.Scope) { s.Delegated = true } }
 
 // Revoke ends the membership of the peer that has name now, and the
 // invitation that it came with: its pipes, connections and records end
 // everywhere within 60 s. Others that came by the invitation and were confirmed stay,
-// unless an option says so; Status and Invitations tell who they are. Only the founder
-// can; others get ErrRefusedByPolicy.
+// unless an option says so; Status and Invitations tell who they are. Only authorities
+// can; others get ErrRefusedByPolicy. Where more than one has to agree it is a proposal,
+// with ErrPending, and nobody ends before they do (Promote). An authority cannot be
+// revoked: Demote it first.
 func (n *Node) Revoke(ctx context.Context, name string, opts ...RevokeOption) error {
 	var scope admission.Scope
 	for _, o := range opts {

@@ -67,7 +67,8 @@ type Node struct {
 
 	closing sync.Once // does shutDown
 
-	granting granting
+	granting  granting
+	proposals toldProposals
 
 	bare sync.Map // shim.BareFlow: UDP flows with null encapsulation
 
@@ -85,7 +86,8 @@ type Node struct {
 // another domain is then an error. Any domain name that the founder has
 // authority over will do (draft §5); it needs no DNS.
 //
-// The founder's key signs memberships: keep cfg.Dir. The context covers the
+// The founder's key rules the overlay, alone until Promote has made others authorities:
+// keep cfg.Dir, and see RUNBOOK.md for what to do before it is lost. The context covers the
 // call only. A founder that resumes waits for the members it knows as Open does,
 // but for three seconds at most: it needs nobody.
 func Create(ctx context.Context, domain string, cfg Config) (*Node, error) {
@@ -127,8 +129,9 @@ func Join(ctx context.Context, token string, cfg Config) (*Node, error) {
 // context that is cancelled is an error.
 //
 // A node that was off for so long that its membership has ended (30 days) is renewed by
-// whomever it reaches, if that is the founder or a delegate, or reaches one; nobody else
-// serves it before. 400 days later, and when it was revoked and knows it, Open fails: Join
+// whomever it reaches, if that is an authority or a delegate, or reaches one; nobody else
+// serves it before, unless they have heard of no authority and no delegate either since
+// its membership ended (SetUnattended). 400 days later, and when it was revoked and knows it, Open fails: Join
 // with a new token then.
 func Open(ctx context.Context, cfg Config) (*Node, error) {
 	if cfg.Dir == "" {
@@ -190,7 +193,7 @@ func start(ctx context.Context, cfg Config, enter func(context.Context, overlay.
 		Key: key, Socket: n.sock, State: n.state,
 		Pipes: func(ov *overlay.Overlay) (*pipe.Endpoint, error) { return n.assemble(ov, key) },
 		Name:  n.cfg.Name, NoRelay: cfg.NoRelay, NoLAN: cfg.NoLAN, Paths: overlay.PathPolicy(cfg.Paths),
-		MaxListAge: cfg.MaxListAge, ListAged: n.listAged, PolicyChanged: n.grantsChanged, Tags: n.memberTags,
+		MaxListAge: cfg.MaxListAge, ListAged: n.listAged, Proposed: n.proposed, PolicyChanged: n.grantsChanged, Tags: n.memberTags,
 		Events: n.emit, Logger: cfg.Logger,
 		ICEServers: cfg.ICEServers, LSIPrefixes: cfg.lsiRanges(), AllowLoopback: listsLoopback(cfg.Addrs),
 		Net: cfg.Net, Null: n.nullConfig(),
@@ -388,16 +391,19 @@ func (n *Node) Leave(ctx context.Context) error {
 }
 
 // Rotate gives this node another key under the same name, for one that somebody may have
-// got hold of, or by habit. The founder has to be connected, and signs for the new key;
+// got hold of, or by habit. An authority has to be connected, and signs for the new key;
 // when it returns nil the key is in Config.Dir, and the node is closed. The next Open is
-// by the new key: the peer ID is another, the LSIs are, and as soon as it meets the founder
-// the old key is revoked, everywhere within 60 s. Who knew the name finds the new key.
+// by the new key: the peer ID is another, the LSIs are, and as soon as it meets that
+// authority the old key is revoked, everywhere within 60 s. Where more than one authority
+// has to agree that is a proposal of its, and the old key stays a member until others have
+// approved it. Who knew the name finds the new key.
 //
 // If it fails before the key is in Config.Dir the node goes on as it was. If it fails after
 // that it is closed all the same, and a *CutError or whatever else Close has to say is the
 // error; calls of the node give net.ErrClosed then. The founder's own node cannot: whoever
-// has its directory has the overlay's root key. A delegate's invitations end with its key, and
-// so would members that it has confirmed: it is refused until the founder has renewed them.
+// has its directory has the overlay's root key. Nor can an authority: Promote another
+// member, and Demote it, first. A delegate's invitations end with its key, and
+// so would members that it has confirmed: it is refused until an authority has renewed them.
 func (n *Node) Rotate(ctx context.Context) error {
 	if err := n.alive(); err != nil {
 		return err

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/idloc/idloc/internal/pipe"
 	"github.com/idloc/idloc/netstack/tun"
@@ -196,6 +197,9 @@ func (n *Node) self() SelfStatus {
 		Peer: n.peer(n.id), DNS: n.table.Resolver(), Domain: n.ov.Domain(), Port: n.sock.Number(),
 		Founder: n.ov.Founder(), Server: n.ov.Server(), Warnings: n.warnings.all(),
 	}
+	s.Proposals = n.Proposals()
+	all, _ := n.Authorities()
+	s.Authority = slices.ContainsFunc(all, func(a Authority) bool { return a.Self })
 	if h, ok := n.stack.(*tun.Host); ok {
 		s.TUN = h.Name()
 	}

@@ -43,7 +43,7 @@ func TestReplaces(t *testing.T) {
 		"for another name":               {earth, idloc.InviteOptions{Replaces: "mars", Name: "pluto"}, "cannot be for"},
 		"a token that cannot be":         {earth, idloc.InviteOptions{Replaces: "mars", Expires: -time.Hour}, "lifetime"},
 		"nobody":                         {earth, idloc.InviteOptions{Replaces: "nobody"}, "no such"},
-		"the founder":                    {earth, idloc.InviteOptions{Replaces: "earth"}, "founder"},
+		"the founder":                    {earth, idloc.InviteOptions{Replaces: "earth"}, "authority"},
 		"a name of another overlay":      {earth, idloc.InviteOptions{Replaces: "mars.example.org"}, "example.org"},
 		"for a number of members":        {earth, idloc.InviteOptions{Replaces: "mars", Uses: 2}, "2 for"},
 		"by another, for no lawful time": {venus, idloc.InviteOptions{Replaces: "mars", Expires: -time.Hour}, "founder"},

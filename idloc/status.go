@@ -22,14 +22,16 @@ type Status struct {
 type SelfStatus struct {
 	Peer
 	Domain    string           `json:"domain"`
-	DNS       netip.Addr       `json:"dns"`             // this node's DNS server, port 53; only this node reaches it, by Dial, and with a TUN device its host
-	TUN       string           `json:"tun,omitempty"`   // name of the TUN device, if Config.TUN asked for one
-	Port      uint16           `json:"port"`            // the one UDP port
-	Addrs     []netip.AddrPort `json:"addrs"`           // local real addresses
-	Mapped    []netip.AddrPort `json:"mapped,omitzero"` // as STUN saw them from outside
-	NAT64     netip.Prefix     `json:"nat64,omitzero"`  // by which IPv4 addresses are reached, on a host with IPv6 only
-	NAT       string           `json:"nat,omitempty"`   // RFC 4787: "none", "translated" (one port was asked), "endpoint-independent", "endpoint-dependent"
-	Founder   bool             `json:"founder,omitzero"`
+	DNS       netip.Addr       `json:"dns"`                    // this node's DNS server, port 53; only this node reaches it, by Dial, and with a TUN device its host
+	TUN       string           `json:"tun,omitempty"`          // name of the TUN device, if Config.TUN asked for one
+	Port      uint16           `json:"port"`                   // the one UDP port
+	Addrs     []netip.AddrPort `json:"addrs"`                  // local real addresses
+	Mapped    []netip.AddrPort `json:"mapped,omitzero"`        // as STUN saw them from outside
+	NAT64     netip.Prefix     `json:"nat64,omitzero"`         // by which IPv4 addresses are reached, on a host with IPv6 only
+	NAT       string           `json:"nat,omitempty"`          // RFC 4787: "none", "translated" (one port was asked), "endpoint-independent", "endpoint-dependent"
+	Founder   bool             `json:"founder,omitzero"`       // it has the key that the overlay was founded with; Authority says whether that still rules
+	Authority bool             `json:"authority,omitzero"`     // with others it rules the overlay: Authorities
+	Proposals []Proposal       `json:"proposals,omitempty"`    // what waits for authorities
 	Server    bool             `json:"server,omitzero"`        // serves the database (else only asks it)
 	Conns     int              `json:"conns"`                  // conns and listeners that are open, in the process's own TCP/IP
 	Endpoints int              `json:"endpoints"`              // TCP endpoints there: those of these, and of connections that wait for Accept, close or are in TIME-WAIT
@@ -42,7 +44,7 @@ type SelfStatus struct {
 	Routing   int              `json:"routing_table"`          // servers in the Kademlia routing table
 	Records   int              `json:"records,omitempty"`      // database records that this node keeps for the overlay
 	Revoked   uint64           `json:"revocation_seq"`         // sequence number of the revocation list in force
-	RevokedAt time.Time        `json:"revoked_as_of,omitzero"` // as of when it is known who was revoked: the founder or a delegate has said then that there is no newer list
+	RevokedAt time.Time        `json:"revoked_as_of,omitzero"` // as of when it is known who was revoked: an authority or a delegate has said then that there is no newer list
 	Reached   bool             `json:"reached"`                // a member connected to this node unasked: it can be reached from where that member is
 	ReachedBy ReachStatus      `json:"reached_by,omitzero"`    // how, if so
 	DialBack  DialBackStatus   `json:"dial_back,omitzero"`     // the newest try of another member to connect to this node, which asks for it while nobody has come unasked
@@ -52,10 +54,10 @@ type SelfStatus struct {
 	Carriers  int              `json:"carriers,omitzero"`      // that other nodes have opened to this one
 	Probes    []ProbeStatus    `json:"probes,omitzero"`        // whom the node has sent to over UDP to find out about its network, the newest time each
 	NotAfter  time.Time        `json:"not_after,omitzero"`     // end of the membership certificate
-	Confirmed bool             `json:"confirmed,omitzero"`     // by the founder or a delegate
+	Confirmed bool             `json:"confirmed,omitzero"`     // by an authority or a delegate
 	Relay     RelayStatus      `json:"relay,omitzero"`         // what this node forwards for others
 	Ported    PortMapping      `json:"port_mapping,omitzero"`  // what the router before this node was asked for
-	Warnings  []string         `json:"warnings,omitempty"`     // what Config says and is probably not meant; the log has each at Warn
+	Warnings  []string         `json:"warnings,omitempty"`     // what Config says and is probably not meant, and what goes wrong for long: a disk, who was revoked not heard of, no authority heard of; the log has each at Warn
 	TURN      []TURNStatus     `json:"turn,omitzero"`          // one for each TURN server of Config.ICEServers
 }
 
@@ -116,7 +118,7 @@ type RelayStatus struct {
 type PeerStatus struct {
 	Peer
 	// Invitation is by which one the peer came, as Invitations names them; "" is none, or
-	// not known. Delegate is below whom it is a member; "" is the founder.
+	// not known. Delegate is below whom it is a member; "" is an authority.
 	Invitation    string        `json:"invitation,omitempty"`
 	Delegate      string        `json:"delegate,omitempty"`
 	Connected     bool          `json:"connected"`               // a pipe is up

@@ -22,7 +22,7 @@ type TokenInfo struct {
 	Relay    bool      `json:"relay,omitzero"`
 	Delegate bool      `json:"delegate,omitzero"`
 	Tags     []string  `json:"tags,omitempty"` // that the member will have
-	// Issuer is the delegate that has made it; the zero ID is the founder.
+	// Issuer is the delegate that has made it; the zero ID is an authority.
 	Issuer PeerID `json:"issuer,omitzero"`
 	// Invitation is its ID, as in Node.Invitations and PeerStatus.
 	Invitation string `json:"invitation"`

@@ -25,10 +25,10 @@ type UserAt struct {
 // weight. A node says at most 12 users, and a user is at the four members that have said
 // so last.
 //
-// Which names a node may say is decided by the founder, never by who comes first: a member
+// Which names a node may say is decided by the authorities, never by who comes first: a member
 // that has the tag "user-fred" has the user "fred", in all services, by the line "tag mars
 // as user-fred" in SetGrants or else by InviteOptions.Tags; and "fred" alone has the member
-// that the founder itself has named so. All others are refused, with ErrRefusedByPolicy
+// that an authority itself has named so. All others are refused, with ErrRefusedByPolicy
 // here and by whoever keeps or reads the record, at once when a tag is taken away. The
 // tag may be given to several members: they are one person's, who answers for them.
 func (n *Node) PublishUser(ctx context.Context, user, info string, life time.Duration) error {

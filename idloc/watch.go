@@ -42,6 +42,7 @@ const (
 	EventPeerGone        = event.PeerGone        // Peer
 	EventAlone           = event.Alone           // Err: no member is reached, and this node goes on trying; EventPeerConnected ends it
 	EventRevoked         = event.Revoked         // Peer, Name
+	EventProposed        = event.Proposed        // a member has brought something that waits for authorities, or one more signature; one event for each that waits: Name (who wants it), Detail (ID, what, signatures)
 	EventNamePublished   = event.NamePublished   // Name
 	EventDialed          = event.Dialed          // Peer, Name, Detail (network), Duration; Stage and Err if it failed
 )

@@ -54,6 +54,7 @@ type Config struct {
 	MaxListAge time.Duration                  // how old what is known of who was revoked may get before there are no new pipes; 0: as it likes
 	ListAged   func(asOf time.Time, old bool) // told now and then; nil: nobody
 
+	Proposed      func() // told when a proposal, or a signature under one, has come; may be nil
 	PolicyChanged func() // told when the policy, or what this peer is by its certificate, is another one; required
 	// Tags returns which tags a member has, whom this peer may never have met; nil: those
 	// of certificates count. It is called from any goroutine.

@@ -44,7 +44,8 @@
 //
 // # Who is let in
 //
-// Connections begin with hellos, which show memberships (package mesh). The DHT gets
+// Connections begin with hellos, which show memberships, and each change of who rules the
+// overlay, so that a chain of a new authority is known for one (package mesh). The DHT gets
 // a wrapped host that knows members only. A chain rides in each offer and answer too,
 // so that there is no pipe without one.
 //
@@ -91,7 +92,7 @@
 // Which peer has a name stands in a database that some of the members keep: who
 // does, what readers believe and what is put when is told by package directory.
 //
-// Of two claims to a label the founder, or a delegate, confirms one; the other
+// Of two claims to a label an authority, or a delegate, confirms one; the other
 // peer gets mars-2 before its Join returns. An issuer shows each chain that it
 // confirms to the other issuers it is connected to before it answers, so they
 // agree without the database; of two that could not see each other the earlier
@@ -132,7 +133,7 @@
 // None imports one that stands further down, and none knows the Overlay.
 //
 //	field/, p2p/   fields of messages; peer IDs and addresses as libp2p has them
-//	membership/    what is signed about members       DESIGN §14.1
+//	membership/    what is signed about members and by whom   DESIGN §14.1, §14.18
 //	naming/        and about names                    DESIGN §14.2
 //	grants/        who may open what at whom: a policy and its decisions  package grants
 //	carry/         carriers, for networks that let no UDP out  package carrier
@@ -142,7 +143,7 @@
 //	ice/           connectivity checks on the shared port  RFC 8445, RFC 8489
 //	ice/tcp/       connectivity checks over TCP       RFC 6544
 //	quictransport/ connections, on the shared port    RFC 9000
-//	admission/     who is a member, and may do what   DESIGN §14.1
+//	admission/     who is a member, and may do what   DESIGN §14.1, §14.18
 //	mesh/          connections to members: found, let in, asked, kept  DESIGN §8
 //	directory/     which peer has a name              draft §5
 //	offers/        offers on their way                draft §4.2, §6; DESIGN §14.5

@@ -90,7 +90,7 @@ func (n *node) rampage(ctx context.Context) map[string]int64 {
 	})
 	ask(mesh.Protocol(admission.ConfirmedProtocol), 8, func() []byte { return field.Append16(nil, chain) })
 	ask(mesh.Protocol(admission.UsesProtocol), 8, func() []byte { return append([]byte{1}, n.Member().Invitation[:]...) })
-	ask(mesh.Protocol(admission.RevocationProtocol), 8, func() []byte { return make([]byte, 8) })
+	ask(mesh.Protocol(admission.RevocationProtocol), 8, func() []byte { return make([]byte, 8+8+4) })
 	ask(mesh.Protocol{Name: "peers", MaxAnswer: 1 << 16, Timeout: time.Second}, 8, func() []byte { return nil })
 	ask(mesh.Protocol{Name: "dialback", MaxAnswer: 1, Timeout: time.Second}, 2, func() []byte { return random(40) })
 	ask(adapter.OfferProtocol, 8, func() []byte {

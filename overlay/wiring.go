@@ -145,7 +145,7 @@ func (w *wiring) run(resumed bool) {
 	run(func() { w.nat.Run(w.life.ctx) })
 	run(w.directory.Run)
 	run(w.mesh.Run)
-	if resumed && w.roster.Founder() {
+	if resumed && w.roster.Authority() {
 		run(w.mesh.Recall)
 	}
 	decide := time.AfterFunc(directory.ServerAfter, w.mesh.Wake)
@@ -163,8 +163,7 @@ func (o *Overlay) rosterConfig() admission.Config {
 		Key: o.cfg.Key, State: o.cfg.State, Now: o.cfg.clock, Log: o.cfg.Logger,
 		Network: adapter.Neighbours{Mesh: func() adapter.Mesh { return o.mesh }, Life: o.life.ctx},
 		Lookup:  func(ctx context.Context, label string) *naming.Record { return o.directory.Read(ctx, label) },
-		Changed: o.membersChanged, Ended: o.enforce,
-		Renewed: func() { o.directory.Renewed(); o.cfg.PolicyChanged() }, PolicyChanged: o.cfg.PolicyChanged, MaxListAge: o.cfg.MaxListAge, Aged: o.cfg.ListAged,
+		Changed: o.membersChanged, Ended: o.enforce, Renewed: func() { o.directory.Renewed(); o.cfg.PolicyChanged() }, PolicyChanged: o.cfg.PolicyChanged, MaxListAge: o.cfg.MaxListAge, Aged: o.cfg.ListAged, Proposed: o.cfg.Proposed,
 		Shown: func(p peerid.ID) []byte { return adapter.Pipes{Endpoint: o.pipes}.Chain(p) },
 	}
 }
@@ -206,7 +205,7 @@ func (w *wiring) newMesh() (*mesh.Mesh, error) {
 		Key: w.cfg.Key, Port: w.cfg.Socket, Prefix: w.prefix(), Log: w.cfg.Logger,
 		Carriers: w.cfg.Carriers.Set, UDPSilent: w.udpSilent, State: w.cfg.State, Network: w.cfg.Socket.Network,
 		Hearsay: w.gate, Known: known, Pipes: adapter.Pipes{Endpoint: w.pipes},
-		Verify: w.roster.Verify, Current: w.roster.Current, Hello: w.hello, YoungFor: directory.YoungFor,
+		Verify: w.roster.Verify, Charter: w.roster.HearCharter, Current: w.roster.Current, Hello: w.hello, YoungFor: directory.YoungFor,
 		Readmit: w.roster.Readmit, Readmitted: w.roster.TakeReadmission, Lapsed: w.roster.Lapsed,
 		Entered: w.entered, Heard: w.heard, Left: w.left, Clock: w.roster.HearTime,
 		Answers: w.nat.Probes().NoteConnection, Probed: w.nat.Probes().Note,
@@ -229,9 +228,9 @@ func (o *Overlay) udpSilent() bool {
 // hello is what this peer says of itself.
 func (o *Overlay) hello() mesh.Hello {
 	own := o.roster.Own()
-	h := mesh.Hello{Chain: own.Chain, Revocation: o.roster.Revocations().Seq(), Seconds: uint64(o.now().Unix()), Start: o.pipes.Start()}
-	h.Issuer, h.NoRelay = own.Issuer, o.cfg.NoRelay
-	h.Record, h.Assurance, h.Policy = o.directory.OwnRecord(), o.roster.Assurance(), o.roster.Policy().Number()
+	h := mesh.Hello{Chain: own.Chain, Revocation: o.roster.Revocations().Rank(), Seconds: uint64(o.now().Unix()), Start: o.pipes.Start()}
+	h.Issuer, h.NoRelay, h.Charter = own.Issuer, o.cfg.NoRelay, o.roster.Revocations().Charter()
+	h.Record, h.Assurance = o.directory.OwnRecord(), o.roster.Assurance()
 	if o.cfg.Paths != PathRelayOnly {
 		h.Addrs = o.carriers.Addrs(mesh.HelloAddrs)
 	}
@@ -254,7 +253,7 @@ func (o *Overlay) entered(n mesh.Neighbor) {
 func (o *Overlay) heard(n mesh.Neighbor, h mesh.Hello) {
 	o.pipes.PeerStarted(n.ID, h.Start)
 	o.directory.Heard(n.Peer, h.Server, h.Young, h.Start)
-	o.roster.HearNumbers(n.ID, h.Revocation, h.Policy)
+	o.roster.HearNumber(n.ID, h.Revocation)
 	o.roster.HearAssurance(n.ID, h.Assurance)
 }
 

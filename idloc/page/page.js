@@ -1,5 +1,5 @@
-// The status page: reads status.json and events.json once a second and draws
-// what it finds. Names come from other peers, so text goes in as text nodes
+// The status page: reads status.json, events.json and authorities.json once a second
+// and draws what it finds. Names come from other peers, so text goes in as text nodes
 // only.
 "use strict";
 
@@ -199,6 +199,20 @@ function drawDrops(status) {
   $("drops").replaceChildren(d.length ? el("ul", {}, ...d.map(([k, v]) => el("li", {}, `${k}: ${v}`))) : el("p", { class: "soft" }, "nothing"));
 }
 
+// drawRule shows who rules the overlay, what waits for them, and what was done last. An
+// overlay of its founder alone, in which nothing was done, has nothing to show.
+function drawRule(status, rule) {
+  const all = rule.authorities || [], waiting = status.self.proposals || [], past = rule.history || [];
+  $("rule").hidden = all.length < 2 && rule.threshold < 2 && !waiting.length && !past.length;
+  $("agree").textContent = `${rule.threshold} of ${all.length} have to agree` + (status.self.authority ? "; this node is one of them" : "");
+  $("authorities").replaceChildren(...all.map(a => el("li", {}, a.name + (a.self ? ", this node" : ""), el("span", { class: "soft" }, " key " + a.key.slice(0, 16) + (a.recovery ? ", on paper" : "")))));
+  $("proposals").hidden = waiting.length === 0;
+  $("proposals").replaceChildren(...waiting.map(p => el("li", {}, el("article", {},
+    el("h3", {}, p.what), el("p", {}, `proposal ${p.id}, of ${p.by}, until ${new Date(p.expires).toLocaleString()}`),
+    el("p", {}, `${(p.approved || []).length} of ${p.needs} signatures: ${(p.approved || []).join(", ") || "none under the list in force"}` + (p.mine ? " · this node has approved it" : ""))))));
+  $("history").replaceChildren(...past.slice().reverse().map(h => el("tr", {}, ...[new Date(h.time).toLocaleString(), h.what, h.whom || "", (h.by || []).join(", "), h.text || ""].map(c => el("td", {}, c)))));
+}
+
 function drawPeers(status) {
   const box = $("peers"), focused = document.activeElement?.dataset?.peer;
   const peers = (status.peers || []).slice().sort((a, b) => nearest[way(a)] - nearest[way(b)]).slice(0, 60);
@@ -208,7 +222,7 @@ function drawPeers(status) {
 
 async function tick() {
   try {
-    const [status, events] = await Promise.all(["status.json", "events.json"].map(async u => {
+    const [status, events, rule] = await Promise.all(["status.json", "events.json", "authorities.json"].map(async u => {
       const r = await fetch(u);
       if (!r.ok) throw new Error(u + ": " + r.status);
       return r.json();
@@ -229,6 +243,7 @@ async function tick() {
     drawDials(events);
     drawEvents(status, events);
     drawDrops(status);
+    drawRule(status, rule);
     $("stale").hidden = true;
   } catch {
     $("stale").hidden = false;

@@ -37,8 +37,9 @@ const (
 	PacketsReleased Kind = "packets-released" // Peer, LSI, Detail: how many, Dials that waited included
 	PeerConnected   Kind = "peer-connected"   // a member on the peer protocol: Peer, Name, Remote
 	PeerGone        Kind = "peer-disconnected"
-	Alone           Kind = "alone"   // no member is reached, and this node goes on trying: Err; PeerConnected ends it
-	Revoked         Kind = "revoked" // Peer, Name
+	Alone           Kind = "alone"    // no member is reached, and this node goes on trying: Err; PeerConnected ends it
+	Revoked         Kind = "revoked"  // Peer, Name
+	Proposed        Kind = "proposed" // something waits for authorities, or one more has signed it: Name (who wants it), Detail (ID, what, signatures)
 	NamePublished   Kind = "name-published"
 	Dialed          Kind = "dialed" // a Dial has ended: Peer, Name, Duration; Stage and Err if it failed
 )

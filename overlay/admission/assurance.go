@@ -37,14 +37,14 @@ func (r *Roster) assured() *assurance {
 // counts says whether an assurance says something of a list now. One from the future does
 // not: it was taken by a clock that has been set back since.
 func (a *assurance) counts(l *membership.RevocationList, now time.Time) bool {
-	return a != nil && a.Number == l.Seq() && a.Stands(l) && !a.At.After(now.Add(membership.Tolerance))
+	return a != nil && a.Number == l.Rank() && a.Stands(l) && !a.At.After(now.Add(membership.Tolerance))
 }
 
 // Assurance returns an issuer's word that there is no newer list than this peer's, for a
 // hello: the newest one known. An issuer gives another when that is old.
 func (r *Roster) Assurance() []byte {
 	a, now := r.assured(), r.now()
-	if i := r.issuing(); i != nil && (a == nil || now.Sub(a.At).Abs() >= assureEvery) {
+	if i := r.issuing(); i != nil && (a == nil || now.Sub(a.At).Abs() >= assureEvery || i.IsRoot() && !a.Delegate.IsZero()) {
 		b, err := i.Assure(r.Revocations(), now)
 		if err == nil {
 			err = r.takeAssurance(b)
@@ -78,7 +78,7 @@ func (r *Roster) takeAssurance(b []byte) error {
 		return err
 	}
 	old := r.assured()
-	if claim.Number != l.Seq() || old != nil && !claim.At.After(old.At) {
+	if claim.Number != l.Rank() || old != nil && !claim.At.After(old.At) {
 		return nil
 	}
 	open, err := membership.OpenAssurance(b, r.overlay, now, l)
@@ -94,6 +94,9 @@ func (r *Roster) takeAssurance(b []byte) error {
 		if r.assurance.CompareAndSwap(old, next) {
 			break
 		}
+	}
+	if next.Delegate.IsZero() { // delegates need somebody who renews them, too
+		r.heardOfAuthorities(next.At)
 	}
 	r.keepAssurance(next)
 	return nil
@@ -141,7 +144,7 @@ func (r *Roster) recallAssurance() {
 // this peer's membership began. The founder's own is as of now.
 func (r *Roster) ListAsOf() time.Time {
 	now := r.now()
-	if r.root != nil {
+	if r.onlyAuthority() {
 		return now
 	}
 	at := r.Revocations().Issued()

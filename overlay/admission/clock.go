@@ -184,7 +184,7 @@ func (r *Roster) reissue(ctx context.Context) {
 	}
 	r.mu.Unlock()
 	r.takeDelegation(delegation)
-	if r.root == nil || !own.Member.NotBefore.After(r.now().Add(membership.Tolerance)) {
+	if !r.authority() || !own.Member.NotBefore.After(r.now().Add(membership.Tolerance)) {
 		r.Renew(ctx)
 		return
 	}

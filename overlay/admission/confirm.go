@@ -65,7 +65,7 @@ func (r *Roster) SettleName(ctx context.Context, t *membership.Token) error {
 func (r *Roster) Confirm(ctx context.Context, label string) error {
 	ctx, cancel := context.WithTimeout(ctx, confirmTimeout)
 	defer cancel()
-	if r.root != nil {
+	if r.authority() {
 		if err := r.issueSelf(label); err != nil {
 			return err
 		}
@@ -84,7 +84,7 @@ func (r *Roster) Confirm(ctx context.Context, label string) error {
 		if a.status != confirmOK {
 			// A certificate proves itself; a refusal is anybody's word, but for the founder's.
 			refusal = cmp.Or(refusal, refused(a))
-			if m, ok := r.Member(p); ok && isFounder(m) {
+			if m, ok := r.Member(p); ok && r.isAuthority(m) {
 				return refused(a)
 			}
 			continue
@@ -151,7 +151,7 @@ func (r *Roster) confirmers() []peerid.ID {
 	for _, n := range r.cfg.Network.Neighbours() {
 		m, ok := r.Member(n.Peer)
 		switch issuer := n.Issuer && ok && mayIssue(m); {
-		case issuer && isFounder(m):
+		case issuer && r.isAuthority(m):
 			founder = append(founder, n.Peer)
 		case issuer && keep:
 		case issuer:
@@ -185,7 +185,7 @@ func (r *Roster) issuers(but peerid.ID) []peerid.ID {
 	for _, n := range r.cfg.Network.Neighbours() {
 		switch m, ok := r.Member(n.Peer); {
 		case !n.Issuer || n.Peer == but || !ok || !mayIssue(m):
-		case isFounder(m):
+		case r.isAuthority(m):
 			founder = append(founder, n.Peer)
 		default:
 			delegates = append(delegates, n.Peer)
@@ -194,10 +194,13 @@ func (r *Roster) issuers(but peerid.ID) []peerid.ID {
 	return append(founder, delegates...)
 }
 
-// isFounder says whether a member is the founder: only the root key makes one by no
-// invitation.
-func isFounder(m *membership.Member) bool {
-	return m.Confirmed && m.Delegate.IsZero() && m.Invitation.IsZero() && m.Roles.Has(membership.RoleDelegate)
+// isAuthority says whether a member is an authority: one makes itself a member, the
+// founder by the overlay's first key and by no invitation.
+func (r *Roster) isAuthority(m *membership.Member) bool {
+	if !m.Confirmed || !m.Delegate.IsZero() || !m.Roles.Has(membership.RoleDelegate) || !r.Revocations().IsAuthority(r.overlay, m.Authority) {
+		return false
+	}
+	return m.Authority == membership.KeyOf(m.Peer) || m.Authority == r.overlay.Root && m.Invitation.IsZero()
 }
 
 func (r *Roster) askConfirm(ctx context.Context, p peerid.ID, q confirmQuestion) (confirmAnswer, error) {
@@ -212,7 +215,7 @@ func (r *Roster) askConfirm(ctx context.Context, p peerid.ID, q confirmQuestion)
 // is past half of its life (DESIGN §14.1), and saves it.
 func (r *Roster) Renew(ctx context.Context) {
 	own := r.Own()
-	if !membership.NeedsRenewal(own.Member, r.now()) || r.root == nil && len(r.cfg.Network.Neighbours()) == 0 {
+	if !membership.NeedsRenewal(own.Member, r.now()) || !r.authority() && len(r.cfg.Network.Neighbours()) == 0 {
 		return
 	}
 	if r.now().Before(own.Member.NotBefore.Add(-membership.Tolerance)) {

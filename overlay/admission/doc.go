@@ -82,18 +82,22 @@
 //
 // # The list
 //
-// Only the founder signs the revocation list; each one has a higher number and
-// contains those before it, as long as they matter. Members compare numbers when
-// they meet and every twenty seconds with a few of their neighbours, and whoever
-// has the newer list sends it (CompareLists, AnswerList).
+// The authorities sign the revocation list, as many of them as have to agree; each one has
+// a higher number and contains those before it, as long as they matter. Members compare
+// ranks when they meet and every twenty seconds with a few of their neighbours, and whoever
+// has the newer list sends it (CompareLists, AnswerList). What more authorities have to
+// agree on is carried in the same way (council.go).
 //
-// A founder that was restored from an older copy of its state has an older list: it
-// learns the newer one as any member does. If it has revoked somebody before that,
-// there are two lists of which neither contains the other. So a founder that has
-// begun with what was saved looks once at the list of each member, whatever its
-// number, before it tells that member its own, and signs one with the entries of
-// both if need be. What it cannot see is a list that was replaced before, by a member
-// that had none of the entries and was met first.
+// Two authorities that sign at once, or one that was restored from an older copy of its
+// state, make two lists of which neither contains the other. Each authority that is shown a
+// list that lacks an entry it knows has one signed with the entries of both. One that has
+// begun with what was saved looks once at the list of each member, whatever its number,
+// before it tells that member its own. What it cannot see is a list that was replaced
+// before, by a member that had none of the entries and was met first.
+//
+// Of two changes of who rules the overlay that fork all members settle on one by the same
+// rule, and say so in the log; but no member gives up a change that it has adopted a day
+// ago (settledFor).
 //
 // Who has the newest list that it was told does not know whether there is a newer one.
 // So issuers give assurances: their word that they knew of none at a time. The newest
@@ -111,7 +115,10 @@
 //	roster.go    the Roster, its own membership, the three ways to begin
 //	members.go   other members                          DESIGN §14.1
 //	revoke.go    the revocation list and its protocol   DESIGN §14.1
-//	policy.go    who may open what at whom: the founder's word is carried, and not read here
+//	policy.go    who may open what at whom: the authorities' word is carried, and not read here
+//	council.go   what authorities want, and have to agree on
+//	history.go   what they and the issuers have done, as far as this peer has seen it
+//	attendance.go  certificates that end while no issuer is heard of
 //	assurance.go  that there is no newer list
 //	issue.go     what the founder and delegates do      draft §5, DESIGN §14.1
 //	registry.go  who has which label, and the journal of that

@@ -182,7 +182,7 @@ func (r *Roster) Withdraw(ctx context.Context, tokenOrID string) error {
 	} else if key, err = r.find(tokenOrID); err != nil {
 		return err
 	}
-	if r.root != nil {
+	if r.authority() {
 		return r.withdraw(key)
 	}
 	r.registry.mu.Lock()
@@ -200,7 +200,7 @@ func (r *Roster) Withdraw(ctx context.Context, tokenOrID string) error {
 		return err
 	}
 	for _, n := range r.cfg.Network.Neighbours() {
-		if who, ok := r.Member(n.Peer); ok && isFounder(who) {
+		if who, ok := r.Member(n.Peer); ok && r.isAuthority(who) {
 			_, err := r.cfg.Network.Ask(ctx, n.Peer, WithdrawProtocol, wish)
 			return err
 		}
@@ -208,7 +208,7 @@ func (r *Roster) Withdraw(ctx context.Context, tokenOrID string) error {
 	return errFounderAway
 }
 
-var errFounderAway = errors.New("the founder is not connected: this node confirms nobody by the invitation any more, and others do not know of it; try again when the founder is there")
+var errFounderAway = errors.New("no authority is connected: this node confirms nobody by the invitation any more, and others do not know of it; try again when one is there")
 
 // withdraw is Withdraw of the founder.
 func (r *Roster) withdraw(key membership.Key) error {
@@ -225,7 +225,7 @@ const withdrawalsMax = 64
 // AnswerWithdraw answers the WithdrawProtocol: the founder ends an invitation for a
 // member that has its token, and answers one byte.
 func (r *Roster) AnswerWithdraw(_ context.Context, from *membership.Member, request []byte) ([]byte, error) {
-	if r.root == nil {
+	if !r.authority() {
 		return nil, ErrNotFounder
 	}
 	key, err := membership.OpenWithdrawal(request, r.overlay)

@@ -31,20 +31,24 @@ func (r *Roster) Invite(opts membership.InviteOptions) (*membership.Token, error
 	}
 	c := t.Invitation()
 	m := made{from: r.now(), end: c.NotAfter, uses: c.Uses, roles: c.Roles, tags: c.Tags, label: c.Label}
-	if r.root == nil {
+	if !r.authority() {
 		m.secret = t.Secret()
 	}
 	r.registry.noteMade(c.Subject, m)()
+	r.note(Happening{What: "invited", Whom: InvitationID(c.Subject), Key: c.Subject.String(), Text: c.Label})
 	return t, nil
 }
 
-// issueSelf makes the founder a member.
+// issueSelf makes an authority a member by its own word: the founder, or one that was
+// promoted, which keeps what it was before.
 func (r *Roster) issueSelf(label string) error {
-	chain, err := r.issuing().Issue(r.self, membership.MemberOptions{
-		Label: label, Roles: membership.RoleRelay | membership.RoleDelegate, Serial: 1,
-	}, r.now())
+	opts := membership.MemberOptions{Label: label, Roles: membership.RoleRelay | membership.RoleDelegate, Serial: 1}
+	if own := r.Own().Member; own != nil && r.root == nil {
+		opts.Serial, opts.Wildcard, opts.Tags, opts.Invitation = own.Serial, own.Wildcard, own.Tags, own.Invitation
+	}
+	chain, err := r.signer.Issuer().Issue(r.self, opts, r.now())
 	if err != nil {
-		return fmt.Errorf("founder's certificate: %w", err)
+		return fmt.Errorf("an authority's own certificate: %w", err)
 	}
 	return r.take(chain, label)
 }
@@ -102,7 +106,7 @@ func (r *Roster) issueConfirmed(ctx context.Context, issuer *membership.Issuer, 
 	if err != nil {
 		return confirmAnswer{}, err
 	}
-	if m.Reused() && r.root == nil {
+	if m.Reused() && !r.authority() {
 		return r.passOn(ctx, q, from.Peer), nil // who had the name before is to be revoked
 	}
 	if !m.Confirmed && from.Confirmed && from.Peer != m.Peer {
@@ -126,11 +130,14 @@ func (r *Roster) issueTo(ctx context.Context, issuer *membership.Issuer, q confi
 	if err != nil {
 		return confirmAnswer{}, err
 	}
+	if !m.Confirmed {
+		r.note(Happening{What: "confirmed", Whom: label, Key: membership.KeyOf(m.Peer).String(), Text: "came by invitation " + InvitationID(m.Invitation)})
+	}
 	r.tellIssuers(ctx, m.Peer, chain)
 	a := confirmAnswer{status: confirmOK, text: label, chain: chain}
-	if r.root != nil && m.Roles.Has(membership.RoleDelegate) {
+	if issuer.IsRoot() && m.Roles.Has(membership.RoleDelegate) {
 		r.registry.noteDelegate()()
-		if a.delegation, err = r.root.Delegate(m.Peer, m.Roles, m.Tags, time.Time{}, now); err != nil {
+		if a.delegation, err = issuer.Delegate(m.Peer, m.Roles, m.Tags, time.Time{}, now); err != nil {
 			return confirmAnswer{}, err
 		}
 	}
@@ -290,7 +297,7 @@ func (r *Roster) noteConfirmed(m *membership.Member) {
 	}
 	held, ok := r.registry.get(m.Label)
 	if ok && held.Peer != m.Peer && r.now().Before(held.NotAfter) && !r.Revoked(held.Peer) {
-		if r.root != nil && !m.Delegate.IsZero() || !naming.Before(m, held.claim(), r.overlay.ID, m.Label) {
+		if r.authority() && !m.Delegate.IsZero() || !naming.Before(m, held.claim(), r.overlay.ID, m.Label) {
 			return
 		}
 	}
@@ -313,12 +320,16 @@ func (r *Roster) takeDelegation(b []byte) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.issuer != nil && r.issuer.IsRoot() {
+		r.delegation = b // for when it is no authority any more
+		return
+	}
 	if old := r.issuer; old != nil && len(r.delegation) > 0 {
 		// What it has confirmed counts from when it became a delegate: the older one is
 		// the better, as long as it lasts.
 		was, is := old.Certificate(), i.Certificate()
 		_, err := membership.NewDelegate(r.cfg.Key, r.delegation, r.overlay, r.now(), r.Revocations())
-		if err == nil && was.Roles == is.Roles && was.NotBefore.Before(is.NotBefore) && was.NotAfter.Sub(r.now()) > membership.MaxInvitation/2 {
+		if err == nil && !r.Revocations().WasAuthority(old.Authority()) && was.Roles == is.Roles && was.NotBefore.Before(is.NotBefore) && was.NotAfter.Sub(r.now()) > membership.MaxInvitation/2 {
 			return
 		}
 	}
@@ -328,7 +339,7 @@ func (r *Roster) takeDelegation(b []byte) {
 
 // OnlyIssuer says whether nobody but this peer confirms: the founder, who has made
 // no delegate.
-func (r *Roster) OnlyIssuer() bool { return r.root != nil && r.registry.alone() }
+func (r *Roster) OnlyIssuer() bool { return r.onlyAuthority() && r.registry.alone() }
 
 // Holder returns who was confirmed under a label by this issuer, or by another
 // that has told it.
@@ -337,4 +348,4 @@ func (r *Roster) Holder(label string) (peerid.ID, bool) {
 	return c.Peer, ok
 }
 
-var errNobodyConfirms = errors.New("no founder or delegate reached")
+var errNobodyConfirms = errors.New("no authority or delegate reached")

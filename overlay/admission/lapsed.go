@@ -34,7 +34,7 @@ const (
 var (
 	errCrowd   = errors.New("too many members come back at once: try again")
 	errPaused  = errors.New("it was refused a moment ago: try again later")
-	errFounder = errors.New("only the founder renews the membership of a delegate that has ended")
+	errFounder = errors.New("only an authority renews the membership of a delegate that has ended")
 	errUnasked = errors.New("a certificate that was not asked for")
 	errUnknown = errors.New("the delegation below which it was a member has ended too, and nothing is known of it here: it needs a new token")
 )
@@ -100,7 +100,7 @@ func (l *readmissions) before(p peerid.ID, now time.Time) (readmission, bool) {
 // its certificate has ended by the clock, and nobody has renewed it. nil if it is one.
 func (r *Roster) Lapsed() error {
 	own := r.Own().Member
-	if r.root != nil || !own.Confirmed {
+	if r.authority() || !own.Confirmed || own.Unattended(r.now(), r.attended(), r.Revocations()) {
 		return nil
 	}
 	return membership.CheckTimes("own membership", time.Time{}, own.NotAfter, r.now())
@@ -155,7 +155,7 @@ func (r *Roster) readmit(ctx context.Context, q confirmQuestion, m *membership.M
 
 func (r *Roster) readmitNow(ctx context.Context, q confirmQuestion, m *membership.Member, from peerid.ID) (confirmAnswer, error) {
 	issuer := r.issuing()
-	if issuer != nil && (r.root != nil || !m.Roles.Has(membership.RoleDelegate)) {
+	if issuer != nil && (issuer.IsRoot() || !m.Roles.Has(membership.RoleDelegate)) {
 		return r.issueAgain(ctx, issuer, q, m)
 	}
 	a, err := r.bring(ctx, q, m, from)
@@ -238,7 +238,7 @@ func (r *Roster) TakeReadmission(b []byte) error {
 		return err
 	}
 	own := r.Own().Member
-	if r.root != nil || !own.Confirmed {
+	if r.authority() || !own.Confirmed {
 		return errUnasked
 	}
 	if !membership.NeedsRenewal(own, r.now()) {

@@ -67,8 +67,18 @@ func (w *town) setClocks(ahead time.Duration, peers ...*peer) {
 	for _, p := range peers {
 		p.setClock(ahead)
 	}
+	attend(peers...)
 	for _, p := range peers {
 		p.Renew(w.t.Context())
+	}
+}
+
+// attend has peers have heard of issuers all the time until now.
+func attend(peers ...*peer) {
+	for _, p := range peers {
+		p.heard.mu.Lock()
+		p.heard.last, p.heard.before, p.heard.back = p.now(), time.Time{}, time.Time{}
+		p.heard.mu.Unlock()
 	}
 }
 
@@ -294,6 +304,7 @@ func TestDelegateComesBack(t *testing.T) {
 	if err := mars.resume(); err != nil {
 		t.Fatal(err)
 	}
+	attend(mars) // somebody has shown it what an authority has said
 	w.cut(earth, venus)
 	if err := mars.sayHello(venus); !errors.Is(err, errFounder) || mars.Lapsed() == nil {
 		t.Errorf("at another delegate: %v", err)
@@ -445,6 +456,7 @@ func TestReadmissionRefused(t *testing.T) {
 	old := mars.Own().Chain
 	w.setClocks(40*testDay, earth)
 	mars.setClock(40 * testDay)
+	attend(mars) // somebody has shown it what an issuer has said
 	_, why := earth.Verify(old, mars.Self())
 	if _, err := earth.Readmit(t.Context(), old, pluto.Self(), why); !errors.Is(err, membership.ErrNotMember) {
 		t.Errorf("shown by another: %v", err)

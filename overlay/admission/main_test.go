@@ -202,6 +202,7 @@ func (p *peer) Neighbours() (out []Neighbour) {
 		p.town.mu.Unlock()
 		own := q.Own()
 		if m, ok := p.Member(q.Self()); own.Member.Confirmed && (!ok || !m.Confirmed) {
+			p.HearCharter(q.Self(), q.Revocations().Charter())
 			_, _ = p.Verify(own.Chain, q.Self()) // its hello
 		}
 		out = append(out, Neighbour{q.Self(), own.Issuer || lies, server})
@@ -234,6 +235,7 @@ func (p *peer) Ask(ctx context.Context, id peerid.ID, pr Protocol, request []byt
 		if len(request) > pr.MaxRequest {
 			w.t.Errorf("%s: a request of %d bytes", pr.Name, len(request))
 		}
+		q.HearCharter(p.Self(), p.Revocations().Charter())
 		from, err := q.Verify(p.Own().Chain, p.Self()) // its hello
 		if err != nil {
 			return nil, err

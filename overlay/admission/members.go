@@ -33,7 +33,7 @@ func (r *Roster) stands(k *known) bool {
 		return true
 	}
 	m := k.member
-	return r.entered(m) == nil && membership.CheckTimes("", m.NotBefore, m.NotAfter, r.now()) == nil
+	return r.entered(m) == nil && r.inTime(m) == nil
 }
 
 // holds says why a member that was verified is none now; nil if it is one.
@@ -58,7 +58,7 @@ func (r *Roster) firstCounts() bool { return !r.issues.Load() }
 
 // standing is holds without what is known of invitations.
 func (r *Roster) standing(m *membership.Member) error {
-	if err := membership.CheckTimes("member certificate", m.NotBefore, m.NotAfter, r.now()); err != nil {
+	if err := r.inTime(m); err != nil {
 		return err
 	}
 	if l := r.Revocations(); l.Revokes(m) {
@@ -80,7 +80,7 @@ func (r *Roster) Verify(chain []byte, from peerid.ID) (*membership.Member, error
 
 // verify is Verify; its errors say only what is wrong with the chain.
 func (r *Roster) verify(chain []byte, from peerid.ID) (*membership.Member, error) {
-	m, err := membership.VerifyChain(chain, r.overlay, r.now(), r.Revocations())
+	m, err := membership.VerifyAsOf(chain, r.overlay, r.now(), r.attended(), r.Revocations())
 	if err != nil {
 		return nil, err
 	}
@@ -303,6 +303,7 @@ type Departure struct {
 // named by a new list is among them even if it is not remembered.
 func (r *Roster) Sweep() []Departure {
 	r.registry.sweep(r.now())
+	r.history.keep()
 	r.inquireAgain()
 	r.mu.Lock()
 	defer r.mu.Unlock()

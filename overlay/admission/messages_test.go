@@ -33,20 +33,20 @@ func TestConfirmRoundTrip(t *testing.T) {
 }
 
 func TestNumberedRoundTrip(t *testing.T) {
-	for _, n := range []numbered{{}, {number: 7}, {number: 1 << 63, list: []byte("list")}, {number: 1, at: 1 << 40, assurance: []byte("assurance")}, {list: []byte("l"), policyNumber: 1 << 62, policy: []byte("policy")}} {
+	for _, n := range []numbered{{}, {number: 7}, {number: 1 << 63, list: []byte("list")}, {number: 1, at: 1 << 40, assurance: []byte("assurance")}, {list: []byte("l"), digest: 3, proposed: 1 << 62, proposals: []byte("proposals")}} {
 		b := n.append(nil)
 		got, err := readNumbered(b)
 		if err != nil || got.number != n.number || string(got.list) != string(n.list) || got.at != n.at || string(got.assurance) != string(n.assurance) ||
-			got.policyNumber != n.policyNumber || string(got.policy) != string(n.policy) {
+			got.digest != n.digest || got.proposed != n.proposed || string(got.proposals) != string(n.proposals) {
 			t.Errorf("%+v is read as %+v, %v", n, got, err)
 		}
 		for i := range b {
-			if got, err := readNumbered(b[:i]); err == nil && i != 8 && i != 8+4+len(n.list) && i != 8+4+len(n.list)+8+2+len(n.assurance) {
+			if got, err := readNumbered(b[:i]); err == nil && i != 16+4+len(n.list) && i != 16+4+len(n.list)+8+2+len(n.assurance) {
 				t.Errorf("%d of %d bytes are %+v", i, len(b), got)
 			}
 		}
 	}
-	long := numbered{number: 1}.append(nil)[:8]
+	long := numbered{number: 1}.append(nil)[:16]
 	if got, err := readNumbered(append(long, 0xff, 0xff, 0xff, 0xff, 1)); err == nil {
 		t.Errorf("a list that is too long is %+v", got)
 	}
@@ -78,5 +78,5 @@ func FuzzConfirmAnswer(f *testing.F) {
 }
 
 func FuzzNumbered(f *testing.F) {
-	fuzz(f, readNumbered, numbered{number: 7}.append(nil), numbered{number: 7, list: []byte("list"), at: 8, assurance: []byte("assurance"), policyNumber: 9, policy: []byte("policy")}.append(nil))
+	fuzz(f, readNumbered, numbered{number: 7}.append(nil), numbered{number: 7, list: []byte("list"), at: 8, assurance: []byte("assurance"), proposed: 9, proposals: []byte("proposals")}.append(nil))
 }

@@ -2,6 +2,7 @@ package admission
 
 import (
 	"context"
+	"time"
 
 	"github.com/idloc/idloc/internal/peerid"
 	"github.com/idloc/idloc/overlay/membership"
@@ -19,11 +20,22 @@ type View interface {
 	Rotate(context.Context) error
 	SetPolicy(text string) error
 	Policy() *membership.Policy
+	Authorities() (all []Authority, threshold int)
+	Promote(ctx context.Context, id peerid.ID, label string) error
+	Demote(name string, void bool) error
+	SetThreshold(n int) error
+	SetUnattended(d time.Duration) error
+	AddRecovery() (line string, err error)
+	Recover(line string) error
+	Proposals() []Proposal
+	Approve(id string) error
+	History() []Happening
+	Unattended() (since, until time.Time)
 }
 
 // Policy returns what the founder has said last of who may open what at whom, as far as
 // this peer knows; nil if that is nothing. What it means is package grants' business.
-func (r *Roster) Policy() *membership.Policy { return r.policy.Load() }
+func (r *Roster) Policy() *membership.Policy { return r.Revocations().Policy() }
 
 // Grantee returns by which label and tags grants to a peer, or at it, count: the tags of
 // its certificate, and its label if that was given to it, by an issuer or by the
@@ -70,69 +82,9 @@ func (r *Roster) outranked(m *membership.Member) bool {
 	return false
 }
 
-// SetPolicy signs a text as the policy of the overlay: when it returns it is saved, in
-// force here, and on its way to all neighbours, which pass it on. Only the founder can.
+// SetPolicy has a text be the policy of the overlay: when it returns it is saved, in
+// force here, and on its way to all neighbours, which pass it on; or it is a proposal, with
+// ErrPending. Only authorities can.
 func (r *Roster) SetPolicy(text string) error {
-	if r.root == nil {
-		return ErrNotFounder
-	}
-	r.revoking.Lock()
-	defer r.revoking.Unlock()
-	for {
-		p, err := r.root.SignPolicy(r.Policy(), text, r.now())
-		if err != nil {
-			return err
-		}
-		if r.adoptPolicy(p, r.self) {
-			return nil
-		} // else a newer one has come meanwhile, of this founder's, before it was restored
-	}
-}
-
-// learnPolicy takes a policy that a member has sent.
-func (r *Roster) learnPolicy(b []byte, from peerid.ID) {
-	if len(b) == 0 {
-		return
-	}
-	p, err := membership.OpenPolicy(b, r.overlay)
-	if err != nil {
-		r.cfg.Log.Warn("policy refused", "from", from, "err", err)
-		return
-	}
-	r.adoptPolicy(p, from)
-}
-
-// adoptPolicy puts a policy in force if it is newer than the one that is, saves it, and
-// passes it on to all neighbours but the one that it came from. It says whether it did.
-func (r *Roster) adoptPolicy(p *membership.Policy, from peerid.ID) bool {
-	for {
-		old := r.policy.Load()
-		if p.Number() <= old.Number() {
-			return false
-		}
-		if r.policy.CompareAndSwap(old, p) {
-			break
-		}
-	}
-	r.cfg.Log.Info("policy", "number", p.Number(), "signed", p.At())
-	if r.cfg.PolicyChanged != nil {
-		r.cfg.PolicyChanged()
-	}
-	r.Keep()
-	r.compareWithAll(from)
-	return true
-}
-
-// restorePolicy takes what was saved. One that does not read says nothing: the neighbours
-// have it.
-func (r *Roster) restorePolicy(b []byte) {
-	if len(b) == 0 {
-		return
-	}
-	p, err := membership.OpenPolicy(b, r.overlay)
-	if err != nil {
-		r.cfg.Log.Warn("the saved policy is damaged: until a member shows it again there is none here", "err", err)
-		return
-	}
-	r.policy.Store(p)
+	return r.move(membership.Motion{Kind: membership.MovePolicy, Policy: text})
 }

@@ -43,7 +43,7 @@ func TestPolicySpreads(t *testing.T) {
 		asked := w.asked[RevocationProtocol.Name]
 		for _, p := range all {
 			for _, n := range p.Neighbours() {
-				p.HearNumbers(n.Peer, p.Revocations().Seq(), p.Policy().Number())
+				p.HearNumber(n.Peer, p.Revocations().Rank())
 			}
 		}
 		synctest.Wait()
@@ -115,7 +115,7 @@ func TestPolicyAttacks(t *testing.T) {
 		if err := earth.SetPolicy("allow mars to open tcp at venus"); err != nil {
 			t.Fatal(err)
 		}
-		old := earth.Policy()
+		old := earth.Revocations()
 		time.Sleep(time.Second)
 		if err := earth.SetPolicy("allow mars to open udp at venus"); err != nil {
 			t.Fatal(err)
@@ -125,10 +125,10 @@ func TestPolicyAttacks(t *testing.T) {
 		if err := other.SetPolicy("allow everybody to open everything at everybody"); err != nil {
 			t.Fatal(err)
 		}
-		flipped := append([]byte(nil), earth.Policy().Bytes()...)
+		flipped := earth.Revocations().Bytes()
 		flipped[len(flipped)/2] ^= 1
-		for name, b := range map[string][]byte{"older": old.Bytes(), "another overlay's": other.Policy().Bytes(), "flipped": flipped, "nothing": nil, "garbage": []byte("x")} {
-			n := numbered{number: mars.Revocations().Seq(), policyNumber: 1 << 60, policy: b}
+		for name, b := range map[string][]byte{"older": old.Bytes(), "another overlay's": other.Revocations().Bytes(), "flipped": flipped, "nothing": nil, "garbage": []byte("x")} {
+			n := numbered{number: 1 << 60, digest: 1, list: b}
 			if _, err := mars.AnswerList(t.Context(), venus.Own().Member, n.append(nil)); err != nil {
 				t.Errorf("%s: %v", name, err)
 			}
@@ -138,7 +138,7 @@ func TestPolicyAttacks(t *testing.T) {
 				t.Fatalf("%s: %q", name, mars.Policy().Text())
 			}
 		}
-		if n := strings.Count(mars.log(), "policy refused"); n == 0 {
+		if n := strings.Count(mars.log(), "revocation list refused"); n == 0 {
 			t.Error("nothing is said of what was refused")
 		}
 	})

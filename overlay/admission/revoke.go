@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/idloc/idloc/internal/peerid"
@@ -13,64 +14,64 @@ import (
 	"github.com/idloc/idloc/overlay/naming"
 )
 
-// The revocation protocol: each side says the number of the list it has, and who
-// has the newer one sends it: the answerer with its answer, the asker with a
-// second request. So it is with the assurance that there is no newer list than theirs:
-// each side says when the newest was given that it has, 0 for none. And with the number of
-// the policy, 0 for none.
+// The revocation protocol: each side says the rank of the list that it has, and a digest
+// of it, and who has one that the other lacks sends it: the answerer with its answer, the
+// asker with a second request. So it is with the assurance that there is no newer list
+// than theirs: each side says when the newest was given that it has, 0 for none. And with
+// the proposals that wait for authorities (council.go), of which there is a digest as well.
 //
-//	request: number 8 | length 4 | in the second: list | given at 8 | length 2 | in the second: assurance |
-//	         number 8 | length 2 | in the second: policy
-//	answer:  number 8 | length 4 | if the asker's is lower: list | given at 8 | length 2 | if the asker's is older: assurance |
-//	         number 8 | length 2 | if the asker's is lower: policy
+//	request: rank 8 | digest 8 | length 4 | in the second: list | given at 8 | length 2 | in the second: assurance |
+//	         digest 8 | length 4 | in the second: proposals
+//	answer:  rank 8 | digest 8 | length 4 | if the asker may lack it: list | given at 8 | length 2 | if the asker's is older: assurance |
+//	         digest 8 | length 4 | if the asker's differ: proposals
 //
-// A message may end after each of number, list, assurance and policy.
+// A message may end after each of list, assurance and proposals. What is said after that
+// is for later versions, and not read.
 const compareTimeout = 5 * time.Second
 
 // maxNumbered bounds one of these messages, in bytes.
-const maxNumbered = 8 + 4 + membership.MaxRevocationList + 8 + 2 + membership.MaxAssurance + 8 + 2 + membership.MaxPolicy
+const maxNumbered = 8 + 8 + 4 + membership.MaxRevocationList + 8 + 2 + membership.MaxAssurance + 8 + 4 + maxProposals
 
-// numbered is a request or an answer: the number of a revocation list, and if it
-// is news the list; and the same of the assurance and of the
-// policy.
+// numbered is a request or an answer: the rank of a revocation list, and if it
+// is news the list; and the same of the assurance and of the proposals.
 type numbered struct {
 	number    uint64
+	digest    uint64
 	list      []byte // empty: none
 	at        uint64 // seconds since 1970
 	assurance []byte // empty: none
 
-	policyNumber uint64
-	policy       []byte // empty: none
+	proposed  uint64 // digest; 0: none
+	proposals []byte // empty: none
 }
 
 func (n numbered) append(b []byte) []byte {
-	b = binary.BigEndian.AppendUint64(b, n.number)
+	b = binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(b, n.number), n.digest)
 	b = append(binary.BigEndian.AppendUint32(b, uint32(len(n.list))), n.list...)
 	b = field.Append16(binary.BigEndian.AppendUint64(b, n.at), n.assurance)
-	return field.Append16(binary.BigEndian.AppendUint64(b, n.policyNumber), n.policy)
+	b = binary.BigEndian.AppendUint64(b, n.proposed)
+	return append(binary.BigEndian.AppendUint32(b, uint32(len(n.proposals))), n.proposals...)
 }
 
 func readNumbered(b []byte) (numbered, error) {
 	f := field.NewReader(bytes.NewReader(b))
-	n := numbered{number: f.Uint64()}
-	if len(b) > 8 {
-		n.list = f.Long32(membership.MaxRevocationList)
-	}
-	if len(b) > 8+4+len(n.list) {
+	n := numbered{number: f.Uint64(), digest: f.Uint64(), list: f.Long32(membership.MaxRevocationList)}
+	if read := 8 + 8 + 4 + len(n.list); len(b) > read {
 		n.at = f.Uint64()
 		n.assurance = f.Short16(membership.MaxAssurance)
 	}
-	if len(b) > 8+4+len(n.list)+8+2+len(n.assurance) {
-		n.policyNumber = f.Uint64()
-		n.policy = f.Short16(membership.MaxPolicy)
+	if read := 8 + 8 + 4 + len(n.list) + 8 + 2 + len(n.assurance); len(b) > read {
+		n.proposed = f.Uint64()
+		n.proposals = f.Long32(maxProposals)
 	}
 	return n, f.Err()
 }
 
-// numberedNow is what this peer has, without the list and the policy.
+// numberedNow is what this peer has, without the list and the proposals.
 func (r *Roster) numberedNow() (n numbered) {
 	n.assurance = r.Assurance()
-	n.number, n.policyNumber = r.Revocations().Seq(), r.Policy().Number()
+	l := r.Revocations()
+	n.number, n.digest, n.proposed = l.Rank(), l.Digest(), r.office.digest()
 	if a := r.assured(); a != nil {
 		n.at = uint64(a.At.Unix())
 	}
@@ -79,11 +80,11 @@ func (r *Roster) numberedNow() (n numbered) {
 
 var errUnsure = errors.New("the asker's own revocation list was not seen")
 
-// ErrFounder: the founder cannot be revoked.
-var ErrFounder = errors.New("the founder cannot be revoked")
+// ErrFounder: an authority cannot be revoked.
+var ErrFounder = errors.New("an authority cannot be revoked: it has to be demoted first")
 
 // Revocations returns the revocation list in force; nil while nothing was ever
-// revoked. It is what naming.Validator asks.
+// said. It is what naming.Validator asks.
 func (r *Roster) Revocations() *membership.RevocationList { return r.list.Load() }
 
 // Scope says whom Revoke ends besides the peer and the invitation that it came by.
@@ -97,12 +98,12 @@ var ErrScope = errors.New("not known by which invitation it came, or below which
 
 // Revoke signs a list that ends the membership of a peer and of the invitation it
 // came by, and of whom scope says, and adopts it: when it returns the list is saved
-// and is being sent to all neighbours. Only the founder can.
+// and is being sent to all neighbours; or it is a proposal, with ErrPending. Only authorities can.
 func (r *Roster) Revoke(id peerid.ID, scope Scope) error {
-	if r.root == nil {
+	if !r.authority() {
 		return ErrNotFounder
 	}
-	if id == r.self {
+	if m, ok := r.Member(id); id == r.self || ok && r.isAuthority(m) || r.Revocations().IsAuthority(r.overlay, membership.KeyOf(id)) {
 		return ErrFounder
 	}
 	r.revoking.Lock()
@@ -157,14 +158,17 @@ func (r *Roster) Revoke(id peerid.ID, scope Scope) error {
 }
 
 // RevokeLabel revokes the peer that has a label, or whose ID is given as a label. find
-// is asked who has one that was not given here. Only the founder can.
+// is asked who has one that was not given here. Only authorities can.
 func (r *Roster) RevokeLabel(label string, scope Scope, find func() (peerid.ID, error)) error {
-	if r.root == nil {
+	if !r.authority() {
 		return ErrNotFounder
 	}
 	id, ok := naming.PeerLabel(label)
 	if !ok {
 		id, ok = r.Holder(label)
+	}
+	if !ok {
+		id, ok = r.holding(label) // one that another issuer has confirmed
 	}
 	if !ok {
 		var err error
@@ -175,57 +179,64 @@ func (r *Roster) RevokeLabel(label string, scope Scope, find func() (peerid.ID, 
 	return r.Revoke(id, scope)
 }
 
-// sign puts a list with the entries in force; revoking is held.
+// holding returns the confirmed member of a label among those that are remembered; of
+// several the first in the order of names.
+func (r *Roster) holding(label string) (id peerid.ID, ok bool) {
+	var best *membership.Member
+	for _, m := range r.Members() {
+		if m.Confirmed && m.Label == label && (best == nil || naming.Before(m, best, r.overlay.ID, label)) {
+			best = m
+		}
+	}
+	if best == nil {
+		return id, false
+	}
+	return best.Peer, true
+}
+
+// sign puts a list with the entries in force, or proposes that; revoking is held.
 func (r *Roster) sign(entries []membership.Revocation, now time.Time) error {
-	for {
-		l, err := r.root.Revoke(r.Revocations(), now, entries...)
-		if err != nil {
-			return err
-		}
-		r.adopt(l, r.self)
-		if len(missing(r.Revocations(), entries)) == 0 {
-			return nil
-		} // else a newer list has come meanwhile: go on from that
-	}
+	return r.moveLocked(membership.Motion{Kind: membership.MoveRevoke, Revoke: entries, At: now})
 }
 
-// missing returns those of the entries that a list lacks.
-func missing(l *membership.RevocationList, entries []membership.Revocation) (out []membership.Revocation) {
-	for _, e := range entries {
-		if !l.Covers(e) {
-			out = append(out, e)
-		}
-	}
-	return out
-}
-
-// reunite is what the founder does with a list of its own that comes back to it. If
-// it was restored from an older copy of its state, and has revoked somebody since,
-// there may be two lists of which neither contains the other: it signs one that has
-// the entries of both, so that nobody becomes a member again.
+// reunite is what an authority does with a list that comes to it. Two authorities may have
+// signed one each at once, or one that was restored from an older copy of its state has
+// signed again: then there are two lists of which neither contains the other. It has one
+// signed that has the entries of both, so that nobody becomes a member again.
 func (r *Roster) reunite(l *membership.RevocationList, from peerid.ID) {
 	r.revoking.Lock()
 	defer r.revoking.Unlock()
 	mine, now := r.Revocations(), r.now()
-	other := l
-	if membership.Merge(mine, l) == l {
-		other = mine
-	}
 	r.adopt(l, from)
-	lost := r.Revocations().Lacks(other, now)
-	if lost == 0 {
-		return
-	}
-	r.cfg.Log.Warn("the overlay has two revocation lists of this founder's, as after a start from an older copy of its state: one with the entries of both follows",
-		"here", mine.Seq(), "there", l.Seq(), "missing", lost)
-	for r.Revocations().Lacks(other, now) > 0 {
-		both, err := r.root.Unite(r.Revocations(), other, now)
-		if err != nil {
-			r.cfg.Log.Error("the revocation lists are not united", "err", err)
-			return
+	for _, other := range []*membership.RevocationList{mine, l} {
+		lost := r.Revocations().Lacks(other, now)
+		if lost == 0 || !r.authority() {
+			continue
 		}
-		r.adopt(both, r.self) // unless a newer one has come meanwhile: then that is united with it
+		if !r.standsBehind(other) {
+			r.cfg.Log.Warn("a list is left aside whose signers rule the overlay no more", "number", other.Seq(), "entries", lost)
+			continue
+		}
+		r.cfg.Log.Warn("the overlay has two revocation lists, signed at once, or after a start from an older copy of an authority's state: one with the entries of both follows",
+			"here", mine.Seq(), "there", l.Seq(), "missing", lost)
+		if err := r.unite(other, now); err != nil {
+			r.cfg.Log.Error("the revocation lists are not united", "err", err)
+		}
 	}
+}
+
+// standsBehind says whether enough of those who rule the overlay now have signed a list:
+// what was signed by others, who were removed, must not come back by the signature of one
+// who was not.
+func (r *Roster) standsBehind(other *membership.RevocationList) bool {
+	_, threshold := r.Revocations().Authorities(r.overlay)
+	n := 0
+	for _, k := range other.Signers() {
+		if r.Revocations().IsAuthority(r.overlay, k) {
+			n++
+		}
+	}
+	return n >= threshold
 }
 
 // origin returns the invitation by which a peer came, and the delegate below whom it
@@ -244,17 +255,17 @@ func (r *Roster) learn(b []byte, from peerid.ID) {
 		r.cfg.Log.Warn("revocation list refused", "from", from, "err", err)
 		return
 	}
-	if r.root != nil {
+	if r.authority() {
 		r.reunite(l, from)
 		return
 	}
 	r.adopt(l, from)
 }
 
-// HearNumbers takes the numbers of the list and of the policy that a neighbour has, from
-// its hello, and compares what both have if one of the two has news.
-func (r *Roster) HearNumbers(p peerid.ID, list, policy uint64) {
-	if list != r.Revocations().Seq() || policy != r.Policy().Number() || r.unsure(p) {
+// HearNumber takes the rank of the list that a neighbour has, from its hello, and compares
+// what both have if that is another one.
+func (r *Roster) HearNumber(p peerid.ID, rank uint64) {
+	if rank != r.Revocations().Rank() || r.office.some() || r.unsure(p) {
 		r.cfg.Network.Go(func(ctx context.Context) { r.CompareLists(ctx, p) })
 	}
 }
@@ -263,7 +274,7 @@ func (r *Roster) HearNumbers(p peerid.ID, list, policy uint64) {
 // was saved, maybe long ago, looks once at the list of each member, whatever its
 // number is.
 func (r *Roster) unsure(p peerid.ID) bool {
-	if !r.resumed || r.root == nil {
+	if !r.resumed || !r.authority() {
 		return false
 	}
 	r.mu.Lock()
@@ -272,22 +283,73 @@ func (r *Roster) unsure(p peerid.ID) bool {
 	return ok && !k.seen
 }
 
+// settledFor is how long after a change of who rules the overlay was adopted here another
+// one that forks from it can still take its place. Two authorities that have not heard of
+// each other make two changes at once, and all members settle on one of them by the same
+// rule (membership.Merge); after that whoever was removed could try until its own change
+// is the one that the rule prefers.
+const settledFor = 24 * time.Hour
+
+// settled says why a list cannot take the place of the one in force: nil if it can.
+func (r *Roster) settled(old, l *membership.RevocationList) error {
+	at, forks := membership.ForkAt(old, l)
+	if !forks {
+		return nil
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if at < len(r.changed) && r.now().Sub(r.changed[at]) > settledFor {
+		return fmt.Errorf("another change of the authorities than that of %s, which this peer has adopted at %s",
+			old.Changes()[at].At.Format(time.RFC3339), r.changed[at].Format(time.RFC3339))
+	}
+	return nil
+}
+
+// noteChanges remembers when the changes of l were adopted; old was in force before.
+func (r *Roster) noteChanges(old, l *membership.RevocationList) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if at, forks := membership.ForkAt(old, l); forks {
+		r.changed = r.changed[:min(at, len(r.changed))]
+	}
+	for len(r.changed) < len(l.Changes()) {
+		r.changed = append(r.changed, r.now())
+	}
+}
+
 // adopt makes l the list that counts if it is the newer one, saves it, and
 // passes it on to all neighbours but the one that it came from.
 func (r *Roster) adopt(l *membership.RevocationList, from peerid.ID) {
+	var old, next *membership.RevocationList
 	for {
-		old := r.list.Load()
-		next := membership.Merge(old, l)
-		if next == old {
+		old = r.list.Load()
+		if was := old.Untold(); was.Digest() == l.Digest() || membership.Merge(was, l) != l {
 			return
 		}
+		if err := r.settled(old, l); err != nil {
+			r.cfg.Log.Error("a list of the authorities is refused", "from", from, "why", err)
+			return
+		}
+		next = l.After(old)
 		if r.list.CompareAndSwap(old, next) {
 			break
 		}
 	}
+	if membership.Forks(old, l) {
+		r.cfg.Log.Warn("two lists of the authorities contradict each other; the one that all members settle on counts", "number", l.Seq(), "here before", old.Seq(), "from", from)
+	}
 	r.cfg.Log.Info("revocation list", "number", l.Seq())
+	r.noteChanges(old, l)
+	r.heardOfAuthorities(l.Issued())
+	r.takeOffice()
+	r.history.adopted(old, l, r)
 	r.cfg.Changed()
+	if old.Policy().Number() != l.Policy().Number() && r.cfg.PolicyChanged != nil {
+		r.cfg.PolicyChanged()
+	}
+	r.deliberate()
 	r.Keep()
+	r.history.keep()
 	r.compareWithAll(from)
 }
 
@@ -300,7 +362,7 @@ func (r *Roster) compareWithAll(but peerid.ID) {
 	}
 }
 
-// CompareLists exchanges the revocation lists and the policies with a neighbour:
+// CompareLists exchanges the revocation lists and the proposals with a neighbour:
 // afterwards both have the newer ones.
 func (r *Roster) CompareLists(ctx context.Context, p peerid.ID) {
 	ctx, cancel := context.WithTimeout(ctx, compareTimeout)
@@ -308,7 +370,7 @@ func (r *Roster) CompareLists(ctx context.Context, p peerid.ID) {
 	q := r.numberedNow()
 	q.assurance = nil
 	if r.unsure(p) {
-		q.number = 0 // whatever it has is news
+		q.number, q.digest = 0, 0 // whatever it has is news
 	}
 	theirs, err := r.askList(ctx, p, q)
 	if err != nil {
@@ -319,32 +381,40 @@ func (r *Roster) CompareLists(ctx context.Context, p peerid.ID) {
 		k.seen = true
 	}
 	r.mu.Unlock()
-	if theirs.number > q.number {
-		r.learn(theirs.list, p)
-	}
-	r.HearAssurance(p, theirs.assurance)
-	if theirs.policyNumber > q.policyNumber {
-		r.learnPolicy(theirs.policy, p)
-	}
+	r.hear(theirs, p)
 	mine := r.numberedNow()
-	if mine.lackedBy(theirs, r.Revocations(), r.Policy()) {
-		_, _ = r.askList(ctx, p, mine)
+	if r.lackedBy(&mine, theirs) {
+		if theirs, err = r.askList(ctx, p, mine); err == nil {
+			r.hear(theirs, p) // it has said which of two lists counts, or more proposals
+		}
 	}
 }
 
-// lackedBy leaves of what this peer has, l and policy with it, what another lacks, and
+// hear takes what another has sent.
+func (r *Roster) hear(theirs numbered, p peerid.ID) {
+	if len(theirs.list) > 0 {
+		r.learn(theirs.list, p)
+	}
+	r.HearAssurance(p, theirs.assurance)
+	r.learnProposals(theirs.proposals, p)
+}
+
+// lackedBy leaves of what this peer has, which is n so far, what another lacks, and
 // says whether that is anything.
-func (n *numbered) lackedBy(theirs numbered, l *membership.RevocationList, policy *membership.Policy) bool {
+func (r *Roster) lackedBy(n *numbered, theirs numbered) bool {
+	l := r.Revocations()
 	switch {
-	case theirs.number < l.Seq():
+	case theirs.digest != l.Digest() && theirs.number <= l.Rank() && l.Rank() > 0:
 		n.list = l.Bytes()
-	case theirs.number > l.Seq() || theirs.at >= n.at:
+	case len(theirs.list) > 0 && theirs.digest != l.Digest():
+		n.list = l.Bytes() // of two that fork that with the lower rank may count
+	case theirs.number > l.Rank() || theirs.at >= n.at:
 		n.assurance = nil
 	}
-	if theirs.policyNumber < policy.Number() {
-		n.policy = policy.Bytes()
+	if theirs.proposed != n.proposed {
+		n.proposals = r.office.bytes()
 	}
-	return len(n.list)+len(n.assurance)+len(n.policy) > 0
+	return len(n.list)+len(n.assurance)+len(n.proposals) > 0
 }
 
 func (r *Roster) askList(ctx context.Context, p peerid.ID, q numbered) (numbered, error) {
@@ -367,17 +437,8 @@ func (r *Roster) AnswerList(ctx context.Context, from *membership.Member, reques
 			return nil, errUnsure
 		}
 	}
-	mine := r.Revocations()
-	if theirs.number > mine.Seq() && len(theirs.list) > 0 {
-		r.learn(theirs.list, from.Peer)
-	}
-	r.HearAssurance(from.Peer, theirs.assurance)
-	policy := r.Policy()
-	if theirs.policyNumber > policy.Number() {
-		r.learnPolicy(theirs.policy, from.Peer)
-	}
+	r.hear(theirs, from.Peer)
 	answer := r.numberedNow()
-	answer.number, answer.policyNumber = mine.Seq(), policy.Number()
-	answer.lackedBy(theirs, mine, policy)
+	r.lackedBy(&answer, theirs)
 	return answer.append(nil), nil
 }

@@ -289,9 +289,9 @@ func TestListsAreUnited(t *testing.T) {
 				w.mend()
 				meet(t, again, mars, venus)
 				if hears {
-					again.HearNumbers(mars.Self(), mars.Revocations().Seq(), mars.Policy().Number())
+					again.HearNumber(mars.Self(), mars.Revocations().Rank())
 				} else {
-					mars.HearNumbers(again.Self(), again.Revocations().Seq(), again.Policy().Number())
+					mars.HearNumber(again.Self(), again.Revocations().Rank())
 					synctest.Wait()
 					again.CompareLists(t.Context(), venus.Self()) // of its pulse
 				}
@@ -313,7 +313,7 @@ func TestListsAreUnited(t *testing.T) {
 				asked := w.asked[RevocationProtocol.Name]
 				for _, p := range []*peer{mars, venus} {
 					again.CompareLists(t.Context(), p.Self())
-					again.HearNumbers(p.Self(), p.Revocations().Seq(), p.Policy().Number())
+					again.HearNumber(p.Self(), p.Revocations().Rank())
 				}
 				synctest.Wait()
 				if got := w.asked[RevocationProtocol.Name] - asked; got > 4 {
@@ -321,7 +321,7 @@ func TestListsAreUnited(t *testing.T) {
 				}
 				asked = w.asked[RevocationProtocol.Name]
 				for _, p := range []*peer{mars, venus} {
-					again.HearNumbers(p.Self(), p.Revocations().Seq(), p.Policy().Number())
+					again.HearNumber(p.Self(), p.Revocations().Rank())
 				}
 				synctest.Wait()
 				if got := w.asked[RevocationProtocol.Name] - asked; got != 0 {

@@ -25,8 +25,9 @@ import (
 var (
 	// ErrNotIssuer: only the founder and delegates can do this.
 	ErrNotIssuer = errors.New("only the founder and delegates can do this")
-	// ErrNotFounder: only the founder can do this.
-	ErrNotFounder = errors.New("only the founder can do this")
+	// ErrNotFounder: only an authority of the overlay can do this: the founder, until it has
+	// promoted others.
+	ErrNotFounder = errors.New("only the founder, or another authority, can do this")
 	// ErrLabelTaken: a label, or the named token for it, is another peer's.
 	ErrLabelTaken = errors.New("label taken")
 )
@@ -51,6 +52,8 @@ type Config struct {
 	Ended func()
 	// PolicyChanged is called when another policy is in force. May be nil.
 	PolicyChanged func()
+	// Proposed is called when a proposal, or a signature under one, has come. May be nil.
+	Proposed func()
 	// Renewed is called when this peer has a new chain, which others are to be
 	// shown. Required.
 	Renewed func()
@@ -71,18 +74,21 @@ type Roster struct {
 	cfg     Config
 	self    peerid.ID
 	overlay membership.Overlay
-	root    *membership.Root // the founder's; nil for others
-	resumed bool             // from what was saved
+	root    *membership.Root   // the founder's; nil for others
+	signer  *membership.Signer // this peer as an authority, if the list says that it is one
+	resumed bool               // from what was saved
 
 	registry  *registry
 	clocks    clocks
 	jumps     wallclock.Jumps // of WatchClock
 	returning *readmissions
 	list      atomic.Pointer[membership.RevocationList]
-	policy    atomic.Pointer[membership.Policy]
+	office    council
+	history   *history
+	heard     attendance
 	assurance atomic.Pointer[assurance] // the newest for a list; assured says whether it counts
 	issues    atomic.Bool               // issuer is not nil
-	revoking  sync.Mutex                // held while the founder makes a list or a policy, so that each has its own number
+	revoking  sync.Mutex                // held while an authority makes a list, so that each has its own number
 	saving    sync.Mutex                // held from when a document is made until it is saved
 	rotating  sync.Mutex                // held while another key is asked for
 
@@ -91,6 +97,7 @@ type Roster struct {
 	issuer      *membership.Issuer
 	delegation  []byte
 	rotations   rotations
+	changed     []time.Time             // when each change of who rules the overlay was adopted here
 	successor   *Saved                  // what this peer is after its next start; nil: as now
 	silence     map[peerid.ID]time.Time // when an issuer has not answered
 	members     *simplelru.LRU[peerid.ID, *known]
@@ -120,16 +127,23 @@ func newRoster(cfg Config, overlay membership.Overlay) (*Roster, error) {
 	cfg.Log = logpace.New(cfg.Log)
 	r := &Roster{cfg: cfg, self: self, overlay: overlay, returning: newReadmissions(), withdrawals: map[membership.Key]int{}, silence: map[peerid.ID]time.Time{}}
 	r.jumps.Since(r.now()) // before anything is judged by the clock
+	if r.signer, err = membership.NewSigner(overlay, cfg.Key); err != nil {
+		return nil, err
+	}
 	if r.members, err = simplelru.NewLRU[peerid.ID, *known](membersMax, nil); err != nil {
 		return nil, err
 	}
 	r.registry = newRegistry(cfg.State, cfg.Log, r.now())
+	r.history = newHistory(cfg.State, cfg.Log)
 	return r, nil
 }
 
 // Close ends what the Roster keeps on disk. It is idempotent. The Roster can be asked
 // as before.
-func (r *Roster) Close() { r.registry.close() }
+func (r *Roster) Close() {
+	r.registry.close()
+	r.history.keep()
+}
 
 // orClose is r, closed if err says that it is not to be used.
 func (r *Roster) orClose(err error) (*Roster, error) {
@@ -159,7 +173,7 @@ func Found(cfg Config, domain, name string) (*Roster, error) {
 	if err != nil {
 		return nil, err
 	}
-	r.root = root
+	r.root, r.signer = root, root.Signer()
 	r.setIssuer(root.Issuer())
 	return r.orClose(r.issueSelf(cleanLabel(name)))
 }
@@ -173,6 +187,7 @@ func Enter(cfg Config, t *membership.Token, name string) (*Roster, error) {
 	if err != nil {
 		return nil, err
 	}
+	r.trust(t.Maker())
 	label := t.Label()
 	if label == membership.AnyLabel {
 		label = cleanLabel(name)
@@ -213,7 +228,7 @@ func (r *Roster) restore(s *Saved) error {
 		if r.root.Overlay() != r.overlay {
 			return errors.New("saved root key is of another overlay")
 		}
-		r.setIssuer(r.root.Issuer())
+		r.signer = r.root.Signer()
 	}
 	if len(s.Revocation) > 0 {
 		l, err := membership.OpenRevocationList(s.Revocation, r.overlay)
@@ -222,12 +237,19 @@ func (r *Roster) restore(s *Saved) error {
 		}
 		r.list.Store(l)
 		r.swept = l
+		r.heardOfAuthorities(l.Issued())
+	} else {
+		r.trust(s.Trusted)
 	}
+	r.changed = s.Changed
 	r.recallAssurance()
-	r.restorePolicy(s.Policy)
+	if r.authority() {
+		r.setIssuer(r.signer.Issuer())
+	}
+	r.restoreProposals(s.Proposals, s.Approved)
 	if len(s.Delegation) > 0 {
 		i, err := membership.NewDelegate(r.cfg.Key, s.Delegation, r.overlay, r.now(), r.Revocations())
-		if err == nil {
+		if err == nil && r.issuer == nil {
 			r.setIssuer(i)
 		}
 		if err == nil || errors.As(err, new(*membership.TimeError)) {
@@ -247,13 +269,16 @@ func (r *Roster) renewOffline(s *Saved, t *membership.Token) error {
 		r.sayBehind(out)
 		return r.takeFrom(s.Chain, s.Label, r.now())
 	}
-	if r.root != nil {
+	if r.authority() {
+		if r.own.Member == nil && r.root == nil {
+			r.own.Member, _ = membership.Claimed(s.Chain) // what it keeps of that: issueSelf
+		}
 		if err != nil || membership.NeedsRenewal(r.own.Member, r.now()) {
 			return r.issueSelf(s.Label)
 		}
 		return nil
 	}
-	if err != nil && t != nil && !errors.Is(err, membership.ErrRevoked) {
+	if err != nil && t != nil && (!errors.Is(err, membership.ErrRevoked) || errors.Is(err, membership.ErrVoid)) {
 		if e := r.enter(t, s.Label); e == nil {
 			return nil
 		}
@@ -349,6 +374,7 @@ func (r *Roster) setOwn(chain []byte, label string, m *membership.Member) error 
 		return nil
 	}
 	r.own = Own{Chain: chain, Member: m, Label: label}
+	r.heard.begin(m.NotBefore)
 	return nil
 }
 

@@ -129,8 +129,12 @@ func TestResumeEnded(t *testing.T) {
 			t.Errorf("the founder: %v", err)
 		}
 		s, _ := Load(mars.dir)
-		if r, err := resume(mars.config(), s, nil); err != nil || !errors.Is(r.Lapsed(), membership.ErrExpired) {
-			t.Errorf("without a token: %v", err)
+		if r, err := resume(mars.config(), s, nil); err != nil || r.Lapsed() != nil {
+			t.Errorf("without a token, where no issuer was heard of: %v", err)
+		} else if r.heardOfAuthorities(time.Now()); r.Lapsed() != nil {
+			t.Error("it has ended at once when an issuer was heard of")
+		} else if time.Sleep(renewFor); !errors.Is(r.Lapsed(), membership.ErrExpired) {
+			t.Errorf("a day after an issuer was heard of: %v", r.Lapsed())
 		}
 		if r, err := resume(mars.config(), s, token); err != nil || r.Own().Member.Confirmed || r.Own().Label != "mars" {
 			t.Errorf("with the token: %v", err)

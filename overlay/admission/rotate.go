@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"time"
@@ -24,7 +25,8 @@ import (
 //	answer:  as in the confirm protocol
 var (
 	errRootHere = errors.New("the founder's directory holds the overlay's root key as well: another key for the node alone would change nothing")
-	errNoOffice = errors.New("the founder is not connected: only it gives a name to another key; try again when it is there")
+	errInOffice = errors.New("this node's key is an authority of the overlay: another member has to be promoted, and this one demoted, first")
+	errNoOffice = errors.New("no authority is connected: only one gives a name to another key; try again when one is there")
 	errNoRecord = errors.New("nothing is saved, so the new key would be lost with the process")
 	errRotated  = errors.New("there is another key already, or it is being asked for: this peer has it from its next start on")
 )
@@ -73,6 +75,9 @@ func (r *Roster) Rotate(ctx context.Context) error {
 	if r.root != nil {
 		return errRootHere
 	}
+	if r.authority() {
+		return errInOffice
+	}
 	if r.cfg.State == nil {
 		return errNoRecord
 	}
@@ -97,7 +102,7 @@ func (r *Roster) Rotate(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, confirmTimeout)
 	defer cancel()
 	for _, n := range r.cfg.Network.Neighbours() {
-		if m, ok := r.Member(n.Peer); !ok || !isFounder(m) {
+		if m, ok := r.Member(n.Peer); !ok || !r.isAuthority(m) {
 			continue
 		}
 		b, err := r.cfg.Network.Ask(ctx, n.Peer, RotateProtocol, request)
@@ -109,7 +114,7 @@ func (r *Roster) Rotate(ctx context.Context) error {
 			return err
 		}
 		if a.status != confirmOK {
-			return fmt.Errorf("the founder refuses: %s", a.text)
+			return fmt.Errorf("the authority refuses: %s", a.text)
 		}
 		return r.become(next, a)
 	}
@@ -144,7 +149,7 @@ func (r *Roster) become(next ed25519.PrivateKey, a confirmAnswer) error {
 // AnswerRotate answers the RotateProtocol: the founder gives a certificate to the key that
 // is to take a member's place.
 func (r *Roster) AnswerRotate(ctx context.Context, from *membership.Member, request []byte) ([]byte, error) {
-	if r.root == nil {
+	if !r.authority() {
 		return nil, ErrNotFounder
 	}
 	old, next, err := membership.OpenRotation(request, r.overlay)
@@ -184,7 +189,7 @@ func (r *Roster) succeed(ctx context.Context, m *membership.Member, next peerid.
 		}
 		r.registry.succeeded(before)()
 	}
-	chain, err := r.root.Issuer().Issue(next, membership.MemberOptions{
+	chain, err := r.signer.Issuer().Issue(next, membership.MemberOptions{
 		Label: m.Label, Wildcard: m.Wildcard, Roles: m.Roles, Tags: m.Tags, Serial: serial, Invitation: m.Invitation, Inviter: m.Inviter,
 	}, now)
 	if err != nil {
@@ -192,7 +197,7 @@ func (r *Roster) succeed(ctx context.Context, m *membership.Member, next peerid.
 	}
 	a := confirmAnswer{status: confirmOK, text: m.Label, chain: chain}
 	if m.Roles.Has(membership.RoleDelegate) {
-		if a.delegation, err = r.root.Delegate(next, m.Roles, m.Tags, time.Time{}, now); err != nil {
+		if a.delegation, err = r.signer.Issuer().Delegate(next, m.Roles, m.Tags, time.Time{}, now); err != nil {
 			return confirmAnswer{}, err
 		}
 	}
@@ -315,7 +320,7 @@ func (r *Roster) revokeKeys(now time.Time, keys ...peerid.ID) error {
 // arrived is called when a member has shown its chain and proved its key. If it is one
 // that takes another's place, it does now.
 func (r *Roster) arrived(m *membership.Member, chain []byte) {
-	if r.root == nil {
+	if !r.authority() {
 		return
 	}
 	old, ok := r.registry.replaces(m.Peer)
@@ -327,7 +332,11 @@ func (r *Roster) arrived(m *membership.Member, chain []byte) {
 		// In this order: after a crash between the two the old key is out, and the new one
 		// finds its name free.
 		if err := r.revokeKeys(r.now(), old); err != nil {
-			r.cfg.Log.Error("a key that was replaced is not revoked", "old", old, "new", m.Peer, "err", err)
+			level := slog.LevelError
+			if errors.Is(err, ErrPending) {
+				level = slog.LevelInfo // it comes again
+			}
+			r.cfg.Log.Log(ctx, level, "a key that was replaced is not revoked", "old", old, "new", m.Peer, "err", err)
 			r.registry.noteSuccession(m.Peer, succession{old: old, until: r.now().Add(rotationsKept)})()
 			return
 		}

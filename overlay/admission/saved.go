@@ -1,6 +1,8 @@
 package admission
 
 import (
+	"time"
+
 	"github.com/idloc/idloc/internal/state"
 	"github.com/idloc/idloc/overlay/membership"
 )
@@ -25,7 +27,10 @@ type Saved struct {
 	Label      string         `json:"label"`
 	Delegation []byte         `json:"delegation,omitempty"`
 	Revocation []byte         `json:"revocation,omitempty"`
-	Policy     []byte         `json:"policy,omitempty"`
+	Changed    []time.Time    `json:"changed,omitempty"`   // when each change of who rules the overlay was adopted
+	Trusted    membership.Key `json:"trusted,omitempty"`   // who has made the token, until there is a list
+	Proposals  []byte         `json:"proposals,omitempty"` // that wait for authorities
+	Approved   []string       `json:"approved,omitempty"`  // those that this peer has signed
 	// Seed is that of the key that Chain is for, if it is another one than before: who
 	// starts by it saves it as its identity first. Nothing means that it is.
 	Seed []byte `json:"seed,omitempty"`
@@ -61,8 +66,9 @@ func (r *Roster) document() Saved {
 	r.mu.Lock()
 	s := Saved{
 		Domain: r.overlay.Domain, RootKey: r.overlay.Root, Chain: r.own.Chain, Label: r.own.Label,
-		Delegation: r.delegation, Revocation: r.Revocations().Bytes(), Policy: r.Policy().Bytes(),
+		Delegation: r.delegation, Revocation: r.Revocations().Bytes(), Changed: r.changed, Trusted: r.Revocations().Trusted(),
 	}
+	s.Proposals, s.Approved = r.office.saved()
 	if next := r.successor; next != nil {
 		s.Chain, s.Label, s.Delegation, s.Seed = next.Chain, next.Label, next.Delegation, next.Seed
 	}

@@ -112,6 +112,8 @@ type Roster interface {
 	// OwnAccount is to whom this peer itself is charged besides.
 	OwnAccount() account.Account
 	Revocations() *membership.RevocationList
+	// Attended is as of when issuers were there to renew who had to be.
+	Attended() time.Time
 }
 
 // Config is what a Directory needs. All but State is required. The functions may be
@@ -189,7 +191,7 @@ func New(cfg Config) (*Directory, error) {
 	d := &Directory{cfg: &cfg}
 	d.role.started = time.Now()
 	d.ctx, d.cancel = context.WithCancel(context.Background())
-	check := &naming.Validator{Overlay: cfg.Overlay, Now: cfg.Now, Revoked: cfg.Roster.Revocations, Tags: cfg.Tags}
+	check := &naming.Validator{Overlay: cfg.Overlay, Now: cfg.Now, Revoked: cfg.Roster.Revocations, Attended: cfg.Roster.Attended, Tags: cfg.Tags}
 	var err error
 	if d.runs.last, err = simplelru.NewLRU[peer.ID, serverRun](serverRunsMax, nil); err != nil {
 		d.cancel()

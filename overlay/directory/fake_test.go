@@ -413,6 +413,8 @@ func (r *roster) OnlyIssuer() bool { return r.only }
 
 func (r *roster) OwnAccount() account.Account { return r.account }
 
+func (r *roster) Attended() time.Time { return time.Now() }
+
 func (r *roster) Revocations() *membership.RevocationList {
 	r.ov.mu.Lock()
 	defer r.ov.mu.Unlock()

@@ -14,7 +14,6 @@ import (
 
 	"github.com/idloc/idloc/internal/pause"
 	"github.com/idloc/idloc/internal/peerid"
-	"github.com/idloc/idloc/overlay/membership"
 	"github.com/idloc/idloc/overlay/naming"
 )
 
@@ -150,7 +149,7 @@ func (u *users) may(user string, chain []byte) error {
 	if err := naming.CheckUser(user); err != nil {
 		return err
 	}
-	m, err := membership.VerifyChain(chain, u.cfg.Overlay, u.cfg.Now(), u.cfg.Roster.Revocations())
+	m, err := u.check.Member(chain, u.cfg.Now())
 	if err != nil {
 		return err
 	}

@@ -87,7 +87,8 @@
 //
 // # Bounds
 //
-// Policies come from other members. A text is bounded, Parse takes time in proportion
+// A policy is signed by the overlay's authorities (package membership) and comes from
+// other members. A text is bounded, Parse takes time in proportion
 // to it, and what a Guard keeps does not grow with the product of two lists: parties
 // that the same rules name share one table.
 //

@@ -21,10 +21,13 @@ const (
 // number, at a time: whoever has that list and a young assurance is not cut off from
 // what was revoked. A delegate can give it wrongly, as long as it is one.
 type Assurance struct {
-	Number   uint64    // of the list; 0: nothing was ever revoked
+	Number   uint64    // of the list, its Rank; 0: nothing was ever said
 	At       time.Time // by the issuer's clock
 	Delegate Key       // whose word it is; zero: the root's
 	began    time.Time // the delegation
+
+	authority Key       // by whose word it is
+	granted   time.Time // and when that gave it: the assurance, or the delegation
 }
 
 // Assure returns an assurance of an issuer's:
@@ -34,7 +37,7 @@ func (i *Issuer) Assure(l *RevocationList, now time.Time) ([]byte, error) {
 	if end := i.grant.end; !end.IsZero() && !end.After(now) {
 		return nil, &TimeError{ErrExpired, "delegate certificate of the issuer", end, now}
 	}
-	b := binary.AppendUvarint([]byte{assuranceVersion}, l.Seq())
+	b := binary.AppendUvarint([]byte{assuranceVersion}, l.Rank())
 	b = binary.AppendUvarint(b, uint64(now.Unix()))
 	var above []byte
 	if !i.IsRoot() {
@@ -79,7 +82,7 @@ func OpenAssurance(b []byte, o Overlay, now time.Time, rev *RevocationList) (Ass
 	if a.At.After(now.Add(Tolerance)) {
 		return Assurance{}, &TimeError{ErrNotYetValid, "assurance", a.At, now}
 	}
-	signer := o.Root
+	signers := rev.rulesOf(o).signers(now)
 	if len(above) > 0 {
 		ch, err := parseChain(above)
 		if err != nil {
@@ -92,10 +95,18 @@ func OpenAssurance(b []byte, o Overlay, now time.Time, rev *RevocationList) (Ass
 		if err := ch.verify(o, now, rev); err != nil {
 			return Assurance{}, fmt.Errorf("assurance: %w", err)
 		}
-		signer, a.Delegate, a.began = c.Subject, c.Subject, c.NotBefore
+		signers, a.Delegate, a.began = []Key{c.Subject}, c.Subject, c.NotBefore
+		a.authority, a.granted = ch.authority, c.NotBefore
 	}
 	body := b[:len(b)-ed25519.SignatureSize]
-	if err := canon.Verify(signer[:], o.domain(assuranceStatement), body, b[len(body):]); err != nil {
+	i, err := canon.VerifyAny(signers, o.domain(assuranceStatement), body, b[len(body):])
+	if err != nil {
+		return Assurance{}, fmt.Errorf("assurance: %w", err)
+	}
+	if len(above) == 0 {
+		a.authority, a.granted = signers[i], a.At
+	}
+	if err := rev.rules().granted(a.authority, a.granted); err != nil {
 		return Assurance{}, fmt.Errorf("assurance: %w", err)
 	}
 	return a, nil
@@ -104,5 +115,5 @@ func OpenAssurance(b []byte, o Overlay, now time.Time, rev *RevocationList) (Ass
 // Stands says whether a list, which may be newer than when the assurance was opened,
 // lets the word count of whose it is.
 func (a Assurance) Stands(l *RevocationList) bool {
-	return a.Delegate.IsZero() || !l.voids(a.Delegate, a.began)
+	return l.rules().granted(a.authority, a.granted) == nil && (a.Delegate.IsZero() || !l.voids(a.Delegate, a.began))
 }

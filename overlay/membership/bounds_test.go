@@ -17,14 +17,15 @@ import (
 func TestConstants(t *testing.T) {
 	const day = 24 * time.Hour
 	if Tolerance != 10*time.Minute || backdate != 5*time.Minute || MaxMember != 30*day || Grace != 7*day || MaxInvitation != 366*day ||
-		LongestLife != 374*day || RenewFor != 400*day || RevokedFor != 774*day || DefaultInvitation != day || attestLife != time.Second || farOff != time.Hour {
+		LongestLife != 374*day || RenewFor != 400*day || RevokedFor != 774*day || RetiredFor != 30*day || ProposalFor != 14*day || MinUnattended != day || MaxUnattended != RenewFor || DefaultUnattended != 365*day || DefaultInvitation != day || attestLife != time.Second || farOff != time.Hour {
 		t.Error("a time changed")
 	}
 	for _, c := range []struct{ got, want int }{
 		{int(KindDelegate), 1}, {int(KindInvitation), 2}, {int(KindMember), 3}, {int(RoleRelay), 1}, {int(RoleDelegate), 2}, {int(allRoles), 3},
 		{certVersion, 1}, {int(flagRelay), 1}, {int(flagDelegate), 2}, {flagConfirmed, 4}, {flagWildcard, 8}, {flagInvited, 16}, {flagInviter, 32}, {flagTags, 64}, {int(flagsKnown), 127}, {MaxTags, 16}, {maxTagBytes, 128}, {MaxPolicyText, 32 << 10}, {MaxAssurance, 512},
-		{chainVersion, 1}, {maxLinks, 3}, {MaxChain, 1024}, {listVersion, 1}, {foldedVersion, 2}, {MaxRevocations, 110000},
-		{MaxRevocationList, 1 << 20}, {tagSize, 9}, {entriesMax, 256}, {entriesKept, 128}, {weeksMax, 128},
+		{chainVersion, 1}, {maxLinks, 3}, {MaxChain, 1024}, {listVersion, 3}, {proposalVersion, 1}, {MaxAuthorities, 16}, {MaxChanges, 256}, {MaxCharter, 48 << 10}, {MaxProposal, 48 << 10}, {MaxProposed, 64}, {MaxRevocations, 110000},
+		{MaxRevocationList, 1 << 20}, {maxSeq, 1<<40 - 1}, {maxAuthorityName, 63}, {flagMaker, 128}, {flagRecovery, 1}, {flagVoid, 1}, {int(ChangePromote), 1}, {int(ChangeDemote), 2}, {int(ChangeThreshold), 3}, {int(MoveChange), 1}, {int(MoveRevoke), 2}, {int(MovePolicy), 3}, {int(MoveUnattended), 4},
+		{tagSize, 9}, {entriesMax, 256}, {entriesKept, 128}, {weeksMax, 128},
 		{int(RevokePeer), 1}, {int(RevokeInvitation), 2}, {int(RevokeInvited), 3}, {int(RevokeDelegate), 4},
 		{maxLabel, 63}, {maxDomain, 189}, {peerRunes, 50}, {MaxAddrs, 4}, {maxAddr, 200}, {maxToken, 4096}, {tokenVersion, '1'},
 	} {
@@ -190,7 +191,7 @@ func TestRevocationsEnd(t *testing.T) {
 		at   time.Time
 		kept bool
 	}{{end.Add(Tolerance - time.Second), true}, {end.Add(Tolerance), false}} {
-		next := must(root.Revoke(l, c.at))(t)
+		next := follow(t, root, l, c.at)
 		if next.Has(RevokeInvitation, k) != c.kept || !next.Has(RevokeInvited, k) || next.Seq() != 2 {
 			t.Errorf("at %v: kept %v", c.at, !c.kept)
 		}
@@ -224,7 +225,11 @@ func TestRevocationsEnd(t *testing.T) {
 	t1, t2 := epoch.Add(time.Hour).Truncate(time.Second).UTC(), epoch.Add(2*time.Hour).Truncate(time.Second).UTC()
 	for _, c := range []struct{ a, b, want time.Time }{{t1, t2, t2}, {t2, t1, t2}, {t1, time.Time{}, time.Time{}}, {time.Time{}, t1, time.Time{}}} {
 		l := must(root.Revoke(nil, epoch, Revocation{Kind: RevokeDelegate, Key: k, Before: c.a, Until: far}))(t)
-		l = must(root.Revoke(l, epoch, Revocation{Kind: RevokeDelegate, Key: k, Before: c.b}))(t)
+		if wider, err := root.Revoke(l, epoch, Revocation{Kind: RevokeDelegate, Key: k, Before: c.b}); err == nil {
+			l = wider
+		} else if !errors.Is(err, ErrNothing) {
+			t.Fatal(err)
+		}
 		if e := l.Entries(); len(e) != 1 || !e[0].Before.Equal(c.want) {
 			t.Errorf("%v and %v: %+v", c.a, c.b, e)
 		}
@@ -250,7 +255,7 @@ func TestRevocationsEnd(t *testing.T) {
 	if _, err := root.Revoke(full, epoch, Revocation{Kind: RevokeDelegate, Key: k}); !errors.Is(err, ErrListFull) {
 		t.Errorf("one more: %v", err)
 	}
-	parsed := must(ParseRevocationList(full.Bytes()))(t)
+	parsed := unverified(full)
 	if _, err := root.Revoke(parsed, epoch); !errors.Is(err, ErrListUnverified) {
 		t.Errorf("after a list that was not verified: %v", err)
 	}
@@ -265,59 +270,68 @@ func TestRevocationListForm(t *testing.T) {
 	root := testRoot(t)
 	o := root.Overlay()
 	base := func() *RevocationList {
-		return &RevocationList{overlay: o.ID, seq: 1, issued: epoch.Truncate(time.Second).UTC(),
+		return &RevocationList{charter: founded(o), seq: 1, issued: epoch.Truncate(time.Second).UTC(),
 			entries: []Revocation{{Kind: RevokePeer, Key: Key{1}}, {Kind: RevokePeer, Key: Key{2}, Until: time.Unix(1<<36, 0).UTC()}, {Kind: RevokeDelegate, Key: Key{1}}}}
 	}
-	parse := func(l *RevocationList, tail int) error {
-		_, err := ParseRevocationList(append(l.appendBody(nil), make([]byte, tail)...))
+	parse := func(l *RevocationList) error {
+		_, err := OpenRevocationList(signList(t, root, l), o)
 		return err
 	}
-	if err := parse(base(), 64); err != nil {
+	if err := parse(base()); err != nil {
 		t.Fatal(err)
 	}
 	for what, f := range map[string]func(*RevocationList){
-		"number 0": func(l *RevocationList) { l.seq = 0 }, "issued never": func(l *RevocationList) { l.issued = time.Unix(0, 0) },
-		"kind 0":     func(l *RevocationList) { l.entries[0].Kind = 0 },
-		"kind 5":     func(l *RevocationList) { l.entries[2].Kind = 5 },
-		"order":      func(l *RevocationList) { l.entries[0], l.entries[1] = l.entries[1], l.entries[0] },
-		"twice":      func(l *RevocationList) { l.entries[1] = l.entries[0] },
-		"a time":     func(l *RevocationList) { l.entries[1].Until = time.Unix(1<<36+1, 0) },
-		"issue time": func(l *RevocationList) { l.issued = time.Unix(1<<36+1, 0) },
+		"number 0": func(l *RevocationList) { l.seq = 0 }, "a number too high": func(l *RevocationList) { l.seq = maxSeq + 1 },
+		"unattended too short": func(l *RevocationList) { l.unattended = MinUnattended - time.Second },
+		"unattended too long":  func(l *RevocationList) { l.unattended = MaxUnattended + time.Second },
+		"a policy too long":    func(l *RevocationList) { l.policy = &Policy{1, epoch, strings.Repeat("#", MaxPolicyText+1)} },
+		"a policy of no time":  func(l *RevocationList) { l.policy = &Policy{1, time.Unix(0, 0), ""} },
+		"issued never":         func(l *RevocationList) { l.issued = time.Unix(0, 0) },
+		"kind 0":               func(l *RevocationList) { l.entries[0].Kind = 0 },
+		"kind 5":               func(l *RevocationList) { l.entries[2].Kind = 5 },
+		"order":                func(l *RevocationList) { l.entries[0], l.entries[1] = l.entries[1], l.entries[0] },
+		"twice":                func(l *RevocationList) { l.entries[1] = l.entries[0] },
+		"a time":               func(l *RevocationList) { l.entries[1].Until = time.Unix(1<<36+1, 0) },
+		"issue time":           func(l *RevocationList) { l.issued = time.Unix(1<<36+1, 0) },
 	} {
 		l := base()
 		f(l)
-		if err := parse(l, 64); !errors.Is(err, ErrNonCanonical) {
+		if err := parse(l); !errors.Is(err, ErrNonCanonical) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	if err := parse(base(), 63); !errors.Is(err, ErrNonCanonical) {
+	whole := signList(t, root, base())
+	if _, err := OpenRevocationList(whole[:len(whole)-1], o); !errors.Is(err, ErrNonCanonical) {
 		t.Errorf("a byte short: %v", err)
 	}
-	if err := parse(base(), 65); !errors.Is(err, ErrNonCanonical) {
+	if _, err := OpenRevocationList(append(whole, 0), o); !errors.Is(err, ErrNonCanonical) {
 		t.Errorf("a byte more: %v", err)
+	}
+	if _, err := OpenRevocationList(append(base().appendBody(nil), 0), o); !errors.Is(err, ErrSignatures) {
+		t.Errorf("no signature: %v", err)
 	}
 	for n, want := range map[int]error{MaxRevocationList: ErrNonCanonical, MaxRevocationList + 1: ErrTooLarge} {
 		b := make([]byte, n)
-		b[0] = listVersion
-		if _, err := ParseRevocationList(b); !errors.Is(err, want) {
+		copy(b, append([]byte{listVersion}, o.ID[:]...))
+		if _, err := OpenRevocationList(b, o); !errors.Is(err, want) {
 			t.Errorf("%d bytes: %v", n, err)
 		}
 	}
-	for _, v := range []byte{0, 3} {
-		if _, err := ParseRevocationList([]byte{v}); !errors.Is(err, ErrVersion) {
+	for _, v := range []byte{0, 1, 2, 4} {
+		if _, err := OpenRevocationList([]byte{v}, o); !errors.Is(err, ErrVersion) {
 			t.Errorf("version %d: %v", v, err)
 		}
 	}
-	good := must(root.Revoke(nil, epoch))(t)
+	good := follow(t, root, nil, epoch)
 	bad := good.Bytes()
 	bad[len(bad)-1] ^= 1
 	if _, err := OpenRevocationList(bad, o); !errors.Is(err, ErrSignature) {
 		t.Errorf("the signature: %v", err)
 	}
-	if _, err := good.Verify(Overlay{ID: o.ID}); !errors.Is(err, ErrWrongOverlay) {
+	if _, err := OpenRevocationList(good.Bytes(), Overlay{ID: o.ID}); !errors.Is(err, ErrWrongOverlay) {
 		t.Errorf("an overlay without a root: %v", err)
 	}
-	if _, err := good.Verify(Overlay{Root: o.Root}); !errors.Is(err, ErrWrongOverlay) {
+	if _, err := OpenRevocationList(good.Bytes(), Overlay{Root: o.Root}); !errors.Is(err, ErrWrongOverlay) {
 		t.Errorf("another overlay: %v", err)
 	}
 }
@@ -325,18 +339,18 @@ func TestRevocationListForm(t *testing.T) {
 // Which of two lists counts, from both sides.
 func TestMergeOrder(t *testing.T) {
 	root := testRoot(t)
-	l1 := must(root.Revoke(nil, epoch))(t)
-	l2 := must(root.Revoke(l1, epoch))(t)
+	l1 := follow(t, root, nil, epoch)
+	l2 := follow(t, root, l1, epoch)
 	more := must(root.Revoke(l1, epoch, Revocation{Kind: RevokePeer, Key: Key{1}}))(t)
-	later := must(root.Revoke(l1, epoch.Add(time.Hour)))(t)
+	later := follow(t, root, l1, epoch.Add(time.Hour))
 	greater, lesser := l2, later
-	if bytes.Compare(later.Bytes(), l2.Bytes()) > 0 {
+	if bytes.Compare(later.hash(), l2.hash()) < 0 {
 		greater, lesser = later, l2
 	}
-	unverified := must(ParseRevocationList(more.Bytes()))(t)
+	unsigned := unverified(more)
 	for i, c := range []struct{ a, b, want *RevocationList }{
-		{nil, nil, nil}, {l1, nil, l1}, {l1, l2, l2}, {more, l2, more}, {greater, lesser, greater}, {l1, unverified, l1}, {unverified, unverified, nil},
-		{nil, unverified, nil}, {more, later, more},
+		{nil, nil, nil}, {l1, nil, l1}, {l1, l2, l2}, {more, l2, more}, {greater, lesser, greater}, {l1, unsigned, l1}, {unsigned, unsigned, nil},
+		{nil, unsigned, nil}, {more, later, more},
 	} {
 		if Merge(c.a, c.b) != c.want || Merge(c.b, c.a) != c.want {
 			t.Errorf("pair %d", i)
@@ -516,10 +530,10 @@ func TestOfTheRoot(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if l, err := root.Unite(first, nil, now); err != nil || !l.Has(RevokePeer, Key{1}) {
+	if l, err := unite(root, first, nil, now); err != nil || !l.Has(RevokePeer, Key{1}) {
 		t.Errorf("with none: %v", err)
 	}
-	if l, err := root.Unite(nil, first, now); err != nil || !l.Has(RevokePeer, Key{1}) {
+	if l, err := unite(root, nil, first, now); err != nil || !l.Has(RevokePeer, Key{1}) {
 		t.Errorf("none with one: %v", err)
 	}
 }

@@ -3,6 +3,7 @@ package membership
 import (
 	"crypto/ed25519"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/idloc/idloc/internal/account"
@@ -33,8 +34,9 @@ type link struct {
 //
 //	version 1 | overlay ID 32 | links 1 | { payload length 2 | payload | signature 64 } ...
 type chain struct {
-	overlay [32]byte
-	links   []link
+	overlay   [32]byte
+	links     []link
+	authority Key // who has signed the first link, once that is verified
 }
 
 func (ch *chain) append(b []byte) []byte {
@@ -53,7 +55,7 @@ func (ch *chain) leaf() *Certificate { return ch.links[len(ch.links)-1].cert }
 
 // with returns a chain one link longer.
 func (ch *chain) with(l link) *chain {
-	return &chain{ch.overlay, append(ch.links[:len(ch.links):len(ch.links)], l)}
+	return &chain{overlay: ch.overlay, links: append(ch.links[:len(ch.links):len(ch.links)], l), authority: ch.authority}
 }
 
 // parseChain reads the form only. b is aliased.
@@ -126,7 +128,7 @@ func (ch *chain) verify(o Overlay, now time.Time, rev *RevocationList) error {
 	if o.Root.IsZero() || ch.overlay != o.ID {
 		return fmt.Errorf("chain: %w", ErrWrongOverlay)
 	}
-	if rev != nil && (!rev.verified || rev.overlay != o.ID) {
+	if rev != nil && (!rev.verified || rev.charter.overlay != o) {
 		return ErrListUnverified
 	}
 	above := rootGrant
@@ -153,25 +155,39 @@ func (ch *chain) verify(o Overlay, now time.Time, rev *RevocationList) error {
 			return err
 		}
 	}
-	return ch.verifySignatures(o)
+	signer, err := ch.verifySignatures(o, rev.rulesOf(o).signers(now))
+	if err != nil {
+		return err
+	}
+	if err := rev.rules().granted(signer, ch.links[0].cert.NotBefore); err != nil {
+		return fmt.Errorf("%s: %w", ch.links[0].cert.what(), err)
+	}
+	ch.authority = signer
+	return nil
 }
 
-func (ch *chain) verifySignatures(o Overlay) error {
-	issuer := o.Root
+// verifySignatures returns which of the keys has signed the first link.
+func (ch *chain) verifySignatures(o Overlay, authorities []Key) (signer Key, err error) {
 	domain := o.domain(certificateStatement)
-	for _, l := range ch.links {
-		if err := canon.Verify(issuer[:], domain, l.payload, l.sig); err != nil {
-			return fmt.Errorf("%s: %w", l.cert.what(), err)
+	issuers := authorities
+	for n, l := range ch.links {
+		i, err := canon.VerifyAny(issuers, domain, l.payload, l.sig)
+		if err != nil {
+			return signer, fmt.Errorf("%s: %w", l.cert.what(), err)
+		}
+		issuer := issuers[i]
+		if n == 0 {
+			signer = issuer
 		}
 		if l.cert.Proof != nil {
 			err := canon.Verify(l.cert.Subject[:], o.domain(possessionStatement), l.cert.possession(issuer), l.cert.Proof)
 			if err != nil {
-				return fmt.Errorf("%s: %w: %w", l.cert.what(), ErrPossession, err)
+				return signer, fmt.Errorf("%s: %w: %w", l.cert.what(), ErrPossession, err)
 			}
 		}
-		issuer = l.cert.Subject
+		issuers = []Key{l.cert.Subject}
 	}
-	return nil
+	return signer, nil
 }
 
 // possession is what a member key signs to show that it takes part: the
@@ -279,8 +295,8 @@ func (c *Certificate) attests() bool {
 	return c.Kind == KindMember && c.Confirmed && c.Label == "" && c.NotAfter.Sub(c.NotBefore) <= attestLife
 }
 
-// VerifyUse says who has used which invitation by what Issuer.Attest has made. That of a
-// delegate counts while it is one. statement is borrowed.
+// VerifyUse says who has used which invitation by what Issuer.Attest has made. That of an
+// authority and that of a delegate count while it is one. statement is borrowed.
 func VerifyUse(statement []byte, o Overlay, now time.Time, rev *RevocationList) (*Member, error) {
 	ch, err := parseChain(statement)
 	if err != nil {
@@ -298,8 +314,12 @@ func VerifyUse(statement []byte, o Overlay, now time.Time, rev *RevocationList) 
 			return nil, fmt.Errorf("%s: %w (list %d)", d.what(), ErrRevoked, rev.Seq())
 		}
 	}
-	if err := ch.verify(o, leaf.NotBefore, nil); err != nil {
+	rules := rev.rulesOf(o)
+	if err := ch.verify(o, leaf.NotBefore, &RevocationList{charter: rules, verified: true}); err != nil {
 		return nil, err
+	}
+	if d := ch.links[0].cert; d.Kind != KindDelegate && rules.place(ch.authority) < 0 && ch.authority != rules.trusted || !slices.Contains(rules.signers(now), ch.authority) {
+		return nil, fmt.Errorf("%s: %w: its authority was removed", d.what(), ErrRevoked)
 	}
 	return ch.member(), nil
 }
@@ -322,6 +342,8 @@ type Member struct {
 	Invitation          Key       // by which it came; zero: none
 	Delegate            Key       // under whom it is a member; zero: the root
 	Inviter             Key       // the delegate by whose word it came; zero: the root
+	Authority           Key       // that has signed the first certificate of the chain
+	Granted             time.Time // and when, by its word
 	Delegation          time.Time // when that delegate's certificate begins
 	DelegationEnd       time.Time // and ends
 
@@ -336,7 +358,7 @@ func (ch *chain) member() *Member {
 	m := &Member{
 		Peer: c.Subject.Peer(), Label: c.Label, Wildcard: c.Wildcard, Roles: c.Roles, Tags: c.Tags,
 		Confirmed: c.Confirmed, Serial: c.Serial, NotBefore: c.NotBefore, NotAfter: c.NotAfter,
-		Invitation: c.Invitation, Inviter: c.Inviter,
+		Invitation: c.Invitation, Inviter: c.Inviter, Authority: ch.authority, Granted: ch.links[0].cert.NotBefore,
 	}
 	for _, l := range ch.links {
 		switch l.cert.Kind {

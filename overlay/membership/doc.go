@@ -1,15 +1,34 @@
-// Package membership decides who belongs to an overlay: root key, tokens,
-// certificate chains, roles and the revocation list. It does no I/O and starts
+// Package membership decides who belongs to an overlay, and who rules it: authorities,
+// tokens, certificate chains, roles and the revocation list. It does no I/O and starts
 // nothing; bytes, clock and revocation list are arguments.
 //
 // Call NewRoot to found, Root.Issuer and Issuer.Invite for a token, ParseToken
 // and Token.SelfIssue to join, VerifyChain to judge a peer, Confirm to replace
-// a provisional chain, Root.Revoke to take back.
+// a provisional chain, RevocationList.Draft and Draft.Sign for all that authorities say.
+//
+// # Authorities
+//
+// An overlay is its founder's key and its domain: its ID is their hash and never changes.
+// The founder's key is its first authority. Since then the list of the authorities tells
+// what changed: who became one, who was removed, and how many have to agree (the
+// threshold). Each change is signed by as many of those before it as the threshold before
+// it says, so that whoever has the founder's key can follow them all (charter.go). The rest
+// of the list, which is revocations, policy and how long members go on unattended, is
+// signed by as many of those there are, or comes with a change that names its hash: so a
+// removed authority signs no list any more, whatever its number, and none with the changes
+// up to its removal counts where the others are known (Merge).
+//
+// Two changes after one state are a fork: that with the lower hash counts. Package admission lets a member give up no change that it has known for a
+// day.
+//
+// One authority by itself is an issuer, as the founder was: it invites, confirms and makes
+// delegates. What it has signed after its removal, by its own date, never counts, and what
+// it has signed before for RetiredFor, or not at all if the change says so.
 //
 // # Chains
 //
-//	root ──> [delegate] ──> invitation ──> provisional member   at once, nobody asked
-//	root ──> [delegate] ──────────────────> confirmed member    ≤30 days
+//	authority ──> [delegate] ──> invitation ──> provisional member   at once, nobody asked
+//	authority ──> [delegate] ──────────────────> confirmed member    ≤30 days
 //
 // A confirmed chain that has ended makes nobody a member, but whoever has its key can be
 // made one again by it, for RenewFor: VerifyLapsed, Readmit. So a list's entries outlast
@@ -21,7 +40,7 @@
 // Certificate.appendBody, Token.String and RevocationList; encoding and
 // signatures are canon's. The envelope domain strings are
 //
-//	"idloc-<certificate|possession|revocation|assurance|policy|withdrawal|rotation|name|contact>/1 <overlay ID in hex>"
+//	"idloc-<certificate|possession|revocation|assurance|charter|proposal|withdrawal|rotation|name|contact>/1 <overlay ID in hex>"
 //
 // # Threats
 //
@@ -47,7 +66,9 @@
 //   - Who carries bytes: can withhold a newer list, not alter one. One form
 //     for each value, so that nothing passes twice under two spellings.
 //   - Odd keys: points of small order and second encodings are refused.
-//   - The root key: whoever has it is the overlay. There is no way to replace it.
+//   - An authority, where more have to agree: says nothing alone that counts in a list. It
+//     makes members and delegates as it likes, whom the others can revoke.
+//   - The only authority, or as many as have to agree: are the overlay.
 //   - A token's addresses are hints covered by the checksum only: whoever
 //     hands over a token could as well have made another.
 //
@@ -65,7 +86,13 @@
 //	rotation.go     a peer that wants to be another key
 //	revocation.go   DESIGN §8 Revocation, §14.1
 //	assurance.go    an issuer's word that there is no newer list
-//	policy.go       what the founder says of who may open what
+//	policy.go       what the authorities say of who may open what
+//	charter.go      who the authorities are, and each change of that
+//	authorities.go  what a list tells of them
+//	motion.go       the list that follows another, for authorities to sign
+//	proposal.go     a motion that waits for their signatures
+//	recovery.go     an authority's key on paper
+//	unattended.go   certificates that end where no issuer is met
 //	folded.go       the part of a long list that is kept short
 //	tags.go         what a member is for
 //	label.go        RFC 1035 §2.3.4, RFC 1123 §2.1

@@ -47,6 +47,15 @@ var (
 
 	ErrListFull       = errors.New("revocation list is full")
 	ErrListUnverified = errors.New("revocation list was not verified")
+
+	// ErrSignatures: fewer authorities have signed than have to agree.
+	ErrSignatures = errors.New("too few authorities have signed")
+	// ErrVoid: an authority has signed it that was removed with all that it has signed.
+	ErrVoid = fmt.Errorf("%w with the authority that has given it", ErrRevoked)
+	// ErrNothing: a motion by which nothing changes.
+	ErrNothing = errors.New("it is so already")
+	// ErrAuthority: a change that cannot be made of who the authorities are.
+	ErrAuthority = errors.New("the authorities cannot be changed so")
 )
 
 // ErrNotMember is wrapped by errors about a peer that has shown no valid chain.

@@ -168,17 +168,17 @@ func (l *RevocationList) lost(other *RevocationList, now time.Time) (entries []R
 func (l *RevocationList) Lacks(other *RevocationList, now time.Time) int {
 	entries, tags := l.lost(other, now)
 	n := len(entries)
+	if other.Policy().Number() > l.Policy().Number() {
+		n++
+	}
 	for _, t := range tags {
 		n += len(t)
 	}
 	return n
 }
 
-// appendFolded appends what is folded, nothing if that is nothing.
+// appendFolded appends what is folded.
 func (l *RevocationList) appendFolded(b []byte) []byte {
-	if len(l.folded) == 0 {
-		return b
-	}
 	b = binary.AppendUvarint(b, uint64(len(l.folded)))
 	for _, f := range l.folded {
 		b = binary.AppendUvarint(b, f.week)
@@ -191,7 +191,7 @@ func (l *RevocationList) appendFolded(b []byte) []byte {
 // readFolded reads what appendFolded has written. The tags are aliased.
 func readFolded(r *canon.Reader) (out []folded) {
 	n := r.Uvarint()
-	if n == 0 || n > weeksMax {
+	if n > weeksMax {
 		r.Fail("%d weeks", n)
 	}
 	for i := uint64(0); r.Err() == nil && i < n; i++ {

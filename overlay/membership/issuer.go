@@ -21,10 +21,7 @@ type Issuer struct {
 
 // Issuer returns the root as an issuer.
 func (r *Root) Issuer() *Issuer {
-	return &Issuer{
-		overlay: r.overlay, key: r.key, chain: &chain{overlay: r.overlay.ID},
-		grant: rootGrant,
-	}
+	return r.Signer().Issuer()
 }
 
 // NewDelegate returns the delegate that a chain from Root.Delegate makes of
@@ -57,8 +54,28 @@ func NewDelegate(key ed25519.PrivateKey, delegation []byte, o Overlay, now time.
 // Overlay returns the overlay that is issued for.
 func (i *Issuer) Overlay() Overlay { return i.overlay }
 
-// IsRoot says whether i is the founder.
+// IsRoot says whether i is an authority, not a delegate.
 func (i *Issuer) IsRoot() bool { return i.grant.root }
+
+// authority returns the authority by whose word i is an issuer: zero for the founder.
+func (i *Issuer) authority() Key {
+	k := i.chain.authority
+	if i.IsRoot() {
+		k, _ = publicKey(i.key)
+	}
+	if k == i.overlay.Root {
+		return Key{}
+	}
+	return k
+}
+
+// Authority returns the authority by whose word i is an issuer.
+func (i *Issuer) Authority() Key {
+	if k := i.authority(); !k.IsZero() {
+		return k
+	}
+	return i.overlay.Root
+}
 
 // issue signs c below i.
 func (i *Issuer) issue(c *Certificate, now time.Time) (*chain, error) {
@@ -98,9 +115,14 @@ func earlier(a, b time.Time) time.Time {
 // (RoleDelegate is implied, and not handed on). The result is what NewDelegate
 // takes. A zero until means MaxInvitation.
 func (r *Root) Delegate(peer peerid.ID, roles Roles, tags Tags, until, now time.Time) ([]byte, error) {
+	return r.Issuer().Delegate(peer, roles, tags, until, now)
+}
+
+// Delegate is Root.Delegate of any authority.
+func (i *Issuer) Delegate(peer peerid.ID, roles Roles, tags Tags, until, now time.Time) ([]byte, error) {
 	c := &Certificate{Subject: KeyOf(peer), Kind: KindDelegate, Roles: roles | RoleDelegate, Tags: tags}
 	c.NotBefore, c.NotAfter = span(now, until, MaxInvitation)
-	ch, err := r.Issuer().issue(c, now)
+	ch, err := i.issue(c, now)
 	if err != nil {
 		return nil, err
 	}
@@ -161,7 +183,7 @@ func (i *Issuer) invite(opts InviteOptions, now time.Time, seed []byte) (*Token,
 	if err != nil {
 		return nil, err
 	}
-	t := &Token{overlay: i.overlay, addrs: opts.Addrs, seed: [32]byte(seed), chain: ch}
+	t := &Token{overlay: i.overlay, addrs: opts.Addrs, seed: [32]byte(seed), chain: ch, maker: i.authority()}
 	return t, t.check()
 }
 
@@ -171,7 +193,8 @@ func (i *Issuer) invite(opts InviteOptions, now time.Time, seed []byte) (*Token,
 // invitation at the latest.
 func (t *Token) SelfIssue(memberKey ed25519.PrivateKey, label string, now time.Time) ([]byte, error) {
 	inv := t.chain.leaf()
-	if err := t.chain.verify(t.overlay, now, nil); err != nil {
+	trusting := Trusting(t.overlay, t.maker)
+	if err := t.chain.verify(t.overlay, now, trusting); err != nil {
 		return nil, fmt.Errorf("token: %w", err)
 	}
 	if label == "" {
@@ -195,7 +218,7 @@ func (t *Token) SelfIssue(memberKey ed25519.PrivateKey, label string, now time.T
 		return nil, err
 	}
 	chain := t.chain.with(l).append(nil)
-	if _, err := VerifyChain(chain, t.overlay, now, nil); err != nil {
+	if _, err := VerifyChain(chain, t.overlay, now, trusting); err != nil {
 		return nil, err
 	}
 	return chain, nil

@@ -48,7 +48,7 @@ func TestVerifyLapsed(t *testing.T) {
 		"its token was":                  {confirmed, o, end.Add(day), list(epoch, RevokeInvitation, invitation), nil},
 		"with its delegate":              {below, o, epoch.Add(300 * day), list(epoch, RevokeDelegate, KeyOf(idOf(key))), ErrRevoked},
 		"with its delegate's membership": {below, o, epoch.Add(300 * day), list(epoch, RevokePeer, KeyOf(idOf(key))), ErrRevoked},
-		"a list that nobody has signed":  {confirmed, o, end.Add(day), must(ParseRevocationList(list(epoch, RevokePeer, Key{9}).Bytes()))(t), ErrListUnverified},
+		"a list that nobody has signed":  {confirmed, o, end.Add(day), unverified(list(epoch, RevokePeer, Key{9})), ErrListUnverified},
 		"cut":                            {confirmed[:len(confirmed)-1], o, end.Add(day), nil, ErrNonCanonical},
 	} {
 		m, err := VerifyLapsed(c.chain, c.o, c.now, c.rev)

@@ -11,13 +11,28 @@ import (
 func TestPolicy(t *testing.T) {
 	t.Parallel()
 	root := testRoot(t)
-	p := must(root.SignPolicy(nil, "allow venus to open tcp 80 at mars\n", epoch))(t)
-	again := must(OpenPolicy(p.Bytes(), root.Overlay()))(t)
-	if again.Text() != p.Text() || again.Number() != p.Number() || !again.At().Equal(epoch) || !bytes.Equal(again.Bytes(), p.Bytes()) {
+	const text = "allow venus to open tcp 80 at mars\n"
+	l := must(root.SetPolicy(testList(t), text, epoch))(t)
+	p := l.Policy()
+	again := must(OpenRevocationList(l.Bytes(), root.Overlay()))(t).Policy()
+	if p.Text() != text || again.Text() != text || again.Number() != p.Number() || p.Number() == 0 || !again.At().Equal(epoch) {
 		t.Errorf("%+v, %+v", p, again)
 	}
+	if l.Seq() != testList(t).Seq()+1 || len(l.Entries()) != len(testList(t).Entries()) {
+		t.Errorf("list %d with %d entries", l.Seq(), len(l.Entries()))
+	}
+	// It stays when something else is said, and "" is a policy, too.
+	if next := must(root.Revoke(l, epoch, Revocation{Kind: RevokePeer, Key: Key{1}}))(t); next.Policy().Text() != text || next.Policy().Number() != p.Number() {
+		t.Errorf("after a revocation: %+v", next.Policy())
+	}
+	if _, err := root.SetPolicy(l, text, epoch.Add(time.Hour)); !errors.Is(err, ErrNothing) {
+		t.Errorf("the same once more: %v", err)
+	}
+	if empty := must(root.SetPolicy(nil, "", epoch))(t); empty.Policy().Number() == 0 {
+		t.Error("an empty policy is none")
+	}
 	var none *Policy
-	if none.Number() != 0 || none.Text() != "" || none.Bytes() != nil || !none.At().IsZero() {
+	if none.Number() != 0 || none.Text() != "" || !none.At().IsZero() || testList(t).Policy() != nil {
 		t.Error("a nil policy says something")
 	}
 }
@@ -26,17 +41,17 @@ func TestPolicy(t *testing.T) {
 func TestPolicyNumbersGrow(t *testing.T) {
 	t.Parallel()
 	root := testRoot(t)
-	var last *Policy
-	for _, now := range []time.Time{epoch, epoch, epoch.Add(-100 * 24 * time.Hour), epoch.Add(time.Hour), epoch} {
-		next := must(root.SignPolicy(last, "", now))(t)
-		if next.Number() <= last.Number() {
-			t.Fatalf("%d after %d", next.Number(), last.Number())
+	var last *RevocationList
+	for i, now := range []time.Time{epoch, epoch, epoch.Add(-100 * 24 * time.Hour), epoch.Add(time.Hour), epoch} {
+		next := must(root.SetPolicy(last, strings.Repeat("#", i), now))(t)
+		if next.Policy().Number() <= last.Policy().Number() {
+			t.Fatalf("%d after %d", next.Policy().Number(), last.Policy().Number())
 		}
 		last = next
 	}
-	restored := must(root.SignPolicy(nil, "", epoch.Add(2*time.Hour)))(t)
-	if restored.Number() <= last.Number() {
-		t.Errorf("a founder that has lost its policy signs number %d, and there is %d", restored.Number(), last.Number())
+	restored := must(root.SetPolicy(nil, "", epoch.Add(2*time.Hour)))(t)
+	if restored.Policy().Number() <= last.Policy().Number() {
+		t.Errorf("a founder that has lost its policy signs number %d, and there is %d", restored.Policy().Number(), last.Policy().Number())
 	}
 }
 
@@ -44,15 +59,15 @@ func TestPolicyBounds(t *testing.T) {
 	t.Parallel()
 	root := testRoot(t)
 	longest := strings.Repeat("#", MaxPolicyText)
-	p := must(root.SignPolicy(nil, longest, epoch.Add(100*365*24*time.Hour)))(t)
-	if len(p.Bytes()) > MaxPolicy {
-		t.Errorf("%d bytes, %d are taken", len(p.Bytes()), MaxPolicy)
+	l := must(root.SetPolicy(nil, longest, epoch.Add(100*365*24*time.Hour)))(t)
+	if again := must(OpenRevocationList(l.Bytes(), root.Overlay()))(t); again.Policy().Text() != longest {
+		t.Error("the longest is not read")
 	}
-	if _, err := root.SignPolicy(nil, longest+"#", epoch); !errors.Is(err, ErrTooLarge) {
+	if _, err := root.SetPolicy(nil, longest+"#", epoch); !errors.Is(err, ErrTooLarge) {
 		t.Errorf("a longer one: %v", err)
 	}
-	if _, err := OpenPolicy(make([]byte, MaxPolicy+1), root.Overlay()); !errors.Is(err, ErrTooLarge) {
-		t.Errorf("a longer one: %v", err)
+	if _, err := root.Signer().Propose(Motion{Kind: MovePolicy, At: epoch, Policy: longest + "#"}); !errors.Is(err, ErrTooLarge) {
+		t.Errorf("a longer one is proposed: %v", err)
 	}
 }
 
@@ -60,42 +75,31 @@ func TestPolicyBounds(t *testing.T) {
 func TestPolicyForged(t *testing.T) {
 	t.Parallel()
 	root, other := testRoot(t), must(newRoot("example.com", bytes.Repeat([]byte{2}, 32)))(t)
-	theirs := must(other.SignPolicy(nil, "allow everybody to open everything at everybody", epoch))(t)
-	if _, err := OpenPolicy(theirs.Bytes(), root.Overlay()); !errors.Is(err, ErrSignature) {
+	theirs := must(other.SetPolicy(nil, "allow everybody to open everything at everybody", epoch))(t).Bytes()
+	if _, err := OpenRevocationList(theirs, root.Overlay()); !errors.Is(err, ErrWrongOverlay) {
 		t.Errorf("another founder's: %v", err)
 	}
-	good := must(root.SignPolicy(nil, "allow venus to open tcp at mars", epoch))(t).Bytes()
+	ours := root.Overlay()
+	copy(theirs[1:], ours.ID[:])
+	if _, err := OpenRevocationList(theirs, ours); !errors.Is(err, ErrSignature) {
+		t.Errorf("another founder's under our ID: %v", err)
+	}
+	good := must(root.SetPolicy(nil, "allow venus to open tcp at mars", epoch))(t).Bytes()
 	for i := range good {
 		for _, bit := range []byte{1, 0x80} {
 			b := bytes.Clone(good)
 			b[i] ^= bit
-			if p, err := OpenPolicy(b, root.Overlay()); err == nil {
-				t.Fatalf("byte %d flipped: %+v", i, p)
+			if l, err := OpenRevocationList(b, ours); err == nil {
+				t.Fatalf("byte %d flipped: %+v", i, l.Policy())
 			}
 		}
 	}
 	for n := range good {
-		if _, err := OpenPolicy(good[:n], root.Overlay()); err == nil {
+		if _, err := OpenRevocationList(good[:n], ours); err == nil {
 			t.Fatalf("cut to %d bytes", n)
 		}
 	}
-	if _, err := OpenPolicy(append(bytes.Clone(good), 0), root.Overlay()); err == nil {
+	if _, err := OpenRevocationList(append(bytes.Clone(good), 0), ours); err == nil {
 		t.Error("a byte too many")
 	}
-}
-
-func FuzzPolicy(f *testing.F) {
-	root := testRoot(f)
-	f.Add(must(root.SignPolicy(nil, "allow venus to open tcp 80 at mars", epoch))(f).Bytes())
-	f.Add(must(root.SignPolicy(nil, "", epoch))(f).Bytes())
-	f.Add([]byte{policyVersion})
-	f.Fuzz(func(t *testing.T, b []byte) {
-		p, err := OpenPolicy(b, root.Overlay())
-		if err != nil {
-			return
-		}
-		if !bytes.Equal(p.Bytes(), b) || p.Number() == 0 || len(p.Text()) > MaxPolicyText {
-			t.Fatalf("%x: %+v", b, p)
-		}
-	})
 }

@@ -3,6 +3,7 @@ package membership
 import (
 	"bytes"
 	"cmp"
+	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
 	"slices"
@@ -12,14 +13,19 @@ import (
 )
 
 const (
-	listVersion         = 1
-	foldedVersion       = 2 // with a part that is folded
+	listVersion         = 3
 	revocationStatement = "revocation"
 
 	// MaxRevocations bounds the entries of a list.
 	MaxRevocations = 110_000
 	// MaxRevocationList bounds a list's size in bytes.
 	MaxRevocationList = 1 << 20
+
+	// DefaultUnattended is how long members go on among themselves that meet no issuer, if
+	// the authorities have not said; MinUnattended and MaxUnattended bound what they can say.
+	DefaultUnattended = 365 * 24 * time.Hour
+	MinUnattended     = 24 * time.Hour
+	MaxUnattended     = RenewFor
 )
 
 // RevocationKind is what a revocation names.
@@ -80,28 +86,41 @@ func (e Revocation) compare(f Revocation) int {
 	return cmp.Or(cmp.Compare(e.Kind, f.Kind), bytes.Compare(e.Key[:], f.Key[:]))
 }
 
-// RevocationList is what the root has taken back. A nil list is an empty one
-// with sequence number 0. Lists are immutable and may be used concurrently.
+// RevocationList is what the authorities of an overlay have said last: who they are, what
+// they have taken back, who may open what at whom (Policy), and for how long members go on
+// that meet no issuer. A nil list is that of an overlay in which nothing was ever said: its
+// number is 0, and its one authority is the founder's key. Lists are immutable and may be
+// used concurrently.
 //
-//	version 1 or 2 | overlay ID 32 | seq uvarint | issued uvarint | entries uvarint |
-//	{ kind 1 | key 32 | until uvarint (0: never) | of a delegate: before uvarint (0: any) } ...
+//	version 3 | overlay ID 32 | charter length 2 | changes (charter.go) | content | signatures (charter.go)
+//
+//	content: seq uvarint | issued uvarint | unattended uvarint, seconds, 0: DefaultUnattended |
+//	policy: number uvarint, 0: none | { at uvarint | text length 2 | text } if there is one |
+//	entries uvarint | { kind 1 | key 32 | until uvarint (0: never) | of a delegate: before uvarint (0: any) } ...
 //	rising by kind, key |
-//	of version 2: weeks uvarint | { number since 1970 uvarint | tags uvarint | { tag 9 } ... rising } ...
-//	rising by number | signature 64
+//	weeks uvarint | { number since 1970 uvarint | tags uvarint | { tag 9 } ... rising } ... rising by number
 //
-// Version 2 is that of a list that has more entries than stand in it as they are: the
-// others are folded (folded.go), into the first bytes of
+// Entries beyond the newest are folded (folded.go), into the first bytes of
 //
 //	SHA-256("idloc-folded/1 " | kind 1 | key 32)
+//
+// A list that comes with a change of the authorities has no signatures of its own: the last
+// change names the hash of its content. Any other is signed by as many authorities as the
+// threshold says.
 type RevocationList struct {
-	overlay  [32]byte
-	seq      uint64
-	issued   time.Time
-	entries  []Revocation // rising
-	folded   []folded     // rising; aliases body in a list that was read
-	body     []byte       // without the signature
-	sig      []byte
-	verified bool
+	charter    *charter
+	told       *charter // that others have shown, and that goes on from charter; nil: none
+	seq        uint64
+	issued     time.Time
+	unattended time.Duration // 0: DefaultUnattended
+	policy     *Policy       // nil: none
+	entries    []Revocation  // rising
+	folded     []folded      // rising; aliases body in a list that was read
+	body       []byte        // without the signatures
+	content    int           // where the content begins in body
+	sigs       []byte
+	signers    []Key // of a verified one
+	verified   bool
 }
 
 // Seq returns the list's number; 0 for nil.
@@ -120,6 +139,22 @@ func (l *RevocationList) Issued() time.Time {
 	return l.issued
 }
 
+// Unattended returns for how long members go on that meet no issuer.
+func (l *RevocationList) Unattended() time.Duration {
+	if l == nil || l.unattended == 0 {
+		return DefaultUnattended
+	}
+	return l.unattended
+}
+
+// Policy returns who may open what at whom; nil if nothing was ever said of it.
+func (l *RevocationList) Policy() *Policy {
+	if l == nil {
+		return nil
+	}
+	return l.policy
+}
+
 // Entries returns a copy of the entries that are not folded: the newest.
 func (l *RevocationList) Entries() []Revocation {
 	if l == nil {
@@ -130,10 +165,10 @@ func (l *RevocationList) Entries() []Revocation {
 
 // Bytes returns the encoding that ParseRevocationList reads, nil for nil.
 func (l *RevocationList) Bytes() []byte {
-	if l == nil {
+	if l == nil || l.seq == 0 {
 		return nil
 	}
-	return append(bytes.Clone(l.body), l.sig...)
+	return append(bytes.Clone(l.body), l.sigs...)
 }
 
 // Has says whether the list names the key as kind.
@@ -193,77 +228,10 @@ func (l *RevocationList) Revokes(m *Member) bool {
 		return false
 	}
 	return l.Has(RevokePeer, KeyOf(m.Peer)) ||
+		!m.Authority.IsZero() && !l.rules().knows(m.Authority) ||
+		l.rules().granted(m.Authority, m.Granted) != nil ||
 		!m.Invitation.IsZero() && (l.Has(RevokeInvited, m.Invitation) || !m.Confirmed && l.Has(RevokeInvitation, m.Invitation)) ||
 		!m.Delegate.IsZero() && l.voids(m.Delegate, m.Delegation)
-}
-
-// Revoke returns the list that follows old (nil for the first) with the
-// entries added. Entries of old whose Until has passed are dropped. Two for one key
-// become one that lives as long as either and hits what either hits.
-func (r *Root) Revoke(old *RevocationList, now time.Time, entries ...Revocation) (*RevocationList, error) {
-	return r.follow(old, now, entries, nil)
-}
-
-// Unite returns a list that follows old and hits all that other hits, too.
-func (r *Root) Unite(old, other *RevocationList, now time.Time) (*RevocationList, error) {
-	if other != nil && (!other.verified || other.overlay != r.overlay.ID) {
-		return nil, ErrListUnverified
-	}
-	entries, tags := old.lost(other, now)
-	return r.follow(old, now, entries, tags)
-}
-
-// follow is Revoke with tags that are folded already.
-func (r *Root) follow(old *RevocationList, now time.Time, entries []Revocation, tags map[uint64][]tag) (*RevocationList, error) {
-	if old != nil && (!old.verified || old.overlay != r.overlay.ID) {
-		return nil, ErrListUnverified
-	}
-	all := slices.Clone(entries)
-	for i := range all {
-		all[i].Until = lives(all[i], now, old)
-		if b := all[i].Before; all[i].Kind != RevokeDelegate || b.IsZero() {
-			all[i].Before = time.Time{}
-		} else {
-			all[i].Before = b.Truncate(time.Second).UTC()
-		}
-	}
-	for _, e := range old.Entries() {
-		if e.Until.IsZero() || e.Until.After(now.Add(-Tolerance)) {
-			all = append(all, e)
-		}
-	}
-	slices.SortStableFunc(all, func(a, b Revocation) int { return cmp.Or(a.compare(b), longer(a.Until, b.Until)) })
-	var before []folded
-	if old != nil {
-		before = slices.DeleteFunc(slices.Clone(old.folded), func(f folded) bool { return !f.until().After(now.Add(-Tolerance)) })
-	}
-	l := &RevocationList{overlay: r.overlay.ID, seq: old.Seq() + 1, issued: now.Truncate(time.Second).UTC()}
-	l.entries, l.folded = fold(united(all), joinFolded(before, tags))
-	l.body = l.appendBody(nil)
-	if n := l.Len(); n > MaxRevocations || len(l.folded) > weeksMax || len(l.body)+canon.SignatureSize > MaxRevocationList {
-		return nil, fmt.Errorf("%w: %d entries", ErrListFull, n)
-	}
-	var err error
-	if l.sig, err = canon.Sign(r.key, r.overlay.domain(revocationStatement), l.body); err != nil {
-		return nil, err
-	}
-	return OpenRevocationList(l.Bytes(), r.overlay)
-}
-
-// lives returns until when an entry that is added stays. A clock that is behind
-// the list before it is wrong.
-func lives(e Revocation, now time.Time, old *RevocationList) time.Time {
-	u := e.Until
-	if u.IsZero() {
-		return u
-	}
-	if old.Issued().After(now) {
-		now = old.Issued()
-	}
-	if least := now.Add(RevokedFor); e.Kind != RevokeInvitation && u.Before(least) {
-		u = least
-	}
-	return u.Truncate(time.Second).UTC()
 }
 
 // united makes one of all entries for one key, which follow each other, the one that
@@ -295,52 +263,107 @@ func longer(a, b time.Time) int {
 	return b.Compare(a)
 }
 
+// appendBody appends all but the signatures.
 func (l *RevocationList) appendBody(b []byte) []byte {
-	version := byte(listVersion)
-	if len(l.folded) > 0 {
-		version = foldedVersion
-	}
-	b = append(b, version)
-	b = append(b, l.overlay[:]...)
+	b = append(b, listVersion)
+	b = append(b, l.charter.overlay.ID[:]...)
+	b = canon.AppendLong(b, l.charter.append(nil))
+	return l.appendContent(b)
+}
+
+// appendContent appends what stands in the list besides the charter.
+func (l *RevocationList) appendContent(b []byte) []byte {
 	b = binary.AppendUvarint(b, l.seq)
 	b = AppendTime(b, l.issued)
+	b = binary.AppendUvarint(b, uint64(l.unattended/time.Second))
+	b = l.policy.append(b)
 	b = binary.AppendUvarint(b, uint64(len(l.entries)))
 	for _, e := range l.entries {
 		b = append(b, byte(e.Kind))
 		b = append(b, e.Key[:]...)
-		if e.Until.IsZero() {
-			b = append(b, 0)
-		} else {
-			b = AppendTime(b, e.Until)
-		}
-		switch {
-		case e.Kind != RevokeDelegate:
-		case e.Before.IsZero():
-			b = append(b, 0)
-		default:
-			b = AppendTime(b, e.Before)
+		b = appendTimeOrNone(b, e.Until)
+		if e.Kind == RevokeDelegate {
+			b = appendTimeOrNone(b, e.Before)
 		}
 	}
 	return l.appendFolded(b)
 }
 
-// ParseRevocationList reads the form of a list; it revokes nothing until
-// Verify. b is borrowed.
-func ParseRevocationList(b []byte) (*RevocationList, error) {
+func appendTimeOrNone(b []byte, t time.Time) []byte {
+	if t.IsZero() {
+		return append(b, 0)
+	}
+	return AppendTime(b, t)
+}
+
+// OpenRevocationList reads a list and verifies it, from the founder's key on. b is borrowed.
+func OpenRevocationList(b []byte, o Overlay) (*RevocationList, error) {
+	l, err := openList(b, o)
+	if err != nil {
+		return nil, fmt.Errorf("revocation list: %w", err)
+	}
+	return l, nil
+}
+
+func openList(b []byte, o Overlay) (*RevocationList, error) {
 	if len(b) > MaxRevocationList {
-		return nil, fmt.Errorf("revocation list: %w: %d bytes", ErrTooLarge, len(b))
+		return nil, fmt.Errorf("%w: %d bytes", ErrTooLarge, len(b))
 	}
 	b = bytes.Clone(b)
 	r := canon.NewReader(b)
-	v := r.Byte()
-	if r.Err() == nil && v != listVersion && v != foldedVersion {
-		return nil, fmt.Errorf("revocation list: %w (version %d)", ErrVersion, v)
+	if v := r.Byte(); r.Err() == nil && v != listVersion {
+		return nil, fmt.Errorf("%w (version %d)", ErrVersion, v)
 	}
-	l := &RevocationList{overlay: r.Key(), seq: r.Uvarint(), issued: ReadTime(r)}
+	if id := r.Key(); r.Err() == nil && (id != o.ID || o.Root.IsZero()) {
+		return nil, ErrWrongOverlay
+	}
+	changes := r.Long()
+	l := &RevocationList{content: len(b) - r.Len()}
+	l.readContent(r)
+	if err := r.Err(); err != nil {
+		return nil, err
+	}
+	l.body = b[: len(b)-r.Len() : len(b)-r.Len()]
+	var err error
+	if l.charter, err = openCharter(changes, o); err != nil {
+		return nil, err
+	}
+	l.sigs = b[len(l.body):]
+	if l.signers, err = readSignatures(r, l.charter.authorities, o.domain(revocationStatement), l.body); err != nil {
+		return nil, err
+	}
+	if err := r.End(); err != nil {
+		return nil, err
+	}
+	if !bytes.Equal(l.appendBody(nil), l.body) {
+		return nil, ErrNonCanonical
+	}
+	changed := len(l.charter.changes) > 0 && sha256.Sum256(l.body[l.content:]) == l.charter.content
+	switch {
+	case changed && len(l.signers) > 0:
+		return nil, fmt.Errorf("%w: signatures where the change has them", ErrNonCanonical)
+	case changed:
+		l.signers = l.charter.changes[len(l.charter.changes)-1].Signers
+	case len(l.signers) < l.charter.threshold:
+		return nil, fmt.Errorf("%w: %d of %d", ErrSignatures, len(l.signers), l.charter.threshold)
+	}
+	l.verified = true
+	return l, nil
+}
+
+// readContent reads what appendContent has written.
+func (l *RevocationList) readContent(r *canon.Reader) {
+	l.seq, l.issued = r.Uvarint(), ReadTime(r)
+	if l.seq == 0 || l.seq > maxSeq {
+		r.Fail("sequence number %d", l.seq)
+	}
+	if s := r.Uvarint(); s != 0 && (s < uint64(MinUnattended/time.Second) || s > uint64(MaxUnattended/time.Second)) {
+		r.Fail("unattended for %d s", s)
+	} else {
+		l.unattended = time.Duration(s) * time.Second
+	}
+	l.policy = readPolicy(r)
 	n := r.Uvarint()
-	if l.seq == 0 {
-		r.Fail("sequence number 0")
-	}
 	if n > MaxRevocations {
 		r.Fail("%d entries", n)
 	}
@@ -358,18 +381,7 @@ func ParseRevocationList(b []byte) (*RevocationList, error) {
 		}
 		l.entries = append(l.entries, e)
 	}
-	if v == foldedVersion {
-		l.folded = readFolded(r)
-	}
-	l.sig = r.Bytes(canon.SignatureSize)
-	if err := r.End(); err != nil {
-		return nil, fmt.Errorf("revocation list: %w", err)
-	}
-	l.body = b[: len(b)-canon.SignatureSize : len(b)-canon.SignatureSize]
-	if !bytes.Equal(l.appendBody(nil), l.body) {
-		return nil, fmt.Errorf("revocation list: %w", ErrNonCanonical)
-	}
-	return l, nil
+	l.folded = readFolded(r)
 }
 
 // timeOrNone reads a time of which 0 is none.
@@ -383,32 +395,11 @@ func timeOrNone(r *canon.Reader) time.Time {
 	return time.Time{}
 }
 
-// Verify returns a list that counts if the root of the overlay signed l.
-func (l *RevocationList) Verify(o Overlay) (*RevocationList, error) {
-	if l.overlay != o.ID || o.Root.IsZero() {
-		return nil, fmt.Errorf("revocation list: %w", ErrWrongOverlay)
-	}
-	if err := canon.Verify(o.Root[:], o.domain(revocationStatement), l.body, l.sig); err != nil {
-		return nil, fmt.Errorf("revocation list: %w", err)
-	}
-	v := *l
-	v.verified = true
-	return &v, nil
-}
-
-// OpenRevocationList parses and verifies.
-func OpenRevocationList(b []byte, o Overlay) (*RevocationList, error) {
-	l, err := ParseRevocationList(b)
-	if err != nil {
-		return nil, err
-	}
-	return l.Verify(o)
-}
-
 // Merge returns the list that counts of two verified ones of one overlay, in
-// whatever order they came: the one with the higher number. A root signs each
-// number once; should it have signed two (a restored backup), all members
-// settle on the one with more entries, then the one whose bytes are greater.
+// whatever order they came, and is the same for everybody: the one whose charter follows the
+// other's; of two charters that fork that with the lower hash where they do; of two lists
+// under one charter that with the higher number, then with more signatures, then with more entries,
+// then that whose hash is lower.
 func Merge(a, b *RevocationList) *RevocationList {
 	usable := func(l *RevocationList) bool { return l != nil && l.verified }
 	switch {
@@ -420,8 +411,39 @@ func Merge(a, b *RevocationList) *RevocationList {
 	case !usable(a):
 		return b
 	}
-	if cmp.Or(cmp.Compare(a.seq, b.seq), cmp.Compare(a.Len(), b.Len()), bytes.Compare(a.Bytes(), b.Bytes())) >= 0 {
+	if at, forks := a.charter.forks(b.charter); forks {
+		if a.charter.beats(b.charter, at) {
+			return a
+		}
+		return b
+	}
+	if c := cmp.Or(
+		cmp.Compare(len(a.charter.changes), len(b.charter.changes)), cmp.Compare(a.seq, b.seq),
+		cmp.Compare(len(a.signers), len(b.signers)), cmp.Compare(a.Len(), b.Len()), bytes.Compare(b.hash(), a.hash()),
+		bytes.Compare(b.body, a.body), bytes.Compare(b.sigs, a.sigs),
+	); c >= 0 {
 		return a
 	}
 	return b
+}
+
+// hash names what a list says, whoever has signed it.
+func (l *RevocationList) hash() []byte {
+	if l.seq == 0 {
+		return nil
+	}
+	sum := sha256.Sum256(l.body[l.content:])
+	return sum[:]
+}
+
+// Forks says whether two lists cannot both be what the authorities have said: their
+// charters fork, or, under one charter, they have one number and say two things.
+func Forks(a, b *RevocationList) bool {
+	if a == nil || b == nil {
+		return false
+	}
+	if _, forks := a.charter.forks(b.charter); forks {
+		return true
+	}
+	return len(a.charter.changes) == len(b.charter.changes) && a.seq == b.seq && !bytes.Equal(a.hash(), b.hash())
 }

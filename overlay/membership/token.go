@@ -25,7 +25,9 @@ const (
 	// MaxAddrs bounds the addresses in a token.
 	MaxAddrs = 4
 	maxAddr  = 200 // bytes of one, without the peer ID
-	maxToken = 4096
+
+	flagMaker = 1 << 7
+	maxToken  = 4096
 )
 
 var (
@@ -40,6 +42,7 @@ type Token struct {
 	overlay Overlay
 	addrs   []string
 	seed    [32]byte // of the invitation key
+	maker   Key      // the authority that has made it, or its delegate; zero: the founder
 	chain   *chain   // to the invitation certificate
 }
 
@@ -51,6 +54,9 @@ func (t *Token) Addrs() []string { return append([]string(nil), t.addrs...) }
 
 // Invitation returns the certificate that the token carries.
 func (t *Token) Invitation() Certificate { return *t.chain.leaf() }
+
+// Maker returns the authority by whose word the token admits, the zero Key for the founder.
+func (t *Token) Maker() Key { return t.maker }
 
 // Label returns the label that the token is for, AnyLabel if the member chooses.
 func (t *Token) Label() string { return t.chain.leaf().Label }
@@ -73,7 +79,7 @@ func (t *Token) GoString() string { return "token of " + t.overlay.Domain }
 // String returns the token's text: one line of lower-case letters and digits.
 //
 //	"idloc" | version "1" | base32( domain length 1 | domain | root key 32 | invitation seed 32 |
-//	  links 1 | { payload length 2 | payload, the last one without its subject | signature 64 } ... |
+//	  links 1, with 128 if the next is there | key of the authority that has made it, or its delegate, 32 | { payload length 2 | payload, the last one without its subject | signature 64 } ... |
 //	  peers 1 | { key 32 } ... | addresses 1 | { peer 1 | length 1 | multiaddr } ... | CRC-32C 4 )
 //
 // The subject left out follows from the seed.
@@ -90,7 +96,12 @@ func (t *Token) append(b []byte) ([]byte, error) {
 	b = canon.AppendShort(b, t.overlay.Domain)
 	b = append(b, t.overlay.Root[:]...)
 	b = append(b, t.seed[:]...)
-	b = append(b, byte(len(t.chain.links)))
+	links := byte(len(t.chain.links))
+	if t.maker.IsZero() {
+		b = append(b, links)
+	} else {
+		b = append(append(b, links|flagMaker), t.maker[:]...)
+	}
 	for n, l := range t.chain.links {
 		payload := l.payload
 		if n == len(t.chain.links)-1 {
@@ -215,7 +226,11 @@ func parseToken(b []byte) (*Token, error) {
 	domain := string(r.Short())
 	root := Key(r.Key())
 	t := &Token{seed: r.Key()}
-	n := int(r.Byte())
+	links := r.Byte()
+	n := int(links &^ flagMaker)
+	if links&flagMaker != 0 {
+		t.maker = r.Key()
+	}
 	if err := r.Err(); err != nil {
 		return nil, err
 	}
@@ -247,13 +262,19 @@ func parseToken(b []byte) (*Token, error) {
 	if k := t.chain.leaf().Kind; k != KindInvitation {
 		return nil, fmt.Errorf("%w: a %v in a token", ErrKind, k)
 	}
+	if links&flagMaker != 0 && (t.maker.check() != nil || t.maker == root) {
+		return nil, ErrNonCanonical
+	}
 	again, err := t.append(make([]byte, 0, len(b)))
 	if err != nil || !bytes.Equal(again, b) {
 		return nil, ErrNonCanonical
 	}
 	// All but the times, which depend on when it is used.
-	if err := t.chain.verify(t.overlay, t.chain.leaf().NotBefore, nil); err != nil {
+	if err := t.chain.verify(t.overlay, t.chain.leaf().NotBefore, Trusting(t.overlay, t.maker)); err != nil {
 		return nil, err
+	}
+	if !t.maker.IsZero() && t.chain.authority != t.maker {
+		return nil, ErrNonCanonical // the founder's, with somebody to be trusted besides
 	}
 	return t, nil
 }

@@ -166,21 +166,21 @@ func TestRevocationList(t *testing.T) {
 			t.Errorf("cut at %d", i)
 		}
 	}
-	next := must(root.Revoke(l, epoch.Add(2*time.Hour)))(t)
+	next := follow(t, root, l, epoch.Add(2*time.Hour))
 	if next.Seq() != 3 || len(next.Entries()) != 2 {
 		t.Errorf("pruned: %+v", next.Entries())
 	}
-	fork := must(root.Revoke(l, epoch))(t) // number 3 again, one entry more
+	fork := follow(t, root, l, epoch) // number 3 again, one entry more
 	for _, test := range [][3]*RevocationList{{nil, nil, nil}, {l, nil, l}, {l, next, next}, {next, fork, fork}} {
 		if Merge(test[0], test[1]) != test[2] || Merge(test[1], test[0]) != test[2] {
 			t.Errorf("merge of %d and %d", test[0].Seq(), test[1].Seq())
 		}
 	}
-	unverified := must(ParseRevocationList(next.Bytes()))(t)
-	if Merge(l, unverified) != l {
+	unsigned := unverified(next)
+	if Merge(l, unsigned) != l {
 		t.Error("an unverified list was merged")
 	}
-	if _, err := root.Revoke(unverified, epoch); !errors.Is(err, ErrListUnverified) {
+	if _, err := root.Revoke(unsigned, epoch); !errors.Is(err, ErrListUnverified) {
 		t.Errorf("next after an unverified list: %v", err)
 	}
 	var many []Revocation

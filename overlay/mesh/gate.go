@@ -49,6 +49,7 @@ type gate struct {
 
 	// See Config for these.
 	verify     func(chain []byte, from peerid.ID) (*membership.Member, error)
+	charter    func(from peerid.ID, charter []byte) // nil: nobody asks
 	current    func(shown *membership.Member) (*membership.Member, bool)
 	readmit    func(ctx context.Context, chain []byte, from peerid.ID, why error) ([]byte, error)
 	readmitted func(answer []byte) error
@@ -94,7 +95,7 @@ type refusal struct {
 func newGate(h host.Host, cfg Config, mine func(peer.ID) Hello) *gate {
 	g := &gate{
 		host: h, proto: cfg.Prefix + "/hello/1", log: logpace.New(cfg.Log),
-		verify: cfg.Verify, current: cfg.Current, entered: cfg.Entered, heard: cfg.Heard, left: cfg.Left,
+		verify: cfg.Verify, charter: cfg.Charter, current: cfg.Current, entered: cfg.Entered, heard: cfg.Heard, left: cfg.Left,
 		readmit: cfg.Readmit, readmitted: cfg.Readmitted, lapsed: cfg.Lapsed,
 		clock: cfg.Clock, answers: cfg.Answers, youngFor: cfg.YoungFor, stretch: cfg.Stretch, mine: mine,
 

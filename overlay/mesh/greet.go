@@ -10,6 +10,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	msmux "github.com/multiformats/go-multistream"
 
+	"github.com/idloc/idloc/internal/peerid"
 	"github.com/idloc/idloc/overlay/membership"
 	"github.com/idloc/idloc/overlay/p2p"
 )
@@ -155,7 +156,7 @@ func (g *gate) admit(c network.Conn, h Hello, asked time.Time) error {
 	if err != nil {
 		return fmt.Errorf("%w: %v", membership.ErrNotMember, err)
 	}
-	m, err := g.verify(h.Chain, id)
+	m, err := g.judge(h, id)
 	if err == nil || errors.As(err, new(*membership.TimeError)) {
 		g.clock(id, h.Seconds) // it is a member, or was, or will be one
 	}
@@ -217,7 +218,7 @@ func (g *gate) returned(c network.Conn, h Hello) error {
 	if err != nil {
 		return lapsed
 	}
-	if _, err := g.verify(h.Chain, id); err != nil {
+	if _, err := g.judge(h, id); err != nil {
 		return err // its chain is not shown to strangers
 	}
 	ctx, cancel := context.WithTimeout(g.ctx, helloTimeout)
@@ -244,4 +245,12 @@ func (g *gate) renewalFor(c network.Conn, h Hello, why error) (*renewal, error) 
 // refusedForGood says whether a peer that is refused for err need not come again.
 func refusedForGood(err error) bool {
 	return errors.Is(err, membership.ErrNotMember) && !errors.As(err, new(*membership.TimeError)) && !errors.Is(err, membership.ErrContested)
+}
+
+// judge says who a hello makes a member.
+func (g *gate) judge(h Hello, id peerid.ID) (*membership.Member, error) {
+	if g.charter != nil && len(h.Charter) > 0 {
+		g.charter(id, h.Charter)
+	}
+	return g.verify(h.Chain, id)
 }

@@ -19,7 +19,7 @@ import (
 //	       new membership follows
 //	1      version, 1
 //	2      flags
-//	3..10  number of the newest revocation list known, big endian
+//	3..10  rank of the newest revocation list known, big endian
 //	11..18 the sender's time, seconds since 1970, big endian
 //	19..26 start number of the sender's process, as its offers have it
 //	27..28 length of the chain, big endian
@@ -31,9 +31,12 @@ import (
 //	       { length 1 | multiaddr }: the sender's own, those of its LAN too
 //	then   length of the assurance, 2 bytes, big endian; at most 512
 //	       an issuer's word that it knew of no newer revocation list, at a time
-//	then   number of the policy known, 8 bytes, big endian; 0: none
+//	then   length of the charter, 2 bytes, big endian; at most 49,152
+//	       all changes of who rules the overlay, so that who has not heard of them
+//	       yet can tell that the chain is an authority's
 //
-// A hello may end before each of the last two.
+// A hello may end before each of the last two. What follows the last one is for later
+// versions, and not read.
 //
 // A refusal says what time it is there too: a clock may be the reason.
 //
@@ -78,14 +81,14 @@ type Hello struct {
 	Keep       bool           // the sender is found through this connection (keep.go)
 	Young      bool           // a server that has only just begun: records may be missing
 	Twin       bool           // the sender has met two nodes that have the receiver's key
-	Revocation uint64         // number of the newest revocation list it knows
+	Revocation uint64         // rank of the newest revocation list it knows
 	Seconds    uint64         // the sender's time, since 1970
 	Start      uint64         // names the run of the sender's process
 	Chain      []byte         // its membership
 	Record     []byte         // its name record; empty: none
 	Addrs      []ma.Multiaddr // its own, at most HelloAddrs
-	Policy     uint64         // number of the newest policy it knows; 0: none
 	Assurance  []byte         // that there is no newer revocation list; empty: none
+	Charter    []byte         // all changes of who rules the overlay; empty: none
 }
 
 // Roles is what a member does for others.
@@ -118,7 +121,7 @@ func (h Hello) appendTo(b []byte) []byte {
 	for _, a := range h.Addrs {
 		b = field.Append8(b, a.Bytes())
 	}
-	return binary.BigEndian.AppendUint64(field.Append16(b, h.Assurance), h.Policy)
+	return field.Append16(field.Append16(b, h.Assurance), h.Charter)
 }
 
 // RefusedError is the other side's reason to refuse us. It is a stranger's
@@ -235,11 +238,14 @@ func readTail(r io.Reader, h *Hello) error {
 	}
 	h.Assurance = f.Bytes(n)
 	if f.Err() == nil {
-		number := f.Uint64()
+		n := int(f.Uint16())
 		if f.Err() == io.EOF {
 			return nil
 		}
-		h.Policy = number
+		if n > membership.MaxCharter {
+			f.Fail(fmt.Errorf("charter of %d bytes", n))
+		}
+		h.Charter = f.Bytes(n)
 	}
 	if f.Err() != nil {
 		return fmt.Errorf("%w: %w", errHello, f.Err())

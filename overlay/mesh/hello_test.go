@@ -15,18 +15,18 @@ import (
 )
 
 func TestHelloRoundTrip(t *testing.T) {
-	h := Hello{Roles: Roles{Server: true, Issuer: true}, Revocation: 7, Seconds: 1700000000, Start: 5, Chain: []byte("chain"), Record: []byte("record"), Addrs: []ma.Multiaddr{p2p.QUIC(netip.MustParseAddrPort("192.0.2.1:443"))}, Assurance: []byte("assurance"), Policy: 1 << 60}
+	h := Hello{Roles: Roles{Server: true, Issuer: true}, Revocation: 7, Seconds: 1700000000, Start: 5, Chain: []byte("chain"), Record: []byte("record"), Addrs: []ma.Multiaddr{p2p.QUIC(netip.MustParseAddrPort("192.0.2.1:443"))}, Assurance: []byte("assurance"), Charter: []byte("charter")}
 	b := h.appendTo([]byte{helloWelcome})
 	got, err := readHello(bytes.NewReader(b))
 	if err != nil || !reflect.DeepEqual(got, h) {
 		t.Errorf("got %+v, %v", got, err)
 	}
-	unassured, unruled := len(b)-8-2-len(h.Assurance), len(b)-8 // as earlier versions say it
+	unassured, unruled := len(b)-2-len(h.Charter)-2-len(h.Assurance), len(b)-2-len(h.Charter) // as earlier versions say it
 	for i := range b {
 		if got, err := readHello(bytes.NewReader(b[:i])); err == nil != (i == unassured || i == unruled) {
 			t.Errorf("%d of %d bytes: %v", i, len(b), err)
-		} else if err == nil && (got.Policy != 0 || got.Assurance != nil && i == unassured) {
-			t.Errorf("%d of %d bytes assure %q, policy %d", i, len(b), got.Assurance, got.Policy)
+		} else if err == nil && (got.Charter != nil || got.Assurance != nil && i == unassured) {
+			t.Errorf("%d of %d bytes assure %q, charter %q", i, len(b), got.Assurance, got.Charter)
 		}
 	}
 	long := h

@@ -54,7 +54,9 @@ type Config struct {
 	Known *Known
 	// Verify says who a chain makes a member now, Current whether one that has
 	// shown a membership still is one, and by which.
-	Verify  func(chain []byte, from peerid.ID) (*membership.Member, error)
+	Verify func(chain []byte, from peerid.ID) (*membership.Member, error)
+	// Charter is told, before Verify, what a peer has shown of who rules the overlay.
+	Charter func(from peerid.ID, charter []byte)
 	Current func(shown *membership.Member) (*membership.Member, bool)
 	// Readmit is what somebody is answered that has shown a chain and is refused for a
 	// reason; the error is why it is refused all the same. Readmitted takes such an answer.

@@ -3,6 +3,7 @@ package naming
 import (
 	"crypto/ed25519"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"testing"
 	"time"
@@ -109,4 +110,10 @@ func TestPinnedMovesOnAuthority(t *testing.T) {
 			t.Errorf("seed %d: the order in which they came has decided", seed)
 		}
 	}
+}
+
+// follow returns a list after another that takes nothing back.
+func (w *world) follow(t testing.TB, l *membership.RevocationList) *membership.RevocationList {
+	t.Helper()
+	return must(w.root.SetPolicy(l, fmt.Sprint(l.Seq()), w.now))(t)
 }

@@ -242,7 +242,7 @@ func TestForms(t *testing.T) {
 
 func TestRevocationForms(t *testing.T) {
 	w := newWorld(t)
-	list := must(w.root.Revoke(nil, w.now))(t)
+	list := w.follow(t, nil)
 	good := RevocationValue(list)
 	key := RevocationKey(w.o.ID)
 	got, err := w.v.OpenRevocation(key, good)
@@ -264,7 +264,7 @@ func TestRevocationForms(t *testing.T) {
 	}
 	// Of equal lists none is before the other; else the newer counts, from both
 	// sides.
-	l2 := must(w.root.Revoke(list, w.now))(t)
+	l2 := w.follow(t, list)
 	a, b := rank{list: list, value: good}, rank{list: l2, value: RevocationValue(l2)}
 	if a.compare(b) != -1 || b.compare(a) != 1 || a.compare(a) != 0 {
 		t.Errorf("%d, %d, %d", a.compare(b), b.compare(a), a.compare(a))
@@ -573,11 +573,11 @@ func TestReasons(t *testing.T) {
 	if k := Key(w.o.ID, "mars", 0)[len("/idloc/"):]; isKey(k) {
 		t.Error("a key without its namespace")
 	}
-	list := must(w.root.Revoke(nil, w.now))(t)
+	list := w.follow(t, nil)
 	for list.Seq() < 255 {
-		list = must(w.root.Revoke(list, w.now))(t)
+		list = w.follow(t, list)
 	}
-	next := must(w.root.Revoke(list, w.now))(t) // number 256 begins with a lower byte than 255
+	next := w.follow(t, list) // number 256 begins with a lower byte than 255
 	a, b := rank{list: list, value: RevocationValue(list)}, rank{list: next, value: RevocationValue(next)}
 	if a.compare(b) != -1 || b.compare(a) != 1 {
 		t.Error("lists go by their bytes, not their numbers")
@@ -606,7 +606,7 @@ func TestOrigin(t *testing.T) {
 			t.Errorf("%s: %v, %v, %v", what, peer, charged, ok)
 		}
 	}
-	for what, value := range map[string][]byte{"list": RevocationValue(must(w.root.Revoke(nil, w.now))(t)), "nothing": nil} {
+	for what, value := range map[string][]byte{"list": RevocationValue(w.follow(t, nil)), "nothing": nil} {
 		if peer, _, ok := Origin(value); ok || !peer.IsZero() {
 			t.Errorf("%s: %v", what, peer)
 		}

@@ -172,7 +172,7 @@ func TestFlips(t *testing.T) {
 	for key, value := range map[string][]byte{
 		Key(w.o.ID, "mars", 1):       w.sign(t, mk, r),
 		ContactKey(w.o.ID, idOf(mk)): must(c.Sign(mk, w.o))(t),
-		RevocationKey(w.o.ID):        RevocationValue(must(w.root.Revoke(nil, w.now))(t)),
+		RevocationKey(w.o.ID):        RevocationValue(w.follow(t, nil)),
 	} {
 		if err := w.v.Validate(key, value); err != nil {
 			t.Fatal(err)
@@ -314,8 +314,8 @@ func TestSelectContactAndRevocation(t *testing.T) {
 	if n := must(w.v.Select(ContactKey(w.o.ID, idOf(mk)), [][]byte{contact(1), contact(3), contact(2)}))(t); n != 1 {
 		t.Errorf("contact %d", n)
 	}
-	l1 := must(w.root.Revoke(nil, w.now))(t)
-	l2 := must(w.root.Revoke(l1, w.now))(t)
+	l1 := w.follow(t, nil)
+	l2 := w.follow(t, l1)
 	if n := must(w.v.Select(RevocationKey(w.o.ID), [][]byte{RevocationValue(l1), RevocationValue(l2)}))(t); n != 1 {
 		t.Errorf("list %d", n)
 	}

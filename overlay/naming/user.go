@@ -194,7 +194,7 @@ func (v *Validator) OpenUser(key string, value []byte) (*UserRecord, error) {
 	if err := checkTimes("user record", u.Issued, u.Expires, u.Seq, MaxUserLife, now); err != nil {
 		return nil, err
 	}
-	m, err := membership.VerifyChain(u.Chain, v.Overlay, now, v.revoked())
+	m, err := v.Member(u.Chain, now)
 	if err != nil {
 		return nil, fmt.Errorf("user record of %q: %w", u.User, err)
 	}

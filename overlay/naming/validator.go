@@ -19,7 +19,9 @@ type Validator struct {
 	Overlay membership.Overlay
 	Now     func() time.Time                  // nil: time.Now
 	Revoked func() *membership.RevocationList // nil: nothing is
-	Tags    func(*membership.Member) []string // which tags a member has; nil: those of its certificate
+	// Attended is as of when issuers were there to renew who had to be; nil: they are.
+	Attended func() time.Time
+	Tags     func(*membership.Member) []string // which tags a member has; nil: those of its certificate
 }
 
 var _ record.Validator = (*Validator)(nil)
@@ -38,6 +40,14 @@ func (v *Validator) revoked() *membership.RevocationList {
 	return v.Revoked()
 }
 
+// Member says who a chain makes a member at a time.
+func (v *Validator) Member(chain []byte, now time.Time) (*membership.Member, error) {
+	if v.Attended == nil {
+		return membership.VerifyChain(chain, v.Overlay, now, v.revoked())
+	}
+	return membership.VerifyAsOf(chain, v.Overlay, now, v.Attended(), v.revoked())
+}
+
 // Open verifies the name record that stands under key.
 func (v *Validator) Open(key string, value []byte) (*Record, error) {
 	r, err := Parse(value)
@@ -51,7 +61,7 @@ func (v *Validator) Open(key string, value []byte) (*Record, error) {
 	if err := checkTimes("name record", r.Issued, r.Expires, r.Seq, MaxLife, now); err != nil {
 		return nil, err
 	}
-	m, err := membership.VerifyChain(r.Chain, v.Overlay, now, v.revoked())
+	m, err := v.Member(r.Chain, now)
 	if err != nil {
 		return nil, fmt.Errorf("name record of %q: %w", r.Label, err)
 	}
@@ -78,7 +88,7 @@ func (v *Validator) OpenContact(key string, value []byte) (*ContactRecord, error
 	if err := checkTimes("contact record", c.Issued, c.Expires, c.Seq, MaxContactLife, now); err != nil {
 		return nil, err
 	}
-	m, err := membership.VerifyChain(c.Chain, v.Overlay, now, v.revoked())
+	m, err := v.Member(c.Chain, now)
 	if err != nil {
 		return nil, fmt.Errorf("contact record: %w", err)
 	}

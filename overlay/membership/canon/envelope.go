@@ -75,6 +75,22 @@ func Verify(pub ed25519.PublicKey, domain string, payload, sig []byte) error {
 	return nil
 }
 
+// VerifyAny returns the place of the key among keys whose signature sig is, as Verify would
+// say, or ErrSignature.
+func VerifyAny[K ~[ed25519.PublicKeySize]byte](keys []K, domain string, payload, sig []byte) (int, error) {
+	for i, k := range keys {
+		if len(sig) == SignatureSize && good.has(digest(k[:], domain, payload, sig)) {
+			return i, nil
+		}
+	}
+	for i, k := range keys {
+		if Verify(k[:], domain, payload, sig) == nil {
+			return i, nil
+		}
+	}
+	return -1, ErrSignature
+}
+
 // Envelope returns the whole libp2p signed envelope of the parts, in protobuf
 // form (libp2p RFC 0002 "Wire Format").
 func Envelope(pub ed25519.PublicKey, payload, sig []byte) []byte {

@@ -29,6 +29,9 @@ func NewReader(b []byte) *Reader { return &Reader{b: b} }
 // Err returns the first failure.
 func (r *Reader) Err() error { return r.err }
 
+// Len returns how many bytes are left; 0 after a failure.
+func (r *Reader) Len() int { return len(r.b) }
+
 // Fail records a failure found by the caller, wrapped in ErrNonCanonical.
 func (r *Reader) Fail(format string, args ...any) {
 	if r.err == nil {

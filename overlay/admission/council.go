@@ -1,0 +1,782 @@
+package admission
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/idloc/idloc/internal/peerid"
+	"github.com/idloc/idloc/overlay/field"
+	"github.com/idloc/idloc/overlay/membership"
+)
+
+// Authorities rule the overlay: the founder's key at first, then whom they promote. What
+// one of them wants is a motion. Where one signature is enough, it is in force at once.
+// Else it is a proposal: all members carry it, with the signatures under it, as they carry
+// the revocation list, and authorities that meet it can sign it, too (Approve). The member
+// that has enough of them under one and the same list makes the list of it, whoever it is.
+//
+// A signature is under the list that would follow the one in force. When that is another
+// one, all who have approved sign again, by themselves.
+
+const (
+	// proposalsMax is how many wait at a time, and proposalsOf how many of one authority.
+	proposalsMax = membership.MaxAuthorities * proposalsOf
+	proposalsOf  = 4
+	// maxProposals bounds them together as they are exchanged, in bytes.
+	maxProposals = 256 << 10
+)
+
+var (
+	// ErrPending: other authorities have to agree before that is in force.
+	ErrPending = errors.New("other authorities have to approve it")
+	// ErrNoProposal: no proposal has that ID, or several have one that begins so.
+	ErrNoProposal = errors.New("no such proposal")
+	errCouncil    = errors.New("as many proposals wait already as there can be")
+)
+
+// Proposal is something that waits for more authorities to approve it.
+type Proposal struct {
+	ID       string // names it; its beginning does where that is unique
+	What     string // what it would do, in words: "revoke mars"
+	Text     string // of grants: the whole of it
+	By       string // the authority's name
+	At       time.Time
+	Expires  time.Time
+	Approved []string // names of the authorities that have signed it
+	Needs    int      // how many have to
+	Mine     bool     // this peer has signed it
+}
+
+// Authority is one that rules the overlay.
+type Authority struct {
+	Name     string
+	Key      membership.Key
+	Peer     peerid.ID // zero: a recovery line, or the founder's key, which is none of a peer's
+	Recovery bool
+	Self     bool // it is this peer
+}
+
+// council holds the proposals. It is safe for concurrent use.
+type council struct {
+	mu      sync.Mutex // guards the rest
+	waiting map[string]*pending
+	extra   []*membership.Signer // recovery lines that were entered here
+}
+
+// pending is one proposal.
+type pending struct {
+	*membership.Proposal
+	sigs     []membership.Signature
+	approved bool // by this peer
+}
+
+// authority says whether this peer is one.
+func (r *Roster) authority() bool {
+	return r.Revocations().IsAuthority(r.overlay, r.signer.Key())
+}
+
+// Authority says whether this peer is one of those that rule the overlay.
+func (r *Roster) Authority() bool { return r.authority() }
+
+// onlyAuthority says whether nobody else is one.
+func (r *Roster) onlyAuthority() bool {
+	all, _ := r.Revocations().Authorities(r.overlay)
+	return len(all) == 1 && r.authority()
+}
+
+// trust takes the word of who has made this peer's token.
+func (r *Roster) trust(maker membership.Key) {
+	if l := membership.Trusting(r.overlay, maker); l != nil {
+		r.list.Store(l)
+	}
+}
+
+// HearCharter takes what somebody has shown of who rules the overlay, before its chain is
+// verified. b is borrowed.
+func (r *Roster) HearCharter(p peerid.ID, b []byte) {
+	for {
+		old := r.list.Load()
+		next, err := old.Told(r.overlay, b)
+		if err != nil {
+			r.cfg.Log.Warn("what was shown of the overlay's authorities is refused", "from", p, "err", err)
+			return
+		}
+		if next == old || r.list.CompareAndSwap(old, next) {
+			return
+		}
+	}
+}
+
+// takeOffice has this peer be an issuer by its own word if it is an authority now, and by
+// its delegation or not at all if it is none any more.
+func (r *Roster) takeOffice() {
+	was, is := r.issuing(), r.authority()
+	switch {
+	case is && (was == nil || !was.IsRoot()):
+		r.mu.Lock()
+		r.setIssuer(r.signer.Issuer())
+		label := r.own.Label
+		r.mu.Unlock()
+		r.registry.noteDelegate()() // there are others
+		if err := r.issueSelf(label); err != nil {
+			r.cfg.Log.Error("this node is an authority of the overlay now, and has no certificate of its own", "err", err)
+			return
+		}
+		r.cfg.Log.Info("this node is an authority of the overlay")
+		r.cfg.Renewed()
+	case !is && was != nil && was.IsRoot():
+		r.mu.Lock()
+		delegation := r.delegation
+		r.issuer = nil
+		r.issues.Store(false)
+		r.mu.Unlock()
+		r.takeDelegation(delegation)
+		r.cfg.Log.Warn("this node is no authority of the overlay any more")
+	}
+}
+
+// move is what an authority wants: when it returns without an error that is in force, and
+// saved. ErrPending: it waits for others.
+func (r *Roster) move(m membership.Motion) error {
+	r.revoking.Lock()
+	defer r.revoking.Unlock()
+	m.At = r.now()
+	return r.moveLocked(m)
+}
+
+// moveLocked is move while revoking is held.
+func (r *Roster) moveLocked(m membership.Motion) error {
+	if !r.authority() {
+		return ErrNotFounder
+	}
+	return r.moveBy(r.signer, m)
+}
+
+// moveBy is moveLocked of some authority.
+func (r *Roster) moveBy(s *membership.Signer, m membership.Motion) error {
+	m.At = m.At.Truncate(time.Second).UTC()
+	for {
+		d, err := r.Revocations().Untold().Draft(r.overlay, m)
+		if errors.Is(err, membership.ErrNothing) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if d.Needs() > 1 {
+			return r.propose(s, m)
+		}
+		sig, err := d.Sign(s)
+		if err != nil {
+			return err
+		}
+		l, err := d.List([]membership.Signature{sig})
+		if err != nil {
+			return err
+		}
+		if r.adopt(l, r.self); r.Revocations().Untold() == l || r.list.Load() == l {
+			return nil
+		} // else a newer list has come meanwhile: go on from that
+	}
+}
+
+// propose has a motion wait for other authorities.
+func (r *Roster) propose(s *membership.Signer, m membership.Motion) error {
+	for _, q := range r.office.all() { // the same that waits already is approved, and not proposed again
+		if sameMotion(q.Motion, m) {
+			return r.approve(q.ID())
+		}
+	}
+	for _, e := range m.Revoke {
+		if e.Kind == membership.RevokePeer {
+			m.Whom = r.called(e.Key)
+			break
+		}
+	}
+	p, err := s.Propose(m)
+	if err != nil {
+		return err
+	}
+	if !r.office.add(&pending{Proposal: p, approved: true}) {
+		return errCouncil
+	}
+	return r.approve(p.ID())
+}
+
+// approve marks a proposal as this peer's own will, and says what comes of it.
+func (r *Roster) approve(id string) error {
+	r.office.mu.Lock()
+	p := r.office.waiting[id]
+	if p != nil {
+		p.approved = true
+	}
+	r.office.mu.Unlock()
+	if p == nil {
+		return ErrNoProposal
+	}
+	r.deliberate()
+	for _, q := range r.Proposals() {
+		if q.ID == id {
+			r.Keep()
+			if r.cfg.Proposed != nil {
+				r.cfg.Proposed()
+			}
+			r.compareWithAll(r.self)
+			return fmt.Errorf("%w: proposal %s, to %s, has %d of %d signatures", ErrPending, q.ID, q.What, len(q.Approved), q.Needs)
+		}
+	}
+	if _, err := r.Revocations().Untold().Draft(r.overlay, p.Motion); !errors.Is(err, membership.ErrNothing) {
+		return fmt.Errorf("%w: it has come to nothing", cmp.Or(err, ErrNoProposal))
+	}
+	return nil
+}
+
+func sameMotion(a, b membership.Motion) bool {
+	a.At, b.At = time.Time{}, time.Time{}
+	a.Change.At, b.Change.At = time.Time{}, time.Time{}
+	strip := func(m membership.Motion) string {
+		for i := range m.Revoke {
+			m.Revoke = slices.Clone(m.Revoke)
+			m.Revoke[i].Until, m.Revoke[i].Before = time.Time{}, time.Time{}
+		}
+		return fmt.Sprint(m.Kind, m.Change.Kind, m.Change.Authority.Key, m.Change.Void, m.Change.Threshold, m.Revoke, m.Policy, m.Unattended)
+	}
+	return strip(a) == strip(b)
+}
+
+// signersHere returns the authorities as which this peer can sign.
+func (r *Roster) signersHere() []*membership.Signer {
+	r.office.mu.Lock()
+	extra := slices.Clone(r.office.extra)
+	r.office.mu.Unlock()
+	return append([]*membership.Signer{r.signer}, extra...)
+}
+
+// deliberate signs what this peer has approved, under the list in force now, drops what has
+// come to nothing, and puts in force what enough have signed.
+func (r *Roster) deliberate() {
+	base, now := r.Revocations().Untold(), r.now()
+	for _, p := range r.office.all() {
+		d, err := base.Draft(r.overlay, p.Motion)
+		if err != nil || now.After(p.At.Add(membership.ProposalFor)) || !base.IsAuthority(r.overlay, p.By) {
+			r.office.drop(p.ID())
+			if err != nil && !errors.Is(err, membership.ErrNothing) {
+				r.cfg.Log.Info("a proposal has come to nothing", "proposal", p.ID(), "why", err)
+			}
+			continue
+		}
+		sigs := d.Signed(p.sigs)
+		if p.approved {
+			sigs = r.signAll(d, sigs)
+		}
+		r.office.signed(p.ID(), sigs)
+		if len(sigs) < d.Needs() {
+			continue
+		}
+		l, err := d.List(sigs)
+		if err != nil {
+			r.cfg.Log.Error("a proposal that was approved is not put in force", "proposal", p.ID(), "err", err)
+			r.office.drop(p.ID())
+			continue
+		}
+		r.office.drop(p.ID())
+		r.adopt(l, r.self) // which deliberates on the others
+		return
+	}
+}
+
+// signAll adds the signatures of the authorities that this peer is.
+func (r *Roster) signAll(d *membership.Draft, sigs []membership.Signature) []membership.Signature {
+	for _, s := range r.signersHere() {
+		if slices.ContainsFunc(sigs, func(o membership.Signature) bool { return o.Key == s.Key() }) {
+			continue
+		}
+		if sig, err := d.Sign(s); err == nil {
+			sigs = append(sigs, sig)
+		}
+	}
+	return d.Signed(sigs)
+}
+
+// unite has a list signed that has what another one has as well; revoking is held.
+func (r *Roster) unite(other *membership.RevocationList, now time.Time) error {
+	for r.Revocations().Lacks(other, now) > 0 {
+		mine := r.Revocations().Untold()
+		m, err := mine.Unite(other, now)
+		if err != nil {
+			return err
+		}
+		if _, threshold := mine.Authorities(r.overlay); threshold > 1 {
+			return r.proposeUnion(m, mine, other)
+		}
+		if err := r.moveBy(r.signer, m); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// proposeUnion is unite where several have to sign: as much at a time as a proposal holds.
+func (r *Roster) proposeUnion(m membership.Motion, mine, other *membership.RevocationList) error {
+	var err error
+	for entries := range slices.Chunk(m.Revoke, membership.MaxProposed) {
+		err = errors.Join(err, r.propose(r.signer, membership.Motion{Kind: membership.MoveRevoke, At: m.At.Truncate(time.Second).UTC(), Revoke: entries}))
+	}
+	if p := other.Policy(); p.Number() > mine.Policy().Number() {
+		err = errors.Join(err, r.propose(r.signer, membership.Motion{Kind: membership.MovePolicy, At: m.At.Truncate(time.Second).UTC(), Policy: p.Text()}))
+	}
+	if errors.Is(err, ErrPending) {
+		return nil
+	}
+	return err
+}
+
+// Authorities returns who rules the overlay, and how many of them have to agree.
+func (r *Roster) Authorities() (all []Authority, threshold int) {
+	keys, threshold := r.Revocations().Authorities(r.overlay)
+	for _, a := range keys {
+		v := Authority{Name: a.Name, Key: a.Key, Recovery: a.Recovery, Self: a.Key == r.signer.Key()}
+		if !a.Recovery && a.Key != r.overlay.Root {
+			v.Peer = a.Key.Peer()
+		}
+		all = append(all, v)
+	}
+	return all, threshold
+}
+
+// Promote makes a member an authority. Only authorities can. The member signs as itself:
+// it needs to know nothing of it before.
+func (r *Roster) Promote(_ context.Context, id peerid.ID, label string) error {
+	if r.Revoked(id) {
+		return membership.ErrRevoked
+	}
+	if id == r.self && r.root != nil {
+		return fmt.Errorf("%w: this node has the founder's key", membership.ErrAuthority)
+	}
+	c := membership.Change{Kind: membership.ChangePromote, Authority: membership.Authority{Key: membership.KeyOf(id), Name: label}}
+	return r.move(membership.Motion{Kind: membership.MoveChange, Change: c})
+}
+
+// Demote removes an authority, by its name or the beginning of its key. What it has signed
+// itself ends at once if void is set, else after membership.RetiredFor. Its node stays a
+// member, as a delegate, until it is revoked.
+func (r *Roster) Demote(name string, void bool) error {
+	if !r.authority() {
+		return ErrNotFounder
+	}
+	keys, _ := r.Revocations().Authorities(r.overlay)
+	var found []membership.Authority
+	for _, a := range keys {
+		if a.Name == name || len(name) >= 8 && strings.HasPrefix(a.Key.String(), strings.ToLower(name)) {
+			found = append(found, a)
+		}
+	}
+	if len(found) != 1 {
+		return fmt.Errorf("%w: %d have the name %q, or a key that begins so", membership.ErrAuthority, len(found), name)
+	}
+	return r.move(membership.Motion{Kind: membership.MoveChange, Change: membership.Change{Kind: membership.ChangeDemote, Authority: found[0], Void: void}})
+}
+
+// SetThreshold says how many authorities have to agree.
+func (r *Roster) SetThreshold(n int) error {
+	return r.move(membership.Motion{Kind: membership.MoveChange, Change: membership.Change{Kind: membership.ChangeThreshold, Threshold: n}})
+}
+
+// SetUnattended says for how long members go on that meet no issuer.
+func (r *Roster) SetUnattended(d time.Duration) error {
+	return r.move(membership.Motion{Kind: membership.MoveUnattended, Unattended: d})
+}
+
+// AddRecovery makes a recovery line, whose key is worth one authority. It is returned once,
+// and kept nowhere; with ErrPending, too.
+func (r *Roster) AddRecovery() (line string, err error) {
+	if !r.authority() {
+		return "", ErrNotFounder
+	}
+	line, c, err := membership.NewRecovery(r.overlay)
+	if err != nil {
+		return "", err
+	}
+	err = r.move(membership.Motion{Kind: membership.MoveChange, Change: c})
+	if err != nil && !errors.Is(err, ErrPending) {
+		return "", err
+	}
+	return line, err
+}
+
+// Recover makes this peer an authority by a recovery line, as far as that is enough: with
+// ErrPending others have to agree. Until the end of this Roster the line signs what this
+// peer approves, as another authority.
+func (r *Roster) Recover(line string) error {
+	s, err := membership.OpenRecovery(r.overlay, line)
+	if err != nil {
+		return err
+	}
+	if !r.Revocations().IsAuthority(r.overlay, s.Key()) {
+		return fmt.Errorf("%w: its key is no authority of this overlay", membership.ErrRecoveryLine)
+	}
+	r.office.mu.Lock()
+	if !slices.ContainsFunc(r.office.extra, func(o *membership.Signer) bool { return o.Key() == s.Key() }) {
+		r.office.extra = append(r.office.extra, s)
+	}
+	r.office.mu.Unlock()
+	r.deliberate() // what this peer has approved before
+	if r.authority() {
+		return nil
+	}
+	r.revoking.Lock()
+	defer r.revoking.Unlock()
+	c := membership.Change{Kind: membership.ChangePromote, Authority: membership.Authority{Key: r.signer.Key(), Name: r.Own().Label}}
+	return r.moveBy(s, membership.Motion{Kind: membership.MoveChange, At: r.now(), Change: c})
+}
+
+// Proposals returns what waits for authorities, oldest first.
+func (r *Roster) Proposals() (out []Proposal) {
+	base := r.Revocations().Untold()
+	names := r.namesOf(base)
+	for _, p := range r.office.all() {
+		v := Proposal{ID: p.ID(), What: r.inWords(p.Motion), Text: p.Policy, By: names(p.By), At: p.At, Expires: p.At.Add(membership.ProposalFor), Mine: p.approved}
+		if d, err := base.Draft(r.overlay, p.Motion); err == nil {
+			v.Needs = d.Needs()
+			for _, s := range d.Signed(p.sigs) {
+				v.Approved = append(v.Approved, names(s.Key))
+			}
+		}
+		out = append(out, v)
+	}
+	slices.SortFunc(out, func(a, b Proposal) int { return cmp.Or(a.At.Compare(b.At), cmp.Compare(a.ID, b.ID)) })
+	return out
+}
+
+// Approve signs a proposal, of which the ID is given, or its beginning. ErrPending: others
+// have to, too. Only authorities can, and who has entered a recovery line.
+func (r *Roster) Approve(id string) error {
+	if !slices.ContainsFunc(r.signersHere(), func(s *membership.Signer) bool { return r.Revocations().IsAuthority(r.overlay, s.Key()) }) {
+		return ErrNotFounder
+	}
+	var found []string
+	for _, p := range r.office.all() {
+		if id != "" && strings.HasPrefix(p.ID(), id) {
+			found = append(found, p.ID())
+		}
+	}
+	if len(found) != 1 {
+		return fmt.Errorf("%w: %d have an ID that begins with %q", ErrNoProposal, len(found), id)
+	}
+	r.revoking.Lock()
+	defer r.revoking.Unlock()
+	return r.approve(found[0])
+}
+
+// namesOf returns what calls the authorities of a list by their names.
+func (r *Roster) namesOf(l *membership.RevocationList) func(membership.Key) string {
+	all, _ := l.Authorities(r.overlay)
+	return func(k membership.Key) string {
+		for _, a := range all {
+			if a.Key == k {
+				return a.Name
+			}
+		}
+		return r.called(k)
+	}
+}
+
+// called is how a key is called that is, or was, a member's: by its label if one is known.
+func (r *Roster) called(k membership.Key) string {
+	id := k.Peer()
+	if id == r.self {
+		return r.Own().Label
+	}
+	r.mu.Lock()
+	known, ok := r.members.Peek(id)
+	r.mu.Unlock()
+	if ok && membership.CheckLabel(known.member.Label) == nil {
+		return known.member.Label
+	}
+	if label, ok := r.registry.labelOf(id); ok {
+		return label
+	}
+	return id.String()
+}
+
+// inWords is what a motion does.
+func (r *Roster) inWords(m membership.Motion) string {
+	switch m.Kind {
+	case membership.MoveChange:
+		return r.changeInWords(m.Change)
+	case membership.MovePolicy:
+		return fmt.Sprintf("set grants (%d lines)", strings.Count(m.Policy, "\n"))
+	case membership.MoveUnattended:
+		return fmt.Sprintf("let members go on for %v that meet no authority", m.Unattended)
+	}
+	var whom []string
+	name := m.Whom
+	for _, e := range m.Revoke {
+		text := r.revocationInWords(e)
+		if e.Kind == membership.RevokePeer && name != "" {
+			if text != name {
+				text = fmt.Sprintf("%s, which the proposal calls %s", text, name)
+			}
+			name = ""
+		}
+		whom = append(whom, text)
+	}
+	return "revoke " + strings.Join(whom, ", ")
+}
+
+func (r *Roster) revocationInWords(e membership.Revocation) string {
+	switch e.Kind {
+	case membership.RevokeInvitation:
+		return "invitation " + InvitationID(e.Key)
+	case membership.RevokeInvited:
+		return "invitation " + InvitationID(e.Key) + " and all who came by it"
+	case membership.RevokeDelegate:
+		return "what delegate " + r.called(e.Key) + " has signed"
+	}
+	return r.called(e.Key)
+}
+
+func (r *Roster) changeInWords(c membership.Change) string {
+	names := r.namesOf(r.Revocations())
+	switch {
+	case c.Kind == membership.ChangePromote && c.Authority.Recovery:
+		return "add a recovery line"
+	case c.Kind == membership.ChangePromote:
+		return fmt.Sprintf("promote %s (key %.16s)", c.Authority.Name, c.Authority.Key)
+	case c.Kind == membership.ChangeDemote && c.Void:
+		return "demote " + names(c.Authority.Key) + " and void what it has signed"
+	case c.Kind == membership.ChangeDemote:
+		return "demote " + names(c.Authority.Key)
+	}
+	return fmt.Sprintf("have %d authorities agree from now on", c.Threshold)
+}
+
+// learnProposals takes what another carries. Only proposals of authorities are carried on,
+// with signatures of authorities. b is borrowed.
+func (r *Roster) learnProposals(b []byte, from peerid.ID) {
+	if len(b) == 0 {
+		return
+	}
+	all, err := readProposals(b, r.overlay)
+	if err != nil {
+		r.cfg.Log.Debug("proposals refused", "from", from, "err", err)
+		return
+	}
+	base, now := r.Revocations().Untold(), r.now()
+	before := r.office.digest()
+	for _, p := range all {
+		if !base.IsAuthority(r.overlay, p.By) || now.After(p.At.Add(membership.ProposalFor)) || p.At.After(now.Add(membership.Tolerance)) {
+			continue
+		}
+		d, err := base.Draft(r.overlay, p.Motion)
+		if err != nil {
+			continue
+		}
+		p.sigs = d.Signed(p.sigs)
+		if r.office.merge(p) {
+			r.cfg.Log.Info("a proposal waits for the overlay's authorities", "proposal", p.ID(), "what", r.inWords(p.Motion))
+		}
+	}
+	if r.office.digest() == before {
+		return
+	}
+	r.deliberate()
+	r.Keep()
+	if r.cfg.Proposed != nil {
+		r.cfg.Proposed()
+	}
+	r.compareWithAll(from)
+}
+
+// all returns the proposals, oldest first.
+func (c *council) all() (out []*pending) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, p := range c.waiting {
+		q := *p
+		out = append(out, &q)
+	}
+	slices.SortFunc(out, func(a, b *pending) int { return cmp.Or(a.At.Compare(b.At), cmp.Compare(a.ID(), b.ID())) })
+	return out
+}
+
+// fairly returns the proposals so that none of an authority's stand before the first of
+// another one: whoever proposes much keeps nobody else's from being carried.
+func (c *council) fairly() []*pending {
+	all := c.all()
+	turn := map[*pending]int{}
+	of := map[membership.Key]int{}
+	for _, p := range all {
+		turn[p] = of[p.By]
+		of[p.By]++
+	}
+	slices.SortStableFunc(all, func(a, b *pending) int { return cmp.Compare(turn[a], turn[b]) })
+	return all
+}
+
+func (c *council) add(p *pending) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	of := 0
+	for _, q := range c.waiting {
+		if q.By == p.By {
+			of++
+		}
+	}
+	if len(c.waiting) >= proposalsMax || of >= proposalsOf {
+		return false
+	}
+	if c.waiting == nil {
+		c.waiting = map[string]*pending{}
+	}
+	c.waiting[p.ID()] = p
+	return true
+}
+
+// merge adds a proposal, or its signatures to those that are known. It says whether it is new.
+func (c *council) merge(p *pending) bool {
+	c.mu.Lock()
+	q, ok := c.waiting[p.ID()]
+	if ok {
+		for _, s := range p.sigs {
+			if !slices.ContainsFunc(q.sigs, func(o membership.Signature) bool { return o == s }) {
+				q.sigs = append(slices.DeleteFunc(slices.Clone(q.sigs), func(o membership.Signature) bool { return o.Key == s.Key }), s)
+			}
+		}
+	}
+	c.mu.Unlock()
+	return !ok && c.add(p)
+}
+
+func (c *council) signed(id string, sigs []membership.Signature) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if p := c.waiting[id]; p != nil {
+		p.sigs = sigs
+	}
+}
+
+func (c *council) drop(id string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.waiting, id)
+}
+
+func (c *council) some() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.waiting) > 0
+}
+
+// bytes is what others are sent.
+//
+//	number 1 | { proposal length 2 | proposal | signatures 1 | { key 32 | signature 64 } ... } ...
+func (c *council) bytes() []byte {
+	all := c.fairly()
+	b := []byte{0}
+	for _, p := range all {
+		n := 2 + len(p.Bytes()) + 1 + len(p.sigs)*membership.SignatureBytes
+		if len(b)+n > maxProposals {
+			continue
+		}
+		b[0]++
+		b = field.Append16(b, p.Bytes())
+		b = append(b, byte(len(p.sigs)))
+		slices.SortFunc(p.sigs, func(a, b membership.Signature) int { return bytes.Compare(a.Key[:], b.Key[:]) })
+		for _, s := range p.sigs {
+			b = membership.AppendSignature(b, s)
+		}
+	}
+	if b[0] == 0 {
+		return nil
+	}
+	return b
+}
+
+// digest names what bytes returns; 0 for nothing.
+func (c *council) digest() uint64 {
+	b := c.bytes()
+	if b == nil {
+		return 0
+	}
+	sum := sha256.Sum256(b)
+	return binary.BigEndian.Uint64(sum[:])
+}
+
+func readProposals(b []byte, o membership.Overlay) (out []*pending, err error) {
+	f := field.NewReader(bytes.NewReader(b))
+	n := int(f.Uint8())
+	if n > proposalsMax {
+		f.Fail(errCouncil)
+	}
+	for i := 0; i < n && f.Err() == nil; i++ {
+		body := f.Short16(membership.MaxProposal)
+		sigs := int(f.Uint8())
+		if f.Err() != nil || sigs > membership.MaxAuthorities {
+			return nil, cmp.Or(f.Err(), errCouncil)
+		}
+		p := &pending{}
+		for range sigs {
+			var s membership.Signature
+			f.Copy(s.Key[:])
+			f.Copy(s.Sig[:])
+			p.sigs = append(p.sigs, s)
+		}
+		if f.Err() != nil {
+			break
+		}
+		if p.Proposal, err = membership.OpenProposal(body, o); err != nil {
+			return nil, err
+		}
+		out = append(out, p)
+	}
+	return out, f.Err()
+}
+
+// saved is what the next start needs.
+func (c *council) saved() (proposals []byte, approved []string) {
+	for _, p := range c.all() {
+		if p.approved {
+			approved = append(approved, p.ID())
+		}
+	}
+	return c.bytes(), approved
+}
+
+// restoreProposals takes what was saved. What does not read is carried by others.
+func (r *Roster) restoreProposals(b []byte, approved []string) {
+	if len(b) == 0 {
+		return
+	}
+	all, err := readProposals(b, r.overlay)
+	if err != nil {
+		r.cfg.Log.Warn("the saved proposals are damaged: until a member shows them again there are none here", "err", err)
+		return
+	}
+	for _, p := range all {
+		p.approved = slices.Contains(approved, p.ID())
+		r.office.add(p)
+	}
+}
+
+// labelOf returns the label that a peer was given by an issuer, as far as known here.
+func (r *registry) labelOf(id peerid.ID) (string, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for label := range maps.Keys(r.labels) {
+		if r.labels[label].Peer == id {
+			return label, true
+		}
+	}
+	return "", false
+}
