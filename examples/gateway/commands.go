@@ -42,6 +42,7 @@ func groups() []group {
 	return []group{
 		{"Commands that run a node, until interrupted:", nodeCommands()},
 		{"Commands that ask the node that runs in -dir:", clientCommands()},
+		{"Commands that ask it who rules the overlay, and change that:", ruleCommands()},
 		{"And some that ask nobody:", []command{
 			{name: "token", args: "<token>", least: 1, most: 1, flags: jsonFlag,
 				help: "say what a token is for, without its secret; - reads it from\nstandard input",
@@ -98,7 +99,7 @@ func clientCommands() []command {
 				return o.client().revoke(ctx, c.out, c.arg, o.all, o.below)
 			}},
 		{name: "grants", args: "[file]", most: 1,
-			help: "print who may open what at whom, as the founder has said;\nwith a file, or - for standard input, say so: for the founder",
+			help: "print who may open what at whom, as authorities have said;\nwith a file, or - for standard input, say so: for authorities",
 			do: func(ctx context.Context, o options, c call) error {
 				return o.client().grants(ctx, c)
 			}},
@@ -157,7 +158,7 @@ func inviteFlags(o *options, fs *flag.FlagSet) {
 	fs.BoolVar(&o.delegate, "delegate", false, "the member may invite")
 	fs.Var(&o.tags, "tag", "`word`, such as web, that says what the member is for: gateway grants goes by it; may be repeated")
 	fs.IntVar(&o.uses, "uses", 0, "how many members the token admits, at most 64; 0 is one, -1 is as many as come by it")
-	fs.StringVar(&o.replaces, "replaces", "", "`name` of a member whose device was lost: it is put out at once, and the token is for its name")
+	fs.StringVar(&o.replaces, "replaces", "", "`name` of a member whose device was lost: it is put out, and the token is for its name")
 	fs.BoolVar(&o.reuse, "reuse", false, "the token, which needs a label, may be used again and again: who came last has the name")
 	fs.BoolVar(&o.qr, "qr", false, "draw the token as a QR code above it; whoever sees the code can use it")
 }
@@ -216,6 +217,10 @@ beside the source, is a unit for systemd that keeps a gateway running.
 
 Several gateways run on one machine, each with a -dir of its own. Where the usual
 port of a proxy or of the page is in use, a gateway takes a free one and says so.
+
+At first the founder alone is an authority. Where several have to agree (threshold),
+promote, demote, threshold, unattended, recovery, recover, revoke, withdraw, grants
+and invite -replaces make a proposal; it is in force when others have approved it.
 
 With -tun, members' addresses are unreachable on this host while the gateway is
 down after a crash, so that nobody else answers for them. A host that never runs

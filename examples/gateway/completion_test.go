@@ -43,7 +43,8 @@ func TestBashCompletes(t *testing.T) {
 	}{
 		{"", names},
 		{"cr", []string{"create"}},
-		{"re", []string{"revoke"}},
+		{"re", []string{"recover", "recovery", "revoke"}},
+		{"demote|-", []string{"-dir", "-void"}},
 		{"revoke|-", []string{"-all", "-below", "-dir"}},
 		{"co", []string{"connect", "completion"}},
 		{"nonsense", nil},

@@ -80,6 +80,7 @@ func (g *gateway) control(cmd, dir string, p *progress) error {
 	})
 	mux.HandleFunc("GET /status", func(w http.ResponseWriter, r *http.Request) { answer(w, g.status(), nil) })
 	g.serveGrants(mux)
+	g.serveRule(mux)
 	mux.HandleFunc("GET /ping", func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), 20*time.Second)
 		defer cancel()
@@ -135,6 +136,11 @@ func (l removedListener) Close() error {
 }
 
 func answer(w http.ResponseWriter, v any, err error) {
+	if errors.Is(err, idloc.ErrPending) {
+		w.WriteHeader(http.StatusAccepted)
+		json.NewEncoder(w).Encode(map[string]any{"value": v, "pending": strings.TrimPrefix(err.Error(), "idloc: ")})
+		return
+	}
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusUnprocessableEntity)
 		return
@@ -156,7 +162,14 @@ func (c client) dial(ctx context.Context) (net.Conn, error) {
 	return conn, nil
 }
 
-// ask sends a request and reads the answer into v.
+// pendingError is the answer to what other authorities have to approve: no failure, as
+// run knows.
+type pendingError struct{ text string }
+
+func (e pendingError) Error() string   { return e.text }
+func (e pendingError) Is(t error) bool { return t == idloc.ErrPending }
+
+// ask sends a request and reads the answer into v, also with a pendingError.
 func (c client) ask(ctx context.Context, method, path string, body io.Reader, v any) error {
 	t := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return c.dial(ctx) }}
 	defer t.CloseIdleConnections()
@@ -173,7 +186,18 @@ func (c client) ask(ctx context.Context, method, path string, body io.Reader, v 
 	if err != nil {
 		return err
 	}
-	if resp.StatusCode != http.StatusOK {
+	switch resp.StatusCode {
+	case http.StatusOK:
+	case http.StatusAccepted:
+		var p struct {
+			Value   json.RawMessage `json:"value"`
+			Pending string          `json:"pending"`
+		}
+		if err := json.Unmarshal(b, &p); err != nil {
+			return err
+		}
+		return cmp.Or(json.Unmarshal(p.Value, v), error(pendingError{p.Pending}))
+	default:
 		return errors.New(strings.TrimSpace(string(b)))
 	}
 	return json.Unmarshal(b, v)
@@ -185,8 +209,9 @@ func (c client) invite(ctx context.Context, out io.Writer, o idloc.InviteOptions
 		return err
 	}
 	var token string
-	if err := c.ask(ctx, "POST", "/invite", strings.NewReader(string(b)), &token); err != nil {
-		return err
+	pending := c.ask(ctx, "POST", "/invite", strings.NewReader(string(b)), &token)
+	if pending != nil && !errors.Is(pending, idloc.ErrPending) {
+		return pending
 	}
 	if qr {
 		if err := drawQR(out, token); err != nil {
@@ -194,7 +219,7 @@ func (c client) invite(ctx context.Context, out io.Writer, o idloc.InviteOptions
 		}
 	}
 	fmt.Fprintln(out, token)
-	return nil
+	return pending
 }
 
 func (c client) invitations(ctx context.Context, out io.Writer, asJSON bool, now time.Time) error {
@@ -334,8 +359,11 @@ func (c client) status(ctx context.Context, out io.Writer, asJSON bool) error {
 	if s.Self.Server {
 		role = "serves the database, " + strconv.Itoa(s.Self.Records) + " records"
 	}
-	if s.Self.Founder {
+	switch {
+	case s.Self.Founder:
 		role += ", founder"
+	case s.Self.Authority:
+		role += ", authority"
 	}
 	fmt.Fprintf(out, "%s  %s\nLSIs %s, %s; UDP port %d; members connected: %d; %s\n\n",
 		s.Self.Name, s.Self.ID, s.Self.LSI4, s.Self.LSI6, s.Self.Port, s.Self.Members, role)

@@ -254,7 +254,7 @@ func TestFromAShell(t *testing.T) {
 		t.Errorf("a token in place of nobody: %v, %s", err, out)
 	}
 
-	// One node a folder; only the founder revokes.
+	// One node a folder; only authorities revoke.
 	if out, err := tell(t, earth.dir, "run", "-addr", "127.0.0.1"); err == nil || !strings.Contains(out, "in use") {
 		t.Errorf("a second gateway in one folder: %v, %s", err, out)
 	}

@@ -79,6 +79,7 @@ type options struct {
 	tags            list
 
 	all, below bool // of revoke
+	void       bool // of demote
 
 	count int // of ping
 }
@@ -128,7 +129,12 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 		}
 		arg = strings.TrimSpace(string(b))
 	}
-	return c.do(ctx, o, call{cmd, arg, fs.Args(), in, out, errOut})
+	err := c.do(ctx, o, call{cmd, arg, fs.Args(), in, out, errOut})
+	if p := (pendingError{}); errors.As(err, &p) {
+		fmt.Fprintf(errOut, "gateway: not in force yet: %v; another authority says: gateway approve ID\n", p)
+		return nil
+	}
+	return err
 }
 
 func defaultDir() string {

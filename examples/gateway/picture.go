@@ -36,6 +36,8 @@ func picture(out io.Writer, s gatewayStatus, now time.Time) {
 	switch {
 	case self.Founder:
 		what[0] = "founder"
+	case self.Authority:
+		what[0] = "authority"
 	case !self.Confirmed:
 		what[0] = "member, not confirmed yet"
 	}
@@ -214,7 +216,7 @@ func describe(out io.Writer, token string, asJSON bool, now time.Time) error {
 	if info.Delegate {
 		may = append(may, "invite")
 	}
-	by := "the founder"
+	by := "an authority, such as the founder"
 	if info.Issuer != (idloc.PeerID{}) {
 		by = "a delegate, " + info.Issuer.String()
 	}

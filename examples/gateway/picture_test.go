@@ -92,7 +92,7 @@ func TestToken(t *testing.T) {
 	earth := up(t, t.TempDir(), "create", "-name", "earth", "example.com")
 	token := strings.TrimSpace(must(t)(tell(t, earth.dir, "invite", "-relay", "-expires", "90m", "mars")))
 	out := must(t)(tell(t, earth.dir, "token", token))
-	for _, want := range []string{"admits     one member: mars.example.com\n", " min left\n", "issued by  the founder\n", "may        dial, listen, forward data for others\n", "members at 127.0.0.1:"} {
+	for _, want := range []string{"admits     one member: mars.example.com\n", " min left\n", "issued by  an authority, such as the founder\n", "may        dial, listen, forward data for others\n", "members at 127.0.0.1:"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("%q is not in\n%s", want, out)
 		}

@@ -49,7 +49,7 @@ func sayReady(out io.Writer, s idloc.SelfStatus) {
 }
 
 // follow tells, while the gateway runs, when the node is alone and when it is
-// not any more. alone is what was said last.
+// not any more, and what waits for authorities. alone is what was said last.
 func follow(out io.Writer, events iter.Seq[idloc.Event], alone bool) {
 	for e := range events {
 		switch {
@@ -60,6 +60,8 @@ func follow(out io.Writer, events iter.Seq[idloc.Event], alone bool) {
 			alone = false
 			who := cmp.Or(e.Name, "a member, "+e.Peer.String())
 			fmt.Fprintf(out, "%s is reached%s: no longer alone\n", who, at(e.Remote.String()))
+		case e.Kind == idloc.EventProposed:
+			fmt.Fprintf(out, "proposed by %s: %s; gateway approve is for authorities\n", e.Name, e.Detail)
 		}
 	}
 }

@@ -34,10 +34,18 @@ type control struct {
 
 // request is what a command asks, as JSON.
 type request struct {
-	Name     string        `json:"name"`
+	Name     string        `json:"name"` // or what else is its argument
 	Expires  time.Duration `json:"expires"`
 	Delegate bool          `json:"delegate"`
+	Replaces string        `json:"replaces"`
+	Void     bool          `json:"void"`
 	Wait     time.Duration `json:"wait"`
+}
+
+// reply is what it hears, as JSON.
+type reply struct {
+	Text    string `json:"text"`    // for its standard output; empty: nothing
+	Pending string `json:"pending"` // which proposal others have to approve; empty: none, it is done
 }
 
 // listen serves until close. stop is called when somebody asks for it.
@@ -60,19 +68,24 @@ func listen(dir string, node *idloc.Node, stop func()) (*control, error) {
 			if err == nil {
 				text, err = f(r.Context(), q)
 			}
+			a := reply{Text: text}
+			if errors.Is(err, idloc.ErrPending) {
+				a.Pending, err = strings.TrimPrefix(err.Error(), "idloc: "), nil
+			}
 			if err != nil {
 				http.Error(w, err.Error(), http.StatusUnprocessableEntity)
 				return
 			}
-			fmt.Fprintln(w, text)
+			_ = json.NewEncoder(w).Encode(a) // who asked has gone if not
 		})
 	}
 	handle("invite", func(_ context.Context, q request) (string, error) {
-		return node.Invite(idloc.InviteOptions{Name: q.Name, Expires: q.Expires, Delegate: q.Delegate})
+		return node.Invite(idloc.InviteOptions{Name: q.Name, Expires: q.Expires, Delegate: q.Delegate, Replaces: q.Replaces})
 	})
 	handle("revoke", func(ctx context.Context, q request) (string, error) {
-		return q.Name + " is revoked", node.Revoke(ctx, q.Name)
+		return done(q.Name+" is revoked", node.Revoke(ctx, q.Name))
 	})
+	rule(handle, node)
 	handle("ping", func(ctx context.Context, q request) (string, error) { return ping(ctx, node, q) })
 	handle("status", func(context.Context, request) (string, error) {
 		b, err := json.MarshalIndent(node.Status(), "", "  ")
@@ -148,16 +161,16 @@ func ping(ctx context.Context, node *idloc.Node, q request) (string, error) {
 }
 
 // ask puts one command to the node that runs in dir.
-func ask(ctx context.Context, command, dir, arg string, o options, out io.Writer) error {
-	dir, err := filepath.Abs(dir)
+func ask(ctx context.Context, command, dir, arg string, o options, std streams) error {
+	abs, err := filepath.Abs(dir)
 	if err != nil {
 		return err
 	}
-	body, err := json.Marshal(request{Name: arg, Expires: o.expires, Delegate: o.delegate, Wait: o.wait})
+	body, err := json.Marshal(request{Name: arg, Expires: o.expires, Delegate: o.delegate, Replaces: o.replaces, Void: o.void, Wait: o.wait})
 	if err != nil {
 		return err
 	}
-	tr := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx, dir, o.wait) }}
+	tr := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx, abs, o.wait) }}
 	defer tr.CloseIdleConnections()
 	req, err := http.NewRequestWithContext(ctx, "POST", "http://node/"+command, bytes.NewReader(body))
 	if err != nil {
@@ -175,8 +188,22 @@ func ask(ctx context.Context, command, dir, arg string, o options, out io.Writer
 	if resp.StatusCode != http.StatusOK {
 		return errors.New(string(bytes.TrimSpace(text)))
 	}
-	_, err = out.Write(text)
-	return err
+	var a reply
+	if err := json.Unmarshal(text, &a); err != nil {
+		return err
+	}
+	if a.Text != "" {
+		if _, err := fmt.Fprintln(std.out, a.Text); err != nil {
+			return err
+		}
+	}
+	if command == "recovery" {
+		fmt.Fprintln(std.diag, "invite: this line is shown once and kept nowhere: print it, and keep it away from all machines")
+	}
+	if a.Pending != "" {
+		fmt.Fprintf(std.diag, "invite: not in force yet: %s; another authority says: invite approve DIR ID\n", a.Pending)
+	}
+	return nil
 }
 
 // dial connects to the node of dir, which may have been started a moment ago.

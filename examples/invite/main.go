@@ -1,5 +1,5 @@
 // Invite is an overlay's life from a shell: found one, invite, join, revoke,
-// restart.
+// restart, and have others rule it when its founder is lost (rule.go).
 //
 //	invite found earth example.com &
 //	token=$(invite invite earth mars)
@@ -47,6 +47,21 @@ Commands that ask the node that runs in DIR:
   stop DIR            close the node and return when it has ended
   leave DIR           stop, and give the name up in the database at once
 
+Commands that ask it who rules the overlay, and change that. At first the founder alone
+is an authority. Where several have to agree, promote, demote, threshold, unattended,
+recovery and revoke make a proposal, which others approve:
+  authorities DIR     who they are, with the beginning of each key, and how many have to agree
+  promote DIR LABEL   make a member an authority
+  demote DIR NAME     remove an authority, by its name or the beginning of its key
+  threshold DIR N     how many have to agree from now on
+  unattended DIR D    for how long members go on that hear of no authority, such as 2160h
+  recovery DIR        print a line that is worth one authority, for paper; it is shown once
+  recover DIR [LINE]  become an authority by such a line; without LINE it is read from
+                      standard input, where no other user of the machine sees it
+  proposals DIR       ID, what, by whom and signatures of what waits, with tabs between
+  approve DIR ID      sign a proposal, once it is known here; the ID's beginning does
+  history DIR         who did what to the overlay, as lines of JSON
+
 Flags:
 `
 
@@ -56,12 +71,20 @@ type options struct {
 	wait     time.Duration
 	expires  time.Duration
 	delegate bool
+	replaces string
+	void     bool
+}
+
+// streams are the standard ones.
+type streams struct {
+	in        io.Reader
+	out, diag io.Writer
 }
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	err := run(ctx, os.Args[1:], streams{os.Stdin, os.Stdout, os.Stderr})
 	switch {
 	case err == nil, errors.Is(err, flag.ErrHelp):
 	case errors.Is(err, errUsage):
@@ -74,10 +97,10 @@ func main() {
 
 var errUsage = errors.New("usage")
 
-func run(ctx context.Context, args []string, out, diag io.Writer) error {
+func run(ctx context.Context, args []string, std streams) error {
 	var o options
 	flags := flag.NewFlagSet("invite", flag.ContinueOnError)
-	flags.SetOutput(diag)
+	flags.SetOutput(std.diag)
 	flags.Usage = func() {
 		fmt.Fprint(flags.Output(), usage)
 		flags.PrintDefaults()
@@ -86,6 +109,8 @@ func run(ctx context.Context, args []string, out, diag io.Writer) error {
 	flags.DurationVar(&o.wait, "wait", 15*time.Second, "how long to wait for a node that is starting, and for a peer")
 	flags.DurationVar(&o.expires, "expires", 24*time.Hour, "how long a token admits")
 	flags.BoolVar(&o.delegate, "delegate", false, "the invited may invite too")
+	flags.StringVar(&o.replaces, "replaces", "", "`label` of a member that was lost: invite puts it out, and the token is for its name")
+	flags.BoolVar(&o.void, "void", false, "demote ends at once what the authority has signed by itself: its key was stolen")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			return err
@@ -108,16 +133,29 @@ func run(ctx context.Context, args []string, out, diag io.Writer) error {
 	want, known := map[string][2]int{ // fewest and most arguments after DIR
 		"found": {1, 1}, "join": {1, 1}, "open": {0, 0},
 		"invite": {0, 1}, "revoke": {1, 1}, "ping": {1, 1}, "status": {0, 0}, "zone": {0, 0}, "stop": {0, 0}, "leave": {0, 0},
+		"authorities": {0, 0}, "promote": {1, 1}, "demote": {1, 1}, "threshold": {1, 1}, "unattended": {1, 1},
+		"recovery": {0, 0}, "recover": {0, anyNumber}, "proposals": {0, 0}, "approve": {1, 1}, "history": {0, 0},
 	}[command]
 	if !known || len(rest) < want[0] || len(rest) > want[1] {
 		return bad()
 	}
 	switch command {
 	case "found", "join", "open":
-		return serve(ctx, command, dir, arg, o, out)
+		return serve(ctx, command, dir, arg, o, std.out)
+	case "recover":
+		if arg == "" {
+			b, err := io.ReadAll(io.LimitReader(std.in, 1<<12))
+			if err != nil {
+				return err
+			}
+			arg = string(b)
+		}
 	}
-	return ask(ctx, command, dir, arg, o, out)
+	return ask(ctx, command, dir, arg, o, std)
 }
+
+// anyNumber of arguments: the words of a recovery line.
+const anyNumber = 1 << 10
 
 // serve runs a node until ctx ends or somebody says stop.
 func serve(ctx context.Context, command, dir, arg string, o options, out io.Writer) error {

@@ -135,18 +135,21 @@ invite join mars "$token" & invite ping earth mars && invite zone earth`)
 func TestUsage(t *testing.T) {
 	t.Parallel()
 	var diag bytes.Buffer
-	_ = run(t.Context(), []string{"-h"}, &diag, &diag)
-	for _, command := range []string{"found DIR DOMAIN", "join DIR TOKEN", "open DIR", "invite DIR [LABEL]", "revoke DIR LABEL", "ping DIR LABEL", "status DIR", "zone DIR", "stop DIR", "leave DIR", "-addrs", "-delegate", "-expires", "-wait"} {
+	std := streams{strings.NewReader(""), &diag, &diag}
+	_ = run(t.Context(), []string{"-h"}, std)
+	for _, command := range []string{"found DIR DOMAIN", "join DIR TOKEN", "open DIR", "invite DIR [LABEL]", "revoke DIR LABEL", "ping DIR LABEL", "status DIR", "zone DIR", "stop DIR", "leave DIR",
+		"authorities DIR", "promote DIR LABEL", "demote DIR NAME", "threshold DIR N", "unattended DIR D", "recovery DIR", "recover DIR [LINE]", "proposals DIR", "approve DIR ID", "history DIR",
+		"-addrs", "-delegate", "-expires", "-replaces", "-void", "-wait"} {
 		if !strings.Contains(diag.String(), command) {
 			t.Errorf("-h does not say %q", command)
 		}
 	}
-	for _, args := range [][]string{{}, {"found"}, {"found", "d"}, {"open", "d", "x"}, {"nonsense", "d"}, {"-nonsense"}, {"revoke", "d"}} {
-		if err := run(t.Context(), args, &diag, &diag); err != errUsage {
+	for _, args := range [][]string{{}, {"found"}, {"found", "d"}, {"open", "d", "x"}, {"nonsense", "d"}, {"-nonsense"}, {"revoke", "d"}, {"promote", "d"}, {"approve", "d"}, {"history", "d", "x"}, {"threshold", "d", "2", "3"}} {
+		if err := run(t.Context(), args, std); err != errUsage {
 			t.Errorf("%q: %v, want the usage", args, err)
 		}
 	}
-	if err := run(t.Context(), []string{"-wait", "1ms", "invite", t.TempDir()}, &diag, &diag); err == nil || !strings.Contains(err.Error(), "no node runs in") {
+	if err := run(t.Context(), []string{"-wait", "1ms", "invite", t.TempDir()}, std); err == nil || !strings.Contains(err.Error(), "no node runs in") {
 		t.Errorf("nobody there: %v", err)
 	}
 }
