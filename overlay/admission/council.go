@@ -70,7 +70,37 @@ type Authority struct {
 type council struct {
 	mu      sync.Mutex // guards the rest
 	waiting map[string]*pending
+	drafts  map[string]drafted   // of those, by ID
 	extra   []*membership.Signer // recovery lines that were entered here
+}
+
+// drafted is what a proposal makes of one list: to compute it costs as much as the list is
+// long, and everybody may show proposals.
+type drafted struct {
+	after uint64 // digest of the list before
+	draft *membership.Draft
+	err   error
+}
+
+// draftOf returns the list that follows base by a proposal that is known.
+func (r *Roster) draftOf(p *pending, base *membership.RevocationList) (*membership.Draft, error) {
+	id, after := p.ID(), base.Digest()
+	r.office.mu.Lock()
+	d, ok := r.office.drafts[id]
+	r.office.mu.Unlock()
+	if ok && d.after == after {
+		return d.draft, d.err
+	}
+	draft, err := base.Draft(r.overlay, p.Motion)
+	r.office.mu.Lock()
+	defer r.office.mu.Unlock()
+	if r.office.waiting[id] != nil {
+		if r.office.drafts == nil {
+			r.office.drafts = map[string]drafted{}
+		}
+		r.office.drafts[id] = drafted{after, draft, err}
+	}
+	return draft, err
 }
 
 // pending is one proposal.
@@ -267,7 +297,7 @@ func (r *Roster) signersHere() []*membership.Signer {
 func (r *Roster) deliberate() {
 	base, now := r.Revocations().Untold(), r.now()
 	for _, p := range r.office.all() {
-		d, err := base.Draft(r.overlay, p.Motion)
+		d, err := r.draftOf(p, base)
 		if err != nil || now.After(p.At.Add(membership.ProposalFor)) || !base.IsAuthority(r.overlay, p.By) {
 			r.office.drop(p.ID())
 			if err != nil && !errors.Is(err, membership.ErrNothing) {
@@ -446,7 +476,7 @@ func (r *Roster) Proposals() (out []Proposal) {
 	names := r.namesOf(base)
 	for _, p := range r.office.all() {
 		v := Proposal{ID: p.ID(), What: r.inWords(p.Motion), Text: p.Policy, By: names(p.By), At: p.At, Expires: p.At.Add(membership.ProposalFor), Mine: p.approved}
-		if d, err := base.Draft(r.overlay, p.Motion); err == nil {
+		if d, err := r.draftOf(p, base); err == nil {
 			v.Needs = d.Needs()
 			for _, s := range d.Signed(p.sigs) {
 				v.Approved = append(v.Approved, names(s.Key))
@@ -575,10 +605,10 @@ func (r *Roster) learnProposals(b []byte, from peerid.ID) {
 	base, now := r.Revocations().Untold(), r.now()
 	before := r.office.digest()
 	for _, p := range all {
-		if !base.IsAuthority(r.overlay, p.By) || now.After(p.At.Add(membership.ProposalFor)) || p.At.After(now.Add(membership.Tolerance)) {
+		if !base.IsAuthority(r.overlay, p.By) || now.After(p.At.Add(membership.ProposalFor)) || p.At.After(now.Add(membership.Tolerance)) || !r.office.takes(p) {
 			continue
 		}
-		d, err := base.Draft(r.overlay, p.Motion)
+		d, err := r.draftOf(p, base)
 		if err != nil {
 			continue
 		}
@@ -624,16 +654,28 @@ func (c *council) fairly() []*pending {
 	return all
 }
 
-func (c *council) add(p *pending) bool {
+// takes says whether a proposal is known, or has room.
+func (c *council) takes(p *pending) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	return c.waiting[p.ID()] != nil || c.room(p.By)
+}
+
+// room says whether one more of an authority has room; mu is held.
+func (c *council) room(by membership.Key) bool {
 	of := 0
 	for _, q := range c.waiting {
-		if q.By == p.By {
+		if q.By == by {
 			of++
 		}
 	}
-	if len(c.waiting) >= proposalsMax || of >= proposalsOf {
+	return len(c.waiting) < proposalsMax && of < proposalsOf
+}
+
+func (c *council) add(p *pending) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.room(p.By) {
 		return false
 	}
 	if c.waiting == nil {
@@ -670,6 +712,7 @@ func (c *council) drop(id string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.waiting, id)
+	delete(c.drafts, id)
 }
 
 func (c *council) some() bool {

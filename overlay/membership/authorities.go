@@ -1,6 +1,7 @@
 package membership
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
 	"slices"
@@ -90,25 +91,31 @@ func (l *RevocationList) Charter() []byte {
 	return l.rules().append(nil)
 }
 
-// Told returns l with what somebody has shown of its Charter, if that goes on from what is
-// known: then chains of new authorities are taken before the list has come that says so.
-// The list itself stays what it is. Else it returns l. b is borrowed.
+// Told returns l with what somebody has shown of its Charter, if that goes on from the
+// changes in l: then chains of new authorities are taken before the list has come that says
+// so. The list itself stays what it is. Else it returns l. Of two that were shown and fork
+// the later counts: an authority that was removed may have shown the earlier one, and must
+// keep nobody from hearing of the others. b is borrowed.
 func (l *RevocationList) Told(o Overlay, b []byte) (*RevocationList, error) {
-	known := l.rulesOf(o)
-	if len(b) <= len(known.append(nil)) {
+	own := founded(o)
+	if l != nil {
+		own = l.charter
+	}
+	if len(b) <= len(own.append(nil)) {
 		return l, nil // no change more, or those are others
+	}
+	if l != nil && l.told != nil && bytes.Equal(l.told.append(nil), b) {
+		return l, nil
 	}
 	c, err := openCharter(b, o)
 	if err != nil {
 		return l, err
 	}
-	if len(c.changes) <= len(known.changes) || !c.follows(known) {
+	if len(c.changes) <= len(own.changes) || !c.follows(own) || l != nil && l.told != nil && l.told.follows(c) {
 		return l, nil
 	}
-	if !known.trusted.IsZero() {
-		c.trusted = known.trusted
-	}
-	next := &RevocationList{charter: founded(o), verified: true}
+	c.trusted = own.trusted
+	next := &RevocationList{charter: own, verified: true}
 	if l != nil {
 		*next = *l
 	}

@@ -254,3 +254,31 @@ func TestTokenOfAnAuthority(t *testing.T) {
 		}
 	}
 }
+
+// Who was removed shows a change of its own to somebody that has not heard of its removal:
+// what the others show afterwards counts all the same, whichever of the two it would have to
+// settle on.
+func TestToldForks(t *testing.T) {
+	t.Parallel()
+	c := newCouncil(t, 1)
+	for seed := range byte(8) { // so that the lower hash is now the one and now the other
+		forked := must(pass(c.list, promote(signer(t, 80+seed), "mine", epoch), c.mars))(t)
+		removed := must(pass(c.list, demote(c.mars, false, epoch), c.f))(t)
+		after := must(pass(removed, promote(signer(t, 90+seed), "venus", epoch), c.f))(t)
+		l := must(c.list.Told(c.o, forked.Charter()))(t)
+		if !l.IsAuthority(c.o, signer(t, 80+seed).Key()) {
+			t.Fatal("it is not told")
+		}
+		for _, shown := range []*RevocationList{removed, after} {
+			if l = must(l.Told(c.o, shown.Charter()))(t); l.IsAuthority(c.o, signer(t, 80+seed).Key()) || !l.WasAuthority(c.mars.Key()) {
+				t.Fatal("what was shown first keeps the others from being heard")
+			}
+		}
+		if again := must(l.Told(c.o, removed.Charter()))(t); again != l {
+			t.Error("what was shown is forgotten for less of the same")
+		}
+		if l.Digest() != c.list.Digest() || l.Untold().IsAuthority(c.o, signer(t, 90+seed).Key()) {
+			t.Error("the list itself is another one")
+		}
+	}
+}
