@@ -390,6 +390,9 @@ func (r *Roster) Promote(_ context.Context, id peerid.ID, label string) error {
 	if r.Revoked(id) {
 		return membership.ErrRevoked
 	}
+	if m, ok := r.Member(id); id != r.self && (!ok || !m.Confirmed) {
+		return fmt.Errorf("%w: %s is not known here as a member that was confirmed", membership.ErrAuthority, label)
+	}
 	if id == r.self && r.root != nil {
 		return fmt.Errorf("%w: this node has the founder's key", membership.ErrAuthority)
 	}

@@ -658,3 +658,56 @@ func TestRollback(t *testing.T) {
 		}
 	})
 }
+
+// Somebody who was away for long comes back by a token of an authority of which it has
+// never heard.
+func TestTokenOfUnknownAuthority(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newTown(t)
+		earth, venus, moon, rest := w.council(1, "away", "mars")
+		away, mars := rest[0], rest[1]
+		away.leave()
+		if err := venus.Promote(t.Context(), mars.Self(), "mars"); err != nil {
+			t.Fatal(err)
+		}
+		w.agreeing(earth, venus, moon, mars)
+		time.Sleep(membership.MaxMember + membership.RenewFor + 24*time.Hour)
+		for _, p := range []*peer{earth, venus, moon, mars} {
+			p.Renew(t.Context())
+		}
+		s := away.document()
+		again := w.newPeer(away.key, nil)
+		again.run(Resume(again.config(), &s, mars.token(membership.InviteOptions{})))
+		if own := again.Own().Member; own.Authority != membership.KeyOf(mars.Self()) || own.Confirmed {
+			t.Errorf("it has entered as %+v", own)
+		}
+		if err := again.hello(earth); err != nil {
+			t.Error(err)
+		}
+		again.HearCharter(mars.Self(), mars.Revocations().Charter())
+		if err := mars.hello(again); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// Who was not confirmed is promoted by nobody: its name would be older than all others'.
+func TestPromoteProvisional(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newTown(t)
+		earth := w.found("earth")
+		mars := w.newPeer(nil, nil)
+		mars.run(Enter(mars.config(), earth.token(membership.InviteOptions{}), "mars"))
+		if err := mars.hello(earth); err != nil {
+			t.Fatal(err)
+		}
+		if err := earth.Promote(t.Context(), mars.Self(), "mars"); !errors.Is(err, membership.ErrAuthority) {
+			t.Errorf("one that was not confirmed: %v", err)
+		}
+		if err := earth.Promote(t.Context(), earth.Self(), "earth"); !errors.Is(err, membership.ErrAuthority) {
+			t.Errorf("the founder: %v", err)
+		}
+	})
+}

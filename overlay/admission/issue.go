@@ -45,6 +45,9 @@ func (r *Roster) issueSelf(label string) error {
 	opts := membership.MemberOptions{Label: label, Roles: membership.RoleRelay | membership.RoleDelegate, Serial: 1}
 	if own := r.Own().Member; own != nil && r.root == nil {
 		opts.Serial, opts.Wildcard, opts.Tags, opts.Invitation = own.Serial, own.Wildcard, own.Tags, own.Invitation
+		if opts.Serial == 0 { // it was not confirmed: its name is no older than that
+			opts.Serial = r.registry.nextSerial(r.now())
+		}
 	}
 	chain, err := r.signer.Issuer().Issue(r.self, opts, r.now())
 	if err != nil {

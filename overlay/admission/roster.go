@@ -384,7 +384,16 @@ func (r *Roster) enter(t *membership.Token, label string) error {
 	if err != nil {
 		return err
 	}
-	return r.take(chain, label)
+	err = r.take(chain, label)
+	if trusting := membership.Trusting(r.overlay, t.Maker()); trusting != nil && errors.Is(err, membership.ErrSignature) {
+		// An authority has made it of which the list that this peer has does not know yet.
+		m, err := membership.VerifyChain(chain, r.overlay, r.now(), trusting)
+		if err != nil {
+			return fmt.Errorf("own membership: %w", err)
+		}
+		return r.setOwn(chain, label, m)
+	}
+	return err
 }
 
 // enterAnyhow is enter. If the token's time is not now by the clock, which may be
