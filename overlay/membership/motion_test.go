@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -259,4 +260,40 @@ func TestDraftFits(t *testing.T) {
 		l = must(next, err)(t)
 	}
 	t.Errorf("20 changes of a list of %d entries, %d bytes", fits, len(l.Bytes()))
+}
+
+// Ten years of a lively overlay: ten members revoked a month, grants of 2 KiB changed as
+// often, an authority promoted and another one removed in each quarter, two of three that
+// have to agree. What members carry of it stays small, and who was away all the time
+// follows it.
+func TestTenYears(t *testing.T) {
+	t.Parallel()
+	c := newCouncil(t, 2)
+	by := []*Signer{c.f, c.mars, c.moon}
+	l, key := c.list, byte(110)
+	for month := range 120 {
+		at := epoch.Add(time.Duration(month) * 30 * day)
+		var out []Revocation
+		for i := range 10 {
+			out = append(out, Revocation{Kind: RevokePeer, Key: Key{1, byte(month), byte(i)}, Until: at.Add(RevokedFor)})
+		}
+		l = must(pass(l, Motion{Kind: MoveRevoke, At: at, Revoke: out}, by...))(t)
+		l = must(pass(l, Motion{Kind: MovePolicy, At: at, Policy: fmt.Sprintf("# %d\n%s", month, strings.Repeat("# tag:web\n", 200))}, by...))(t)
+		if month%3 != 0 {
+			continue
+		}
+		next := signer(t, key)
+		key++
+		l = must(pass(l, promote(next, "venus", at), by...))(t)
+		l = must(pass(l, demote(by[0], false, at), by...))(t)
+		by = append(by[1:], next)
+	}
+	t.Logf("%d changes, %d revocations, %d bytes", len(l.Changes()), l.Len(), len(l.Bytes()))
+	if n := len(l.Bytes()); n > 64<<10 {
+		t.Errorf("%d bytes after ten years", n)
+	}
+	again := must(OpenRevocationList(l.Bytes(), c.o))(t)
+	if Merge(c.list, again) != again || again.Digest() != l.Digest() || again.IsAuthority(c.o, c.f.Key()) {
+		t.Error("who was away does not follow")
+	}
 }
