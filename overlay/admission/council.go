@@ -637,6 +637,7 @@ func (c *council) all() (out []*pending) {
 	defer c.mu.Unlock()
 	for _, p := range c.waiting {
 		q := *p
+		q.sigs = slices.Clone(p.sigs)
 		out = append(out, &q)
 	}
 	slices.SortFunc(out, func(a, b *pending) int { return cmp.Or(a.At.Compare(b.At), cmp.Compare(a.ID(), b.ID())) })

@@ -1,6 +1,7 @@
 package admission
 
 import (
+	"slices"
 	"time"
 
 	"github.com/idloc/idloc/internal/state"
@@ -66,7 +67,7 @@ func (r *Roster) document() Saved {
 	r.mu.Lock()
 	s := Saved{
 		Domain: r.overlay.Domain, RootKey: r.overlay.Root, Chain: r.own.Chain, Label: r.own.Label,
-		Delegation: r.delegation, Revocation: r.Revocations().Bytes(), Changed: r.changed, Trusted: r.Revocations().Trusted(),
+		Delegation: r.delegation, Revocation: r.Revocations().Bytes(), Changed: slices.Clone(r.changed), Trusted: r.Revocations().Trusted(),
 	}
 	s.Proposals, s.Approved = r.office.saved()
 	if next := r.successor; next != nil {
