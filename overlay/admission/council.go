@@ -425,7 +425,7 @@ func (r *Roster) SetThreshold(n int) error {
 	return r.move(membership.Motion{Kind: membership.MoveChange, Change: membership.Change{Kind: membership.ChangeThreshold, Threshold: n}})
 }
 
-// SetUnattended says for how long members go on that meet no issuer.
+// SetUnattended says for how long members go on that hear of no authority.
 func (r *Roster) SetUnattended(d time.Duration) error {
 	return r.move(membership.Motion{Kind: membership.MoveUnattended, Unattended: d})
 }
@@ -550,7 +550,7 @@ func (r *Roster) inWords(m membership.Motion) string {
 	case membership.MovePolicy:
 		return fmt.Sprintf("set grants (%d lines)", strings.Count(m.Policy, "\n"))
 	case membership.MoveUnattended:
-		return fmt.Sprintf("let members go on for %v that meet no authority", m.Unattended)
+		return fmt.Sprintf("let members go on for %v that hear of no authority", m.Unattended)
 	}
 	var whom []string
 	name := m.Whom

@@ -118,7 +118,7 @@
 //	policy.go    who may open what at whom: the authorities' word is carried, and not read here
 //	council.go   what authorities want, and have to agree on
 //	history.go   what they and the issuers have done, as far as this peer has seen it
-//	attendance.go  certificates that end while no issuer is heard of
+//	attendance.go  certificates that end while no authority is heard of
 //	assurance.go  that there is no newer list
 //	issue.go     what the founder and delegates do      draft §5, DESIGN §14.1
 //	registry.go  who has which label, and the journal of that

@@ -92,7 +92,7 @@
 //	motion.go       the list that follows another, for authorities to sign
 //	proposal.go     a motion that waits for their signatures
 //	recovery.go     an authority's key on paper
-//	unattended.go   certificates that end where no issuer is met
+//	unattended.go   certificates that end where no authority is heard of
 //	folded.go       the part of a long list that is kept short
 //	tags.go         what a member is for
 //	label.go        RFC 1035 §2.3.4, RFC 1123 §2.1

@@ -19,7 +19,7 @@ const (
 	MoveChange     MotionKind = 1 // another authority, one less, or another threshold
 	MoveRevoke     MotionKind = 2 // take memberships back
 	MovePolicy     MotionKind = 3 // say who may open what at whom
-	MoveUnattended MotionKind = 4 // say for how long members go on that meet no issuer
+	MoveUnattended MotionKind = 4 // say for how long members go on that hear of no authority
 )
 
 // Motion is one thing that the authorities of an overlay can say. Which list it makes

@@ -21,7 +21,7 @@ const (
 	// MaxRevocationList bounds a list's size in bytes.
 	MaxRevocationList = 1 << 20
 
-	// DefaultUnattended is how long members go on among themselves that meet no issuer, if
+	// DefaultUnattended is how long members go on among themselves that hear of no authority, if
 	// the authorities have not said; MinUnattended and MaxUnattended bound what they can say.
 	DefaultUnattended = 365 * 24 * time.Hour
 	MinUnattended     = 24 * time.Hour
@@ -88,7 +88,7 @@ func (e Revocation) compare(f Revocation) int {
 
 // RevocationList is what the authorities of an overlay have said last: who they are, what
 // they have taken back, who may open what at whom (Policy), and for how long members go on
-// that meet no issuer. A nil list is that of an overlay in which nothing was ever said: its
+// that hear of no authority. A nil list is that of an overlay in which nothing was ever said: its
 // number is 0, and its one authority is the founder's key. Lists are immutable and may be
 // used concurrently.
 //
@@ -139,7 +139,7 @@ func (l *RevocationList) Issued() time.Time {
 	return l.issued
 }
 
-// Unattended returns for how long members go on that meet no issuer.
+// Unattended returns for how long members go on that hear of no authority.
 func (l *RevocationList) Unattended() time.Duration {
 	if l == nil || l.unattended == 0 {
 		return DefaultUnattended

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// VerifyAsOf is VerifyChain where no issuer has been heard of since a time, asOf: a
+// VerifyAsOf is VerifyChain where no authority has been heard of since a time, asOf: a
 // confirmed member whose certificate has ended since then is one still, as nobody could
 // have renewed it. That is so for as long as the authorities say (Unattended). Whoever
 // was revoked is none, as everywhere.
