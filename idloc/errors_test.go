@@ -450,7 +450,7 @@ func textsOfAuthorities(t *testing.T) {
 	}
 	check(t,
 		provoked{"a recovery line with a letter wrong", earth.Recover(ctx, line[:len(line)-1]+"?"), `idloc: recover: not a recovery line: it has 32 letters after "recover1", of which some may be wrong`, []error{idloc.ErrRecoveryLine}},
-		provoked{"what two have to agree on", earth.SetUnattended(ctx, 48*time.Hour), `idloc: set unattended: other authorities have to approve it: proposal [0-9a-f]{12}, to let members go on for 48h0m0s that meet no authority, has 1 of 2 signatures`, []error{idloc.ErrPending}},
+		provoked{"what two have to agree on", earth.SetUnattended(ctx, 48*time.Hour), `idloc: set unattended: other authorities have to approve it: proposal [0-9a-f]{12}, to let members go on for 48h0m0s that hear of no authority, has 1 of 2 signatures`, []error{idloc.ErrPending}},
 	)
 }
 
