@@ -711,3 +711,31 @@ func TestPromoteProvisional(t *testing.T) {
 		}
 	})
 }
+
+// Who is told of a removal before the list comes that says so notes it all the same, and by
+// the name that the authority had.
+func TestHistoryOfWhatWasTold(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newTown(t)
+		earth, venus, _, rest := w.council(1, "mars")
+		mars := rest[0]
+		for _, p := range mars.neighbours() {
+			w.cut(mars, p)
+		}
+		if err := venus.Demote("founder", false); err != nil {
+			t.Fatal(err)
+		}
+		w.agreeing(earth, venus)
+		mars.HearCharter(venus.Self(), venus.Revocations().Charter())
+		if !mars.Revocations().WasAuthority(earth.overlay.Root) {
+			t.Fatal("it is not told")
+		}
+		w.mend()
+		mars.CompareLists(t.Context(), venus.Self())
+		all := mars.History()
+		if last := all[len(all)-1]; last.What != "demoted" || last.Whom != "founder" || !slices.Equal(last.By, []string{"venus"}) {
+			t.Errorf("%+v", last)
+		}
+	})
+}

@@ -80,6 +80,7 @@ func (h *history) add(v Happening) {
 
 // adopted notes what l says that old, which was in force before, did not.
 func (h *history) adopted(old, l *membership.RevocationList, r *Roster) {
+	old = old.Untold() // of what was told besides nothing is noted yet
 	names := r.namesOf(old)
 	sign := func(v Happening, at time.Time, keys []membership.Key) Happening {
 		v.Time = at
@@ -88,7 +89,7 @@ func (h *history) adopted(old, l *membership.RevocationList, r *Roster) {
 		}
 		return v
 	}
-	known := old.Untold().Changes()
+	known := old.Changes()
 	for i, c := range l.Changes() {
 		if i < len(known) && known[i].At.Equal(c.At) && known[i].Kind == c.Kind && known[i].Authority.Key == c.Authority.Key {
 			continue
