@@ -340,7 +340,7 @@ func (n *Node) listAged(asOf time.Time, old bool) {
 		n.warnings.clear("revoked")
 		return
 	}
-	text := fmt.Sprintf("who was revoked is known as of %s: nobody has said since, on the founder's or a delegate's word, that it is all", asOf.UTC().Format(time.RFC3339))
+	text := fmt.Sprintf("who was revoked is known as of %s: nobody has said since, on an authority's or a delegate's word, that it is all", asOf.UTC().Format(time.RFC3339))
 	if n.cfg.MaxListAge > 0 {
 		text += "; there are no new pipes until somebody does (Config.MaxListAge)"
 	}

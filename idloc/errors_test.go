@@ -416,7 +416,7 @@ func textsOfRights(t *testing.T) {
 	mars := join(t, earth, "mars", idloc.Config{})
 	ctx := t.Context()
 	check(t,
-		provoked{"Invite by a member", second(mars.Invite(idloc.InviteOptions{})), `idloc: invite: refused by policy: only the founder and delegates can do this`, []error{idloc.ErrRefusedByPolicy, overlay.ErrNotIssuer}},
+		provoked{"Invite by a member", second(mars.Invite(idloc.InviteOptions{})), `idloc: invite: refused by policy: only authorities, such as the founder, and delegates can do this`, []error{idloc.ErrRefusedByPolicy, overlay.ErrNotIssuer}},
 		provoked{"SetGrants by a member", mars.SetGrants(ctx, ""), `idloc: set grants: refused by policy: only the founder, or another authority, can do this`, []error{idloc.ErrRefusedByPolicy, overlay.ErrNotFounder}},
 		provoked{"Revoke by a member", mars.Revoke(ctx, "earth"), `idloc: revoke earth: refused by policy: only the founder, or another authority, can do this`, []error{idloc.ErrRefusedByPolicy, overlay.ErrNotFounder}},
 		provoked{"Revoke of the founder", earth.Revoke(ctx, "earth"), `idloc: revoke earth: an authority cannot be revoked: it has to be demoted first`, nil},

@@ -94,9 +94,9 @@ var (
 	ErrUnavailable = directory.ErrUnavailable
 	// ErrClosed: the Overlay was closed.
 	ErrClosed = offers.ErrClosed
-	// ErrNotIssuer: only the founder and delegates can do this.
+	// ErrNotIssuer: only authorities and delegates can do this.
 	ErrNotIssuer = admission.ErrNotIssuer
-	// ErrNotFounder: only the founder can do this.
+	// ErrNotFounder: only an authority can do this: the founder, until it has promoted others.
 	ErrNotFounder = admission.ErrNotFounder
 	// ErrNameTaken is wrapped by Join's error when a named token's label belongs
 	// to another peer.

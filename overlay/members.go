@@ -35,8 +35,8 @@ func (o *Overlay) enforce() {
 }
 
 // Revoke ends the membership of the peer that has a label, or whose ID is
-// given as a label, of the invitation it came by, and of whom scope says. Only the
-// founder can. When it returns, the list has been signed, saved and sent to all connected
+// given as a label, of the invitation it came by, and of whom scope says. Only
+// authorities can. When it returns, the list has been signed, saved and sent to all connected
 // members.
 func (o *Overlay) Revoke(ctx context.Context, label string, scope admission.Scope) error {
 	return o.roster.RevokeLabel(label, scope, func() (peerid.ID, error) {
@@ -49,7 +49,7 @@ func (o *Overlay) Revoke(ctx context.Context, label string, scope admission.Scop
 // does not want, and returns how many.
 func (o *Overlay) EndNullFlows(keep func(nullflow.Flow) bool) int { return o.flows.EndOpened(keep) }
 
-// Invite makes a token. Only the founder and delegates can.
+// Invite makes a token. Only authorities and delegates can.
 func (o *Overlay) Invite(opts InviteOptions) (string, error) {
 	own, kinds := o.nat.Own().Best(membership.MaxAddrs), o.nat.Kinds()
 	t, err := o.roster.Invite(membership.InviteOptions{
@@ -80,7 +80,7 @@ func (o *Overlay) watchClock() {
 	})
 }
 
-// Roster is what is known of members, and what the founder and issuers do.
+// Roster is what is known of members, and what authorities and issuers do.
 func (o *Overlay) Roster() admission.View { return o.roster }
 
 // NameOf returns the full name that a peer's certificate or record gives it,

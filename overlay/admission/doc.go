@@ -1,7 +1,7 @@
 // Package admission decides for the whole peer who is a member of the overlay, and
 // under which name: it verifies the certificate chains that others show, carries the
-// founder's revocation list from member to member, and keeps this peer's own
-// certificate valid. On the founder and on delegates it also issues certificates and
+// authorities' revocation list from member to member, and keeps this peer's own
+// certificate valid. On authorities and delegates it also issues certificates and
 // invitations. The certificates themselves are those of package membership; here is
 // the memory of them, and the protocol.
 //
@@ -32,7 +32,7 @@
 // # How one becomes a member
 //
 // Found makes an overlay and its founder, Enter a provisional member out of a
-// token, Resume what was saved. The founder and delegates confirm: they give the
+// token, Resume what was saved. Authorities and delegates confirm: they give the
 // label that was asked for, or one like it, to one peer (draft §5, DESIGN
 // §14.1). Confirm asks them, AnswerConfirm and AnswerConfirmed answer.
 //
@@ -47,7 +47,7 @@
 // Who was revoked stays out: the list in force counts, and its entries outlast this
 // (membership.RevokedFor). A chain below a delegate whose delegation has ended counts
 // only at an issuer that has known before who has its label, with which roles and tags, and by which invitation that
-// came: whoever was a delegate could have dated it back. A delegate is made one again by the founder only. A provisional
+// came: whoever was a delegate could have dated it back. A delegate is made one again by an authority only. A provisional
 // member, whose chain is its own word, needs a token that admits.
 //
 // Somebody who comes again and again with an old chain is given the same answer, and is
@@ -57,8 +57,8 @@
 // # How one takes another key
 //
 // A member signs with the old key and the new one that it wants to be the new one
-// (Rotate), and the founder gives that a certificate of the same name. It is saved before
-// anything else happens. The old key is revoked, and the name moves, when the founder
+// (Rotate), and an authority gives that a certificate of the same name. It is saved before
+// anything else happens. The old key is revoked, and the name moves, when that authority
 // meets the new one: whoever comes with it has it on its disk. One new key a member at a
 // time: what was given before and has not come is revoked when another is asked for, or
 // the member is. A delegate gets none while members are known that it has confirmed: what
@@ -68,8 +68,8 @@
 //
 // A token for a name may be used again and again (membership.InviteOptions.Reuse): by a
 // container, say, that keeps nothing. Whoever came last by it has the name. Only the
-// founder confirms those that come by it, as it revokes the key that had the name before,
-// 48 times a day at most, and 64 with those of all others and with Rotate. Until the founder is there who comes is provisional, and the
+// authorities confirm those that come by it, as they revoke the key that had the name before,
+// 48 times a day at most, and 64 with those of all others and with Rotate. Until one is there who comes is provisional, and the
 // name stays with who had it.
 //
 // # How often a token is used
@@ -116,11 +116,12 @@
 //	members.go   other members                          DESIGN §14.1
 //	revoke.go    the revocation list and its protocol   DESIGN §14.1
 //	policy.go    who may open what at whom: the authorities' word is carried, and not read here
-//	council.go   what authorities want, and have to agree on
+//	council.go   what authorities want, and who they are
+//	proposals.go  what they have to agree on first
 //	history.go   what they and the issuers have done, as far as this peer has seen it
 //	attendance.go  certificates that end while no authority is heard of
 //	assurance.go  that there is no newer list
-//	issue.go     what the founder and delegates do      draft §5, DESIGN §14.1
+//	issue.go     what authorities and delegates do as issuers      draft §5, DESIGN §14.1
 //	registry.go  who has which label, and the journal of that
 //	journal.go   layout of its records
 //	came.go      who came by which invitation           DESIGN §14.1

@@ -155,6 +155,15 @@ func (w *town) cut(a, b *peer) {
 	w.cuts[[2]peerid.ID{b.Self(), a.Self()}] = true
 }
 
+// part cuts all of one side from all of the other.
+func (w *town) part(left, right []*peer) {
+	for _, a := range left {
+		for _, b := range right {
+			w.cut(a, b)
+		}
+	}
+}
+
 func (w *town) mend() {
 	w.mu.Lock()
 	defer w.mu.Unlock()

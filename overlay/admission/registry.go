@@ -238,3 +238,15 @@ func (r *registry) alone() bool {
 	defer r.mu.Unlock()
 	return !r.delegates
 }
+
+// labelOf returns the label that a peer was given by an issuer, as far as known here.
+func (r *registry) labelOf(id peerid.ID) (string, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for label, c := range r.labels {
+		if c.Peer == id {
+			return label, true
+		}
+	}
+	return "", false
+}

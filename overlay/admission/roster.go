@@ -23,8 +23,8 @@ import (
 
 // Errors of this package, found by errors.Is.
 var (
-	// ErrNotIssuer: only the founder and delegates can do this.
-	ErrNotIssuer = errors.New("only the founder and delegates can do this")
+	// ErrNotIssuer: only authorities and delegates can do this.
+	ErrNotIssuer = errors.New("only authorities, such as the founder, and delegates can do this")
 	// ErrNotFounder: only an authority of the overlay can do this: the founder, until it has
 	// promoted others.
 	ErrNotFounder = errors.New("only the founder, or another authority, can do this")
@@ -299,7 +299,7 @@ func (r *Roster) takeLapsed(s *Saved, why error) error {
 	if err != nil {
 		return fmt.Errorf("own membership: %w", err)
 	}
-	r.cfg.Log.Warn("this node's membership has ended while it was away: it looks for the founder or a delegate, or for somebody who reaches one, and is let in nowhere before", "why", why)
+	r.cfg.Log.Warn("this node's membership has ended while it was away: it looks for an authority or a delegate, or for somebody who reaches one, and is let in nowhere before", "why", why)
 	return r.setOwn(s.Chain, s.Label, m)
 }
 
