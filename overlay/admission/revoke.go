@@ -335,6 +335,7 @@ func (r *Roster) adopt(l *membership.RevocationList, from peerid.ID) {
 			break
 		}
 	}
+	r.cfg.Changed() // before all else: who is no member any more loses what it has
 	if membership.Forks(old, l) {
 		r.cfg.Log.Warn("two lists of the authorities contradict each other; the one that all members settle on counts", "number", l.Seq(), "here before", old.Seq(), "from", from)
 	}
@@ -343,7 +344,6 @@ func (r *Roster) adopt(l *membership.RevocationList, from peerid.ID) {
 	r.heardOfAuthorities(l.Issued())
 	r.takeOffice()
 	r.history.adopted(old, l, r)
-	r.cfg.Changed()
 	if old.Policy().Number() != l.Policy().Number() && r.cfg.PolicyChanged != nil {
 		r.cfg.PolicyChanged()
 	}
