@@ -147,15 +147,19 @@ func (p *Pipe) control(kp *keypair, t *path, plain []byte, size int, newest bool
 }
 
 // closedByPeer ends the pipe, unless a newer session has taken over or is
-// about to: then only the session that was closed ends.
+// about to: then only the session that was closed ends. The end of the peer's process is
+// that of all its sessions: this side may have the keys of a newer one alone.
 func (p *Pipe) closedByPeer(kp *keypair, t *path, reason uint8) {
-	if p.keys.sess != nil && kp.sess != p.keys.sess && !p.crossed(kp.sess, p.keys.sess) {
+	over := func(s *Session) bool {
+		return reason >= closeEnded && reason != closeExpelled && s.remote.Start == kp.sess.remote.Start
+	}
+	if s := p.keys.sess; s != nil && kp.sess != s && !p.crossed(kp.sess, s) && !over(s) {
 		p.removeKeys(kp)
 		return
 	}
 	err := reasonError(reason)
 	later := func(k *keypair) bool {
-		return k.sess.created > kp.sess.created && !p.crossed(k.sess, kp.sess)
+		return k.sess.created > kp.sess.created && !p.crossed(k.sess, kp.sess) && !over(k.sess)
 	}
 	if !slices.ContainsFunc(p.keys.all, later) {
 		if reason >= closeEnded {

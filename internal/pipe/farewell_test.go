@@ -287,6 +287,40 @@ func TestPeerStartedAnew(t *testing.T) {
 	})
 }
 
+// The end of a process is the end of all its sessions, also of one that is newer than
+// that under which it says so, as the other side has it alone. Who puts a peer out goes
+// on, and may have let it in again since.
+func TestEndBesideANewerSession(t *testing.T) {
+	for _, x := range []struct {
+		name string
+		end  func(a *host, pa *Pipe)
+		over bool
+	}{
+		{"ended", func(a *host, _ *Pipe) { a.Close() }, true},
+		{"delivered", func(a *host, pa *Pipe) { pa.Delivered(); a.Close() }, true},
+		{"put out", func(_ *host, pa *Pipe) { pa.End(ErrClosed) }, false},
+	} {
+		t.Run(x.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				a, b, pa, pb := inUse(t, newNetwork(10*time.Millisecond))
+				settle(time.Second)
+				_, sb := sessions(t, a, b)
+				if _, err := b.Up(sb, b.path(a)); err != nil {
+					t.Fatal(err)
+				}
+				x.end(a, pa)
+				settle(100 * time.Millisecond)
+				if x.over && (b.r.wentAway() != 1 || !errors.Is(pb.Err(), ErrPeerEnded)) {
+					t.Errorf("Gone was called %d times, %v", b.r.wentAway(), pb.Err())
+				}
+				if !x.over && (b.r.wentAway() != 0 || b.Pipe(a.id) != pb) {
+					t.Errorf("the newer session is over, too: Gone was called %d times, %v", b.r.wentAway(), pb.Err())
+				}
+			})
+		})
+	}
+}
+
 // Garbage under the index of a pipe that is being ended ends nothing.
 func TestEndIgnoresGarbage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
