@@ -124,7 +124,9 @@
 // peer's start number changes, in a session or by its hello in the overlay
 // (Endpoint.PeerStarted). One under a session that was taken over ends that
 // session only, as does one that a session begun after the confirmation of
-// the closed one has overtaken on its way.
+// the closed one has overtaken on its way; but after 2, 4 and what is not known all
+// sessions with the same start number are over, also newer ones, of which the sender may
+// have known nothing yet.
 //
 // # Rekey
 //

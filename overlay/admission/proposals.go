@@ -140,8 +140,8 @@ func sameMotion(a, b membership.Motion) bool {
 	a.At, b.At = time.Time{}, time.Time{}
 	a.Change.At, b.Change.At = time.Time{}, time.Time{}
 	strip := func(m membership.Motion) string {
+		m.Revoke = slices.Clone(m.Revoke)
 		for i := range m.Revoke {
-			m.Revoke = slices.Clone(m.Revoke)
 			m.Revoke[i].Until, m.Revoke[i].Before = time.Time{}, time.Time{}
 		}
 		return fmt.Sprint(m.Kind, m.Change.Kind, m.Change.Authority.Key, m.Change.Void, m.Change.Threshold, m.Revoke, m.Policy, m.Unattended)
