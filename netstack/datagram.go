@@ -129,7 +129,7 @@ func (l *link) Datagram(src, dst netip.AddrPort, b []byte) bool {
 	if c == nil {
 		return false
 	}
-	if l.admit != nil && !l.admit.udp(inner.FlowOf(dst.Port(), src), dst.Addr()) {
+	if l.admit.Asks() && !l.admit.udp(inner.FlowOf(dst.Port(), src), dst.Addr()) {
 		return false
 	}
 	l.udp.in.Add(1)
@@ -174,7 +174,7 @@ func (c *udpConn) bypassInto(all *burst, b []byte, to netip.AddrPort) bool {
 		return false
 	}
 	to = netip.AddrPortFrom(a, to.Port())
-	if l.admit != nil {
+	if l.admit.Asks() {
 		l.admit.sent(inner.FlowOf(c.at.local.Port(), to))
 	}
 	port, class := c.at.local.Port(), uint8(c.class.Load())

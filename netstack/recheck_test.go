@@ -213,3 +213,49 @@ func TestAskBeginsLate(t *testing.T) {
 	_, err = r.a.DialTCP(testContext(t), "tcp", netip.AddrPort{}, netip.AddrPortFrom(r.b4, port(l.Addr())))
 	wantOpError(t, "refused", err, syscall.ECONNREFUSED)
 }
+
+// While nothing is asked, datagrams cost no look at their flow: nobody asks, and nothing is noted.
+func TestUnaskedDatagramsCostNothing(t *testing.T) {
+	t.Parallel()
+	var asked atomic.Int32
+	r := newRigWith(t, func(string, netip.AddrPort, netip.AddrPort) bool {
+		asked.Add(1)
+		return false
+	})
+	r.b.Ask(false)
+	far, err := r.b.ListenUDP("udp", netip.AddrPort{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer far.Close()
+	near, err := r.a.DialUDP(context.Background(), "udp", netip.AddrPort{}, netip.AddrPortFrom(r.b4, port(far.LocalAddr())))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer near.Close()
+	b := make([]byte, 10)
+	for range 3 {
+		if _, err := near.Write([]byte("x")); err != nil {
+			t.Fatal(err)
+		}
+		_, from, err := far.ReadFrom(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := far.WriteTo([]byte("y"), from); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := near.Read(b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a := r.b.link.admit
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.flows) != 0 || asked.Load() != 0 {
+		t.Errorf("%d flows are noted, asked %d times", len(a.flows), asked.Load())
+	}
+	if u := &r.b.link.udp; u.in.Load() == 0 || u.out.Load() == 0 {
+		t.Error("gVisor had them all")
+	}
+}
