@@ -165,7 +165,7 @@ func (p *Pipe) closedByPeer(kp *keypair, t *path, reason uint8) {
 		if reason >= closeEnded {
 			p.gone(err)
 			if t != nil {
-				p.outbox.farewell = &farewell{kp: kp, keys: kp.keys.Load(), at: t.Path, frame: wire.Frame{Type: wire.FrameClosed}}
+				p.outbox.farewell = &farewell{keys: []endKeys{{kp, kp.keys.Load()}}, at: t.Path, frame: wire.Frame{Type: wire.FrameClosed}}
 			}
 		}
 		p.setState(stateClosed, err)

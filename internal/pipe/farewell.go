@@ -53,6 +53,7 @@ const (
 	// farewellSilent is how long a pipe may have been silent to be ended like one that is
 	// up: the peer may still wait for what it cannot hear of otherwise.
 	farewellSilent = 10 * int64(time.Second)
+	maxEndKeys     = 4 // sessions under which it is said: a peer can begin many
 	// maxFarewells bounds the pipes that are being ended at once. Close takes
 	// them in turn; what ends otherwise beyond is told once.
 	maxFarewells = 4096
@@ -62,8 +63,7 @@ const (
 type farewell struct {
 	timed
 	e     *Endpoint
-	kp    *keypair // wiped, so that nothing but this uses it
-	keys  *aeads   // of kp, from before; nil if they were wiped earlier
+	keys  []endKeys // of one session each
 	at    Path
 	more  []Path           // other ways to the peer, at most farewellWays
 	to    []netip.AddrPort // where the peer has answered, through nobody
@@ -71,6 +71,31 @@ type farewell struct {
 	ours  bool
 	pause int64 // until it is said again
 	until int64
+	over  bool
+}
+
+// endKeys are keys that only a farewell uses any more.
+type endKeys struct {
+	kp    *keypair // wiped
+	aeads *aeads   // of kp, from before; nil if they were wiped earlier
+}
+
+// endKeys returns the newest keys of each session under which the peer opens what is
+// sealed, those that seal first. The caller holds mu.
+func (p *Pipe) endKeys() (all []endKeys) {
+	have := func(s *Session) bool {
+		return slices.ContainsFunc(all, func(k endKeys) bool { return k.kp.sess == s })
+	}
+	add := func(k *keypair) {
+		if k != nil && k.usable() && !have(k.sess) && len(all) < maxEndKeys {
+			all = append(all, endKeys{k, k.keys.Load()})
+		}
+	}
+	add(p.keys.cur)
+	for _, k := range slices.Backward(p.keys.all) {
+		add(k)
+	}
+	return all
 }
 
 // farewells are those of an Endpoint, by our receiver index.
@@ -83,13 +108,13 @@ type farewells struct {
 	none chan struct{} // closed when none is ours; nil: nobody waits
 }
 
-// sayFarewell goes on where the first CLOSE, or CLOSED, was sent under kp,
+// sayFarewell goes on where the first CLOSE, or CLOSED, was sent under f's keys,
 // which nothing else may use any more.
 func (e *Endpoint) sayFarewell(f *farewell, rtt int64) {
 	w := &e.farewells
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if len(w.by) >= e.limits.farewells {
+	if int(w.n.Load()) >= e.limits.farewells {
 		return
 	}
 	if w.by == nil {
@@ -106,7 +131,9 @@ func (e *Endpoint) sayFarewell(f *farewell, rtt int64) {
 	if !e.timers.plan(&f.timed, next) {
 		return // the Endpoint is closed
 	}
-	w.by[f.kp.recvIndex] = f
+	for _, k := range f.keys {
+		w.by[k.kp.recvIndex] = f
+	}
 	w.n.Add(1)
 	if f.ours {
 		w.ours++
@@ -117,11 +144,15 @@ func (e *Endpoint) sayFarewell(f *farewell, rtt int64) {
 func (f *farewell) tick(now int64) (next int64) {
 	w := &f.e.farewells
 	w.mu.Lock()
-	var d []byte
-	if now < f.until && w.by[f.kp.recvIndex] == f {
-		d = f.seal(f.frame)
+	var all [][]byte
+	if now < f.until && !f.over {
+		for _, k := range f.keys {
+			if d := k.seal(f.frame); d != nil {
+				all = append(all, d)
+			}
+		}
 	}
-	if d == nil {
+	if len(all) == 0 {
 		w.removeLocked(f)
 		w.mu.Unlock()
 		return 0
@@ -129,7 +160,9 @@ func (f *farewell) tick(now int64) (next int64) {
 	f.pause += f.pause / 2
 	next = min(now+f.pause, f.until)
 	w.mu.Unlock()
-	f.send(d)
+	for _, d := range all {
+		f.send(d)
+	}
 	return next
 }
 
@@ -158,12 +191,12 @@ func (p *Pipe) otherWays(best *path) (out []Path) {
 
 // seal returns frame as a datagram, nil if the keys are used up. The caller holds
 // farewells.mu.
-func (f *farewell) seal(frame wire.Frame) []byte {
+func (k endKeys) seal(frame wire.Frame) []byte {
 	plain := frame.Append(nil)
 	d := make([]byte, wire.HeaderLen+len(plain)+wire.TagLen)
 	copy(d[wire.HeaderLen:], plain)
 	var nonce [nonceLen]byte
-	if !f.kp.sealWith(f.keys, wire.TypeCtrl, d, &nonce) {
+	if !k.kp.sealWith(k.aeads, wire.TypeCtrl, d, &nonce) {
 		return nil
 	}
 	return d
@@ -211,10 +244,15 @@ func (p *Pipe) directly() (out []netip.AddrPort) {
 }
 
 func (w *farewells) removeLocked(f *farewell) {
-	if w.by[f.kp.recvIndex] != f {
+	if f.over {
 		return
 	}
-	delete(w.by, f.kp.recvIndex)
+	f.over = true
+	for _, k := range f.keys {
+		if w.by[k.kp.recvIndex] == f {
+			delete(w.by, k.kp.recvIndex)
+		}
+	}
 	w.n.Add(-1)
 	if f.ours {
 		if w.ours--; w.ours == 0 && w.none != nil {
@@ -244,9 +282,10 @@ func (w *farewells) heard(h wire.Header, d []byte) (f *farewell, answer []byte) 
 	if f = w.by[h.Index]; f == nil {
 		return nil, nil
 	}
+	k := f.keys[slices.IndexFunc(f.keys, func(k endKeys) bool { return k.kp.recvIndex == h.Index })]
 	var nonce [nonceLen]byte
-	plain, ok := f.kp.openWith(f.keys, nil, d, h.Counter, &nonce)
-	if !ok || !f.kp.accept(h.Counter, false) {
+	plain, ok := k.kp.openWith(k.aeads, nil, d, h.Counter, &nonce)
+	if !ok || !k.kp.accept(h.Counter, false) {
 		return nil, nil
 	}
 	frame, _, err := wire.ParseFrame(plain)
@@ -254,7 +293,7 @@ func (w *farewells) heard(h wire.Header, d []byte) (f *farewell, answer []byte) 
 		return nil, nil
 	}
 	if frame.Type == wire.FrameClose { // both have ended it, or the answer was lost
-		answer = f.seal(wire.Frame{Type: wire.FrameClosed})
+		answer = k.seal(wire.Frame{Type: wire.FrameClosed})
 	}
 	if f.ours && (frame.Type == wire.FrameClosed || frame.Type == wire.FrameClose) {
 		f.e.timers.forget(&f.timed)

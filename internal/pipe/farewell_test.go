@@ -321,6 +321,48 @@ func TestEndBesideANewerSession(t *testing.T) {
 	}
 }
 
+// The peer has gone over to a newer session and has forgotten the one under which this
+// side still seals, for it has not heard that yet: it learns of the end under the newer.
+func TestEndUnderEachSession(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(10 * time.Millisecond)
+		a, b, pa, pb := inUse(t, n)
+		settle(time.Second)
+		sa, sb := sessions(t, a, b)
+		n.setDrop(func(from, _ netip.AddrPort, _ []byte) bool { return from == b.s.addr })
+		if _, err := b.Up(sb, b.path(a)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := a.Up(sa, a.path(b)); err != nil {
+			t.Fatal(err)
+		}
+		settle(50 * time.Millisecond)
+		pb.mu.Lock()
+		for _, k := range slices.Clone(pb.keys.all) {
+			if k.sess != sb {
+				pb.removeKeys(k)
+			}
+		}
+		cur := pb.keys.cur
+		pb.unlock()
+		if cur == nil || cur.sess != sb || pa.keys.cur.sess == sa {
+			t.Fatal("the peer has not gone over, or this side has")
+		}
+		n.setDrop(nil)
+		began := time.Now()
+		a.Close()
+		if took := time.Since(began); took >= farewellsLast {
+			t.Errorf("Close took %v: the answer was not heard", took)
+		}
+		if b.r.wentAway() != 1 || !errors.Is(pb.Err(), ErrPeerEnded) {
+			t.Errorf("Gone was called %d times, %v", b.r.wentAway(), pb.Err())
+		}
+		if n := a.farewells.n.Load(); n != 0 || len(a.farewells.by) != 0 {
+			t.Errorf("%d farewells are left, %d indexes", n, len(a.farewells.by))
+		}
+	})
+}
+
 // Garbage under the index of a pipe that is being ended ends nothing.
 func TestEndIgnoresGarbage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

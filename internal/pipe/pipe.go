@@ -128,22 +128,19 @@ func (p *Pipe) end(err error, reason uint8) {
 	if p.state == stateClosed {
 		return
 	}
-	kp := p.keys.cur
-	if kp == nil || !kp.usable() {
-		kp = nil
-		for _, k := range p.keys.all {
-			if k.usable() {
-				kp = k
-			}
-		}
-	}
-	if b := p.paths.best.Load(); b != nil && kp != nil {
+	keys := p.endKeys()
+	if b := p.paths.best.Load(); b != nil && len(keys) > 0 {
 		frame := wire.Frame{Type: wire.FrameClose, Flag: reason}
-		p.queue(kp, b, frame)
+		if reason < closeEnded {
+			keys = keys[:1]
+		}
+		for _, k := range keys {
+			p.queue(k.kp, b, frame)
+		}
 		lately := p.state == stateSilent && p.e.now()-p.life.silentAt < farewellSilent
 		if reason >= closeEnded && (p.state == stateUp || lately) {
 			p.outbox.farewell = &farewell{
-				kp: kp, keys: kp.keys.Load(), at: b.Path, more: p.otherWays(b), to: p.directly(), frame: frame, ours: true,
+				keys: keys, at: b.Path, more: p.otherWays(b), to: p.directly(), frame: frame, ours: true,
 			}
 		}
 	}
