@@ -167,7 +167,7 @@ func (o *orphans) resetOldestLocked(peer peerid.ID) {
 	}
 }
 
-// What flush makes of a peer that says nothing: it is waited for as long as the
+// What flush makes of a peer that says nothing on any of its connections: it is waited for as long as the
 // longest pause between two retransmissions or window probes, and then some, which
 // is five retransmissions or more unless the connection has stood still already.
 // Where only the FIN is left it is not waited for if the notice that the node has
@@ -204,15 +204,24 @@ func (o *orphans) awaited(began, now time.Time) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.lookLocked(now)
+	heard := make(map[peerid.ID]time.Time)
+	for _, c := range o.all {
+		if c.heard.After(heard[c.peer]) {
+			heard[c.peer] = c.heard
+		}
+	}
 	for ep, c := range o.all {
-		if delivering(ep) && o.worth(ep, c, began, now) {
+		if delivering(ep) && o.worth(ep, c, heard[c.peer], began, now) {
 			return true
 		}
 	}
 	return false
 }
 
-func (o *orphans) worth(ep *tcp.Endpoint, c *orphan, began, now time.Time) bool {
+// worth says whether ep is worth waiting for. Its peer was heard last, on any of these
+// connections, at heard: one that answers on others refuses what it does not know, so that
+// a connection of which nothing comes waits in a queue.
+func (o *orphans) worth(ep *tcp.Endpoint, c *orphan, heard, began, now time.Time) bool {
 	if o.lacksEnd(ep, c) {
 		return false
 	}
@@ -225,11 +234,10 @@ func (o *orphans) worth(ep *tcp.Endpoint, c *orphan, began, now time.Time) bool 
 	if c.bare = c.bare || bare(ep, c.wq); c.bare {
 		return false
 	}
-	since := c.heard
-	if since.Before(began) {
-		since = began
+	if heard.Before(began) {
+		heard = began
 	}
-	return now.Sub(since) < flushStalled
+	return now.Sub(heard) < flushStalled
 }
 
 // delivering says whether a closed connection has something that its peer has

@@ -280,6 +280,13 @@ func TestFlushWaitsForData(t *testing.T) {
 			t.Errorf("data after %v: %v", x.after, got)
 		}
 	}
+	// The peer answers on another connection.
+	r.a.orphans.mu.Lock()
+	r.a.orphans.all[ended.ep.(*tcp.Endpoint)].heard = now.Add(flushStalled + 9*time.Second)
+	r.a.orphans.mu.Unlock()
+	if !r.a.orphans.awaited(now, now.Add(flushStalled+10*time.Second)) {
+		t.Error("a peer that answers on one connection is not waited for on another")
+	}
 }
 
 // It waits no longer than its context for a reader that stands still.
