@@ -236,5 +236,6 @@
 //	meter.go     metrics
 //	drops.go     counters of what was dropped
 //	handler.go   the page and what else is served over HTTP; page/
+//	traffic.go   what pipes have carried, for the page
 //	errors.go    errors and their stages
 package idloc

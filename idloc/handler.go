@@ -8,15 +8,13 @@ import (
 	"net/http"
 	"net/netip"
 	"strconv"
-	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
 const (
-	pageEvents     = 512 // events that the page can look back on
-	pageHistory    = 50  // happenings that the page shows
+	pageHistory    = 50 // happenings that the page shows
 	captureDefault = 10 * time.Second
 	captureLongest = 10 * time.Minute
 	pagePolicy     = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -29,7 +27,10 @@ var pageFiles embed.FS
 //
 //	/                  a page: the overlay as a picture, traffic, dials, events, who rules the overlay
 //	/status.json       Status
-//	/events.json       the newest 512 events since Handler was first called
+//	/events.json       the newest 512 events since the node began
+//	/traffic.json      what its pipes have carried since then: of each peer an array of points, and each point
+//	                   an array: Unix milliseconds, bytes sent, bytes received, round-trip time in nanoseconds
+//	                   (0: not known). Every 10 s, less often after ten minutes, for ten days
 //	/authorities.json  Authorities: "authorities", "threshold"; and the newest 50 of History: "history"
 //	/history.json      History, all of it
 //	/metrics           the node's metrics, for Prometheus; with ?libp2p also libp2p's, of all nodes in the process
@@ -45,13 +46,16 @@ var pageFiles embed.FS
 // http.StripPrefix to mount it below another path. It may be used until and
 // after Close.
 func (n *Node) Handler() http.Handler {
-	log := n.eventLog()
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /status.json", func(w http.ResponseWriter, r *http.Request) {
 		writeJSON(w, n.Status())
 	})
 	mux.HandleFunc("GET /events.json", func(w http.ResponseWriter, r *http.Request) {
-		writeJSON(w, log.all())
+		writeJSON(w, n.hub.all())
+	})
+	mux.HandleFunc("GET /traffic.json", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(n.traffic.all()) // on one line: there is much of it
 	})
 	mux.HandleFunc("GET /authorities.json", func(w http.ResponseWriter, r *http.Request) {
 		writeJSON(w, n.ruled())
@@ -174,62 +178,4 @@ func (f flusher) Write(b []byte) (int, error) {
 		_ = f.c.Flush() // a writer that cannot flush sends at the end
 	}
 	return k, err
-}
-
-// eventLog keeps the newest events for the page. It is safe for concurrent
-// use.
-type eventLog struct {
-	w *watcher
-
-	mu   sync.Mutex // guards what follows, and is held from pop to add
-	ring []Event
-	next int
-}
-
-// eventLog returns the node's log, begun by the first call.
-func (n *Node) eventLog() *eventLog {
-	n.logOnce.Do(func() {
-		l := &eventLog{w: n.hub.subscribe()} // ends with the hub
-		n.events = l
-		go func() {
-			for {
-				l.take()
-				select {
-				case <-l.w.wake:
-				case <-l.w.done:
-					l.take()
-					return
-				}
-			}
-		}()
-	})
-	return n.events
-}
-
-// take keeps what was published since it was called last.
-func (l *eventLog) take() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for e, ok := l.w.pop(); ok; e, ok = l.w.pop() {
-		l.addLocked(e)
-	}
-}
-
-func (l *eventLog) addLocked(e Event) {
-	if len(l.ring) < pageEvents {
-		l.ring = append(l.ring, e)
-		return
-	}
-	l.ring[l.next] = e
-	l.next = (l.next + 1) % pageEvents
-}
-
-// all returns the events, oldest first, with what has just been published.
-func (l *eventLog) all() []Event {
-	l.take()
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	out := make([]Event, 0, len(l.ring))
-	out = append(out, l.ring[l.next:]...)
-	return append(out, l.ring[:l.next]...)
 }

@@ -257,7 +257,6 @@ func TestFailedDialExplains(t *testing.T) {
 	}
 	c.Close()
 	page := inside(t, venus)
-	_ = get(t, page.URL+"/events.json") // the log begins
 
 	try := func(what, address, stage, text string) {
 		t.Helper()

@@ -72,13 +72,12 @@ type Node struct {
 
 	bare sync.Map // shim.BareFlow: UDP flows with null encapsulation
 
-	logOnce sync.Once // makes events
-	events  *eventLog // of the Handlers
+	traffic *traffic // for the Handlers
 
 	saving  sync.Mutex              // serialises save
 	dirty   dirt                    // what there is for keepState
 	capture atomic.Pointer[capture] // the one that runs
-	wg      sync.WaitGroup          // the DNS server's sockets, keepState and watchServers
+	wg      sync.WaitGroup          // the DNS server's sockets, keepState, watchTraffic and watchServers
 }
 
 // Create founds the overlay of domain ("example.com") and returns its first
@@ -150,7 +149,7 @@ func start(ctx context.Context, cfg Config, enter func(context.Context, overlay.
 	if err != nil {
 		return nil, err
 	}
-	n := &Node{cfg: cfg, log: cfg.Logger, hub: newHub(), meter: newMeter(), dirty: newDirt()}
+	n := &Node{cfg: cfg, log: cfg.Logger, hub: newHub(), meter: newMeter(), traffic: newTraffic(time.Now()), dirty: newDirt()}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	defer func() {
 		if err != nil {
@@ -214,6 +213,7 @@ func start(ctx context.Context, cfg Config, enter func(context.Context, overlay.
 		return nil, fmt.Errorf("idloc: %w", err)
 	}
 	n.wg.Go(n.keepState)
+	n.wg.Go(n.watchTraffic)
 	n.wg.Go(func() { n.warnings.watchServers(n.ctx, n.log, cfg.namedServers(), lookupHost) })
 	n.log.Info("node is up", "name", n.Name(), "peer", n.id, "port", n.sock.Number())
 	return n, nil

@@ -50,15 +50,19 @@ const (
 // watchBuffer is how many events a watcher may lag behind.
 const watchBuffer = 1024
 
+// keptEvents is how many events the page can look back on.
+const keptEvents = 512
+
 // hub hands events to watchers. Publish never blocks: a watcher that lags
 // loses its oldest events. It also fixes their order: the same for all
-// watchers. Safe for concurrent use.
+// watchers; and it keeps the newest for the page. Safe for concurrent use.
 type hub struct {
 	mu       sync.Mutex // guards all below
 	watchers map[*watcher]struct{}
 	closed   bool
 	seq      uint64    // of the newest event
 	last     time.Time // its Time
+	kept     []Event   // the newest; a ring once there are keptEvents
 }
 
 // watcher is one Watch call: a ring of the newest events.
@@ -82,9 +86,25 @@ func (h *hub) publish(e Event) {
 		e.Time = h.last
 	}
 	h.last = e.Time
+	if len(h.kept) < keptEvents {
+		h.kept = append(h.kept, e)
+	} else {
+		h.kept[(e.Seq-1)%keptEvents] = e
+	}
 	for w := range h.watchers {
 		w.push(e)
 	}
+}
+
+// all returns the newest events, oldest first.
+func (h *hub) all() []Event {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	oldest := 0
+	if len(h.kept) == keptEvents {
+		oldest = int(h.seq % keptEvents)
+	}
+	return append(append(make([]Event, 0, len(h.kept)), h.kept[oldest:]...), h.kept[:oldest]...)
 }
 
 func (h *hub) subscribe() *watcher {

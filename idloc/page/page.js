@@ -1,12 +1,13 @@
-// The status page: reads status.json, events.json and authorities.json once a second
-// and draws what it finds. Names come from other peers, so text goes in as text nodes
-// only.
+// The status page: reads status.json, events.json and authorities.json once a second,
+// and traffic.json once a minute, and draws what it finds. Names come from other peers, so
+// text goes in as text nodes only.
 "use strict";
 
 const $ = id => document.getElementById(id);
 const SVG = "http://www.w3.org/2000/svg";
-const history = new Map(); // peer ID → samples of the last two minutes
-const KEEP = 120;
+const live = new Map(); // peer ID → samples of each second since the page was opened
+const KEEP = 600; // of them
+let past = new Map(); // peer ID → samples that the node has kept, from its start on
 
 function el(tag, attrs, ...children) {
   const svg = ["svg", "g", "line", "path", "circle", "text", "rect", "polyline", "title"].includes(tag);
@@ -27,6 +28,23 @@ function duration(ns) {
   return (ns / 1e9).toFixed(2) + " s";
 }
 
+// stamp is a time of day as the reader's clock has it, with the date unless that is today's.
+function stamp(text, precisely) {
+  const d = new Date(text), two = n => String(n).padStart(2, "0");
+  const day = d => `${d.getFullYear()}-${two(d.getMonth() + 1)}-${two(d.getDate())}`;
+  const time = `${two(d.getHours())}:${two(d.getMinutes())}:${two(d.getSeconds())}` + (precisely ? "." + String(d.getMilliseconds()).padStart(3, "0") : "");
+  return day(d) === day(new Date()) ? time : day(d) + " " + time;
+}
+
+// rate is one of bytes, as bits.
+function rate(n) {
+  n *= 8;
+  for (const unit of ["bit/s", "kbit/s", "Mbit/s", "Gbit/s"]) {
+    if (n < 1000 || unit === "Gbit/s") return (unit === "bit/s" ? n.toFixed(0) : n.toFixed(1)) + " " + unit;
+    n /= 1000;
+  }
+}
+
 function size(n) {
   for (const unit of ["B", "kB", "MB", "GB"]) {
     if (n < 1000 || unit === "GB") return (unit === "B" ? n.toFixed(0) : n.toFixed(1)) + " " + unit;
@@ -35,20 +53,20 @@ function size(n) {
 }
 
 const active = p => (p.paths || []).find(x => x.active);
-const relayed = p => { const a = active(p); return a && a.kind !== "direct"; };
+const relayed = p => { const a = active(p); return a && a.kind !== "direct"; }; // by a member, a TURN server or TCP
 
 // way is how a peer is reached: by a pipe, by a connection for the overlay's own
 // work ("contact"), or not at all ("member").
 const way = p => p.connected ? (relayed(p) ? "relayed" : "direct") : p.contact ? "contact" : "member";
 const nearest = { direct: 0, relayed: 0, contact: 1, member: 2 };
-const meaning = { direct: "direct pipe", relayed: "relayed pipe", contact: "connected, no pipe", member: "known, not connected" };
+const meaning = { direct: "direct pipe", relayed: "pipe through a relay, a TURN server or TCP", contact: "connected, no pipe", member: "known, not connected" };
 
 function sample(status, now) {
   for (const p of status.peers || []) {
-    const h = history.get(p.id) || [];
-    history.set(p.id, h);
+    const h = live.get(p.id) || [];
+    live.set(p.id, h);
     const last = h[h.length - 1];
-    const s = { t: now, sent: p.bytes_sent || 0, received: p.bytes_received || 0, rtt: p.rtt || 0, outRate: 0, inRate: 0,
+    const s = { t: now, sent: p.bytes_sent || 0, received: p.bytes_received || 0, rtt: p.connected && p.rtt || 0, outRate: 0, inRate: 0,
       pace: (p.repair?.rate || 0) / 8, flight: p.repair?.in_flight || 0, window: p.repair?.window || 0 };
     if (last && now > last.t) {
       const dt = (now - last.t) / 1000;
@@ -60,21 +78,78 @@ function sample(status, now) {
   }
 }
 
-function drawMap(status, events) {
-  const all = status.peers || [], shown = all.slice(0, 40);
-  const map = $("map"), cx = 320, cy = 180;
-  const at = new Map([[status.self.id, [cx, cy]]]);
-  shown.forEach((p, i) => {
-    const a = 2 * Math.PI * (i + 0.3) / shown.length - Math.PI / 2;
-    at.set(p.id, [cx + 215 * Math.cos(a), cy + 125 * Math.sin(a)]);
+// remember reads traffic.json: its points count from the start of the node.
+function remember(traffic) {
+  past = new Map(traffic.map(({ peer, points }) => [peer, points.slice(1).map(([t, sent, received, rtt], i) => {
+    const [before, sentBefore, receivedBefore] = points[i], dt = (t - before) / 1000;
+    return { t, rtt, outRate: (sent - sentBefore) / dt, inRate: (received - receivedBefore) / dt };
+  })]));
+}
+
+// samples are those of a peer that a chart shows, what the node has kept before those that
+// the page has seen itself.
+function samples(id, now) {
+  const seen = (live.get(id) || []).slice(1), from = now - 1000 * $("span").value, first = seen.length ? seen[0].t : Infinity;
+  return [...(past.get(id) || []).filter(s => s.t < first), ...seen].filter(s => s.t >= from);
+}
+
+const NAMED = 16; // letters of a name that the picture shows
+const SHOWN = 200; // peers that it shows
+
+// rings says where peers stand around the middle, those that are near first: on one ring, or
+// on more if they are many.
+function rings(count, cx, cy, rx, ry) {
+  const scales = count <= 16 ? [1] : count <= 40 ? [.6, 1] : [.4, .6, .8, 1];
+  const whole = scales.reduce((a, b) => a + b), at = [];
+  scales.forEach((scale, ring) => {
+    const here = ring === scales.length - 1 ? count - at.length : Math.round(count * scale / whole);
+    for (let i = 0; i < here; i++) {
+      const a = 2 * Math.PI * (i + .3 + ring / 2) / here - Math.PI / 2;
+      at.push([cx + rx * scale * Math.cos(a), cy + ry * scale * Math.sin(a)]);
+    }
   });
-  const edges = el("g"), nodes = el("g");
+  return at;
+}
+
+const pen = document.createElement("canvas").getContext("2d");
+
+// labels returns a function that writes where nothing was written before, and nothing
+// where there is no room.
+function labels(width, height, taken) {
+  return (text, places, cls) => {
+    pen.font = (cls === "soft" ? "12px" : "13px") + " system-ui, sans-serif";
+    const w = pen.measureText(text).width + 8;
+    for (const [x, y] of places) {
+      const box = [x - w / 2, y - 13, x + w / 2, y + 4];
+      if (box[0] < 2 || box[1] < 2 || box[2] > width - 2 || box[3] > height - 2) continue;
+      if (taken.some(t => box[0] < t[2] && t[0] < box[2] && box[1] < t[3] && t[1] < box[3])) continue;
+      taken.push(box);
+      return el("text", { x, y, "text-anchor": "middle", class: cls }, text);
+    }
+  };
+}
+
+function drawMap(status, events) {
+  const all = (status.peers || []).slice().sort((a, b) => nearest[way(a)] - nearest[way(b)]), shown = all.slice(0, SHOWN);
+  const map = $("map"), width = map.clientWidth, height = map.clientHeight, cx = width / 2, cy = height / 2;
+  const few = shown.length <= 16, r = few ? 9 : shown.length <= 40 ? 6 : 4;
+  map.setAttribute("viewBox", `0 0 ${width} ${height}`);
+  map.classList.toggle("many", !few);
+  const where = rings(shown.length, cx, cy, cx - (few ? Math.min(80, width / 6) : 40), cy - 40);
+  const at = new Map([[status.self.id, [cx, cy]]]), edges = el("g"), nodes = el("g"), texts = el("g");
+  shown.forEach((p, i) => at.set(p.id, where[i]));
+  const write = labels(width, height, [[cx - 13, cy - 13, cx + 13, cy + 13], ...where.map(([x, y]) => [x - r, y - r, x + r, y + r])]);
+  const put = (text, places, cls) => { const t = write(text, places, cls); if (t) texts.append(t); };
+  put(label(status.self), [[cx, cy + 30], [cx, cy - 20]], "label");
   for (const p of shown) {
-    const [x, y] = at.get(p.id), kind = way(p), rtt = p.connected ? p.rtt : p.contact?.rtt;
+    const [x, y] = at.get(p.id), kind = way(p), name = label(p), up = [x, y - r - 6], down = [x, y + r + 15], side = [x + (x < cx ? -1 : 1) * (r + 4 + 3.7 * Math.min(name.length, NAMED)), y + 4];
     edges.append(el("line", { x1: cx, y1: cy, x2: x, y2: y, class: "edge " + kind }));
-    if (rtt) edges.append(el("text", { x: (cx + x) / 2 + 6, y: (cy + y) / 2, class: "soft" }, duration(rtt)));
-    nodes.append(el("circle", { cx: x, cy: y, r: 9, class: "dot " + kind }, el("title", {}, `${p.name || p.id}: ${meaning[kind]}`)),
-      el("text", { x, y: y + (y < cy ? -15 : 26), "text-anchor": "middle" }, label(p)));
+    nodes.append(el("circle", { cx: x, cy: y, r, class: "dot " + kind }, el("title", {}, `${p.name || p.id}: ${meaning[kind]}`)));
+    put(name.length > NAMED ? name.slice(0, NAMED - 1) + "…" : name, y < cy ? [up, down, side] : [down, up, side], "label");
+  }
+  if (few) for (const p of shown) {
+    const [x, y] = at.get(p.id), rtt = p.connected ? p.rtt : p.contact?.rtt;
+    if (rtt) put(duration(rtt), [.55, .7, .4].map(k => [cx + k * (x - cx), cy + k * (y - cy) + 4]), "soft");
   }
   const drawn = new Set();
   const arc = (from, to, by) => {
@@ -87,54 +162,64 @@ function drawMap(status, events) {
     if (e.kind === "offer-forwarded") arc(e.from, e.peer, [cx, cy]);
     if (e.kind === "answer-received" && e.via && at.get(e.via)) arc(status.self.id, e.peer, at.get(e.via));
   }
-  nodes.append(el("circle", { cx, cy, r: 13, class: "dot me" }), el("text", { x: cx, y: cy + 32, "text-anchor": "middle" }, label(status.self)));
-  if (all.length > shown.length) nodes.append(el("text", { x: 12, y: 348, class: "soft" }, `and ${all.length - shown.length} more`));
-  map.replaceChildren(edges, nodes);
+  nodes.append(el("circle", { cx, cy, r: 13, class: "dot me" }));
+  if (all.length > shown.length) texts.append(el("text", { x: 12, y: height - 12, class: "soft" }, `and ${all.length - shown.length} more`));
+  map.replaceChildren(edges, nodes, texts);
 }
 
-function line(samples, value, max, cls) {
-  const slots = Math.max(30, samples.length);
-  const points = samples.map((s, i) => `${(300 * (i + slots - samples.length) / (slots - 1)).toFixed(1)},${(58 - 54 * value(s) / max).toFixed(1)}`);
+function line(samples, now, value, max, cls) {
+  const span = 1000 * $("span").value;
+  const points = samples.map(s => `${(300 * (1 - (now - s.t) / span)).toFixed(1)},${(58 - 54 * value(s) / max).toFixed(1)}`);
   return el("polyline", { points: points.join(" "), class: cls });
 }
 
-const mbit = n => (n / 1e6).toFixed(n < 1e7 ? 2 : 1) + " Mbit/s";
+const most = (h, ...values) => Math.max(0, ...h.map(s => Math.max(...values.map(v => v(s) || 0))));
 
-// repair draws how the pipe to p makes good what its path loses.
-function repair(p, h) {
-  const r = p.repair, most = Math.max(1, ...h.map(s => s.pace)), window = Math.max(1, ...h.map(s => Math.max(s.window, s.flight)));
-  return [
-    el("p", {}, `repair ${r.state} · RTT ${duration(r.rtt)}, smoothed ${duration(r.smoothed)} · ${r.repaired || 0} repaired of ${r.sent}` +
-      (r.late ? `, ${r.late} late` : "") + (r.marked ? `, ${r.marked} marked` : "") + (r.shed ? `, ${r.shed} shed` : "")),
-    el("svg", { class: "chart", viewBox: "0 0 300 60", preserveAspectRatio: "none", role: "img", "aria-label": `Rate and bytes in flight to ${label(p)}, last two minutes` },
-      line(h, s => s.pace, most, "sent"), line(h, s => s.flight, window, "received"), line(h, s => s.window, window, "rtt")),
-    el("p", { class: "key soft" }, el("span", { class: "sent" }, "rate " + mbit(r.rate || 0)),
-      el("span", { class: "received" }, "in flight " + size(r.in_flight || 0)), el("span", { class: "rtt" }, "window " + size(r.window || 0)))];
+// chart draws some values of a peer against time; those of one scale have its largest value
+// in the key.
+function chart(p, now, h, what, lines) {
+  return el("svg", { class: "chart", viewBox: "0 0 300 60", preserveAspectRatio: "none", role: "img", "aria-label": `${what} of ${label(p)}, the last ${$("span").selectedOptions[0].text}` },
+    ...lines.map(([cls, value, max]) => line(h, now, value, max || 1, cls)));
 }
 
-function card(p) {
-  const h = history.get(p.id) || [], last = h[h.length - 1] || { outRate: 0, inRate: 0 };
+// repair draws how the pipe to p makes good what its path loses. The node keeps nothing of
+// that: the chart begins when the page was opened.
+function repair(p, now) {
+  const r = p.repair, h = samples(p.id, now).filter(s => s.pace !== undefined), pace = most(h, s => s.pace), bytes = most(h, s => s.window, s => s.flight);
+  return [
+    el("p", {}, `repair ${r.state} · shortest RTT ${duration(r.rtt)}, smoothed ${duration(r.smoothed)} · ${r.repaired || 0} of ${r.sent} packets sent again` +
+      (r.late ? `, ${r.late} had only been late` : "") + (r.marked ? `, ${r.marked} marked by routers` : "") + (r.shed ? `, ${r.shed} of UDP shed` : "")),
+    chart(p, now, h, "Repair: rate and bytes in flight", [["sent", s => s.pace, pace], ["received", s => s.flight, bytes], ["rtt", s => s.window, bytes]]),
+    el("p", { class: "key soft" }, el("span", { class: "sent" }, "may send " + rate((r.rate || 0) / 8)),
+      el("span", { class: "received" }, "in flight " + size(r.in_flight || 0)), el("span", { class: "rtt" }, "of at most " + size(r.window || 0)))];
+}
+
+function card(p, now, dialed) {
+  const h = samples(p.id, now), last = (live.get(p.id) || []).at(-1) || { outRate: 0, inRate: 0 };
   const a = active(p);
   const art = el("article", { tabindex: 0, "data-peer": p.id },
     el("h3", {}, p.name || p.id),
-    el("p", { class: "soft" }, [p.lsi4, p.lsi6].filter(Boolean).join(" · "), " ", short(p.id)));
+    el("p", { class: "soft", title: p.id }, [p.lsi4, p.lsi6, short(p.id)].filter(Boolean).join(" · "), (p.tags || []).length ? ` · ${p.tags.join(", ")}` : ""));
   if (p.connected) {
-    art.append(el("p", {}, `${p.encapsulation}, ${p.aead}, ` + (a ? `${a.kind} ${a.local} → ${a.remote}` + (a.via ? ` via ${short(a.via)}` : "") : "no path")),
-      el("p", {}, `MTU ${p.mtu} · ${p.rekeys || 0} rekeys · sent ${size(p.bytes_sent || 0)}, received ${size(p.bytes_received || 0)}` + (p.lost ? ` · ${p.lost} lost on the way here` : "")));
-    const most = Math.max(1, ...h.map(s => Math.max(s.outRate, s.inRate))), slow = Math.max(1, ...h.map(s => s.rtt));
-    art.append(el("svg", { class: "chart", viewBox: "0 0 300 60", preserveAspectRatio: "none", role: "img", "aria-label": `Traffic and round-trip time to ${label(p)}, last two minutes` },
-      line(h, s => s.outRate, most, "sent"), line(h, s => s.inRate, most, "received"), line(h, s => s.rtt, slow, "rtt")),
-      el("p", { class: "key soft" }, el("span", { class: "sent" }, "sent " + size(last.outRate) + "/s"),
-        el("span", { class: "received" }, "received " + size(last.inRate) + "/s"), el("span", { class: "rtt" }, "RTT " + (duration(p.rtt) || "–"))));
-    if (p.repair?.sent) art.append(...repair(p, h));
+    art.append(el("p", {}, (a ? `${a.kind} ${a.carrier || `${a.local} → ${a.remote}`}` + (a.via ? ` through ${a.viaName || short(a.via)}` : "") : "no path")),
+      el("p", {}, `sent ${size(p.bytes_sent || 0)}, received ${size(p.bytes_received || 0)}` + (p.lost ? ` · ${p.lost} datagrams lost on the way here` : "")));
+    const fast = most(h, s => s.outRate, s => s.inRate), slow = most(h, s => s.rtt);
+    art.append(chart(p, now, h, "Traffic and round-trip time", [["sent", s => s.outRate, fast], ["received", s => s.inRate, fast], ["rtt", s => s.rtt, slow]]),
+      el("p", { class: "key soft" }, el("span", { class: "sent" }, "sends " + rate(last.outRate)),
+        el("span", { class: "received" }, "receives " + rate(last.inRate)), el("span", { class: "rtt" }, "RTT " + (duration(p.rtt) || "–")),
+        el("span", {}, `top of the chart: ${rate(fast)}` + (slow ? `, ${duration(slow)}` : ""))));
+    if (p.repair?.sent) art.append(...repair(p, now));
+    art.append(el("p", { class: "soft" }, `${p.encapsulation}, ${p.aead} · keys renewed ${p.rekeys || 0} times · UDP payload up to ${p.mtu} bytes`));
   } else if (p.contact) {
-    art.append(el("p", {}, `connected, no pipe · at ${p.contact.addr}` + (p.contact.rtt ? ` · RTT ${duration(p.contact.rtt)}` : "") + (p.contact.server ? " · serves the database" : "")));
+    art.append(el("p", {}, `connected, no pipe · at ${p.contact.addr || p.contact.carrier}` + (p.contact.rtt ? ` · RTT ${duration(p.contact.rtt)}` : "") + (p.contact.server ? " · serves the database" : "")));
   } else {
     art.append(el("p", { class: "soft" }, "not connected"));
   }
-  for (const x of (p.paths || []).filter(x => !x.active)) art.append(el("p", { class: "soft" }, `standby: ${x.kind} ${x.remote} ${duration(x.rtt)}`));
+  for (const x of (p.paths || []).filter(x => !x.active)) art.append(el("p", { class: "soft" }, `standby: ${x.kind} ${x.carrier || x.remote} ${x.rtt ? "RTT " + duration(x.rtt) : ""}`));
   if (p.invitation || p.delegate) art.append(el("p", { class: "soft" }, "came by invitation " + (p.invitation || "unknown") + (p.delegate ? `, through ${p.delegate}` : "")));
-  if (p.last_error) art.append(el("p", { class: "bad" }, p.last_error));
+  const d = dialed.get(p.id);
+  if (d?.error) art.append(el("p", { class: "bad" }, `the last dial, at ${stamp(d.time)}, failed: ${d.error}`));
+  else if (p.last_error) art.append(el("p", { class: "bad" }, (p.connected ? "the last failure: " : "") + p.last_error));
   return art;
 }
 
@@ -156,7 +241,9 @@ function stages(dial, events) {
     if (e.kind === "pair-chosen") { pair = time(e); out.push(["check", pair - (e.duration || 0), pair]); }
     if (e.kind === "pipe-up") { if (pair) out.push(["handshake", pair, time(e)]); ready = time(e); }
   }
-  if (!dial.error) out.push(["connect", ready, end]);
+  const failed = dial.error && dial.stage?.split(" ").at(-1); // "connectivity check" is drawn as check
+  if (failed) out.push([failed, Math.max(start, ...out.map(([, , to]) => to)), end]);
+  else if (!dial.error) out.push(["connect", ready, end]);
   return { start, end, out };
 }
 
@@ -171,8 +258,8 @@ function drawDials(events) {
       const x = Math.max(0, 1000 * (a - start) / whole), w = Math.min(1000 - x, Math.max(4, 1000 * (b - a) / whole));
       bar.append(el("rect", { x, y: 2, width: Math.max(0, w), height: 16, class: stage }, el("title", {}, `${stage}: ${duration(Math.max(0, b - a))}`)));
     }
-    const text = el("p", {}, `${d.detail || ""} ${d.name || ""} – ${duration(d.duration)} `);
-    if (d.error) text.append(el("span", { class: "bad" }, (d.stage ? d.stage + ": " : "") + d.error));
+    const text = el("p", {}, `${stamp(d.time)} ${d.detail || ""} ${d.name || ""}: ${d.error ? "failed after" : "took"} ${duration(d.duration)}. `);
+    if (d.error) text.append(el("span", { class: "bad" }, d.error));
     else text.append(el("span", { class: "soft" }, out.map(([s, a, b]) => `${s} ${duration(Math.max(0, b - a)) || "0"}`).join(" · ")));
     return el("div", { class: "dial" }, text, bar);
   }));
@@ -186,7 +273,7 @@ function drawEvents(status, events) {
   const rows = [];
   for (const e of events.slice().reverse()) {
     const what = [e.name, e.lsi, e.via && "via " + who(e.via), e.from && "from " + who(e.from), e.local && `${e.local} → ${e.remote || ""}` || e.remote, e.detail, e.stage, e.error].filter(Boolean).join(" · ");
-    const row = [new Date(e.time).toLocaleTimeString([], { hour12: false }) + "." + String(new Date(e.time).getMilliseconds()).padStart(3, "0"), e.kind, who(e.peer), duration(e.duration), what];
+    const row = [stamp(e.time, true), e.kind, who(e.peer), duration(e.duration), what];
     if (wanted && !row.join(" ").toLowerCase().includes(wanted)) continue;
     rows.push(el("tr", { class: e.error ? "bad" : null }, ...row.map(c => el("td", {}, c))));
     if (rows.length === 200) break;
@@ -208,17 +295,70 @@ function drawRule(status, rule) {
   $("authorities").replaceChildren(...all.map(a => el("li", {}, a.name + (a.self ? ", this node" : ""), el("span", { class: "soft" }, " key " + a.key.slice(0, 16) + (a.recovery ? ", on paper" : "")))));
   $("proposals").hidden = waiting.length === 0;
   $("proposals").replaceChildren(...waiting.map(p => el("li", {}, el("article", {},
-    el("h3", {}, p.what), el("p", {}, `proposal ${p.id}, of ${p.by}, until ${new Date(p.expires).toLocaleString()}`),
+    el("h3", {}, p.what), el("p", {}, `proposal ${p.id}, of ${p.by}, until ${stamp(p.expires)}`),
     el("p", {}, `${(p.approved || []).length} of ${p.needs} signatures: ${(p.approved || []).join(", ") || "none under the list in force"}` + (p.mine ? " · this node has approved it" : ""))))));
-  $("history").replaceChildren(...past.slice().reverse().map(h => el("tr", {}, ...[new Date(h.time).toLocaleString(), h.what, h.whom || "", (h.by || []).join(", "), h.text || ""].map(c => el("td", {}, c)))));
+  $("history").replaceChildren(...past.slice().reverse().map(h => el("tr", {}, ...[stamp(h.time), h.what, h.whom || "", (h.by || []).join(", "), h.text || ""].map(c => el("td", {}, c)))));
 }
 
-function drawPeers(status) {
-  const box = $("peers"), focused = document.activeElement?.dataset?.peer;
-  const peers = (status.peers || []).slice().sort((a, b) => nearest[way(a)] - nearest[way(b)]).slice(0, 60);
-  box.replaceChildren(...(peers.length ? peers.map(card) : [el("p", { class: "soft" }, "none yet")]));
-  if (focused) [...box.children].find(c => c.dataset.peer === focused)?.focus({ preventScroll: true });
+// outside is whether others reach this node unasked, as far as is known.
+function outside(s) {
+  const tried = { "reached": "yes: a member that nothing had been sent to came through", "in vain": "no: a NAT or a firewall lets in only those that were sent to", "nobody to try": "not known: there is no member that nothing was sent to", "no answer": "not known: the member that was asked has not answered" };
+  if (s.reached) return "yes" + (s.reached_by?.from ? `: ${s.reached_by.from} came to ${s.reached_by.local} at ${stamp(s.reached_by.at)}` : "");
+  return s.dial_back?.result ? `${tried[s.dial_back.result] || s.dial_back.result}, at ${stamp(s.dial_back.at)}` : "not known yet";
 }
+
+// drawNet shows what the node has found out about its network.
+function drawNet(s) {
+  const nat = { "none": "none", "translated": "there is one; its kind is not known, as only one port was asked", "endpoint-independent": "one mapping for all destinations (endpoint-independent)", "endpoint-dependent": "a mapping for each destination (endpoint-dependent, symmetric)" };
+  const udp = { works: "works", silent: "nothing comes back", unsent: "this system sends nothing" };
+  const off = Math.round(Math.abs(s.clock_off || 0) / 1e9), port = s.port_mapping || {};
+  const facts = [
+    ["UDP", `port ${s.port}, ` + (udp[s.udp] || "not measured: nobody is known to send to")],
+    ["this host's addresses", (s.addrs || []).join(", ")],
+    ["seen from outside as", (s.mapped || []).join(", ")],
+    ["NAT", nat[s.nat] || s.nat || "not measured yet"],
+    ["reached unasked", outside(s)],
+    ["the router's mapping", port.addr ? `${port.addr}, by ${port.protocol}` : port.error ? "none: " + port.error : ""],
+    ["IPv4 by NAT64", s.nat64],
+    ["carriers (TCP) in use", (s.carried_by || []).join(", ")],
+    ["carriers served", s.carriers ? `to ${s.carriers} nodes` : ""],
+    ...(s.turn || []).map(t => ["TURN server", `${t.server}: ` + (t.addr ? `lends ${t.addr}` : t.error || "not reached yet")]),
+    ["relays for others", s.relay?.packets ? `${s.relay.bindings} pairs now, ${size(s.relay.bytes)} so far` : ""],
+    ["clock", s.clocks ? (off ? `${off} s ${s.clock_off < 0 ? "behind" : "ahead of"} those of ${s.clocks} members` : `right, by those of ${s.clocks} members`) + (off > 600 ? ": more than the ten minutes that are allowed" : "") : "not compared yet"],
+    ["this node's LSIs", [s.lsi4, s.lsi6].filter(Boolean).join(", ")],
+    ["its DNS server", s.dns ? `${s.dns}, port 53` + (s.tun ? `; TUN device ${s.tun}` : "") : ""],
+    ["asked of late", (s.probes || []).slice(-4).map(p => `${p.addr} by ${p.by}: ` + (p.heard ? (p.seen ? `sees ${p.seen}` : "answers") + (p.rtt ? ` in ${duration(p.rtt)}` : "") : p.error || "no answer")).join("; ")],
+  ];
+  $("net").replaceChildren(...facts.filter(([, text]) => text).flatMap(([what, text]) => [el("dt", {}, what), el("dd", {}, text)]));
+}
+
+const CARDS = 60; // that are drawn of each kind
+const CLOSED = 24; // with more peers than that those without a pipe are behind a click
+let closedOnce = false;
+
+function drawPeers(status, events, now) {
+  const focused = document.activeElement?.dataset?.peer, wanted = $("who").value.toLowerCase();
+  const dialed = new Map(events.filter(e => e.kind === "dialed" && e.peer).map(e => [e.peer, e])); // the newest of each
+  const all = (status.peers || []).slice().sort((a, b) => nearest[way(a)] - nearest[way(b)]);
+  const names = new Map(all.map(p => [p.id, label(p)]));
+  for (const p of all) for (const x of p.paths || []) if (x.via) x.viaName = names.get(x.via);
+  const cards = (box, peers) => {
+    let arts = peers.slice(0, wanted ? peers.length : CARDS).map(p => card(p, now, dialed));
+    if (wanted) arts = arts.filter(a => a.textContent.toLowerCase().includes(wanted)).slice(0, CARDS);
+    else if (peers.length > CARDS) arts.push(el("p", { class: "soft" }, `and ${peers.length - CARDS} more: "Show only" finds them`));
+    box.replaceChildren(...arts);
+    if (focused) [...box.children].find(c => c.dataset.peer === focused)?.focus({ preventScroll: true });
+  };
+  const piped = all.filter(p => p.connected), others = all.filter(p => !p.connected);
+  cards($("peers"), piped);
+  cards($("unpiped"), others);
+  if (!piped.length) $("peers").replaceChildren(el("p", { class: "soft" }, "no pipe yet: a Dial opens one"));
+  if (all.length > CLOSED && !closedOnce) { $("others").open = false; closedOnce = true; }
+  $("others").hidden = !others.length;
+  $("others").firstElementChild.textContent = `${others.length} without a pipe, of them ${others.filter(p => p.contact).length} connected`;
+}
+
+let keptAt = -Infinity; // when traffic.json was read last
 
 async function tick() {
   try {
@@ -227,19 +367,24 @@ async function tick() {
       if (!r.ok) throw new Error(u + ": " + r.status);
       return r.json();
     }));
-    const s = status.self;
+    const s = status.self, now = Date.now();
+    if (now - keptAt > 60e3) {
+      keptAt = now;
+      const r = await fetch("traffic.json");
+      if (r.ok) remember(await r.json());
+    }
     document.title = s.name;
     $("name").textContent = s.name;
-    $("self").textContent = `${s.id} · LSIs ${s.lsi4}, ${s.lsi6} · UDP port ${s.port} at ${(s.addrs || []).join(", ")}` +
-      (s.nat ? ` · NAT: ${s.nat}` : "") + (s.mapped?.length ? ` · seen from outside as ${s.mapped.join(", ")}` : "") +
-      ` · members connected: ${s.members}, of them servers: ${s.servers}` + (s.server ? ` · serves the database (${s.records || 0} records)` : "") +
-      (s.founder ? " · founder" : "") + (s.not_after ? ` · member until ${new Date(s.not_after).toLocaleDateString()}` : "");
+    $("self").textContent = [s.founder && "founder", s.authority && "authority", s.not_after && `member until ${stamp(s.not_after)}` + (s.confirmed ? "" : ", not confirmed yet"),
+      `${s.members} members connected, ${s.servers} of them serve the database`, s.server && `this node serves it, too (${s.records || 0} records)`].filter(Boolean).join(" · ");
+    $("id").textContent = s.id;
     const warnings = [...(s.alone ? ["No member is reached, trying on: " + (s.alone_why || "none was tried yet")] : []), ...(s.warnings || [])];
     $("warnings").replaceChildren(...warnings.map(text => Object.assign(document.createElement("li"), { textContent: text })));
     $("warnings").hidden = warnings.length === 0;
-    sample(status, performance.now());
+    sample(status, now);
     drawMap(status, events);
-    drawPeers(status);
+    drawNet(s);
+    drawPeers(status, events, now);
     drawDials(events);
     drawEvents(status, events);
     drawDrops(status);
@@ -250,6 +395,7 @@ async function tick() {
   }
 }
 
-$("filter").addEventListener("input", tick);
+for (const id of ["filter", "who", "span"]) $(id).addEventListener("input", tick);
+addEventListener("resize", tick);
 tick();
 setInterval(tick, 1000);
