@@ -87,9 +87,7 @@ func (s *Set) dialWebSocket(ctx context.Context, a Address) (net.Conn, *net.TCPC
 		Transport:     transport,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
-	c, resp, err := websocket.Dial(ctx, a.String(), &websocket.DialOptions{
-		HTTPClient: client, Subprotocols: []string{protocol}, CompressionMode: websocket.CompressionDisabled,
-	})
+	c, resp, err := websocket.Dial(ctx, a.String(), dialOptions(client))
 	if err != nil {
 		if resp != nil && resp.StatusCode != http.StatusSwitchingProtocols {
 			return nil, nil, fmt.Errorf("the web server says %q: %w", resp.Status, ErrNotServed)

@@ -93,15 +93,16 @@
 // Those of the environment, as net/http reads it (HTTPS_PROXY, NO_PROXY), by CONNECT
 // with Basic authentication, for both forms.
 //
-//	file         what it is
-//	address.go   tls://host:443, wss://host/path
-//	frame.go     the stream
-//	queue.go     what waits to be sent
-//	conn.go      one carrier, at either end
-//	set.go       all of them, as a link of package socket
-//	dial.go      opening one
-//	attempts.go  how often it is tried
-//	proxy.go     CONNECT                              RFC 9110 §9.3.6, RFC 7617
-//	serve.go     TLS and WebSocket, for others        RFC 8446, RFC 6455
-//	lowat*.go    tcp(7)
+//	file           what it is
+//	address.go     tls://host:443, wss://host/path
+//	frame.go       the stream
+//	queue.go       what waits to be sent
+//	conn.go        one carrier, at either end
+//	set.go         all of them, as a link of package socket
+//	dial.go        opening one
+//	websocket*.go  options of the WebSocket that is opened
+//	attempts.go    how often it is tried
+//	proxy.go       CONNECT                              RFC 9110 §9.3.6, RFC 7617
+//	serve.go       TLS and WebSocket, for others        RFC 8446, RFC 6455
+//	lowat*.go      tcp(7)
 package carrier
