@@ -13,7 +13,11 @@
 //   - datagrams of a node are lost, doubled, changed or put off;
 //   - a node can send nothing for up to two seconds;
 //   - a node moves: its address goes, it has another, and it is told so;
-//   - a node closes and opens again from its folder.
+//   - a node closes and opens again from its folder;
+//   - guests enter one after the other with a token of the founder's, have a stream returned,
+//     and leave, or are revoked with a conn open;
+//   - the clock of the process is set, which is that of all nodes: by nine minutes either
+//     way, and by an hour.
 //
 // The first two nodes suffer the first of these only: the founder, so that the
 // others find each other again, and one more, so that a pipe gets old.
@@ -24,7 +28,13 @@
 //   - a TCP stream failed whose two nodes were up all the time;
 //   - a node's Close ended with an error; that what was written did not arrive
 //     within the 10 s that Close waits is counted only while datagrams are lost;
-//   - goroutines or file descriptors are left once all nodes are closed.
+//   - goroutines or file descriptors are left once all nodes are closed;
+//   - a guest that was revoked has its conn two minutes later, or dials anew;
+//   - there is a GOMEMLIMIT and the process had a tenth more of the system's memory.
+//
+// An hour with all of this, in as little memory as it should need:
+//
+//	GOMEMLIMIT=256MiB go run ./internal/soak -d 1h -n 6 -c 2
 //
 // Keys are renewed by the pipes' own clock, after two minutes of traffic; the
 // report counts that, too. A UDP datagram that does not come back and a dial that fails under faults
@@ -32,6 +42,7 @@
 //
 //	main.go     flags, the run, the verdict
 //	crew.go     nodes that come and go
+//	guests.go   members that come once, the clock, memory
 //	traffic.go  what they send each other
 //	wire.go     what the network does to it
 package main

@@ -12,6 +12,8 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -39,7 +41,11 @@ type tally struct {
 	restarts, blackouts   atomic.Uint64
 	moves, pipesMoved     atomic.Uint64
 	rekeys                atomic.Uint64
+	guests, guestsFailed  atomic.Uint64 // who came in, and who could not, or not have a stream
+	left, revoked, jumps  atomic.Uint64
+	memory                atomic.Uint64 // bytes, the most
 	wrong, lost, leaked   atomic.Uint64 // what must not be
+	letIn, overLimit      atomic.Uint64 // nor this
 	wireLost, wireDoubled atomic.Uint64
 	wireChanged, wireLate atomic.Uint64
 	mu                    sync.Mutex // guards complaints
@@ -77,7 +83,16 @@ func (t *tally) failed(from, to string, err error) {
 		t.failures = make(map[string]int)
 	}
 	if t.failures[kind]++; t.failures[kind] == 1 {
-		t.firsts = append(t.firsts, fmt.Sprintf("%s → %s: %v", from, to, err))
+		t.firsts = append(t.firsts, fmt.Sprintf("dial: %s → %s: %v", from, to, err))
+	}
+}
+
+// first shows the first failure of a kind that is only counted.
+func (t *tally) first(kind string, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !slices.ContainsFunc(t.firsts, func(s string) bool { return strings.HasPrefix(s, kind+": ") }) {
+		t.firsts = append(t.firsts, fmt.Sprintf("%s: %v", kind, err))
 	}
 }
 
@@ -88,15 +103,19 @@ func (t *tally) byKind() map[string]int {
 	return maps.Clone(t.failures)
 }
 
-func (t *tally) bad() bool { return t.wrong.Load()+t.lost.Load()+t.leaked.Load() > 0 }
+func (t *tally) bad() bool {
+	return t.wrong.Load()+t.lost.Load()+t.leaked.Load()+t.letIn.Load()+t.overLimit.Load() > 0
+}
 
 func (t *tally) String() string {
 	return fmt.Sprintf("streams %d (%d MiB), cut by a restart %d; datagrams %d, back %d; dials %d, failed %d %v\n"+
 		"restarts %d, cut by a lossy link %d, blackouts %d, moves %d; pipes moved %d, rekeyed %d; wire: lost %d, doubled %d, changed %d, late %d\n"+
-		"wrong %d, lost streams %d, leaks %d",
+		"guests %d, failed %d, left %d, revoked %d; clock set %d times; %d MiB of memory at most\n"+
+		"wrong %d, lost streams %d, leaks %d, revoked and served %d, over the memory limit %d",
 		t.streams.Load(), t.streamBytes.Load()>>20, t.cut.Load(), t.datagrams.Load(), t.returned.Load(), t.dials.Load(), t.dialsFailed.Load(), t.byKind(),
 		t.restarts.Load(), t.closesCut.Load(), t.blackouts.Load(), t.moves.Load(), t.pipesMoved.Load(), t.rekeys.Load(), t.wireLost.Load(), t.wireDoubled.Load(), t.wireChanged.Load(), t.wireLate.Load(),
-		t.wrong.Load(), t.lost.Load(), t.leaked.Load())
+		t.guests.Load(), t.guestsFailed.Load(), t.left.Load(), t.revoked.Load(), t.jumps.Load(), t.memory.Load()>>20,
+		t.wrong.Load(), t.lost.Load(), t.leaked.Load(), t.letIn.Load(), t.overLimit.Load())
 }
 
 func main() {
@@ -116,7 +135,7 @@ func main() {
 	}
 	fmt.Println(t)
 	for _, c := range t.firsts {
-		fmt.Println("   first failed dial of its kind:", c)
+		fmt.Println("   the first that failed of its kind:", c)
 	}
 	for _, c := range t.complaints {
 		fmt.Println("  ", c)
@@ -156,7 +175,10 @@ func run(ctx context.Context, cfg config) (*tally, error) {
 	}
 	if !cfg.calm {
 		wg.Go(func() { c.faults(work, rand.New(rand.NewPCG(cfg.seed, 1<<63))) })
+		wg.Go(func() { c.guests(work, rand.New(rand.NewPCG(cfg.seed, 1<<61))) })
+		wg.Go(func() { c.clocks(work, rand.New(rand.NewPCG(cfg.seed, 1<<60))) })
 	}
+	wg.Go(func() { memory(work, t) })
 	wg.Go(func() { report(work, cfg.out, t) })
 	wg.Wait()
 	if err := c.close(); err != nil {

@@ -54,7 +54,7 @@ func TestCommand(t *testing.T) {
 		t.Fatal(err)
 	}
 	if s := string(b); !strings.HasPrefix(s, "soak: 2 nodes for 100ms, seed 9\n") || !strings.Contains(s, "restarts 0, cut by a lossy link 0, blackouts 0, moves 0") ||
-		!strings.HasSuffix(s, "wrong 0, lost streams 0, leaks 0\n") {
+		!strings.HasSuffix(s, "wrong 0, lost streams 0, leaks 0, revoked and served 0, over the memory limit 0\n") {
 		t.Errorf("%s", s)
 	}
 }
