@@ -85,7 +85,7 @@ var stair = []rule{
 	{"internal/sockettest", "internal/socket"},
 	{"shim/shimtest", "shim lsi internal/pipe internal/wire internal/peerid internal/event"},
 	{"internal/deptest", ""},
-	{"internal/soak", "idloc"},
+	{"internal/soak", "idloc internal/wallclock"},
 	{"internal/kernellab", ""},
 	{"internal/mutate", ""},
 	{"internal/typecheck", ""},

@@ -17,7 +17,7 @@ func Now() time.Time { return time.Now().Add(time.Duration(shift.Load())) }
 
 // Shift makes the clock of this process, and of nothing else, differ from the
 // host's by d from now on: what setting the clock does to a running program. It
-// is for the node processes of internal/kernellab and their like.
+// is for the node processes of internal/kernellab, for internal/soak and their like.
 func Shift(d time.Duration) { shift.Store(int64(d)) }
 
 // Jumps tells how much a wall clock was set since it was last asked. The zero
