@@ -71,7 +71,7 @@ func ExampleParseToken() {
 }
 
 // A member whose token got into wrong hands is put out. So is who else came by the
-// token, with RevokeInvited. Only the founder can.
+// token, with RevokeInvited. Only authorities can: the founder, and whom it has promoted.
 func ExampleNode_Revoke() {
 	earth, mars, end := earthAndMars()
 	defer end()

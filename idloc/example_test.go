@@ -14,7 +14,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -363,8 +362,8 @@ func ExampleDialer() {
 }
 
 // Who may open which flows to this node. Admit is asked before a SYN is answered;
-// the peer it is told is authenticated. Here members whose names begin with ops-
-// may use ssh, and everybody the web server.
+// the peer it is told is authenticated, and so are its tags, which its invitation has given
+// it. Here members with the tag ops may use ssh, and everybody the web server.
 func ExampleConfig_admit() {
 	ctx := context.Background()
 	earth, err := idloc.Create(ctx, "example.com", idloc.Config{
@@ -374,7 +373,7 @@ func ExampleConfig_admit() {
 			case 80:
 				return true
 			case 22:
-				return strings.HasPrefix(f.Peer.Name, "ops-")
+				return slices.Contains(f.Peer.Tags, "ops")
 			}
 			return false
 		},
@@ -389,8 +388,8 @@ func ExampleConfig_admit() {
 		}
 	}
 
-	for _, name := range []string{"ops-vera", "guest"} {
-		token, err := earth.Invite(idloc.InviteOptions{Name: name}) // only who has it can have the name
+	for name, tags := range map[string][]string{"vera": {"ops"}, "guest": nil} {
+		token, err := earth.Invite(idloc.InviteOptions{Name: name, Tags: tags})
 		if err != nil {
 			log.Fatal(err)
 		}
@@ -407,9 +406,9 @@ func ExampleConfig_admit() {
 		}
 		node.Close()
 	}
-	// Output:
-	// ops-vera 22 true
-	// ops-vera 80 true
+	// Unordered output:
+	// vera 22 true
+	// vera 80 true
 	// guest 22 false
 	// guest 80 true
 }
