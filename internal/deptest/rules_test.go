@@ -86,6 +86,7 @@ var stair = []rule{
 	{"shim/shimtest", "shim lsi internal/pipe internal/wire internal/peerid internal/event"},
 	{"internal/deptest", ""},
 	{"internal/soak", "idloc internal/wallclock"},
+	{"internal/footprint", ""},
 	{"internal/kernellab", ""},
 	{"internal/mutate", ""},
 	{"internal/typecheck", ""},
