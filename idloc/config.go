@@ -32,8 +32,8 @@ type Config struct {
 	// new peer. That other users can look into it is a warning (Status), that they
 	// could replace what is in it an error.
 	//
-	// Only the key ("identity") and the membership with the root key
-	// ("overlay") stop a start if they are damaged: they are what to back up.
+	// Only the key (identity.json) and the membership with the root key
+	// (overlay.json) stop a start if they are damaged: they are what to back up.
 	// All else is made anew; what is damaged is put aside as
 	// <name>.json.damaged, and said once at Warn. A disk that is full or cannot
 	// be written is a warning too, for a node that runs and for one that starts
