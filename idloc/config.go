@@ -20,17 +20,17 @@ import (
 // of what that version accepted, and not stopped.
 type Config struct {
 	// Name is this peer's host label, "mars": a to z, 0 to 9 and inner hyphens,
-	// 59 at most; "" is the machine's name, with hyphens for what is none of
-	// these. A token made for one name overrides it, and so does the name that is in
-	// Dir: that Name differs then is a warning (Status). When another member holds the
-	// label the node takes mars-2 and so on (draft §5, "some scheme to
+	// 59 at most. "" is the machine's name, in which each other character becomes a
+	// hyphen. A token made for one name overrides it, and so does the name that is in
+	// Dir; if Name is another one, that is a warning (Status). When another member holds
+	// the label the node takes mars-2 and so on (draft §5, "some scheme to
 	// break ties"): Node.Name tells which.
 	Name string
-	// Dir keeps the key and the certificate, the founder's root key, who rules the
-	// overlay and what waits for them, the port, LSIs, known peers and names. It is created with mode 0700 and locked
-	// while the node runs. "" keeps everything in memory: every start is then a
-	// new peer. That other users can look into it is a warning (Status), that they
-	// could replace what is in it an error.
+	// Dir keeps the key and the certificate, the founder's root key, the authorities and
+	// the proposals, the port, LSIs, known peers and names. It is created with mode 0700
+	// and locked while the node runs. "" keeps everything in memory: every start is then
+	// a new peer. A folder that other users can list is a warning (Status); one in which
+	// they could replace files is an error.
 	//
 	// Only the key (identity.json) and the membership with the root key
 	// (overlay.json) stop a start if they are damaged: they are what to back up.
@@ -40,22 +40,22 @@ type Config struct {
 	// with a key.
 	Dir string
 	// Port is the one UDP port of the node: pipes, STUN and the peer
-	// protocol share it. 0 takes the one of the last start, which members
-	// remember and tokens name, and at the first start any. If somebody else has
-	// it by then another is taken, with a warning: members hear of it once the
-	// node has reached one of them, tokens from before go nowhere. A port that
-	// is given here and taken is an error.
+	// protocol share it. 0 takes any at the first start, and later the one of the
+	// last start, which members remember and tokens name. If another program has
+	// it by then the node takes a free one, with a warning: members hear of it once
+	// the node has reached one of them; tokens made before do not. If the port that is
+	// given here is in use, that is an error.
 	Port uint16
 	// Addrs are the local addresses to use; nil is all usable ones.
-	// Loopback is used when it is listed or when there is nothing else. That this host
-	// has some of those listed not, or not any more, is a warning (Status) until it
-	// has; that it has none of them at the start is an error.
+	// Loopback is used when it is listed or when there is nothing else. While this host
+	// lacks some of those listed there is a warning (Status); if it has none of them at
+	// the start, that is an error.
 	Addrs []netip.Addr
 	// LSIPrefix is where IPv4 LSIs come from (draft §4.1), /29 to /8; the
 	// zero prefix is a /16 of 198.18.0.0/15. It must lie in a range that the
 	// internet does not use: that one, 100.64.0.0/10, 240.0.0.0/4, or a private or
-	// documentation one. Without TUN it may be in use on the
-	// host; with it, starting fails with a *PrefixError then.
+	// documentation one. Without TUN it may be in use on the host; with TUN that is
+	// a *PrefixError.
 	LSIPrefix netip.Prefix
 	// TUN names a TUN device that the node makes, "idloc0"; "idloc%d" has the
 	// kernel number it. Then the host's kernel stands above the shim in place
@@ -90,7 +90,7 @@ type Config struct {
 	// member sends to others this node passes on as far as its invitation says so. Its
 	// certificate is made in memory and says nothing: what is carried is encrypted and
 	// authenticated as over UDP. "" serves none; Node.CarrierHandler serves carriers in a
-	// web server. That the address is taken is an error. There are no carriers on a
+	// web server. If the address is in use, that is an error. There are no carriers on a
 	// simulated network.
 	Carrier string
 	// Reached is how others reach this node, where it cannot find that out itself: host
@@ -119,19 +119,19 @@ type Config struct {
 	// (InviteOptions.Relay), and by authorities.
 	NoRelay bool
 	// NoLAN: do not announce this node on local networks by multicast DNS, nor look
-	// for members there. Without it members find each other on a network without
+	// for members there. If it is false members find each other on a network without
 	// internet, and when all addresses that they remember, or that a token names, are
-	// stale. A bystander sees that a node is there, at which port, and which ones are
-	// of one overlay, and neither its name nor its ID. Tunnels, bridges of containers
-	// and the like are left alone, and so is everything with PathRelayOnly.
+	// stale. Others on that network see that a node is there, at which port, and which
+	// nodes are of one overlay; they see neither names nor IDs. Nothing is announced on
+	// tunnels, bridges of containers and the like, nor anywhere with PathRelayOnly.
 	NoLAN bool
-	// MaxListAge is how old what this node knows of who was revoked may get: authorities
-	// and delegates say now and then that there is no newer revocation list, and a node
-	// that hears of none of them may be kept from it. Above it there are no new pipes, nor
-	// flows with null encapsulation: Dials of this node give ErrRefusedByPolicy, and those of
-	// others to it end as refused. Those that are up stay. At least 30 min; 0 refuses nothing.
-	// Status().Self.RevokedAt says how old it is, and a warning that it is too old, without
-	// a MaxListAge after a week.
+	// MaxListAge is how old this node's knowledge of who was revoked may get. Authorities
+	// and delegates say now and then that there is no newer revocation list; a node that
+	// hears nothing of the kind may be cut off from a newer one by an attacker. Beyond
+	// MaxListAge it makes no new pipes, nor flows with null encapsulation: its Dials give
+	// ErrRefusedByPolicy, and those of others to it are refused. Pipes that are up stay.
+	// At least 30 min; 0 refuses nothing. Status().Self.RevokedAt says as of when the node
+	// knows; a warning says that it is too old, with a MaxListAge of 0 after a week.
 	MaxListAge time.Duration
 	// Admit is asked before an inbound flow is answered; nil admits all
 	// members. It is called from the packet path of the peer's pipe and

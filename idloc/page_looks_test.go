@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"html"
 	"math"
 	"net/http"
 	"net/http/httptest"
@@ -16,6 +15,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -94,9 +94,19 @@ func overlayOf(members int, now time.Time) (status idloc.Status, events []idloc.
 	return status, events, past
 }
 
-// measure is a script beside the page's own: it says what does not fit.
+// measured is what the page in one frame says of itself.
+type measured struct {
+	Frame        string
+	Wide, Labels int
+	Wrong        []string // what does not fit
+}
+
+// measure is a script beside the page's own: once that has drawn something it says what
+// does not fit.
 const measure = `"use strict";
-setTimeout(() => {
+const again = setInterval(() => {
+  if (!document.querySelector("#map text.label")) return;
+  clearInterval(again);
   const wrong = [], wide = document.documentElement.clientWidth;
   for (const e of document.querySelectorAll("body *")) {
     if (e.closest(".scroll") || e.closest("svg") && e.tagName !== "svg") continue;
@@ -110,8 +120,8 @@ setTimeout(() => {
     for (const [b, s] of texts.slice(i + 1))
       if (r.left < s.right && s.left < r.right && r.top + 2 < s.bottom && s.top + 2 < r.bottom) wrong.push("label " + a + " on " + b);
   });
-  window.frameElement.dataset.measured = JSON.stringify({ wide, labels: texts.length, wrong });
-}, 1500);
+  fetch("/measured", { method: "POST", body: JSON.stringify({ frame: window.frameElement.id, wide, labels: texts.length, wrong }) });
+}, 50);
 `
 
 // TestPageAtSizes: the page fits into a telephone and fills a screen, with a few members
@@ -121,38 +131,34 @@ func TestPageAtSizes(t *testing.T) {
 	chromium := program(t, "chromium", "chromium-browser", "google-chrome")
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
-	browse := func(url string, args ...string) string {
+	browse := func(url string, args ...string) {
 		t.Helper()
 		args = append([]string{"--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--hide-scrollbars",
-			"--user-data-dir=" + filepath.Join(t.TempDir(), "profile"), "--virtual-time-budget=4000"}, args...)
+			"--user-data-dir=" + filepath.Join(t.TempDir(), "profile"), "--dump-dom"}, args...)
 		cmd := exec.CommandContext(ctx, chromium, append(args, url)...)
 		var stderr bytes.Buffer
 		cmd.Stderr = &stderr
-		out, err := cmd.Output()
-		if err != nil {
+		if err := cmd.Run(); err != nil {
 			t.Fatalf("%s: %v: %s", chromium, err, &stderr)
 		}
-		return string(out)
 	}
 	members, widths := []int{3, 12, 100}, []int{400, 900, 1600}
-	page := toldPage(t, members, widths)
-	dom := browse(page+"/frames", "--window-size=1700,900", "--dump-dom")
-	measured := map[string]struct {
-		Wide, Labels int
-		Wrong        []string
-	}{}
-	for _, said := range regexp.MustCompile(`id="(of\d+at\d+)"[^>]* data-measured="([^"]*)"`).FindAllStringSubmatch(dom, -1) {
-		m := measured[said[1]]
-		if err := json.Unmarshal([]byte(html.UnescapeString(said[2])), &m); err != nil {
-			t.Fatal(err)
+	page, said := toldPage(ctx, t, members, widths)
+	browse(page+"/frames", "--window-size=1700,900")
+	all := map[string]measured{}
+	for range len(members) * len(widths) {
+		select {
+		case m := <-said:
+			all[m.Frame] = m
+		default:
+			t.Fatalf("only %d frames have said anything", len(all))
 		}
-		measured[said[1]] = m
 	}
 	shots := os.Getenv("IDLOC_SCREENSHOTS") // a folder to keep pictures in, light and dark
 	for _, of := range members {
 		for _, at := range widths {
 			name := fmt.Sprintf("of%dat%d", of, at)
-			got := measured[name]
+			got := all[name]
 			if got.Wide != at || got.Labels < 3 {
 				t.Errorf("%s: %d px wide with %d labels", name, got.Wide, got.Labels)
 			}
@@ -164,20 +170,23 @@ func TestPageAtSizes(t *testing.T) {
 					continue
 				}
 				high := map[int]int{400: 2600, 900: 2200, 1600: 1700}[at]
-				browse(fmt.Sprintf("%s/frames?only=%s", page, name), fmt.Sprintf("--window-size=%d,%d", at, high), fmt.Sprintf("--blink-settings=preferredColorScheme=%d", n),
+				browse(fmt.Sprintf("%s/frames?only=%s", page, name), fmt.Sprintf("--window-size=%d,%d", at, high), fmt.Sprintf("--blink-settings=preferredColorScheme=%d", n), "--virtual-time-budget=4000",
 					"--screenshot="+filepath.Join(shots, fmt.Sprintf("page-%03d-%04d-%s.png", of, at, scheme)))
 			}
 		}
 	}
-	if t.Failed() {
-		t.Log(dom)
-	}
 }
 
 // toldPage serves the pages of nodes that know some members, each in a frame for each
-// width: a browser's window has a least width, a frame has none.
-func toldPage(t *testing.T, members, widths []int) string {
+// width: a browser's window has a least width, a frame has none. What they say of
+// themselves comes on the channel; until all have, the page around them is not loaded, and
+// the browser waits.
+func toldPage(ctx context.Context, t *testing.T, members, widths []int) (string, <-chan measured) {
 	t.Helper()
+	said := make(chan measured, 1000)
+	whole := make(chan struct{})
+	var left atomic.Int32
+	left.Store(int32(len(members) * len(widths)))
 	index, err := os.ReadFile("page/index.html")
 	if err != nil {
 		t.Fatal(err)
@@ -205,6 +214,22 @@ func toldPage(t *testing.T, members, widths []int) string {
 		w.Header().Set("Content-Type", "text/javascript")
 		fmt.Fprint(w, measure)
 	})
+	mux.HandleFunc("POST /measured", func(w http.ResponseWriter, r *http.Request) {
+		var m measured
+		if err := json.NewDecoder(r.Body).Decode(&m); err != nil {
+			t.Error(err)
+		}
+		said <- m
+		if left.Add(-1) == 0 {
+			close(whole)
+		}
+	})
+	mux.HandleFunc("GET /whole.css", func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case <-whole:
+		case <-ctx.Done():
+		}
+	})
 	mux.HandleFunc("GET /frames", func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprint(w, `<!doctype html><html style="color-scheme:light dark"><body style="margin:0">`)
 		for _, f := range frames {
@@ -212,10 +237,11 @@ func toldPage(t *testing.T, members, widths []int) string {
 				fmt.Fprint(w, f)
 			}
 		}
+		fmt.Fprint(w, `<link rel="stylesheet" href="/whole.css">`)
 	})
 	server := httptest.NewServer(mux)
 	t.Cleanup(server.Close)
-	return server.URL
+	return server.URL, said
 }
 
 // TestPageContrast: text can be read on what it stands on, in both schemes: 4.5 to 1, as
