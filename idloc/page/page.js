@@ -189,7 +189,7 @@ function repair(p, now) {
   return [
     el("p", {}, `repair ${r.state} · shortest RTT ${duration(r.rtt)}, smoothed ${duration(r.smoothed)} · ${r.repaired || 0} of ${r.sent} packets sent again` +
       (r.late ? `, ${r.late} had only been late` : "") + (r.marked ? `, ${r.marked} marked by routers` : "") + (r.shed ? `, ${r.shed} of UDP shed` : "")),
-    chart(p, now, h, "Repair: rate and bytes in flight", [["sent", s => s.pace, pace], ["received", s => s.flight, bytes], ["rtt", s => s.window, bytes]]),
+    h.length < 2 ? "" : chart(p, now, h, "Repair: rate and bytes in flight", [["sent", s => s.pace, pace], ["received", s => s.flight, bytes], ["rtt", s => s.window, bytes]]),
     el("p", { class: "key soft" }, el("span", { class: "sent" }, "may send " + rate((r.rate || 0) / 8)),
       el("span", { class: "received" }, "in flight " + size(r.in_flight || 0)), el("span", { class: "rtt" }, "of at most " + size(r.window || 0)))];
 }
