@@ -322,12 +322,14 @@ func (n *Node) label(host string) (string, error) {
 }
 
 // HTTPClient returns a client that reaches the members of the overlay by
-// name. It follows no proxy settings and does not reach other hosts. Each
+// name. For https it takes the certificates that the overlay gives (ListenTLS) and those that
+// the system takes. It follows no proxy settings and does not reach other hosts. Each
 // call returns a client with its own connections; keep one, and call its
 // CloseIdleConnections when done. Node.Close closes them as well.
 func (n *Node) HTTPClient() *http.Client {
 	return &http.Client{Transport: &http.Transport{
 		DialContext:           n.Dial,
+		DialTLSContext:        n.dialHTTPS,
 		ForceAttemptHTTP2:     true,
 		MaxIdleConns:          100,
 		IdleConnTimeout:       90 * time.Second,

@@ -229,6 +229,7 @@
 //	null.go      flows with null encapsulation    draft §4.3
 //	grants.go    who may open what at whom
 //	users.go     where users are: sip:fred        draft §6
+//	tls.go       certificates for names           draft §6 (sips:), DESIGN §14.19
 //	authorities.go  who rules the overlay, what they agree on, what they have done
 //	members.go   Invite, Revoke, the node's DNS   draft §2, §5
 //	token.go     what a token is for

@@ -28,6 +28,7 @@ import (
 	"github.com/idloc/idloc/overlay/adapter"
 	"github.com/idloc/idloc/overlay/admission"
 	"github.com/idloc/idloc/overlay/carry"
+	"github.com/idloc/idloc/overlay/pki"
 	"github.com/idloc/idloc/resolver"
 	"github.com/idloc/idloc/shim"
 )
@@ -61,6 +62,7 @@ type Node struct {
 	moved atomic.Bool                     // the port's sockets have changed, and late was not told
 	table *lsi.Table
 	dns   *resolver.Server
+	certs *pki.Keeper // attached as soon as ov is set
 
 	ctx    context.Context // ends when Close begins
 	cancel context.CancelFunc
@@ -188,8 +190,9 @@ func start(ctx context.Context, cfg Config, enter func(context.Context, overlay.
 	}
 	ctx, cancel := n.bind(ctx)
 	defer cancel()
+	n.certs = pki.New(pki.Config{Key: key, State: n.state, Log: cfg.Logger})
 	n.ov, err = enter(ctx, overlay.Config{
-		Key: key, Socket: n.sock, State: n.state,
+		Key: key, Socket: n.sock, State: n.state, Certificates: n.certs,
 		Pipes: func(ov *overlay.Overlay) (*pipe.Endpoint, error) { return n.assemble(ov, key) },
 		Name:  n.cfg.Name, NoRelay: cfg.NoRelay, NoLAN: cfg.NoLAN, Paths: overlay.PathPolicy(cfg.Paths),
 		MaxListAge: cfg.MaxListAge, ListAged: n.listAged, Proposed: n.proposed, PolicyChanged: n.grantsChanged, Tags: n.memberTags,

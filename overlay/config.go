@@ -23,6 +23,7 @@ import (
 	"github.com/idloc/idloc/overlay/nat"
 	"github.com/idloc/idloc/overlay/nullflow"
 	"github.com/idloc/idloc/overlay/offers"
+	"github.com/idloc/idloc/overlay/pki"
 )
 
 // Config configures a peer's part in the overlay. It is read once.
@@ -50,6 +51,8 @@ type Config struct {
 	Net           transport.Net  // nil is the kernel's
 
 	Carriers carry.Config // those of Socket, and how others reach it
+
+	Certificates *pki.Keeper // attached when the peer runs, and answers others then; nil: no TLS
 
 	MaxListAge time.Duration                  // how old what is known of who was revoked may get before there are no new pipes; 0: as it likes
 	ListAged   func(asOf time.Time, old bool) // told now and then; nil: nobody

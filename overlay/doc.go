@@ -136,6 +136,7 @@
 //	membership/    what is signed about members and by whom   DESIGN §14.1, §14.18
 //	naming/        and about names                    DESIGN §14.2
 //	grants/        who may open what at whom: a policy and its decisions  package grants
+//	pki/           X.509 certificates for members' names  RFC 5280, DESIGN §14.19
 //	carry/         carriers, for networks that let no UDP out  package carrier
 //	lan/           members on the local network       DESIGN §14.15
 //	hearsay/       what may be sent to addresses that were only heard of

@@ -134,12 +134,10 @@ func (w *wiring) run(resumed bool) {
 	w.mesh.Serve(adapter.OfferProtocol, func(_ context.Context, m *membership.Member, request []byte) ([]byte, error) {
 		return w.router.Serve(w.life.ctx, m.Peer, request)
 	})
-	w.mesh.Serve(mesh.Protocol(admission.ConfirmProtocol), w.roster.AnswerConfirm)
-	w.mesh.Serve(mesh.Protocol(admission.ConfirmedProtocol), w.roster.AnswerConfirmed)
-	w.mesh.Serve(mesh.Protocol(admission.UsesProtocol), w.roster.AnswerUses)
-	w.mesh.Serve(mesh.Protocol(admission.WithdrawProtocol), w.roster.AnswerWithdraw)
-	w.mesh.Serve(mesh.Protocol(admission.RotateProtocol), w.roster.AnswerRotate)
-	w.mesh.Serve(mesh.Protocol(admission.RevocationProtocol), w.roster.AnswerList)
+	for pr, answer := range w.roster.Answers() {
+		w.mesh.Serve(mesh.Protocol(pr), answer)
+	}
+	adapter.Certify(w.life.ctx, w.cfg.Certificates, w.roster, w.mesh)
 	w.mesh.Start()
 	run := w.life.wg.Go
 	run(func() { w.nat.Run(w.life.ctx) })

@@ -108,6 +108,16 @@ func clientCommands() []command {
 			do: func(ctx context.Context, o options, c call) error {
 				return o.client().may(ctx, c.out, c.args)
 			}},
+		{name: "ca",
+			help: "print what browsers, phones and curl --cacert import to\ntake the TLS certificates of this overlay",
+			do: func(ctx context.Context, o options, c call) error {
+				return o.client().printed(ctx, c.out, "/ca")
+			}},
+		{name: "certificate",
+			help: "print this node's TLS certificate and its private key, for\na program that serves its name; good for a week at most",
+			do: func(ctx context.Context, o options, c call) error {
+				return o.client().printed(ctx, c.out, "/certificate")
+			}},
 		{name: "status", flags: jsonFlag,
 			help: "print who is there and how it is reached, and where the\nproxies are: in a terminal a picture, elsewhere a table",
 			do: func(ctx context.Context, o options, c call) error {

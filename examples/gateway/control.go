@@ -80,6 +80,7 @@ func (g *gateway) control(cmd, dir string, p *progress) error {
 	})
 	mux.HandleFunc("GET /status", func(w http.ResponseWriter, r *http.Request) { answer(w, g.status(), nil) })
 	g.serveGrants(mux)
+	g.serveCertificates(mux)
 	g.serveRule(mux)
 	mux.HandleFunc("GET /ping", func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), 20*time.Second)

@@ -56,6 +56,7 @@ var stair = []rule{
 	{"overlay/p2p", "internal/carrier internal/peerid"},
 	{"overlay/field", ""},
 	{"overlay/admission", "internal/account overlay/field overlay/naming overlay/membership internal/logpace internal/state internal/wallclock internal/peerid"},
+	{"overlay/pki", "overlay/admission overlay/field overlay/membership internal/logpace internal/state internal/wallclock internal/peerid"},
 	{"overlay/mesh", "internal/account overlay/field overlay/hearsay overlay/membership overlay/naming overlay/nat overlay/p2p overlay/quictransport internal/carrier internal/logpace internal/pause internal/socket internal/state internal/peerid"},
 	{"overlay/carry", "overlay/nat overlay/p2p internal/carrier internal/pipe internal/socket internal/peerid"},
 	{"overlay/directory", "internal/account overlay/membership overlay/naming overlay/p2p internal/pause internal/state internal/peerid internal/event"},
@@ -66,7 +67,7 @@ var stair = []rule{
 	{"overlay/upkeep", "overlay/admission overlay/directory overlay/membership overlay/mesh internal/pipe internal/peerid internal/event"},
 	{"overlay/entry", "overlay/membership overlay/p2p"},
 	{"overlay/lan", "internal/peerid"},
-	{"overlay/adapter", "overlay/admission overlay/carry overlay/directory overlay/establish overlay/ice overlay/lan overlay/membership overlay/mesh overlay/naming overlay/nat overlay/offers overlay/p2p internal/pipe internal/socket internal/peerid internal/wire"},
+	{"overlay/adapter", "overlay/admission overlay/carry overlay/directory overlay/establish overlay/ice overlay/lan overlay/membership overlay/mesh overlay/naming overlay/nat overlay/offers overlay/p2p overlay/pki internal/pipe internal/socket internal/peerid internal/wire"},
 	{"overlay", "internal/account overlay/... internal/carrier internal/lag internal/pause internal/logpace internal/null internal/socket internal/pipe internal/wire internal/state internal/wallclock internal/peerid internal/event"},
 	{"resolver", "internal/logpace internal/peerid internal/event"},
 

@@ -12,6 +12,7 @@ import (
 	"github.com/idloc/idloc/overlay/membership"
 	"github.com/idloc/idloc/overlay/mesh"
 	"github.com/idloc/idloc/overlay/p2p"
+	"github.com/idloc/idloc/overlay/pki"
 )
 
 // Mesh is what the Roster sees of the connections to members.
@@ -45,6 +46,14 @@ func (n Neighbours) Ask(ctx context.Context, p peerid.ID, pr admission.Protocol,
 
 // Go implements admission.Network.
 func (n Neighbours) Go(f func(ctx context.Context)) { n.Mesh().Go(func() { f(n.Life) }) }
+
+// Certify gives a Keeper, which may be nil, its peer, for the peer's life.
+func Certify(life context.Context, k *pki.Keeper, r *admission.Roster, m *mesh.Mesh) {
+	if k != nil {
+		k.Attach(r, Neighbours{Mesh: func() Mesh { return m }, Life: life})
+		m.Serve(mesh.Protocol(pki.Protocol), k.Answer)
+	}
+}
 
 // DirectoryMesh is directory.Mesh.
 type DirectoryMesh struct{ *mesh.Mesh }

@@ -43,6 +43,18 @@ func (r *Roster) authority() bool {
 // Authority says whether this peer is one of those that rule the overlay.
 func (r *Roster) Authority() bool { return r.authority() }
 
+// SignRoot is this authority's word that an X.509 root is its own, and by which key it is one.
+func (r *Roster) SignRoot(der []byte) (membership.Key, []byte, error) {
+	sig, err := r.signer.SignRoot(der)
+	return r.signer.Key(), sig, err
+}
+
+// Key returns the key by which this peer is an authority, if it is one.
+func (r *Roster) Key() membership.Key { return r.signer.Key() }
+
+// Rules says whether a member is an authority.
+func (r *Roster) Rules(m *membership.Member) bool { return r.isAuthority(m) }
+
 // onlyAuthority says whether nobody else is one.
 func (r *Roster) onlyAuthority() bool {
 	all, _ := r.Revocations().Authorities(r.overlay)

@@ -41,6 +41,14 @@ var (
 	}
 )
 
+// Answers are the protocols, and what answers them.
+func (r *Roster) Answers() map[Protocol]func(context.Context, *membership.Member, []byte) ([]byte, error) {
+	return map[Protocol]func(context.Context, *membership.Member, []byte) ([]byte, error){
+		ConfirmProtocol: r.AnswerConfirm, ConfirmedProtocol: r.AnswerConfirmed, UsesProtocol: r.AnswerUses,
+		WithdrawProtocol: r.AnswerWithdraw, RotateProtocol: r.AnswerRotate, RevocationProtocol: r.AnswerList,
+	}
+}
+
 // Neighbour is a member that is connected to this peer.
 type Neighbour struct {
 	Peer   peerid.ID

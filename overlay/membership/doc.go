@@ -40,7 +40,7 @@
 // Certificate.appendBody, Token.String and RevocationList; encoding and
 // signatures are canon's. The envelope domain strings are
 //
-//	"idloc-<certificate|possession|revocation|assurance|charter|proposal|withdrawal|rotation|name|contact>/1 <overlay ID in hex>"
+//	"idloc-<certificate|possession|revocation|assurance|charter|proposal|withdrawal|rotation|name|contact|x509-root>/1 <overlay ID in hex>"
 //
 // # Threats
 //
@@ -95,6 +95,7 @@
 //	unattended.go   certificates that end where no authority is heard of
 //	folded.go       the part of a long list that is kept short
 //	tags.go         what a member is for
+//	tlsroot.go      which X.509 root is an authority's (package pki)
 //	label.go        RFC 1035 §2.3.4, RFC 1123 §2.1
 //	key.go          RFC 8032 §5.1.3
 //	errors.go       what can be wrong, and by how much a clock is
