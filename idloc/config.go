@@ -57,6 +57,11 @@ type Config struct {
 	// documentation one. Without TUN it may be in use on the host; with TUN that is
 	// a *PrefixError.
 	LSIPrefix netip.Prefix
+	// DNSNoIPv4: programs that ask this node's DNS get members' IPv6 LSIs alone, as AAAA. For
+	// a host whose programs all speak IPv6 and tell others the addresses that they use, such as SIP
+	// phones: an IPv4 LSI means something on its own host only (draft §9.1), an IPv6 one
+	// everywhere. Resolver and Dial have both families as before.
+	DNSNoIPv4 bool
 	// TUN names a TUN device that the node makes, "idloc0"; "idloc%d" has the
 	// kernel number it. Then the host's kernel stands above the shim in place
 	// of the TCP/IP in the process (draft §2, Figure 1): every program of the

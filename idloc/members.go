@@ -230,7 +230,7 @@ func (n *Node) startDNS() error {
 		Domain: n.ov.Domain(), Names: dnsNames{n}, LSIs: n.table,
 		NameOf:   func(id peerid.ID) string { return n.peer(id).Name },
 		Prefixes: []netip.Prefix{v4, v6}, Addr: at, Upstream: upstream,
-		Search: resolver.SystemSearch(),
+		Search: resolver.SystemSearch(), NoIPv4: n.cfg.DNSNoIPv4,
 		Events: n.emit, Logger: n.log,
 	})
 	if err != nil {

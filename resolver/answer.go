@@ -10,7 +10,7 @@ import (
 // Answer answers one query. It returns nil for what is no query. The answer
 // is complete: cutting it to what a transport takes is the caller's.
 func (s *Server) Answer(ctx context.Context, q *dns.Msg) *dns.Msg {
-	return s.answer(ctx, q, false)
+	return s.withoutIPv4(s.answer(ctx, q, false))
 }
 
 // answerInside is Answer for a client inside this process, which has the

@@ -28,6 +28,8 @@
 //	<label>.<search domain>           NXDOMAIN if a peer has the label (NetResolver only)
 //	anything else                     from upstream; REFUSED if there is none
 //
+// With Config.NoIPv4 members have no A for clients on sockets.
+//
 // An LSI is assigned when a name was resolved, never because a name was asked
 // for, and the Table's lease must not be shorter than the TTL.
 //
@@ -60,6 +62,7 @@
 //	message.go      one message in, one out                 RFC 1035 §4.1, RFC 6891, RFC 9619
 //	answer.go       which rule answers a question           RFC 6761, RFC 8482
 //	zone.go         names of the overlay                    draft §2, §5; RFC 2308
+//	noipv4.go       AAAA alone, where Config.NoIPv4 says so  draft §9.1
 //	service.go      services of the whole domain            RFC 2782, RFC 3263 §4.1
 //	reverse.go      names of LSIs                           RFC 1035 §3.5, RFC 3596 §2.5
 //	bare.go         labels without a domain                 —

@@ -62,6 +62,7 @@ type Config struct {
 	Upstream func() []netip.AddrPort                                              // DNS servers for other names; nil: none (see System and Static)
 	Search   func() []string                                                      // search domains of clients in this process; nil: none (see SystemSearch)
 	Dial     func(ctx context.Context, network, address string) (net.Conn, error) // to upstream; nil: net.Dialer
+	NoIPv4   bool                                                                 // clients on sockets get no IPv4 LSIs: for hosts whose programs all speak IPv6
 	Timeout  time.Duration                                                        // for one question; 0: DefaultTimeout
 	Events   event.Sink                                                           // lsi-assigned
 	Logger   *slog.Logger                                                         // nil: silent

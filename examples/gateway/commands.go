@@ -154,6 +154,7 @@ func nodeFlags(o *options, fs *flag.FlagSet) {
 	fs.Var(&o.reached, "reached", "how others reach this node, where it cannot know: `tls://host:port` (-carrier's), wss://host/path, udp://host:port; may be repeated")
 	fs.Var(&o.local, "L", "`[udp:][bind:]port:host:port`: forward a local port to a member; may be repeated")
 	fs.Var(&o.remote, "R", "`[udp:]port:host:port`: forward a port of this node in the overlay to a real address; may be repeated")
+	fs.BoolVar(&o.noIPv4, "dns-no-ipv4", false, "tell programs that ask this node's DNS no IPv4 addresses of members: for hosts whose programs all speak IPv6, such as SIP phones without a proxy")
 	fs.BoolVar(&o.noLAN, "no-lan", false, "do not announce this node on local networks, nor look for members there")
 	fs.BoolVar(&o.verbose, "v", false, "tell of every pipe and every failed dial on standard error")
 	fs.StringVar(&o.tun, "tun", "", "name of a TUN device to make, such as idloc0: the programs of this host reach members without a proxy; Linux, needs CAP_NET_ADMIN and CAP_NET_BIND_SERVICE")

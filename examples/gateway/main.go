@@ -67,7 +67,7 @@ type options struct {
 	tun, lsis                    string
 	allow                        list
 	carrier                      string
-	noLAN                        bool
+	noLAN, noIPv4                bool
 	reached                      list
 
 	// Of invite.

@@ -36,7 +36,7 @@ type gateway struct {
 
 // configure makes the node's Config and the forwards of the flags.
 func configure(o options) (cfg idloc.Config, forwards []forward, err error) {
-	cfg = idloc.Config{Name: o.name, Dir: o.dir, TUN: o.tun, Carrier: o.carrier, Reached: o.reached, NoLAN: o.noLAN}
+	cfg = idloc.Config{Name: o.name, Dir: o.dir, TUN: o.tun, Carrier: o.carrier, Reached: o.reached, NoLAN: o.noLAN, DNSNoIPv4: o.noIPv4}
 	if o.port > 65535 {
 		return cfg, nil, fmt.Errorf("-port %d: more than 65535", o.port)
 	}
