@@ -12,8 +12,10 @@
 //
 // One binary of tests holds all mutants of a package, but those of declared
 // constants: each place asks an environment variable whether it is the one. So a
-// mutant costs a run of the tests, not a build. A sample is drawn with a fixed seed;
-// the order and the names of mutants depend on the source alone.
+// mutant costs a run of tests, not a build. Each test runs alone first and says
+// which places it reaches; a mutant is then tried with the tests that reach it only,
+// the quick ones first, and one that no test reaches has survived. A sample is drawn
+// with a fixed seed; the order and the names of mutants depend on the source alone.
 //
 // equivalent.txt names mutants that no test can tell from the source, and why; they
 // do not count.

@@ -47,6 +47,7 @@ type pkg struct {
 	path, dir, tmp string
 	overlay        map[string]string // source file to what stands in its place
 	mutants        []*mutant
+	tests          []oneTest
 	seen           map[string]int
 
 	fset *token.FileSet
@@ -118,54 +119,78 @@ func (p *pkg) put(name string, b []byte) error {
 func (p *pkg) close() { os.RemoveAll(p.tmp) }
 
 // helpers goes into the package: the one mutant that is on is named by the
-// environment.
+// environment; -1 notes which places are reached instead.
 const helpers = `package %s
 
 import (
 	"cmp"
 	"os"
 	"strconv"
+	"sync"
 )
 
-var mutantOn, _ = strconv.Atoi(os.Getenv("IDLOC_MUTANT"))
+var (
+	mutantOn, _ = strconv.Atoi(os.Getenv("IDLOC_MUTANT"))
+	mutantSeen  sync.Map
+	mutantTrace = sync.OnceValue(func() *os.File {
+		f, err := os.OpenFile(os.Getenv("IDLOC_MUTANT_TRACE"), os.O_WRONLY|os.O_APPEND, 0)
+		if err != nil {
+			panic(err)
+		}
+		return f
+	})
+)
 
-func mutOn(n int) bool               { return mutantOn == n }
-func mutNot(n int, b bool) bool      { return b != (mutantOn == n) }
-func mutFalse(n int, b bool) bool    { return b && mutantOn != n }
-func mutTrue(n int, b bool) bool     { return b || mutantOn == n }
+func mutOn(n int) bool {
+	if mutantOn < 0 {
+		mutNote(n)
+	}
+	return mutantOn == n
+}
+
+//go:noinline
+func mutNote(n int) {
+	if _, seen := mutantSeen.LoadOrStore(n, true); !seen {
+		mutantTrace().WriteString(strconv.Itoa(n) + "\n")
+	}
+}
+
+func mutNot(n int, b bool) bool   { return b != mutOn(n) }
+func mutFalse(n int, b bool) bool { return !mutOn(n) && b }
+func mutTrue(n int, b bool) bool  { return mutOn(n) || b }
 
 type mutInt interface {
 	~int | ~int8 | ~int16 | ~int32 | ~int64 | ~uint | ~uint8 | ~uint16 | ~uint32 | ~uint64 | ~uintptr
 }
 
 func mutConst[T mutInt](n int, v T) T {
-	if mutantOn == n {
+	if mutOn(n) {
 		return v + 1
 	}
 	return v
 }
 func mutTwice[T mutInt](n int, v T) T {
-	if mutantOn == n {
+	if mutOn(n) {
 		return 2 * v
 	}
 	return v
 }
 func mutAdd[T mutInt](n int, a, b T) T {
-	if mutantOn == n {
+	if mutOn(n) {
 		return a - b
 	}
 	return a + b
 }
 func mutSub[T mutInt](n int, a, b T) T {
-	if mutantOn == n {
+	if mutOn(n) {
 		return a + b
 	}
 	return a - b
 }
-func mutLss[T cmp.Ordered](n int, a, b T) bool { return a < b || mutantOn == n && a == b }
-func mutGtr[T cmp.Ordered](n int, a, b T) bool { return a > b || mutantOn == n && a == b }
-func mutLeq[T cmp.Ordered](n int, a, b T) bool { return a < b || mutantOn != n && a == b }
-func mutGeq[T cmp.Ordered](n int, a, b T) bool { return a > b || mutantOn != n && a == b }
+func mutLss[T cmp.Ordered](n int, a, b T) bool { return a == b && mutOn(n) || a < b }
+func mutGtr[T cmp.Ordered](n int, a, b T) bool { return a == b && mutOn(n) || a > b }
+func mutLeq[T cmp.Ordered](n int, a, b T) bool { return a < b || a == b && !mutOn(n) }
+func mutGeq[T cmp.Ordered](n int, a, b T) bool { return a > b || a == b && !mutOn(n) }
 `
 
 // new notes a mutant of n and returns its number as an argument.

@@ -14,10 +14,12 @@ func main() {
 	log.SetFlags(0)
 	seed := flag.Uint64("seed", 1, "of the sample")
 	n := flag.Int("n", 60, "mutants sampled of each package; 0: all")
-	limit := flag.Duration("timeout", 20*time.Second, "for the tests of one mutant, beyond five times what they take without one")
+	limit := flag.Duration("timeout", 20*time.Second, "for the tests of one mutant, beyond five times what they take alone without one")
 	only := flag.String("only", "", "mutants whose description contains this")
 	flag.StringVar(&skip, "skip", "Alloc", "tests that are not run, as a regular expression: what is instrumented is inlined less, and allocates more")
+	flag.StringVar(&through, "exec", "", "program that runs the tests, as for go test: one that waits for a quiet machine, say")
 	list := flag.Bool("list", false, "list the mutants and run nothing")
+	reach := flag.Bool("reach", false, "list the mutants that no test reaches, and try none of the others")
 	known := flag.String("equivalent", "internal/mutate/equivalent.txt", "mutants that no test can kill, and why")
 	flag.Parse()
 	if flag.NArg() == 0 {
@@ -60,9 +62,13 @@ func main() {
 			}
 			continue
 		}
-		killed, err := p.run(kept, *limit)
+		killed, err := p.run(kept, *limit, *reach)
 		if err != nil {
 			log.Fatalf("%s: %v", path, err)
+		}
+		if *reach {
+			p.close()
+			continue
 		}
 		score := 100.0
 		if len(kept) > 0 {
