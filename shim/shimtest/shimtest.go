@@ -31,6 +31,9 @@ func (n *Net) SetFilter(f Filter) { n.filter.Store(&f) }
 // any Filter. It is called from many goroutines.
 func (n *Net) OnMarked(f func(from *Node, class uint8, b []byte, seg int)) { n.marked.Store(&f) }
 
+// SetRefuse makes every batch sent from now on an error of the socket; nil ends that.
+func (n *Net) SetRefuse(err error) { n.refuse.Store(&err) }
+
 // SetDelay makes every batch sent from now on arrive d later. Order stays.
 func (n *Net) SetDelay(d time.Duration) { n.delay.Store(int64(d)) }
 
@@ -40,6 +43,7 @@ func (n *Net) SetDelay(d time.Duration) { n.delay.Store(int64(d)) }
 type Net struct {
 	filter atomic.Pointer[Filter]
 	delay  atomic.Int64
+	refuse atomic.Pointer[error]
 	marked atomic.Pointer[func(from *Node, class uint8, b []byte, seg int)]
 
 	// NoRepair is pipe.Config's, of the nodes that are added after it was set.
@@ -144,6 +148,9 @@ func (d *Node) LocalAddr() netip.AddrPort { return d.addr }
 
 // WriteBatch implements pipe.Sender.
 func (d *Node) WriteBatch(b []byte, seg int, to netip.AddrPort) error {
+	if err := d.net.refuse.Load(); err != nil && *err != nil {
+		return *err
+	}
 	d.net.mu.Lock()
 	dst := d.net.byAddr[to]
 	d.net.mu.Unlock()
