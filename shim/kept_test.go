@@ -97,11 +97,16 @@ func TestDatagramsArePaced(t *testing.T) {
 			p := longPair(t)
 			before, _ := p.kept()
 			out, in := p.a.Shim.Stats(), p.b.Shim.Stats()
+			time.Sleep(time.Second) // nothing else has the pacer come
+			start := time.Now()
 			for i := range 4 {
 				w.send(t, p, i*w.n)
 			}
 			for i := range 4 * w.n {
 				b := p.ub.next(t)
+				if d := time.Since(start); i == 0 && d != 5*time.Millisecond {
+					t.Errorf("%s: the first comes after %v", w.what, d)
+				}
 				want := payload(i, 100)
 				if w.n == 3 && i%3 == 2 && w.what == "a super packet" {
 					want = want[:70]
