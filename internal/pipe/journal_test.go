@@ -205,6 +205,9 @@ func TestJournalIsCompacted(t *testing.T) {
 		for range compactAfter - 1 {
 			b.keep(readRecord(in))
 		}
+		if b.kept != compactAfter-1 || len(j.records) != compactAfter-1 {
+			t.Errorf("%d records, counted as %d", len(j.records), b.kept)
+		}
 		in.stamp = stampOf(time.Minute)
 		j.records = append(j.records, recordOf(recordConfirmed, in), []byte("no record"))
 		settle(10*time.Minute + time.Second)

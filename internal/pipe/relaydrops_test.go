@@ -84,7 +84,13 @@ func TestRelayDrops(t *testing.T) {
 		if n := x.r.relays.packets.Load() - forwarded; n != 1 {
 			t.Errorf("the smallest: %d forwarded", n)
 		}
+		settle(100 * time.Millisecond)
+		now := x.r.now()
 		send(x.pa, packet(100))
+		settle(hop)
+		if heard := atRelay.paths.best.Load().heard.Load(); heard != now+int64(hop) {
+			t.Errorf("what is relayed is no sign of life: heard %v ago", time.Duration(x.r.now()-heard))
+		}
 		settle(time.Second)
 		if len(x.b.r.plain) != 1 {
 			t.Errorf("after all of that %d packets come through", len(x.b.r.plain))
