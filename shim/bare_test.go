@@ -62,6 +62,9 @@ func TestBareFlow(t *testing.T) {
 	if want := []string{"as a packet", "", "aaa", "bbb", "c", "as a datagram"}; !slices.Equal(sent, want) {
 		t.Errorf("sent %q, want %q", sent, want)
 	}
+	if n := p.a.Shim.Stats().Out; n != uint64(len(sent)) {
+		t.Errorf("%d counted as sent, of %d", n, len(sent))
+	}
 	fail = errors.New("no route")
 	output(udp(p.src, p.dst, "lost"))
 	if n := p.a.Shim.Stats().Drops[shim.DropOutBare.String()]; n != 1 {

@@ -119,3 +119,49 @@ func TestSameTimestamp(t *testing.T) {
 		t.Error("no timestamp after one")
 	}
 }
+
+// Datagrams of one length make a run, and a shorter one ends it.
+func TestJoinUDPRuns(t *testing.T) {
+	for _, tt := range []struct {
+		sizes []int
+		want  int // how many of the last are one run
+	}{
+		{[]int{100, 100, 100, 100}, 4}, {[]int{100, 100, 100, 30}, 4}, {[]int{100, 30, 30, 30}, 3}, {[]int{120, 100, 100}, 2},
+		{[]int{30, 100, 100}, 2}, {[]int{120, 100}, 2}, {[]int{30, 100}, 1}, {[]int{100, 0}, 1},
+	} {
+		var k packet
+		got := 1
+		for i := len(tt.sizes) - 1; i >= 0; i-- {
+			n := tt.sizes[i]
+			var a packet
+			d := append([]byte{inner.UDP, 0, 1, 0, 2, 0, byte(8 + n), 0, 0}, bytes.Repeat([]byte{byte(i)}, n)...)
+			if why, ok := a.parse(d, false, peer4, self4); !ok {
+				t.Fatal(why)
+			}
+			a.seg = a.n
+			if i == len(tt.sizes)-1 {
+				k = a
+				continue
+			}
+			if !k.joinUDP(&a) {
+				break
+			}
+			got++
+		}
+		if got != tt.want {
+			t.Errorf("%v: %d of them in one run, want %d", tt.sizes, got, tt.want)
+		}
+	}
+}
+
+// What a fragment header reserves does not come through: who reads it may take it for
+// something.
+func TestFragmentReserved(t *testing.T) {
+	var k packet
+	if why, ok := k.parse([]byte{inner.Fragment, inner.UDP, 0xff, 0, 15, 0, 0, 0, 1, 1, 2, 3, 4, 5, 6, 7, 8}, true, peer6, self6); !ok {
+		t.Fatal(why)
+	}
+	if want := []byte{inner.UDP, 0, 0, 9, 0, 0, 0, 1}; !bytes.Equal(k.head[:k.hl], want) {
+		t.Errorf("%x, want %x", k.head[:k.hl], want)
+	}
+}

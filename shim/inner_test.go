@@ -121,7 +121,7 @@ func TestHeaders(t *testing.T) {
 	v.Release()
 	k.h.V6, k.h.Src, k.h.Dst = true, peer6, self6
 	v = k.header()
-	if h := header.IPv6(v.AsSlice()); h.PayloadLength() != 108 || h.HopLimit() != 64 || !h.IsValid(len(h)+100) ||
+	if h := header.IPv6(v.AsSlice()); h.PayloadLength() != 108 || h.NextHeader() != inner.Fragment || h.HopLimit() != 64 || !h.IsValid(len(h)+100) ||
 		h.SourceAddress().String() != peer6.String() {
 		t.Errorf("IPv6 header %x", []byte(h))
 	}

@@ -154,3 +154,20 @@ func TestOpenContext(t *testing.T) {
 		}
 	})
 }
+
+// One who has not waited yet is not told of a failure before: it asks anew.
+func TestOpenAsksAnew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t, nil)
+		why := errors.New("nobody answers")
+		p.a.OnConnect = func(context.Context, peerid.ID) error { return why }
+		for want := int64(1); want <= 3; want++ {
+			if _, err := p.a.Shim.Open(t.Context(), p.dst, false); !errors.Is(err, why) {
+				t.Error(err)
+			}
+			if n := p.a.Connects.Load(); n != want {
+				t.Errorf("%d Connects, want %d", n, want)
+			}
+		}
+	})
+}

@@ -351,6 +351,19 @@ func TestOutputErrors(t *testing.T) {
 	arp.IP[9] = 47
 	short := udp(p.src, p.dst, "")
 	short.IP = short.IP[:19]
+	icmp := func(v6 bool, next byte, msg []byte) *shim.Packet {
+		pk := &shim.Packet{V6: v6, IP: ip4(next, len(msg), p.src, p.dst), Payload: [][]byte{msg}, Size: len(msg)}
+		if v6 {
+			_, self6 := p.a.Table.Self()
+			_, dst6 := p.a.LSI(t, p.b)
+			pk.IP = make([]byte, 40)
+			pk.IP[0], pk.IP[5], pk.IP[6] = 0x60, byte(len(msg)), next
+			copy(pk.IP[8:], self6.AsSlice())
+			copy(pk.IP[24:], dst6.AsSlice())
+		}
+		return pk
+	}
+	echo, echo6 := []byte{8, 0, 0, 0, 0, 1, 0, 1}, []byte{128, 0, 0, 0, 0, 1, 0, 1}
 	for _, tt := range []struct {
 		what string
 		pk   *shim.Packet
@@ -362,6 +375,9 @@ func TestOutputErrors(t *testing.T) {
 		{"multicast", udp(p.src, multicast, "x"), shim.DropOutProtocol},
 		{"GRE", arp, shim.DropOutProtocol},
 		{"short", short, shim.DropOutMalformed},
+		{"ICMPv6 over IPv4", icmp(false, 58, echo6), shim.DropOutProtocol},
+		{"ICMP over IPv6", icmp(true, 1, echo), shim.DropOutProtocol},
+		{"ICMP without a message", icmp(false, 1, nil), shim.DropOutProtocol},
 	} {
 		if err := p.a.Shim.Output(tt.pk); !errors.Is(err, tt.want) {
 			t.Errorf("%s: %v, want %v", tt.what, err, tt.want)

@@ -250,3 +250,43 @@ func TestDropReasonNames(t *testing.T) {
 		t.Errorf("bits %#x and %#x of a plaintext's first byte", Wanted, Again)
 	}
 }
+
+// When a peer that owes a sign of life is looked for, and when it is given up: each
+// side of each time.
+func TestProbeDue(t *testing.T) {
+	const ms = int64(time.Millisecond)
+	for what, c := range map[string]struct {
+		rtt       time.Duration
+		suspected bool
+		looked    int64 // after the packet that is not answered
+		given     int64 // after that
+	}{
+		"near": {time.Millisecond, false, 500 * ms, 500 * ms}, "far": {400 * time.Millisecond, false, 1200 * ms, 800 * ms},
+		"near, suspected": {time.Millisecond, true, 500 * ms, 150 * ms}, "far, suspected": {400 * time.Millisecond, true, 1200 * ms, 800 * ms},
+	} {
+		withPaths(t, func(p *Pipe, add func(func(*path)) *path) {
+			now := p.e.now()
+			best := add(func(t *path) { t.srtt = c.rtt })
+			p.paths.best.Store(best)
+			p.state = stateUp
+			if next := p.probeDue(now); next != 0 || p.life.probeAt != 0 {
+				t.Errorf("%s: a peer that owes nothing is looked for", what)
+			}
+			p.life.awaiting.Store(now)
+			if next := p.probeDue(now + c.looked - 1); next != now+c.looked || p.life.probeAt != 0 {
+				t.Errorf("%s: looked for after %v", what, time.Duration(next-now))
+			}
+			p.life.suspected = c.suspected
+			begin := now + c.looked
+			if next := p.probeDue(begin); next != begin+c.given/3 || p.life.probeAt != begin || !p.life.alert.Load() {
+				t.Errorf("%s: %v, then again after %v", what, p.life.probeAt-begin, time.Duration(next-begin))
+			}
+			if p.probeDue(begin + c.given - 1); p.state != stateUp || best.doubt != 0 {
+				t.Errorf("%s: given up too early", what)
+			}
+			if next := p.probeDue(begin + c.given); p.state != stateSilent || best.doubt == 0 || next != begin+c.given+silentEvery {
+				t.Errorf("%s: not given up", what)
+			}
+		})
+	}
+}

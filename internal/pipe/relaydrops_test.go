@@ -168,4 +168,3 @@ func TestUnknownSources(t *testing.T) {
 		}
 	})
 }
-
