@@ -90,9 +90,12 @@ func (c *tcpConn) over() bool {
 
 func (c *tcpConn) Silent() bool {
 	info := c.info()
-	if info == nil {
-		return false
-	}
+	return info != nil && silent(info)
+}
+
+// silent says whether the kernel calls a connection closed, or has tried in vain for
+// long.
+func silent(info *unix.TCPInfo) bool {
 	if info.State == tcpClose {
 		return true
 	}

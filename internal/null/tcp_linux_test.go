@@ -282,3 +282,72 @@ func TestKernelForgets(t *testing.T) {
 	}
 	r.close()
 }
+
+// A path is given up when the kernel has sent the same three times and heard nothing
+// for two seconds: neither alone.
+func TestSilent(t *testing.T) {
+	for what, c := range map[string]struct {
+		info unix.TCPInfo
+		want bool
+	}{
+		"at rest":                  {unix.TCPInfo{State: 1, Last_ack_recv: 3_600_000}, false},
+		"closed":                   {unix.TCPInfo{State: tcpClose}, true},
+		"sent again and again":     {unix.TCPInfo{State: 1, Retransmits: 3, Last_ack_recv: 2000}, true},
+		"probed":                   {unix.TCPInfo{State: 1, Probes: 3, Last_ack_recv: 2000}, true},
+		"backing off":              {unix.TCPInfo{State: 1, Backoff: 3, Last_ack_recv: 2000}, true},
+		"twice":                    {unix.TCPInfo{State: 1, Retransmits: 2, Probes: 2, Backoff: 2, Last_ack_recv: 60_000}, false},
+		"acknowledged a while ago": {unix.TCPInfo{State: 1, Retransmits: 9, Last_ack_recv: 1999}, false},
+	} {
+		if got := silent(&c.info); got != c.want {
+			t.Errorf("%s: %v", what, got)
+		}
+	}
+	if c := keepAlive; !c.Enable || c.Idle+time.Duration(c.Count)*c.Interval > 20*time.Second {
+		t.Errorf("who only receives finds a dead path after %+v", c)
+	}
+	a, p := kernelPair(t)
+	defer p.Close()
+	c := TCP(a).(*tcpConn)
+	if c.over() {
+		t.Error("over at its beginning")
+	}
+	disconnect(t, a)
+	if !c.over() || !c.Silent() {
+		t.Error("not over when the kernel has forgotten it")
+	}
+	_ = c.Close()
+	if !c.over() || c.Silent() {
+		t.Error("closed here: not over, or silent")
+	}
+}
+
+// The options of a stream are those of the kernel's connection, and what it says of
+// that, but for the stream's own bytes and addresses.
+func TestKernelOptions(t *testing.T) {
+	a, p := kernelPair(t)
+	defer p.Close()
+	s := New(Config{Local: &net.TCPAddr{Port: 1}, Remote: &net.TCPAddr{Port: 2}}, TCP(a), 64)
+	if err := s.SetTrafficClass(0xb8); err != nil {
+		t.Fatal(err)
+	}
+	(&tcpConn{TCPConn: a}).control(func(fd int) {
+		if n, err := unix.GetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_TOS); n != 0xb8 || err != nil {
+			t.Errorf("the socket's class is %#x, %v", n, err)
+		}
+	})
+	if _, err := s.Write([]byte("twelve bytes")); err != nil {
+		t.Fatal(err)
+	}
+	if info, err := s.Info(); err != nil || info.State != "ESTABLISHED" || info.BytesWritten != 12 || info.BytesReceived != 0 {
+		t.Errorf("%+v, %v", info, err)
+	}
+	_ = a.Close() // under it
+	var op *net.OpError
+	for what, err := range map[string]error{"set": s.SetTrafficClass(0), "get": func() error { _, err := s.Info(); return err }()} {
+		if !errors.As(err, &op) || op.Op != what || op.Source != s.cfg.Local || errors.As(op.Err, new(*net.OpError)) {
+			t.Errorf("%s: %#v", what, err)
+		}
+	}
+	s.Abort()
+	s.Wait()
+}

@@ -88,13 +88,20 @@ func TestHalfOpenEnds(t *testing.T) {
 			defer b.mu.Unlock()
 			return b.responder.halfOpen
 		}
-		settle(time.Duration(halfOpenFor) - time.Second)
-		if n := halfOpen(); n != 1 {
-			t.Errorf("%d half open before its time is over", n)
+		settle(20 * time.Second)
+		later, _ := a.NewOffer(b.id, Local{})
+		defer later.Cancel()
+		if _, err := b.ReadOffer(later.Bytes()); err != nil {
+			t.Fatal(err)
 		}
-		settle(2 * time.Second)
-		if n := halfOpen(); n != 0 {
-			t.Errorf("%d half open after it", n)
+		for _, step := range []struct {
+			d    time.Duration
+			want int
+		}{{time.Duration(halfOpenFor) - 21*time.Second, 2}, {2 * time.Second, 1}, {18 * time.Second, 1}, {2 * time.Second, 0}} {
+			settle(step.d)
+			if n := halfOpen(); n != step.want {
+				t.Errorf("%d half open, want %d", n, step.want)
+			}
 		}
 	})
 }

@@ -1,0 +1,267 @@
+package null
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/idloc/idloc/internal/netconn"
+)
+
+// classy is a connection with the kernel's options.
+type classy struct {
+	Conn
+	class *int
+	err   error
+}
+
+func (c classy) SetTrafficClass(class int) error { *c.class = class; return c.err }
+func (c classy) Info() (netconn.TCPInfo, error) {
+	return netconn.TCPInfo{State: "ESTABLISHED", RTT: time.Second, BytesWritten: 999, BytesReceived: 999}, c.err
+}
+
+// A traffic class is that of the stream: each connection has it, those as well that
+// come later, and one that is set while there is none.
+func TestTrafficClass(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		classes := [3]int{-1, -1, -1}
+		_, first, _ := newLink(64, 64, healthy)
+		next := 1
+		var s *Stream
+		s = New(Config{Unread: 64, Resume: func(_ context.Context, mine Report) error {
+			time.Sleep(time.Second) // a while without a connection
+			_, c, _ := newLink(64, 64, healthy)
+			next++
+			return s.Install(classy{c, &classes[next-1], nil}, mine, Report{Unread: 64})
+		}}, classy{first, &classes[0], nil}, 64)
+		if class, err := s.TrafficClass(); class != 0 || err != nil {
+			t.Errorf("at first: %#x, %v", class, err)
+		}
+		s.Lost(nil, io.ErrUnexpectedEOF)
+		time.Sleep(2 * time.Second)
+		if classes != [3]int{-1, -1, -1} {
+			t.Errorf("nothing was set, and there is %#x", classes)
+		}
+		if err := s.SetTrafficClass(0x28); err != nil {
+			t.Error(err)
+		}
+		if err := s.SetTrafficClass(256); err == nil {
+			t.Error("a class of nine bits")
+		}
+		s.Lost(nil, io.ErrUnexpectedEOF)
+		synctest.Wait()
+		if err := s.SetTrafficClass(0xb8); err != nil {
+			t.Errorf("without a connection: %v", err)
+		}
+		if class, err := s.TrafficClass(); class != 0xb8 || err != nil {
+			t.Errorf("%#x, %v", class, err)
+		}
+		time.Sleep(2 * time.Second)
+		if classes != [3]int{-1, 0x28, 0xb8} {
+			t.Errorf("the connections have %#x", classes)
+		}
+		s.Abort()
+		s.Wait()
+	})
+}
+
+// What a stream says of itself: the connection's state, and its own bytes; without a
+// connection, that it stands; after a failure, that it is over.
+func TestInfo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var class int
+		_, c, peer := newLink(64, 64, healthy)
+		resume := make(chan error)
+		s := New(Config{Resume: func(context.Context, Report) error { return <-resume }}, classy{c, &class, nil}, 64)
+		if _, err := s.Write([]byte("twelve bytes")); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := peer.Write([]byte("four")); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(s, make([]byte, 4)); err != nil {
+			t.Fatal(err)
+		}
+		ask := func(want netconn.TCPInfo) {
+			t.Helper()
+			if got, err := s.Info(); got != want || err != nil {
+				t.Errorf("%+v, %v, want %+v", got, err, want)
+			}
+		}
+		ask(netconn.TCPInfo{State: "ESTABLISHED", RTT: time.Second, BytesWritten: 12, BytesReceived: 4})
+		s.Lost(nil, io.ErrUnexpectedEOF)
+		synctest.Wait()
+		ask(netconn.TCPInfo{State: "STANDING", BytesWritten: 12, BytesReceived: 4})
+		resume <- ErrReset
+		synctest.Wait()
+		ask(netconn.TCPInfo{State: "CLOSED", BytesWritten: 12, BytesReceived: 4})
+		s.Abort()
+		s.Wait()
+	})
+}
+
+// What a connection cannot, or does not do, is an error of the stream's, with its
+// addresses; a stream that is closed says that first.
+func TestOptionsRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		errFull := errors.New("no")
+		var class int
+		for _, closed := range []bool{false, true} {
+			for what, c := range map[string]struct {
+				conn func(Conn) Conn
+				want error // of the class and Info; the others are not supported anyway
+			}{
+				"none":        {func(c Conn) Conn { return c }, errors.ErrUnsupported},
+				"one refused": {func(c Conn) Conn { return classy{c, &class, &net.OpError{Op: "x", Err: errFull}} }, errFull},
+				"one that is": {func(c Conn) Conn { return classy{c, &class, nil} }, nil},
+			} {
+				_, conn, _ := newLink(64, 64, healthy)
+				s := New(Config{Local: &net.TCPAddr{Port: 1}, Remote: &net.TCPAddr{Port: 2}}, c.conn(conn), 64)
+				if closed {
+					s.Abort()
+					s.Wait()
+				}
+				for name, call := range map[string]struct {
+					f    func() error
+					want error
+				}{
+					"SetTrafficClass":    {func() error { return s.SetTrafficClass(4) }, c.want},
+					"Info":               {func() error { _, err := s.Info(); return err }, c.want},
+					"TrafficClass":       {func() error { _, err := s.TrafficClass(); return err }, nil},
+					"SetKeepAlive":       {func() error { return s.SetKeepAlive(true) }, errors.ErrUnsupported},
+					"SetKeepAlivePeriod": {func() error { return s.SetKeepAlivePeriod(1) }, errors.ErrUnsupported},
+					"SetKeepAliveConfig": {func() error { return s.SetKeepAliveConfig(net.KeepAliveConfig{}) }, errors.ErrUnsupported},
+					"SetUserTimeout":     {func() error { return s.SetUserTimeout(1) }, errors.ErrUnsupported},
+					"SetReadBuffer":      {func() error { return s.SetReadBuffer(1) }, errors.ErrUnsupported},
+					"SetWriteBuffer":     {func() error { return s.SetWriteBuffer(1) }, errors.ErrUnsupported},
+				} {
+					want := call.want
+					if closed {
+						want = net.ErrClosed
+					}
+					err := call.f()
+					if !errors.Is(err, want) || (err == nil) != (want == nil) {
+						t.Errorf("%s of a connection with options, %s, closed %v: %v, want %v", name, what, closed, err, want)
+					}
+					var op *net.OpError
+					if err != nil && (!errors.As(err, &op) || op.Source != s.cfg.Local || op.Addr != s.cfg.Remote) {
+						t.Errorf("%s, %s: %#v", name, what, err)
+					}
+				}
+				if _, err := s.SyscallConn(); !errors.Is(err, errors.ErrUnsupported) {
+					t.Errorf("SyscallConn: %v", err)
+				}
+				if mp, err := s.MultipathTCP(); mp || err != nil {
+					t.Errorf("MultipathTCP: %v, %v", mp, err)
+				}
+				s.Abort()
+				s.Wait()
+			}
+		}
+	})
+}
+
+// A report fits, or is refused: each thing that it may say, both sides of each.
+func TestFits(t *testing.T) {
+	type st = Stream
+	for what, c := range map[string]struct {
+		state func(*st)
+		peer  Report
+		want  bool
+	}{
+		"all that was sent":              {nil, Report{Taken: 50}, true},
+		"more":                           {nil, Report{Taken: 51}, false},
+		"all that is kept":               {nil, Report{Taken: 10}, true},
+		"what is not kept any more":      {nil, Report{Taken: 9}, false},
+		"what it confirmed":              {func(s *st) { s.confirmed = 20 }, Report{Taken: 20}, true},
+		"less than that":                 {func(s *st) { s.confirmed = 20 }, Report{Taken: 19}, false},
+		"as much unread as there may be": {nil, Report{Taken: 50, Unread: MaxPeerUnread}, true},
+		"more unread":                    {nil, Report{Taken: 50, Unread: MaxPeerUnread + 1}, false},
+		"our end":                        {func(s *st) { s.writeShut = true }, Report{Taken: 50, Ended: true}, true},
+		"our end before all came":        {func(s *st) { s.writeShut = true }, Report{Taken: 49, Ended: true}, false},
+		"an end that was not said":       {nil, Report{Taken: 50, Ended: true}, false},
+		"our end again":                  {func(s *st) { s.writeShut, s.finTaken = true, true }, Report{Taken: 50, Ended: true}, true},
+		"our end no more":                {func(s *st) { s.writeShut, s.finTaken = true, true }, Report{Taken: 50}, false},
+		"its end where we are":           {nil, Report{Taken: 50, Closed: true, End: 7}, true},
+		"its end later":                  {nil, Report{Taken: 50, Closed: true, End: 70}, true},
+		"its end before that":            {nil, Report{Taken: 50, Closed: true, End: 6}, false},
+		"its end where it was taken":     {func(s *st) { s.eof = true }, Report{Taken: 50, Closed: true, End: 7}, true},
+		"its end later than taken":       {func(s *st) { s.eof = true }, Report{Taken: 50, Closed: true, End: 8}, false},
+		"its end as before":              {func(s *st) { s.endKnown, s.peerEnd = true, 9 }, Report{Taken: 50, Closed: true, End: 9}, true},
+		"its end elsewhere":              {func(s *st) { s.endKnown, s.peerEnd = true, 9 }, Report{Taken: 50, Closed: true, End: 10}, false},
+		"no end after it was taken":      {func(s *st) { s.eof = true }, Report{Taken: 50}, false},
+		"no end after it was told":       {func(s *st) { s.endKnown, s.peerEnd = true, 9 }, Report{Taken: 50}, false},
+	} {
+		s := &Stream{taken: 7}
+		s.kept.append(make([]byte, 50))
+		s.kept.trim(10)
+		if c.state != nil {
+			c.state(s)
+		}
+		if got := s.fitsLocked(c.peer); got != c.want {
+			t.Errorf("%s: %v", what, got)
+		}
+	}
+}
+
+// A connection is refused while there is one, though the counts are the same.
+func TestInstallBeside(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, c, peer := newLink(64, 64, healthy)
+		s := New(Config{Unread: 64}, c, 64)
+		_, d, other := newLink(64, 64, healthy)
+		if err := s.Install(d, Report{}, Report{}); !errors.Is(err, ErrStale) {
+			t.Errorf("Install: %v", err)
+		}
+		if _, err := other.Write([]byte("x")); err == nil {
+			t.Error("the one that was refused is open")
+		}
+		if _, err := peer.Write([]byte("x")); err != nil {
+			t.Error(err)
+		}
+		if n, err := s.Read(make([]byte, 2)); n != 1 || err != nil {
+			t.Errorf("%d, %v", n, err)
+		}
+		s.Abort()
+		if s.Fresh(Report{}) != true { // it has none, and had no other
+			t.Error("an aborted stream has a connection")
+		}
+		s.Wait()
+	})
+}
+
+// Pauses between attempts double, and end at two seconds.
+func TestResumePauses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, c, _ := newLink(64, 64, healthy)
+		var at []time.Duration
+		start := time.Now()
+		s := New(Config{Resume: func(ctx context.Context, _ Report) error {
+			if ctx.Err() == nil {
+				at = append(at, time.Since(start))
+			}
+			return errNoWay
+		}}, c, 64)
+		s.Lost(nil, io.ErrUnexpectedEOF)
+		s.Lost(nil, io.ErrUnexpectedEOF) // again, for nothing
+		_, err := s.Read(make([]byte, 1))
+		if !errors.Is(err, ErrLost) || time.Since(start) != defaultPatience || defaultPatience != time.Minute {
+			t.Errorf("%v after %v", err, time.Since(start))
+		}
+		want := []time.Duration{0, 100, 300, 700, 1500, 3100, 5100, 7100}
+		for i, ms := range want {
+			if i >= len(at) || at[i] != ms*time.Millisecond {
+				t.Fatalf("attempts at %v", at[:min(len(at), 10)])
+			}
+		}
+		if n := len(at); n != len(want)+26 {
+			t.Errorf("%d attempts", n)
+		}
+		s.Abort()
+		s.Wait()
+	})
+}
