@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/idloc/idloc/internal/event"
 	"github.com/idloc/idloc/internal/wire"
 )
 
@@ -296,4 +297,25 @@ func TestProbeDue(t *testing.T) {
 			}
 		})
 	}
+}
+
+// One thing to tell is told when the lock is let go of, not with the next.
+func TestOneCall(t *testing.T) {
+	var told []event.Event
+	withPaths(t, func(p *Pipe, _ func(func(*path)) *path) {
+		p.e.cfg.Events = func(e event.Event) { told = append(told, e) }
+		p.state = stateUp
+		p.outbox.calls = append(p.outbox.calls, call{event: p.event(event.PipeMoved, nil)})
+		p.unlock()
+		if len(told) != 1 {
+			t.Errorf("%d told", len(told))
+		}
+		// Up without a path, for a moment: nothing can be measured.
+		ctx, cancel := context.WithCancel(context.Background()) // of the bubble
+		cancel()
+		if _, at, err := p.Ping(ctx); !errors.Is(err, ErrNotUp) || at != (Path{}) {
+			t.Errorf("Ping without a path: %v, %v", at, err)
+		}
+		p.mu.Lock()
+	})
 }
