@@ -74,6 +74,34 @@ func TestLoadCache(t *testing.T) {
 	}
 }
 
+// In memory, too, what is not as it should be is forgotten, said once, and saved again.
+func TestLoadCacheInMemory(t *testing.T) {
+	t.Parallel()
+	d := mustOpen(t, "")
+	if err := d.Save("a", "text"); err != nil {
+		t.Fatal(err)
+	}
+	v := 0
+	if found, err := d.LoadCache("a", &v); found || !errors.Is(err, ErrDamaged) {
+		t.Errorf("%v, %v", found, err)
+	}
+	if found, err := d.LoadCache("a", &v); found || err != nil {
+		t.Errorf("again: %v, %v", found, err)
+	}
+	if err := d.Save("a", 9); err != nil {
+		t.Error(err)
+	}
+	if found, err := d.LoadCache("a", &v); !found || err != nil || v != 9 {
+		t.Errorf("made anew: %v, %d, %v", found, v, err)
+	}
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if found, err := d.LoadCache("a", &v); found || !errors.Is(err, fs.ErrClosed) {
+		t.Errorf("after Close: %v, %v", found, err)
+	}
+}
+
 func mustSeal(name string, v any) []byte {
 	b, err := seal(name, v)
 	if err != nil {

@@ -171,10 +171,21 @@ func TestJournalRefused(t *testing.T) {
 	if err := j.Append([]byte("a"))(); err == nil {
 		t.Error("before the first Filter")
 	}
+	records(t, j)
 	for _, r := range [][]byte{nil, make([]byte, 256)} {
 		if err := j.Append(r)(); err == nil {
 			t.Errorf("a record of %d bytes", len(r))
 		}
+		if err := j.Rewrite([][]byte{[]byte("x"), r}); err == nil {
+			t.Errorf("rewritten with a record of %d bytes", len(r))
+		}
+	}
+	want(t, records(t, j))
+	if err := j.Rewrite([][]byte{make([]byte, 255)}); err != nil {
+		t.Errorf("the longest record: %v", err)
+	}
+	if err := j.Rewrite(nil); err != nil {
+		t.Error(err)
 	}
 	if err := os.RemoveAll(d.Path()); err != nil {
 		t.Fatal(err)
@@ -240,6 +251,45 @@ func TestJournalInMemory(t *testing.T) {
 	if err := j.Append([]byte("c"))(); !errors.Is(err, fs.ErrClosed) {
 		t.Errorf("after Close: %v", err)
 	}
+	if err := j.Close(); err != nil {
+		t.Errorf("Close: %v", err)
+	}
+}
+
+// A journal that is open outlives its Dir, whose lock it does not need, until it is
+// closed, too; and then it has no file open.
+func TestJournalOutlivesDir(t *testing.T) {
+	t.Parallel()
+	d := mustOpen(t, t.TempDir()+"/d")
+	j := openJournal(t, d)
+	records(t, j)
+	f := j.f
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := j.Append([]byte("a"))(); err != nil {
+		t.Errorf("Append: %v", err)
+	}
+	if err := j.Close(); err != nil {
+		t.Errorf("Close: %v", err)
+	}
+	if err := f.Close(); !errors.Is(err, fs.ErrClosed) {
+		t.Errorf("its file was left open: %v", err)
+	}
+	want(t, records(t, openJournal(t, mustOpen(t, d.Path()))), "a")
+}
+
+// A record of no bytes is none, though its checksum is right: a run of zeros, which a
+// crash may leave, is no run of records.
+func TestJournalEmptyRecord(t *testing.T) {
+	t.Parallel()
+	d := mustOpen(t, t.TempDir()+"/d")
+	b := appendRecord([]byte(journalHead), []byte("first"))
+	b = appendRecord(appendRecord(b, nil), []byte("behind it"))
+	if err := os.WriteFile(filepath.Join(d.Path(), "j.journal"), b, fileMode); err != nil {
+		t.Fatal(err)
+	}
+	want(t, records(t, openJournal(t, d)), "first")
 }
 
 // Rewrite puts records in place of what was there, and of what is under way.

@@ -3,10 +3,12 @@
 package state
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -61,5 +63,23 @@ func TestLockOfAProcessThatIsEnding(t *testing.T) {
 	}
 	if err := <-opened; err != nil {
 		t.Error(err)
+	}
+}
+
+// A process that does not end is not waited for longer than one that does takes.
+func TestLockOfAnother(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "a")
+	mustOpen(t, path)
+	for holder, wait := range map[string]time.Duration{"1\n": dyingFor, "": 0} { // any but ours; one that does not say
+		if err := os.WriteFile(filepath.Join(path, lockName), []byte(holder), fileMode); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Test(t, func(t *testing.T) {
+			start := time.Now()
+			_, err := Open(path)
+			if took := time.Since(start); !errors.Is(err, ErrLocked) || took != wait {
+				t.Errorf("%q: %v after %v", holder, err, took)
+			}
+		})
 	}
 }
