@@ -1,10 +1,12 @@
 package null
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
 	"net"
+	"os"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -260,6 +262,68 @@ func TestResumePauses(t *testing.T) {
 		}
 		if n := len(at); n != len(want)+26 {
 			t.Errorf("%d attempts", n)
+		}
+		s.Abort()
+		s.Wait()
+	})
+}
+
+// A Write that is late costs the stream nothing but that: the connection stays, and
+// what was not taken can be written again.
+func TestLateWrite(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, 16, 16)
+		defer r.close()
+		a, b := r.streams[0], r.streams[1]
+		data := pattern(100, 3)
+		if err := a.SetWriteDeadline(time.Now().Add(time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		n, err := a.Write(data)
+		if n == 0 || n == len(data) || !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Fatalf("%d of %d bytes, %v", n, len(data), err)
+		}
+		if err := a.SetWriteDeadline(time.Time{}); err != nil {
+			t.Fatal(err)
+		}
+		go func() { _, _ = a.Write(data[n:]) }()
+		got := make([]byte, len(data))
+		if _, err := io.ReadFull(b, got); err != nil || !bytes.Equal(got, data) {
+			t.Errorf("%d bytes in order, %v", prefix(got, data), err)
+		}
+		if n := r.switches(); n != 0 {
+			t.Errorf("the connection was replaced %d times", n)
+		}
+	})
+}
+
+// A connection that the peer brings ends the pause between two attempts: when it is
+// lost, too, the next attempt is made at once.
+func TestPauseEndsWithConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, c, _ := newLink(64, 64, healthy)
+		start := time.Now()
+		var at []time.Duration
+		s := New(Config{Unread: 64, Resume: func(context.Context, Report) error {
+			at = append(at, time.Since(start))
+			return errNoWay
+		}}, c, 64)
+		s.Lost(nil, io.ErrUnexpectedEOF)
+		time.Sleep(4 * time.Second) // pauses are of two seconds now, to 5.1 s
+		tries := len(at)
+		mine, ok := s.Pause()
+		if !ok {
+			t.Fatal("ended")
+		}
+		_, d, _ := newLink(64, 64, healthy)
+		if err := s.Install(d, mine, Report{Unread: 64}); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		s.Lost(nil, io.ErrUnexpectedEOF)
+		synctest.Wait()
+		if len(at) != tries+1 || at[tries] != 4*time.Second {
+			t.Errorf("attempts at %v", at)
 		}
 		s.Abort()
 		s.Wait()

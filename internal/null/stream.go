@@ -248,8 +248,7 @@ func (s *Stream) endOfStreamLocked(c Conn) {
 		s.lostLocked(c, io.ErrUnexpectedEOF)
 		return
 	}
-	s.eof = true
-	s.wakeLocked()
+	s.eof = true // whom that concerns receiveLocked wakes
 }
 
 // Write implements net.Conn. The bytes of one call are not mixed with those of

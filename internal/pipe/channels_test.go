@@ -11,9 +11,9 @@ import (
 
 // sealingTest gives p keys that it would seal under; what it queues is never sent.
 func (p *Pipe) sealingTest() *keypair {
-	k := &keypair{initiator: true}
+	k := &keypair{initiator: true, sess: &Session{e: p.e, peer: p.peer}}
 	k.keys.Store(&aeads{})
-	p.keys.cur, p.keys.all = k, append(p.keys.all, k)
+	p.keys.cur, p.keys.sess, p.keys.all = k, k.sess, append(p.keys.all, k)
 	return k
 }
 
