@@ -107,6 +107,29 @@ func TestHalfOpenEnds(t *testing.T) {
 	})
 }
 
+// A session that its initiator does not put to use is let go of as soon.
+func TestUnusedSessionEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(0)
+		a, b := newHost(t, n, 1, "192.0.2.1:1000"), newHost(t, n, 2, "192.0.2.2:1000")
+		sa, _ := sessions(t, a, b)
+		live := func(e *Endpoint) int {
+			e.table.mu.Lock()
+			defer e.table.mu.Unlock()
+			return e.table.live
+		}
+		if settle(time.Duration(halfOpenFor) - time.Second); live(a.Endpoint) != 1 || live(b.Endpoint) != 1 {
+			t.Error("let go of too early")
+		}
+		if settle(2 * time.Second); live(a.Endpoint) != 0 || live(b.Endpoint) != 0 {
+			t.Errorf("%d and %d places are kept", live(a.Endpoint), live(b.Endpoint))
+		}
+		if _, err := a.Up(sa, a.path(b)); !errors.Is(err, ErrSession) {
+			t.Errorf("Up after its time: %v", err)
+		}
+	})
+}
+
 // A pong answers one ping: whoever asked by another goes on waiting, and only one that
 // came by the way of its ping says how long that is.
 func TestPong(t *testing.T) {
