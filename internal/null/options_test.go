@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -316,8 +317,8 @@ func TestPauseEndsWithConnection(t *testing.T) {
 			t.Fatal("ended")
 		}
 		_, d, _ := newLink(64, 64, healthy)
-		if err := s.Install(d, mine, Report{Unread: 64}); err != nil {
-			t.Fatal(err)
+		if err := s.Install(d, mine, Report{Unread: 77}); err != nil || s.peerUnread != 77 {
+			t.Fatal(err, s.peerUnread)
 		}
 		synctest.Wait()
 		s.Lost(nil, io.ErrUnexpectedEOF)
@@ -326,6 +327,128 @@ func TestPauseEndsWithConnection(t *testing.T) {
 			t.Errorf("attempts at %v", at)
 		}
 		s.Abort()
+		s.Wait()
+	})
+}
+
+// Where the system does not tell what was acknowledged, all is kept that may not be;
+// where it does, what it says and what may lie unread.
+func TestKeptForPeer(t *testing.T) {
+	const size = 3 * maxUnacked
+	for what, c := range map[string]struct {
+		conn      func(Conn) Conn
+		confirmed uint64
+		want      int
+	}{
+		"it does not tell":   {func(c Conn) Conn { return mute{c} }, 0, maxUnacked + 1000},
+		"nothing lies there": {func(c Conn) Conn { return c }, 0, 1000},
+		"less is left":       {func(c Conn) Conn { return mute{c} }, size - 500, 500},
+	} {
+		_, c2, _ := newLink(10, 10, healthy)
+		conn := c.conn(c2)
+		s := New(Config{}, conn, 1000)
+		s.kept.append(make([]byte, size))
+		s.sent, s.confirmed = size, c.confirmed
+		if s.trim(conn); s.kept.len() != c.want {
+			t.Errorf("%s: %d bytes are kept, want %d", what, s.kept.len(), c.want)
+		}
+	}
+	if r := New(Config{}, nil, 0).reportLocked(); r.Unread != MaxUnread {
+		t.Errorf("%d bytes may lie unread here", r.Unread)
+	}
+}
+
+// When the peer has read, a Write that had to wait before goes on at once.
+func TestRoomAtOnce(t *testing.T) {
+	const rcv = 64 << 10
+	synctest.Test(t, func(t *testing.T) {
+		_, c, peer := newLink(rcv, 8<<20, healthy)
+		s := New(Config{Resume: func(context.Context, Report) error { return ErrReset }}, c, rcv)
+		_ = s.SetWriteDeadline(time.Now().Add(time.Second))
+		n, err := s.Write(make([]byte, 8<<20))
+		if n != s.limit() || !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Fatalf("%d bytes of %d, %v", n, s.limit(), err)
+		}
+		if _, err := io.ReadFull(peer, make([]byte, n)); err != nil {
+			t.Fatal(err)
+		}
+		_ = s.SetWriteDeadline(time.Time{})
+		start := time.Now()
+		if n, err := s.Write(make([]byte, 1000)); n != 1000 || err != nil || time.Since(start) != 0 {
+			t.Errorf("%d bytes, %v, after %v", n, err, time.Since(start))
+		}
+		s.Abort()
+		s.Wait()
+	})
+}
+
+// Who waits while there is no connection is let go of at its deadline, and by Close.
+func TestWaitingEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, c, _ := newLink(64, 64, healthy)
+		s := New(Config{Linger: time.Millisecond, Resume: func(ctx context.Context, _ Report) error { <-ctx.Done(); return ctx.Err() }}, c, 64)
+		s.Lost(nil, io.ErrUnexpectedEOF)
+		synctest.Wait()
+		start := time.Now()
+		if err := s.SetWriteDeadline(start.Add(3 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		if n, err := s.Write([]byte("x")); n != 0 || !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(start) != 3*time.Second {
+			t.Errorf("Write: %d, %v after %v", n, err, time.Since(start))
+		}
+		if err := s.SetReadDeadline(start.Add(5 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		if n, err := s.Read(make([]byte, 1)); n != 0 || !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(start) != 5*time.Second {
+			t.Errorf("Read: %d, %v after %v", n, err, time.Since(start))
+		}
+		if err := s.SetDeadline(time.Time{}); err != nil {
+			t.Fatal(err)
+		}
+		ends := make(chan error, 2)
+		go func() { _, err := s.Read(make([]byte, 1)); ends <- err }()
+		go func() { _, err := s.Write([]byte("x")); ends <- err }()
+		time.Sleep(time.Second)
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			if err := <-ends; !errors.Is(err, net.ErrClosed) || time.Since(start) != 6*time.Second {
+				t.Errorf("%v after %v", err, time.Since(start))
+			}
+		}
+		s.Wait()
+	})
+}
+
+// endless is a connection that cannot say its end.
+type endless struct{ Conn }
+
+func (endless) CloseWrite() error { return syscall.ENOTCONN }
+
+// An end that the connection did not take was not said: Close has another connection
+// made for it.
+func TestEndNotTaken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, c, _ := newLink(64, 64, healthy)
+		_, d, peer := newLink(64, 64, healthy)
+		var s *Stream
+		s = New(Config{Unread: 64, Resume: func(_ context.Context, mine Report) error {
+			if !mine.Closed || mine.End != 4 {
+				t.Errorf("%+v", mine)
+			}
+			return s.Install(d, mine, Report{Unread: 64})
+		}}, endless{c}, 64)
+		if _, err := s.Write([]byte("last")); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := io.ReadAll(peer); err != nil || string(got) != "last" {
+			t.Errorf("%q, %v", got, err)
+		}
+		_ = peer.CloseWrite()
 		s.Wait()
 	})
 }

@@ -110,13 +110,22 @@ func TestKeepPaths(t *testing.T) {
 		after int64 // from the last ping on
 		gone  bool
 	}{
-		"not measured":            {true, func(t *path, _ *Pipe, _ int64) { t.srtt = 0 }, s, false},
-		"failed":                  {true, func(t *path, _ *Pipe, now int64) { t.doubt = now }, 3 * s, false},
-		"in use":                  {true, func(_ *path, p *Pipe, now int64) { p.life.data.Store(now + 1) }, 15 * s, false},
-		"nothing is sent":         {true, func(*path, *Pipe, int64) {}, 15 * s, false},
-		"silent for long":         {true, func(t *path, _ *Pipe, now int64) { t.heard.Store(now - 20*s) }, 3 * s, false},
-		"nothing sent for long":   {true, func(t *path, _ *Pipe, now int64) { t.sent.Store(now - 20*s) }, 3 * s, false},
-		"beside":                  {false, func(*path, *Pipe, int64) {}, 15 * s, false},
+		"not measured":          {true, func(t *path, _ *Pipe, _ int64) { t.srtt = 0 }, s, false},
+		"failed":                {true, func(t *path, _ *Pipe, now int64) { t.doubt = now }, 3 * s, false},
+		"in use":                {true, func(_ *path, p *Pipe, now int64) { p.life.data.Store(now + 1) }, 15 * s, false},
+		"nothing is sent":       {true, func(*path, *Pipe, int64) {}, 15 * s, false},
+		"silent for long":       {true, func(t *path, _ *Pipe, now int64) { t.heard.Store(now - 20*s) }, 3 * s, false},
+		"nothing sent for long": {true, func(t *path, _ *Pipe, now int64) { t.sent.Store(now - 20*s) }, 3 * s, false},
+		"beside":                {false, func(*path, *Pipe, int64) {}, 15 * s, false},
+		"in use, silent for long": {true, func(t *path, p *Pipe, now int64) {
+			p.life.data.Store(now + 1)
+			t.heard.Store(now - 20*s)
+		}, 3 * s, false},
+		"in use, soon silent for long": {true, func(t *path, p *Pipe, now int64) {
+			p.life.data.Store(now + 1)
+			t.heard.Store(now - 5*s)
+		}, 10 * s, false},
+		"beside, silent for long": {false, func(t *path, _ *Pipe, now int64) { t.heard.Store(now - 20*s) }, 3 * s, false},
 		"beside, without consent": {false, func(t *path, _ *Pipe, now int64) { t.heard.Store(now - 30*s) }, 0, true},
 		"relayed, beside a direct one for long": {false, func(t *path, p *Pipe, now int64) {
 			t.relayed.Store(true)
@@ -436,4 +445,139 @@ func TestFollowDue(t *testing.T) {
 			}
 		})
 	}
+}
+
+// What a peer says of itself in answer to a question, or unasked; and the round trip
+// that its answer shows, if it came where the question went.
+func TestRepairTold(t *testing.T) {
+	for what, c := range map[string]struct {
+		message []byte
+		other   bool // it came by another path
+		off     bool // repairing is off here
+		can     byte
+		asked   bool // it is asked no more
+		rtt     time.Duration
+		answers int
+		told    bool
+	}{
+		"an answer":             {[]byte{1, 1, canDatagrams}, false, false, canDatagrams, true, 5 * time.Millisecond, 0, true},
+		"by another path":       {[]byte{1, 1, canMarks}, true, false, canMarks, true, 0, 0, true},
+		"to what was not asked": {[]byte{1, 2, canDatagrams}, false, false, canDatagrams, true, 0, 0, true},
+		"to what cannot be":     {[]byte{1, repairTries, canDatagrams}, false, false, canDatagrams, false, 0, 0, true},
+		"of an older peer":      {[]byte{1, 1}, false, false, 0, true, 5 * time.Millisecond, 0, true},
+		"a question":            {[]byte{0, 3, canDatagrams}, false, false, canDatagrams, false, 0, 1, true},
+		"nothing":               {[]byte{1}, false, false, 0, false, 0, 0, false},
+		"who does not repair":   {[]byte{0, 3, canDatagrams}, false, true, 0, false, 0, 0, false},
+	} {
+		withPaths(t, func(p *Pipe, add func(func(*path)) *path) {
+			k := p.sealingTest()
+			best, other := add(nil), add(nil)
+			p.paths.best.Store(best)
+			p.e.cfg.NoRepair = c.off
+			now := p.e.now()
+			p.repair.session = k.sess
+			p.repair.question = &question{retry: retry{tries: 2}}
+			p.repair.question.asked[0], p.repair.question.asked[1] = now-int64(time.Second), now-int64(5*time.Millisecond)
+			from := best
+			if c.other {
+				from = other
+			}
+			p.repairTold(k, from, wire.Frame{Type: wire.FrameRepair, Message: c.message}, now)
+			if k.sess.can != c.can || k.sess.told != c.told || k.sess.repairs.Load() != c.told {
+				t.Errorf("%s: can %d, told %v, repairs %v", what, k.sess.can, k.sess.told, k.sess.repairs.Load())
+			}
+			if p.repair.answered != c.asked || (p.repair.question == nil) != c.asked {
+				t.Errorf("%s: answered %v", what, p.repair.answered)
+			}
+			if best.srtt != c.rtt || other.srtt != 0 || c.rtt != 0 && time.Duration(p.paths.rtt.Load()) != c.rtt {
+				t.Errorf("%s: round trips %v and %v", what, best.srtt, other.srtt)
+			}
+			if n := len(p.outbox.datagrams); n != c.answers || n > 0 && p.outbox.datagrams[0].plain[len(p.outbox.datagrams[0].plain)-2] != 3 {
+				t.Errorf("%s: %d answers", what, n)
+			}
+		})
+	}
+}
+
+// Offers that are displaced by newer ones of their peer's take no place any more,
+// accepted or not.
+func TestDisplacedSessions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(0)
+		a, b := newHost(t, n, 1, "192.0.2.1:1000"), newHost(t, n, 2, "192.0.2.2:1000")
+		for i := range 3 * maxHalfOpenPerPeer {
+			o, err := a.NewOffer(b.id, Local{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer o.Cancel()
+			in, err := b.ReadOffer(o.Bytes())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, _, err := in.Accept(Local{}); err != nil {
+				t.Fatal(err)
+			}
+			b.table.mu.Lock()
+			live := b.table.live
+			b.table.mu.Unlock()
+			if want := min(i+1, maxHalfOpenPerPeer); live != want {
+				t.Errorf("%d places after %d offers", live, i+1)
+			}
+			settle(time.Second) // no more than a peer may make
+		}
+	})
+}
+
+// runs notes what its Handler is given together.
+type runs struct {
+	*recorder
+	runs [][]byte
+}
+
+func (r *runs) Data(p *Pipe, b []byte, seg int) {
+	for i := 0; i < len(b); i += seg {
+		if [4]byte(b[i:]) != [4]byte(b) {
+			r.runs = append(r.runs, nil) // of several keys or families
+		}
+	}
+	r.runs = append(r.runs, b)
+	r.recorder.Data(p, b, seg)
+}
+
+// What a read of the socket brings together is given on in runs of one family and one
+// key, in order.
+func TestRunsOfOneKind(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(10 * time.Millisecond)
+		r := &runs{}
+		a := newHost(t, n, 1, "192.0.2.1:1000")
+		b := newHost(t, n, 2, "192.0.2.2:1000", func(c *Config) { r.recorder = c.Handler.(*recorder); c.Handler = r })
+		pa, pb := connect(t, a, b)
+		send(pa, packet(100))
+		<-pb.Ready()
+		settle(time.Second)
+		var all []byte
+		last := a.s.divert()
+		for i, v6 := range []bool{false, false, true, true, false} {
+			x := pa.Batch(v6)
+			room := x.Room(100)
+			clear(room)
+			room[0], room[1] = 17, byte(i)
+			x.Seal()
+			_ = x.Flush()
+			x.Free()
+			all = append(all, *last...)
+		}
+		r.runs, r.plain = nil, nil
+		b.Receive(b.s, a.s.addr, all, len(all)/5)
+		if len(r.runs) != 3 || len(r.runs[0]) != len(all)/5*2 || len(r.runs[1]) != len(all)/5*2 || len(r.plain) != 5 {
+			t.Errorf("%d runs of %d plaintexts", len(r.runs), len(r.plain))
+		}
+		for i, plain := range r.plain {
+			if plain[1] != byte(i) {
+				t.Errorf("number %d comes at %d", plain[1], i)
+			}
+		}
+	})
 }
