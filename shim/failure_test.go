@@ -25,6 +25,9 @@ func TestFailuresKept(t *testing.T) {
 			s.setFailedLocked(id(i), why)
 			return s.failed[id(i)]
 		}
+		if maxFailed != 1024 {
+			t.Errorf("LastError's doc says 1024, and %d are kept", maxFailed)
+		}
 		over := make([]chan struct{}, maxFailed)
 		// From the middle up, then from the start: the order of the numbers is not that of time.
 		for n := range maxFailed {

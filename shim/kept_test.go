@@ -28,22 +28,28 @@ func longPair(t *testing.T) *pair {
 	p.b.Shim.Attach(p.ub)
 	p.src, _ = p.a.Table.Self()
 	p.dst, _ = p.a.LSI(t, p.b)
-	if err := p.a.Shim.Output(tcp(p.src, p.dst, 0x02, nil, 0)); err != nil {
+	p.open(t, p.b, p.dst, p.ub)
+	return p
+}
+
+// open has a's pipe to a node, whose LSI is dst, repair.
+func (p *pair) open(t *testing.T, to *shimtest.Node, dst netip.Addr, up *upper) {
+	t.Helper()
+	if err := p.a.Shim.Output(tcp(p.src, dst, 0x02, nil, 0)); err != nil {
 		t.Fatal(err)
 	}
-	p.ub.next(t)
+	up.next(t)
 	for range 1000 {
-		if p.a.Pipes.Pipe(p.b.ID).KeepsDatagrams() {
-			if err := p.a.Shim.Output(tcp(p.src, p.dst, 0x10, []byte("x"), 0)); err != nil {
+		if p.a.Pipes.Pipe(to.ID).KeepsDatagrams() {
+			if err := p.a.Shim.Output(tcp(p.src, dst, 0x10, []byte("x"), 0)); err != nil {
 				t.Fatal(err)
 			}
-			p.ub.next(t)
-			return p
+			up.next(t)
+			return
 		}
 		time.Sleep(time.Millisecond)
 	}
-	t.Fatalf("the pipe does not repair: %+v", p.a.Pipes.Pipe(p.b.ID).Status())
-	return nil
+	t.Fatalf("the pipe does not repair: %+v", p.a.Pipes.Pipe(to.ID).Status())
 }
 
 // kept is how many datagrams, and segments, a's pipe has paced.
@@ -175,7 +181,7 @@ func TestBurstTo(t *testing.T) {
 			want := []struct {
 				to    netip.Addr
 				class uint8
-			}{{p.dst, 0}, {p.dst, 0}, {v6, 0}, {v6, 0xb8}, {p.dst, 0xb8}, {p.dst, 0}}
+			}{{p.dst, 0}, {p.dst, 0}, {v6, 0}, {v6, 0xb8}, {p.dst, 0xb8}, {p.dst, 0}, {p.dst, 0}}
 			for i, w := range want {
 				if !u.Send(7, netip.AddrPortFrom(w.to, 9), []byte(fmt.Sprint("datagram ", i)), w.class) {
 					t.Fatalf("datagram %d is refused", i)
@@ -214,6 +220,84 @@ func TestBurstTo(t *testing.T) {
 				t.Errorf("paced %v: %d datagrams left with the class of two", paced, marked)
 			}
 		})
+	}
+}
+
+// What waits in the pipe of one peer goes when the burst turns to another.
+func TestBurstToTwo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := longPair(t)
+		c := p.net.Node(t, nil)
+		uc := newUpper()
+		c.Shim.Attach(uc)
+		toC, _ := p.a.LSI(t, c)
+		p.open(t, c, toC, uc)
+		time.Sleep(time.Second) // nothing else has the pacer come
+		start := time.Now()
+		u := p.a.Shim.Burst()
+		for i, to := range []netip.Addr{p.dst, toC, p.dst} {
+			if !u.Send(7, netip.AddrPortFrom(to, 9), []byte{byte(i)}, 0) {
+				t.Fatal("refused")
+			}
+			if i == 1 {
+				if b := p.ub.next(t); b[28] != 0 || time.Since(start) != 5*time.Millisecond {
+					t.Errorf("% x after %v", b, time.Since(start))
+				}
+			}
+		}
+		u.Flush()
+		if b := uc.next(t); b[28] != 1 {
+			t.Errorf("% x", b)
+		}
+		if b := p.ub.next(t); b[28] != 2 || time.Since(start) != 10*time.Millisecond {
+			t.Errorf("% x after %v", b, time.Since(start))
+		}
+	})
+}
+
+// More than one system call takes goes by several, in order, in whatever way.
+func TestManyDatagrams(t *testing.T) {
+	const n = 300
+	for _, paced := range []bool{false, true} {
+		for what, send := range map[string]func(t *testing.T, p *pair){
+			"a burst": func(t *testing.T, p *pair) {
+				u := p.a.Shim.Burst()
+				for i := range n {
+					if !u.Send(1, netip.AddrPortFrom(p.dst, 2), []byte{byte(i), byte(i >> 8)}, 0) {
+						t.Fatalf("datagram %d is refused", i)
+					}
+				}
+				u.Flush()
+			},
+			"a super packet": func(t *testing.T, p *pair) {
+				pk := udp(p.src, p.dst, "")
+				var b []byte
+				for i := range n {
+					b = append(b, byte(i), byte(i>>8))
+				}
+				pk.Payload, pk.Size, pk.MSS = [][]byte{b}, len(b), 2
+				if err := p.a.Shim.Output(pk); err != nil {
+					t.Fatal(err)
+				}
+			},
+		} {
+			synctest.Test(t, func(t *testing.T) {
+				var p *pair
+				if paced {
+					p = longPair(t)
+				} else {
+					p, _, _ = upPair(t)
+					p.b.Shim.Attach(p.ub)
+				}
+				send(t, p)
+				for i := range n {
+					if b := p.ub.next(t); len(b) != 30 || int(b[28])+int(b[29])<<8 != i {
+						t.Fatalf("%s, paced %v: datagram %d is % x", what, paced, i, b)
+					}
+				}
+				noDrops(t, what, p.a.Shim)
+			})
+		}
 	}
 }
 

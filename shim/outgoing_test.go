@@ -281,3 +281,36 @@ func TestLargeWithoutStack(t *testing.T) {
 		p.ub.next(t)
 	})
 }
+
+// Segments are as long as the path takes, and no longer, whatever MSS the stack has.
+func TestSegmentSizes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, pp, _ := upPair(t)
+		p.b.Shim.Attach(p.ub)
+		time.Sleep(10 * time.Second) // of the bubble: the path's size is found
+		longest := 0
+		p.net.SetFilter(func(from, _ *shimtest.Node, b []byte, seg int) []byte {
+			if from == p.a && b[0] == 0x80 {
+				longest = max(longest, seg)
+			}
+			return b
+		})
+		for _, mss := range []int{0, 1000, 5000} {
+			longest = 0
+			if err := p.a.Shim.Output(tcp(p.src, p.dst, 0x10, make([]byte, 10000), mss)); err != nil {
+				t.Fatal(err)
+			}
+			for got := 0; got < 10000; {
+				got += len(p.ub.next(t)) - 40
+			}
+			want := pp.Status().MTU
+			if mss == 1000 {
+				want = 1000 + 20 + want - pp.MaxSegment()
+			}
+			if longest != want {
+				t.Errorf("MSS %d: datagrams of %d bytes, want %d", mss, longest, want)
+			}
+		}
+		noDrops(t, "a", p.a.Shim)
+	})
+}

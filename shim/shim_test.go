@@ -190,6 +190,8 @@ func TestHoldLimits(t *testing.T) {
 	}{
 		{"packets", 100, 4, 64},
 		{"bytes", 20, 60000, 4},
+		{"as many bytes as there may be", 8, 256<<10/8 - 40, 8},
+		{"one more in each", 8, 256<<10/8 - 39, 7},
 	} {
 		p := newPair(t, nil)
 		why := errors.New("no way")
@@ -413,6 +415,9 @@ func TestCloseWhileConnecting(t *testing.T) {
 	_ = p.a.Shim.Close()
 	if !ended {
 		t.Error("Close did not wait for Connect")
+	}
+	if n := p.a.Shim.Stats().Drops["out-closed"] + p.a.Shim.Stats().Drops["out-failed"]; n != 1 {
+		t.Errorf("what waited is counted %d times as dropped", n)
 	}
 }
 

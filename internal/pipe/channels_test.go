@@ -6,13 +6,16 @@ import (
 	"testing"
 	"time"
 
+	"github.com/idloc/idloc/internal/pipe/handshake"
 	"github.com/idloc/idloc/internal/wire"
 )
 
-// sealingTest gives p keys that it would seal under; what it queues is never sent.
+// sealingTest gives p keys that it seals under.
 func (p *Pipe) sealingTest() *keypair {
-	k := &keypair{initiator: true, sess: &Session{e: p.e, peer: p.peer}}
-	k.keys.Store(&aeads{})
+	k := &keypair{sess: &Session{e: p.e, peer: p.peer}}
+	if err := k.setKeys(&handshake.Secrets{}, wire.AES256GCM, true); err != nil {
+		panic(err)
+	}
 	p.keys.cur, p.keys.sess, p.keys.all = k, k.sess, append(p.keys.all, k)
 	return k
 }

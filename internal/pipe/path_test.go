@@ -161,6 +161,7 @@ func withPaths(t *testing.T, f func(p *Pipe, add func(f func(*path)) *path)) {
 		p := newPipe(h.Endpoint, [32]byte{9})
 		p.mu.Lock()
 		defer p.mu.Unlock()
+		defer func() { p.outbox = outbox{} }() // the timers may be waiting for p
 		port := uint16(0)
 		f(p, func(f func(*path)) *path {
 			port++
