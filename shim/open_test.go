@@ -11,6 +11,7 @@ import (
 
 	"github.com/idloc/idloc/internal/event"
 	"github.com/idloc/idloc/internal/peerid"
+	"github.com/idloc/idloc/internal/pipe"
 )
 
 // All who wait for a pipe to one peer share one attempt and hear of its end
@@ -170,4 +171,48 @@ func TestOpenAsksAnew(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A pipe that is gone as soon as it was there: what has come since has another made for
+// it, three times in all, and is answered then; if nothing has come, nobody failed.
+func TestPipeGoneAtOnce(t *testing.T) {
+	for more, want := range map[int]struct {
+		connects int64
+		answers  int
+		misses   uint64
+	}{0: {1, 0, 1}, 1: {2, 0, 2}, 2: {3, 0, 3}, 3: {3, 1, 3}, 100: {3, 1, 3}} {
+		synctest.Test(t, func(t *testing.T) {
+			p := newPair(t, nil)
+			sent := 0
+			p.a.OnConnected = func(pipe *pipe.Pipe) {
+				synctest.Wait() // it is up, and has what was held
+				pipe.Close(nil)
+				synctest.Wait()
+				time.Sleep(time.Millisecond) // of the bubble: sessions are told apart by when they began
+				if sent < more {
+					sent++
+					if err := p.a.Shim.Output(udp(p.src, p.dst, "again")); err != nil {
+						t.Error(err)
+					}
+				}
+			}
+			if err := p.a.Shim.Output(udp(p.src, p.dst, "first")); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Second)
+			if n := p.a.Connects.Load(); n != want.connects {
+				t.Errorf("%d packets more: %d Connects, want %d", more, n, want.connects)
+			}
+			st := p.a.Shim.Stats()
+			if len(p.ua.got) != want.answers || st.Drops["out-failed"] != uint64(want.answers) || st.Misses != want.misses {
+				t.Errorf("%d packets more: %d answers, %+v", more, len(p.ua.got), st)
+			}
+			if err := p.a.Shim.LastError(p.b.ID); (err != nil) != (want.answers > 0) {
+				t.Errorf("%d packets more: LastError %v", more, err)
+			}
+			if p.a.Shim.HasPipe(p.dst) {
+				t.Errorf("%d packets more: a pipe that is closed is said to be there", more)
+			}
+		})
+	}
 }

@@ -326,6 +326,9 @@ func TestPauseEndsWithConnection(t *testing.T) {
 		if len(at) != tries+1 || at[tries] != 4*time.Second {
 			t.Errorf("attempts at %v", at)
 		}
+		if s.Fresh(mine) {
+			t.Error("a report from before another connection is fresh")
+		}
 		s.Abort()
 		s.Wait()
 	})

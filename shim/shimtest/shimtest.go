@@ -68,6 +68,9 @@ type Node struct {
 	// OnConnect, if set before the first packet, is asked by the Connector;
 	// an error is its answer.
 	OnConnect func(ctx context.Context, peer peerid.ID) error
+	// OnConnected, if set before the first packet, is shown the Connector's pipe
+	// before the shim is.
+	OnConnected func(p *pipe.Pipe)
 
 	net  *Net
 	addr netip.AddrPort
@@ -238,5 +241,9 @@ func (d *Node) Connect(ctx context.Context, peer peerid.ID) (*pipe.Pipe, error) 
 	if err != nil {
 		return nil, err
 	}
-	return d.Pipes.Up(ours, pipe.Path{Local: d, Remote: other.addr})
+	p, err := d.Pipes.Up(ours, pipe.Path{Local: d, Remote: other.addr})
+	if err == nil && d.OnConnected != nil {
+		d.OnConnected(p)
+	}
+	return p, err
 }
