@@ -152,9 +152,13 @@ func (p *Pipe) Bind(ctx context.Context, target peerid.ID, session [16]byte) (Pa
 	p.mu.Lock()
 	b := p.relay.binds[session]
 	if b == nil {
-		if len(p.relay.binds) >= maxBinds || p.state == stateClosed {
+		err := p.err
+		if len(p.relay.binds) >= maxBinds {
+			err = errManyBinds
+		}
+		if p.state == stateClosed || err == errManyBinds {
 			p.unlock()
-			return Path{}, errManyBinds
+			return Path{}, err
 		}
 		b = &bind{target: target, session: session, done: make(chan struct{}), try: retry{at: now}}
 		if p.relay.binds == nil {

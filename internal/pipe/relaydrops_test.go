@@ -168,3 +168,44 @@ func TestUnknownSources(t *testing.T) {
 		}
 	})
 }
+
+// A relayed path has the addresses of its first hop, and none while that has none or is
+// relayed itself; and nothing is bound through a pipe that has ended, or is bound enough.
+func TestRelayedAddrs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		x := newTriangle(t, 0)
+		x.bind(t)
+		ask := func(what string, wantAt netip.AddrPort, wantLocal, wantRemote netip.AddrPort) {
+			t.Helper()
+			local, remote := x.relayedA.Addrs()
+			if at := x.relayedA.Local.LocalAddr(); at != wantAt || local != wantLocal || remote != wantRemote {
+				t.Errorf("%s: at %v, from %v to %v", what, at, local, remote)
+			}
+		}
+		ask("in use", x.a.s.addr, x.a.s.addr, x.r.s.addr)
+		best := x.ar.paths.best.Load()
+		best.relayed.Store(true)
+		ask("relayed itself", x.a.s.addr, netip.AddrPort{}, netip.AddrPort{})
+		if _, err := x.ar.Bind(t.Context(), x.b.id, [16]byte{9}); !errors.Is(err, errRelayInRelay) {
+			t.Errorf("Bind in a relay: %v", err)
+		}
+		best.relayed.Store(false)
+		x.ar.paths.best.Store(nil)
+		ask("without a way to the relay", netip.AddrPort{}, netip.AddrPort{}, netip.AddrPort{})
+		x.ar.paths.best.Store(best)
+		x.ar.mu.Lock()
+		for i := len(x.ar.relay.binds); i < maxBinds; i++ {
+			x.ar.relay.binds[[16]byte{7, byte(i), byte(i >> 8)}] = &bind{link: &relayLink{relay: x.ar}, try: retry{at: 1 << 62}}
+		}
+		x.ar.mu.Unlock()
+		if _, err := x.ar.Bind(t.Context(), x.b.id, [16]byte{9}); !errors.Is(err, errManyBinds) {
+			t.Errorf("one more than there may be: %v", err)
+		}
+		why := errors.New("enough")
+		x.ar.Close(why)
+		settle(time.Second)
+		if _, err := x.ar.Bind(t.Context(), x.b.id, [16]byte{9}); err != why {
+			t.Errorf("Bind of a pipe that has ended: %v", err)
+		}
+	})
+}
