@@ -191,7 +191,7 @@ func TestHoldLimits(t *testing.T) {
 		{"packets", 100, 4, 64},
 		{"bytes", 20, 60000, 4},
 		{"as many bytes as there may be", 8, 256<<10/8 - 40, 8},
-		{"one more in each", 8, 256<<10/8 - 39, 7},
+		{"one more", 5, (256<<10+1)/5 - 40, 4},
 	} {
 		p := newPair(t, nil)
 		why := errors.New("no way")

@@ -356,8 +356,12 @@ func TestKeptForPeer(t *testing.T) {
 			t.Errorf("%s: %d bytes are kept, want %d", what, s.kept.len(), c.want)
 		}
 	}
-	if r := New(Config{}, nil, 0).reportLocked(); r.Unread != MaxUnread {
+	s := New(Config{}, nil, 0)
+	if r := s.reportLocked(); r.Unread != MaxUnread {
 		t.Errorf("%d bytes may lie unread here", r.Unread)
+	}
+	if s.cfg.Patience != time.Minute || s.cfg.Linger != 30*time.Second {
+		t.Errorf("patience %v, linger %v", s.cfg.Patience, s.cfg.Linger)
 	}
 }
 
@@ -454,4 +458,45 @@ func TestEndNotTaken(t *testing.T) {
 		_ = peer.CloseWrite()
 		s.Wait()
 	})
+}
+
+// The peer's end is met when a connection is stopped, too, if it is where the peer has
+// said.
+func TestEndMetWhenStopped(t *testing.T) {
+	for end, want := range map[uint64]bool{3: false, 4: true, 5: false} {
+		synctest.Test(t, func(t *testing.T) {
+			_, c, peer := newLink(64, 64, healthy)
+			s := New(Config{Resume: func(ctx context.Context, _ Report) error { <-ctx.Done(); return ctx.Err() }}, c, 64)
+			s.endKnown, s.peerEnd = true, end
+			if _, err := peer.Write([]byte("four")); err != nil {
+				t.Fatal(err)
+			}
+			if err := peer.CloseWrite(); err != nil {
+				t.Fatal(err)
+			}
+			if r, ok := s.Pause(); !ok || r.Ended != want || r.Taken != 4 {
+				t.Errorf("the end told at %d: %+v", end, r)
+			}
+			s.Abort()
+			s.Wait()
+		})
+	}
+}
+
+// Bytes at the seams of the store's blocks are those that were put there.
+func TestStoreSeams(t *testing.T) {
+	var q store
+	all := make([]byte, 3*blockLen)
+	for i := range all {
+		all[i] = byte(i/blockLen*64 + i%61)
+	}
+	q.append(all)
+	for k := 1; k <= 2; k++ {
+		for d := -3; d <= 3; d++ {
+			at := k*blockLen + d
+			if got := q.at(uint64(at)); len(got) == 0 || !bytes.Equal(got, all[at:at+len(got)]) {
+				t.Errorf("at %d: %d bytes, others", at, len(got))
+			}
+		}
+	}
 }

@@ -580,3 +580,75 @@ func TestRunsOfOneKind(t *testing.T) {
 		}
 	})
 }
+
+// An answer decides at once: what follows is a segment.
+func TestRepairToldDecides(t *testing.T) {
+	for mode, want := range map[repairMode]repairMode{repairIdle: repairIdle, repairAsking: repairOn} {
+		withPaths(t, func(p *Pipe, add func(func(*path)) *path) {
+			k := p.sealingTest()
+			best := add(func(t *path) { t.srtt = 10 * time.Millisecond })
+			p.paths.best.Store(best)
+			p.state = stateUp
+			p.repair.session = k.sess
+			p.repair.mode.Store(uint32(mode))
+			p.repairTold(k, best, wire.Frame{Message: []byte{1, 0, canDatagrams}}, p.e.now())
+			if got := repairMode(p.repair.mode.Load()); got != want {
+				t.Errorf("%s: now %s", repairModes[mode], repairModes[got])
+			}
+		})
+	}
+}
+
+// When a path's consent ends is looked at then, whenever it is pinged next.
+func TestConsentIsDue(t *testing.T) {
+	withPaths(t, func(p *Pipe, add func(func(*path)) *path) {
+		p.sealingTest()
+		now := p.e.now()
+		best := add(func(t *path) { t.srtt, t.pinged = time.Millisecond, now; t.heard.Store(now - int64(28*time.Second)) })
+		p.paths.best.Store(best)
+		p.state = stateUp
+		if next := p.keepPaths(now); next != now+int64(2*time.Second) {
+			t.Errorf("the next after %v", time.Duration(next-now))
+		}
+	})
+}
+
+// A pipe that has ended stays so, for the reason that it had first.
+func TestClosedStays(t *testing.T) {
+	withPaths(t, func(p *Pipe, _ func(func(*path)) *path) {
+		why := errors.New("enough")
+		p.setState(stateClosed, why)
+		for _, s := range []state{stateUp, stateSilent, stateClosed, stateOpening} {
+			p.setState(s, nil)
+		}
+		if p.state != stateClosed || p.err != why || len(p.outbox.calls) != 1 {
+			t.Errorf("state %d, %v, %d calls", p.state, p.err, len(p.outbox.calls))
+		}
+	})
+}
+
+// How much TCP may write at once is never more than a third of what all pipes may keep.
+func TestShareOfBudget(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const budget = 1 << 20
+		r := newKeepRig(t, func(c *Config) { c.RepairBudget = budget })
+		r.keep(200, 1000)
+		if share, ok := r.pa.Repairing(); !ok || share != budget/3 {
+			t.Errorf("%d of %d, %v", share, budget, ok)
+		}
+	})
+}
+
+// What is kept waits for a path, and goes when there is one.
+func TestKeptWithoutPath(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newKeepRig(t)
+		r.keep(1, 1000)
+		settle(time.Second)
+		best := r.pa.paths.best.Swap(nil)
+		r.keep(5, 1000)
+		r.pa.paths.best.Store(best)
+		settle(2 * time.Second)
+		r.done(t)
+	})
+}
