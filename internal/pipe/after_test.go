@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/hex"
 	"errors"
+	"net/netip"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -126,6 +127,9 @@ func TestUnusedSessionEnds(t *testing.T) {
 		}
 		if _, err := a.Up(sa, a.path(b)); !errors.Is(err, ErrSession) {
 			t.Errorf("Up after its time: %v", err)
+		}
+		if _, err := a.Try(sa, a.path(b), 100); !errors.Is(err, ErrSession) {
+			t.Errorf("Try after its time: %v", err)
 		}
 	})
 }
@@ -340,5 +344,42 @@ func TestOneCall(t *testing.T) {
 			t.Errorf("Ping without a path: %v, %v", at, err)
 		}
 		p.mu.Lock()
+	})
+}
+
+// What is counted as sent and received is what went over the wire: data, control and
+// pieces, in both directions.
+func TestTrafficCounted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(10 * time.Millisecond)
+		a, b := newHost(t, n, 1, "192.0.2.1:1000"), newHost(t, n, 2, "192.0.2.2:1000")
+		var packets, size [2]uint64
+		n.setDrop(func(from, _ netip.AddrPort, d []byte) bool {
+			i := 0
+			if from == b.s.addr {
+				i = 1
+			}
+			packets[i]++
+			size[i] += uint64(len(d))
+			return false
+		})
+		pa, pb := connect(t, a, b)
+		send(pa, packet(100))
+		<-pb.Ready()
+		for range 5 {
+			send(pa, packet(1000), packet(1000), packet(20))
+			send(pb, packet(50))
+			if err := pa.SendLarge(true, packet(5000), 0); err != nil {
+				t.Error(err)
+			}
+			settle(time.Second)
+		}
+		n.setDrop(nil)
+		for i, p := range []*Pipe{pa, pb} {
+			s := p.Status()
+			if s.PacketsSent != packets[i] || s.BytesSent != size[i] || s.PacketsReceived != packets[1-i] || s.BytesReceived != size[1-i] {
+				t.Errorf("side %d: %d and %d packets, %d and %d bytes; want %v, %v", i, s.PacketsSent, s.PacketsReceived, s.BytesSent, s.BytesReceived, packets, size)
+			}
+		}
 	})
 }
