@@ -46,6 +46,7 @@ func TestTrafficClass(t *testing.T) {
 		}
 		s.Lost(nil, io.ErrUnexpectedEOF)
 		time.Sleep(2 * time.Second)
+		synctest.Wait()
 		if classes != [3]int{-1, -1, -1} {
 			t.Errorf("nothing was set, and there is %#x", classes)
 		}
@@ -64,6 +65,7 @@ func TestTrafficClass(t *testing.T) {
 			t.Errorf("%#x, %v", class, err)
 		}
 		time.Sleep(2 * time.Second)
+		synctest.Wait()
 		if classes != [3]int{-1, 0x28, 0xb8} {
 			t.Errorf("the connections have %#x", classes)
 		}
@@ -311,6 +313,7 @@ func TestPauseEndsWithConnection(t *testing.T) {
 		}}, c, 64)
 		s.Lost(nil, io.ErrUnexpectedEOF)
 		time.Sleep(4 * time.Second) // pauses are of two seconds now, to 5.1 s
+		synctest.Wait()
 		tries := len(at)
 		mine, ok := s.Pause()
 		if !ok {
