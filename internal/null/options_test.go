@@ -431,6 +431,25 @@ func TestWaitingEnds(t *testing.T) {
 	})
 }
 
+// Errors read as those of the kernel's connections do.
+func TestErrorsRead(t *testing.T) {
+	_, c, _ := newLink(10, 10, healthy)
+	s := New(Config{Local: &net.TCPAddr{Port: 1}, Remote: &net.TCPAddr{Port: 2}}, c, 10)
+	for err, want := range map[error]string{
+		syscall.ECONNRESET: "read tcp :1->:2: read: connection reset by peer", net.ErrClosed: "read tcp :1->:2: use of closed network connection",
+		io.EOF: "EOF", os.ErrDeadlineExceeded: "read tcp :1->:2: i/o timeout",
+	} {
+		if got := s.opError("read", err).Error(); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+	if err := s.opError("read", nil); err != nil {
+		t.Errorf("no error: %v", err)
+	}
+	s.Abort()
+	s.Wait()
+}
+
 // endless is a connection that cannot say its end.
 type endless struct{ Conn }
 

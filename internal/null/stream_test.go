@@ -131,9 +131,10 @@ func TestCutAgainAndAgain(t *testing.T) {
 // connection dies at any byte of it, and then the next.
 func TestCloseDelivers(t *testing.T) {
 	const n = 60
-	for k := range n + 2 {
+	for i := range 2 * (n + 2) {
+		k, alone := i/2, i%2 == 1 // whether only the one that closes notices
 		synctest.Test(t, func(t *testing.T) {
-			f := fault{after: [2]int{k, -1}, both: true, finLost: true, noticing: time.Second}
+			f := fault{after: [2]int{k, -1}, both: true, finLost: true, noticing: time.Second, silent: [2]bool{false, alone}}
 			r := newRig(t, 100, 100, f, f)
 			a, b := r.streams[0], r.streams[1]
 			if _, err := a.Write(pattern(n, 0)); err != nil {
