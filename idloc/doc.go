@@ -129,6 +129,8 @@
 //	ErrExpectation               SetGrants: an expect line of the text does not hold           correct the rules, or the expectation
 //	ErrPending                   other authorities have to approve it                          nothing: it is in force when they have; Proposals has it, Approve signs it
 //	ErrNoProposal                Approve: no proposal has that ID, or several begin with it    see Proposals: it may be in force already, have ended, or not have come here yet
+//	ErrNoCertificate             TLS: this node has no certificate now                         have its name confirmed, or an authority or delegate reached
+//	ErrOtherCertificate          TLS: another member shows the certificate                     do not trust it: it was stolen, or the address is wrong
 //	ErrRecoveryLine              Recover: the line is mistyped, or of another overlay          read the paper again: after "recover1" there is no 0, 1, 8 or 9
 //	membership.ErrAuthority      Promote, Demote, SetThreshold: not possible now               the text says why: promote another first, or lower the threshold
 //	admission.ErrScope           Revoke with an option: there is no such invitation or delegate  revoke the peer alone

@@ -89,8 +89,9 @@ func TestRenewed(t *testing.T) {
 		t.Error("the one that is good until then is not used")
 	}
 	w.pass(MemberLife)
-	if _, err := mars.Certificate(t.Context()); !errors.Is(err, ErrNoCertificate) {
-		t.Errorf("it has ended: %v", err)
+	_, err := mars.Certificate(t.Context())
+	if text := "pki: no certificate: no authority or delegate is reached"; !errors.Is(err, ErrNoCertificate) || err.Error() != text {
+		t.Errorf("it has ended: %v, want %s", err, text)
 	}
 	w.set(func() { w.away[earth.Self()] = false })
 	w.pass(mars.Own().Member.NotAfter.Sub(w.now()) - time.Hour)
