@@ -167,9 +167,10 @@ func (o *orphans) resetOldestLocked(peer peerid.ID) {
 	}
 }
 
-// What flush makes of a peer that says nothing on any of its connections: it is waited for as long as the
-// longest pause between two retransmissions or window probes, and then some, which
-// is five retransmissions or more unless the connection has stood still already.
+// What flush makes of a peer that says nothing on any of its connections: it is waited
+// for as long as the longest pause between two retransmissions or window probes, and
+// then some, which is five retransmissions or more unless the connection has stood
+// still already.
 // Where only the FIN is left it is not waited for if the notice that the node has
 // ended says as much (delivered.go), else no longer than it takes with a loss or two.
 const (
