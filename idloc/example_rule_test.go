@@ -18,7 +18,6 @@ func ExampleNode_SetThreshold() {
 	ctx := context.Background()
 	earth, mars, end := earthAndMars()
 	defer end()
-	events := mars.Watch(ctx)
 	if err := earth.Promote(ctx, "mars"); err != nil {
 		log.Fatal(err)
 	}
@@ -28,15 +27,14 @@ func ExampleNode_SetThreshold() {
 	err := earth.SetGrants(ctx, "allow everybody to open tcp 80 at earth")
 	fmt.Println("earth alone:", err == nil, errors.Is(err, idloc.ErrPending))
 
-	// Members pass on who is an authority, and what waits for them. Here mars approves the
-	// first that it hears of; a person would look at the page.
-	for e := range events {
-		if e.Kind != idloc.EventProposed {
-			continue
+	// Members pass on who is an authority, and what waits for them. Here mars looks until it
+	// has heard of both; a person would look at the page.
+	approved := false
+	for !approved {
+		for _, p := range mars.Proposals() {
+			approved = mars.Approve(ctx, p.ID) == nil
 		}
-		if p := mars.Proposals(); len(p) > 0 && mars.Approve(ctx, p[0].ID) == nil {
-			break
-		}
+		time.Sleep(10 * time.Millisecond)
 	}
 	fmt.Println("mars:", mars.Grants())
 	// Output:
