@@ -12,6 +12,7 @@ import (
 
 	"github.com/idloc/idloc/internal/leaktest"
 	"github.com/idloc/idloc/internal/peerid"
+	"github.com/idloc/idloc/internal/yardstick"
 )
 
 func TestMain(m *testing.M) { leaktest.Main(m) }
@@ -264,7 +265,7 @@ func TestUnknownAllocateNothing(t *testing.T) {
 		table.Peer(netip.AddrFrom16(b))
 		table.Of(testPeer(1 + r.IntN(1<<30)))
 	}
-	if n := testing.AllocsPerRun(1_000_000, one); n != 0 {
+	if n := yardstick.Allocs(1_000_000, one); n != 0 {
 		t.Errorf("%v allocations per lookup", n)
 	}
 	if n, _ := table.Len(); n != 1 {

@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"reflect"
 	"testing"
+
+	"github.com/idloc/idloc/internal/yardstick"
 )
 
 // Not parallel: it counts allocations.
@@ -26,7 +28,7 @@ func TestTCPAddrs(t *testing.T) {
 	if l, r := tcpAddrs(netip.AddrPort{}, netip.AddrPort{}); !reflect.DeepEqual(l, net.TCPAddrFromAddrPort(netip.AddrPort{})) || r == nil {
 		t.Errorf("%v", l)
 	}
-	if n := testing.AllocsPerRun(100, func() { tcpAddrs(netip.AddrPort{}, netip.AddrPort{}) }); n > 1 {
+	if n := yardstick.Allocs(100, func() { tcpAddrs(netip.AddrPort{}, netip.AddrPort{}) }); n > 1 {
 		t.Errorf("%v allocations", n)
 	}
 }

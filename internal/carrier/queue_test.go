@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/idloc/idloc/internal/race"
+	"github.com/idloc/idloc/internal/yardstick"
 )
 
 func drain(q *queue, batch int, now time.Time) (out [][]byte) {
@@ -119,7 +120,7 @@ func TestQueueAllocates(t *testing.T) {
 	d, b := make([]byte, 1200), make([]byte, 0, batchMax+MaxDatagram)
 	q.put(d, now)
 	q.take(b, batchMax, now)
-	if n := testing.AllocsPerRun(200, func() {
+	if n := yardstick.Allocs(200, func() {
 		for range 10 {
 			q.put(d, now)
 		}

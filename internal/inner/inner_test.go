@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"net/netip"
 	"testing"
+
+	"github.com/idloc/idloc/internal/yardstick"
 )
 
 var (
@@ -127,7 +129,7 @@ func TestOpens(t *testing.T) {
 func TestNoAllocs(t *testing.T) {
 	b := join(ip6(TCP), tcp(5, 0))
 	var h Header
-	if n := testing.AllocsPerRun(100, func() { h.Parse(b); _ = h.Inbound().Word() }); n != 0 {
+	if n := yardstick.Allocs(100, func() { h.Parse(b); _ = h.Inbound().Word() }); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
 }

@@ -6,6 +6,8 @@ import (
 	"net"
 	"net/netip"
 	"testing"
+
+	"github.com/idloc/idloc/internal/yardstick"
 )
 
 // The table of RFC 6052 §2.4.
@@ -137,7 +139,7 @@ func TestDiscover(t *testing.T) {
 
 func TestAllocates(t *testing.T) {
 	p, a := netip.MustParsePrefix("2a00:1:2:3::/64"), netip.MustParseAddr("200.0.0.1")
-	if n := testing.AllocsPerRun(100, func() {
+	if n := yardstick.Allocs(100, func() {
 		if b, ok := Extract(p, Embed(p, a)); !ok || b != a || !Translatable(b) {
 			t.Fatal(b)
 		}

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/idloc/idloc/internal/yardstick"
 )
 
 // unhex reads hexadecimal digits with spaces between them.
@@ -88,7 +90,7 @@ func texts(b []byte) (out []string) {
 
 func TestAnnouncementsAllocate(t *testing.T) {
 	b := unhex(t, "26 02 0708 0064ff9b 00000000 00000000")
-	if n := testing.AllocsPerRun(100, func() {
+	if n := yardstick.Allocs(100, func() {
 		for a := range Announcements(b) {
 			if a.Prefix != WellKnown {
 				t.Fatal(a)

@@ -15,6 +15,7 @@ import (
 	"golang.zx2c4.com/wireguard/replay"
 
 	"github.com/idloc/idloc/internal/wire"
+	"github.com/idloc/idloc/internal/yardstick"
 )
 
 // pair returns a pipe that is up on both sides, over a network without delay.
@@ -50,10 +51,10 @@ func TestNoAllocations(t *testing.T) {
 			}
 		}
 		fill()
-		if n := testing.AllocsPerRun(100, fill); n != 0 {
+		if n := yardstick.Allocs(100, fill); n != 0 {
 			t.Errorf("Room, Seal, Flush: %v allocations", n)
 		}
-		if n := testing.AllocsPerRun(100, func() { pa.Batch(true).Free() }); n != 0 {
+		if n := yardstick.Allocs(100, func() { pa.Batch(true).Free() }); n != 0 {
 			t.Errorf("Batch, Free: %v allocations", n)
 		}
 		fill()
@@ -70,14 +71,14 @@ func TestNoAllocations(t *testing.T) {
 		}
 		forged := append([]byte(nil), (*last)[:size]...)
 		forged[20]++
-		if n := testing.AllocsPerRun(30, func() {
+		if n := yardstick.Allocs(30, func() {
 			if _, err := pb.Open(dst, forged); err != DropAuth {
 				t.Fatal(err)
 			}
 		}); n != 0 {
 			t.Errorf("Open of a forged one: %v allocations", n)
 		}
-		if n := testing.AllocsPerRun(30, func() {
+		if n := yardstick.Allocs(30, func() {
 			if _, err := pb.Open(dst, (*last)[:size]); err != DropReplay {
 				t.Fatal(err)
 			}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/idloc/idloc/internal/peerid"
 	"github.com/idloc/idloc/internal/race"
+	"github.com/idloc/idloc/internal/yardstick"
 )
 
 // What routers mark where both ends can be told of it is counted and reaches the
@@ -125,7 +126,7 @@ func TestRepairNoAllocs(t *testing.T) {
 		for range 50 {
 			send()
 		}
-		if got := testing.AllocsPerRun(200, send); got >= 1 {
+		if got := yardstick.Allocs(200, send); got >= 1 {
 			t.Errorf("%v allocations for 16 %s", got, x.what)
 		}
 	}

@@ -5,6 +5,8 @@ import (
 	"net"
 	"net/netip"
 	"testing"
+
+	"github.com/idloc/idloc/internal/yardstick"
 )
 
 // nowhere is a bound port that nobody reads from: it swallows what is sent.
@@ -87,9 +89,7 @@ func TestDataPathDoesNotAllocate(t *testing.T) {
 	}
 	for name, f := range dataPath(t, 1200) {
 		f()
-		// The average, rounded down: a pool emptied by the collector is no
-		// allocation per packet.
-		if n := testing.AllocsPerRun(500, f); n != 0 {
+		if n := yardstick.Allocs(500, f); n != 0 {
 			t.Errorf("%s: %v allocations", name, n)
 		}
 	}

@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/idloc/idloc/internal/yardstick"
 )
 
 // classReader is a socket of the kernel's that is told the traffic class of
@@ -183,7 +185,7 @@ func TestTrafficClassDoesNotAllocate(t *testing.T) {
 	l, at := linkOn(t, lo4, true)
 	b := make([]byte, 2000)
 	for _, seg := range []int{1000, 2000} {
-		if n := testing.AllocsPerRun(500, func() {
+		if n := yardstick.Allocs(500, func() {
 			if err := l.write(b, seg, at, 0xb8); err != nil {
 				t.Fatal(err)
 			}

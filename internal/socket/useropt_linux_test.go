@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/idloc/idloc/internal/nat64"
+	"github.com/idloc/idloc/internal/yardstick"
 )
 
 // nlMessage is one of rtnetlink, padded.
@@ -125,7 +126,7 @@ func TestTakeAllocates(t *testing.T) {
 	if !s.take(b, now) {
 		t.Fatal("no news")
 	}
-	if n := testing.AllocsPerRun(100, func() { s.take(b, now) }); n != 0 {
+	if n := yardstick.Allocs(100, func() { s.take(b, now) }); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/idloc/idloc/internal/inner"
+	"github.com/idloc/idloc/internal/yardstick"
 	"github.com/idloc/idloc/shim"
 	"github.com/idloc/idloc/shim/shimtest"
 )
@@ -117,7 +118,7 @@ func TestNoAllocations(t *testing.T) {
 	for _, next := range []byte{inner.UDP, inner.TCP} {
 		head, payload := deliverable(h, next, 1200)
 		is := said(head)
-		if a := testing.AllocsPerRun(1000, func() { h.Packet(is, head, payload, 0) }); a != 0 && !raceEnabled {
+		if a := yardstick.Allocs(1000, func() { h.Packet(is, head, payload, 0) }); a != 0 && !raceEnabled {
 			t.Errorf("protocol %d up: %v allocations", next, a)
 		}
 	}
@@ -129,7 +130,7 @@ func TestNoAllocations(t *testing.T) {
 	copy(b[vnetLen+16:], v4.AsSlice())
 	before := h.Shim.Stats().Out
 	var pk shim.Packet
-	if a := testing.AllocsPerRun(1000, func() { h.sent(&pk, b) }); a != 0 && !raceEnabled {
+	if a := yardstick.Allocs(1000, func() { h.sent(&pk, b) }); a != 0 && !raceEnabled {
 		t.Errorf("down: %v allocations", a)
 	}
 	if h.Shim.Stats().Out < before+1000 {

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/idloc/idloc/internal/yardstick"
 )
 
 // thousand is a policy of as many rules as a text has room for, more or less.
@@ -45,7 +47,7 @@ func TestAllowsAllocatesNothing(t *testing.T) {
 	for _, c := range crowds {
 		g := thousand(t, c.line).At(Party{Name: "m"})
 		var got, kept bool
-		if n := testing.AllocsPerRun(100, func() { got, kept = g.Allows(c.who, TCP, c.port), g.Keeps(c.who, TCP, c.port) }); n != 0 {
+		if n := yardstick.Allocs(100, func() { got, kept = g.Allows(c.who, TCP, c.port), g.Keeps(c.who, TCP, c.port) }); n != 0 {
 			t.Errorf("%s: %v allocations", c.name, n)
 		}
 		if got != c.want || kept {

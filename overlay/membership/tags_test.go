@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/idloc/idloc/internal/yardstick"
 )
 
 func mustTags(t testing.TB, words ...string) Tags {
@@ -103,7 +105,7 @@ func TestTagsAsSets(t *testing.T) {
 
 func TestTagsAllocateNothing(t *testing.T) {
 	some := mustTags(t, "web", "db", "ci")
-	if n := testing.AllocsPerRun(100, func() { some.Has("web") }); n != 0 {
+	if n := yardstick.Allocs(100, func() { some.Has("web") }); n != 0 {
 		t.Errorf("Has allocates %v times", n)
 	}
 }

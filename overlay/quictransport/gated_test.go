@@ -9,6 +9,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"github.com/idloc/idloc/internal/race"
+	"github.com/idloc/idloc/internal/yardstick"
 )
 
 // wireConn counts what is written, and reads what comes from one address.
@@ -67,7 +68,7 @@ func TestGatedConn(t *testing.T) {
 	}
 	if !race.Enabled {
 		b := make([]byte, 100)
-		if n := testing.AllocsPerRun(100, func() { c.ReadFrom(b); c.WriteTo(long, addr); c.WriteTo(short, addr) }); n != 0 {
+		if n := yardstick.Allocs(100, func() { c.ReadFrom(b); c.WriteTo(long, addr); c.WriteTo(short, addr) }); n != 0 {
 			t.Errorf("%v allocations for a datagram", n)
 		}
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/quic-go/quic-go"
 
 	"github.com/idloc/idloc/internal/socket"
+	"github.com/idloc/idloc/internal/yardstick"
 )
 
 // TestIDs: IDs are different ones, known again with the same key, and by nobody who
@@ -51,7 +52,7 @@ func TestIDs(t *testing.T) {
 		}
 	}
 	b := make([]byte, 30)
-	if n := testing.AllocsPerRun(100, func() { made.own(b) }); n != 0 {
+	if n := yardstick.Allocs(100, func() { made.own(b) }); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
 }

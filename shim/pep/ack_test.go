@@ -10,6 +10,7 @@ import (
 	"gvisor.dev/gvisor/pkg/buffer"
 
 	"github.com/idloc/idloc/internal/inner"
+	"github.com/idloc/idloc/internal/yardstick"
 )
 
 // packet is a TCP segment with n bytes of payload.
@@ -238,7 +239,7 @@ func TestHoldAckNoAllocs(t *testing.T) {
 	p, _ := ackRig()
 	seq := uint32(1)
 	in, ack, reply := came(segment(true, 0, 0, inner.ACK, 0, 12)), segment(false, 500, 0, inner.ACK, 0, 12), segment(false, 500, 0, inner.ACK, 10, 12)
-	if n := testing.AllocsPerRun(100, func() {
+	if n := yardstick.Allocs(100, func() {
 		in.Seq = seq
 		seq += 100
 		ack.h.Ack, reply.h.Ack = seq, seq

@@ -12,6 +12,7 @@ import (
 
 	"github.com/idloc/idloc/internal/inner"
 	"github.com/idloc/idloc/internal/race"
+	"github.com/idloc/idloc/internal/yardstick"
 )
 
 // orderRig is a stack: what goes up is noted by its sequence number.
@@ -466,7 +467,7 @@ func TestOrderNoAllocs(t *testing.T) {
 	r := newOrderRig()
 	i := uint32(1)
 	r.in(data(i))
-	n := testing.AllocsPerRun(1000, func() {
+	n := yardstick.Allocs(1000, func() {
 		r.mu.Lock()
 		r.up = r.up[:0]
 		r.mu.Unlock()

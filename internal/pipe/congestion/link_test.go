@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/idloc/idloc/internal/race"
+	"github.com/idloc/idloc/internal/yardstick"
 )
 
 // link is a bottleneck in time that does not pass by itself: a rate, a queue that
@@ -375,7 +376,7 @@ func TestNoAllocs(t *testing.T) {
 		p := newFlow(kind, rand.New(rand.NewPCG(1, 5))).p
 		k := Packet{Size: size}
 		now := time.Second
-		n := testing.AllocsPerRun(1000, func() {
+		n := yardstick.Allocs(1000, func() {
 			now += time.Millisecond
 			p.Sent(&k, now)
 			p.Acked(&k, now+10*time.Millisecond)

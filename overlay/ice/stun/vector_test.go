@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/idloc/idloc/internal/yardstick"
 )
 
 const vectorPwd = "VOkJxbRl1RmTxUk/WvJxBt"
@@ -113,7 +115,7 @@ func TestVectorsDamaged(t *testing.T) {
 // What looks at each datagram that comes in costs no memory.
 func TestClassifyAllocatesNothing(t *testing.T) {
 	b := vector(t, "rfc5769-2.1-request.hex")
-	if n := testing.AllocsPerRun(100, func() {
+	if n := yardstick.Allocs(100, func() {
 		if kind, _ := Classify(b); kind != Request || len(Username(b)) != 4 {
 			t.Fatal("not a request")
 		}
